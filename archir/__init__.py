@@ -1,0 +1,1 @@
+"""archir: a compiler whose programs are neural-network architectures."""

@@ -1,0 +1,1 @@
+"""Axis terms: which widths may change, and what changes with them."""

@@ -1,0 +1,1 @@
+"""Axis rules, one file an operator family."""

@@ -1,0 +1,69 @@
+"""The errors archir raises: what happened, where, why, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ArchirError(Exception):
+    """Base of every error archir raises on purpose.
+
+    Args:
+        what: one sentence saying what could not be done.
+        where: the place: node text, file and line, passes applied so far.
+        why: the reason, if it is not clear from `what`.
+        mend: what the user can do about it.
+    """
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", mend: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.why = why
+        self.mend = mend
+        parts = [what]
+        parts += [f"  where: {where}"] if where else []
+        parts += [f"  why:   {why}"] if why else []
+        parts += [f"  mend:  {mend}"] if mend else []
+        super().__init__("\n".join(parts))
+
+
+class CaptureError(ArchirError):
+    """A model that cannot be captured as a graph."""
+
+
+class GraphError(ArchirError):
+    """A graph that is malformed, or an edit that would make it so."""
+
+
+class ParseError(ArchirError):
+    """Text that is not a graph or not a pass specification."""
+
+
+class FileError(ArchirError):
+    """A file that is missing, damaged or of the wrong kind."""
+
+
+class PassError(ArchirError):
+    """A rewrite that does not apply where it was asked for."""
+
+
+class ScoreError(ArchirError):
+    """A loss or a batch that cannot be scored."""
+
+
+class GrowError(ArchirError):
+    """A growth run that cannot start or go on."""
+
+
+class EmitError(ArchirError):
+    """A graph that cannot be emitted, or whose emission computes something else."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return `did you mean ...?` for the known words close to `word`, or the list of all of them."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(names)}" if names else "none are known"

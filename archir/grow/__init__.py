@@ -1,0 +1,1 @@
+"""Growing a network under a budget."""

@@ -1,0 +1,1 @@
+"""The graph IR: types, operators, nodes, graphs, their text form, file and lowering."""

@@ -1,0 +1,190 @@
+"""What a graph is made of: values, arguments, nodes, and the signature of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from archir.errors import GraphError
+from archir.ir import ops
+from archir.ir.types import TensorType, Type
+
+INPUT, PARAMETER, OUTPUT = "input", "parameter", "output"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Value:
+    """Result number `index` of a node."""
+
+    node: int
+    index: int = 0
+
+
+Scalar = int | float | bool | complex | str | None | torch.dtype | torch.device | torch.layout | torch.memory_format
+Argument = Scalar | Value | tuple["Argument", ...]
+"""What a node is called with: a value, a constant, or a tuple of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One place where a value is used: the argument of a node, and the position inside it if it is a tuple."""
+
+    node: int
+    argument: str
+    position: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a node comes from in the user's program.
+
+    Attributes:
+        module: path of the module whose `forward` made it (`layers.0.conv`; empty for the root).
+        kind: class name of that module, with its package.
+        file: source file, empty if unknown.
+        line: line in that file.
+    """
+
+    module: str = ""
+    kind: str = ""
+    file: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        module = f"{self.module or '<root>'} ({self.kind.rpartition('.')[2]})" if self.kind else self.module
+        return f"{module} {self.file}:{self.line}".strip() if self.file else module
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """What is known of a stored tensor besides its value.
+
+    Attributes:
+        names: every name it has in the state dict; several if it is tied.
+        kind: `parameter`, `buffer`, or `constant` (a tensor literal of the program).
+        trainable: whether it has gradients.
+        persistent: whether it is part of the state dict.
+    """
+
+    names: tuple[str, ...]
+    kind: str = "parameter"
+    trainable: bool = True
+    persistent: bool = True
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of a graph.
+
+    Attributes:
+        id: its identity, kept by every edit.
+        op: operator name (`aten.relu.default`), or `input`, `parameter`, `output`.
+        arguments: by schema name, in schema order; arguments equal to their defaults are left out.
+        results: the type of each result.
+        name: name of an input; a hint elsewhere.
+        parameter: for a parameter node, what is known of the tensor.
+        location: where it comes from.
+        born: the pass that made it, empty for the original program.
+    """
+
+    id: int
+    op: str
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+    results: tuple[Type, ...] = ()
+    name: str = ""
+    parameter: Parameter | None = None
+    location: Location | None = None
+    born: str = ""
+
+    @property
+    def is_call(self) -> bool:
+        """Whether it calls an operator."""
+        return self.op not in (INPUT, PARAMETER, OUTPUT)
+
+    def argument(self, name: str) -> Argument:
+        """Return an argument by schema name, its default if it is not given.
+
+        Raises:
+            GraphError: the operator has no such argument.
+        """
+        if name in self.arguments:
+            return self.arguments[name]
+        schema = ops.schema(self.op)
+        if name in schema.defaults:
+            return schema.defaults[name]  # type: ignore[return-value]
+        raise GraphError(f"{self.op} has no argument {name!r}", mend=f"it has {', '.join(schema.names)}")
+
+    def operands(self) -> Iterator[tuple[Use, Value]]:
+        """Yield every value it uses, with the place."""
+        for name, argument in self.arguments.items():
+            yield from _values(self.id, name, argument, ())
+
+    def tensor_type(self, index: int = 0) -> TensorType:
+        """Return the type of a result that is a tensor.
+
+        Raises:
+            GraphError: that result is a number.
+        """
+        found = self.results[index]
+        if not isinstance(found, TensorType):
+            raise GraphError(f"result {index} of {self.op} is a number, not a tensor")
+        return found
+
+
+def _values(node: int, name: str, argument: Argument, position: tuple[int, ...]) -> Iterator[tuple[Use, Value]]:
+    if isinstance(argument, Value):
+        yield Use(node, name, position), argument
+    elif isinstance(argument, tuple):
+        for i, part in enumerate(argument):
+            yield from _values(node, name, part, (*position, i))
+
+
+def map_values(argument: Argument, to: Callable[[Value], Argument]) -> Argument:
+    """Return the argument with every value in it replaced by what `to` makes of it."""
+    if isinstance(argument, Value):
+        return to(argument)
+    if isinstance(argument, tuple):
+        return tuple(map_values(part, to) for part in argument)
+    return argument
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The nesting of a model's inputs or outputs.
+
+    Attributes:
+        kind: `tuple`, `list` or `dict`.
+        children: subtrees; a leaf is the number of an input or output, or `Constant`.
+        keys: the keys of a dict.
+    """
+
+    kind: str
+    children: tuple[Leaf, ...] = ()
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A leaf that is a constant: `None`, a number or a string."""
+
+    value: int | float | bool | str | None
+
+
+Leaf = Tree | Constant | int
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """How a model is called and what it returns; leaves number the graph's inputs and outputs.
+
+    Attributes:
+        args: tuple of positional arguments.
+        kwargs: dict of keyword arguments.
+        result: what is returned.
+    """
+
+    args: Tree
+    kwargs: Tree
+    result: Leaf

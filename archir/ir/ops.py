@@ -1,0 +1,230 @@
+"""Operators by name: their overload, their schema, and the types of their results.
+
+An operator is named as ATen names it, `aten.conv2d.default`; arithmetic on run-time sizes is named
+after Python's operator module, `operator.mul`.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import sympy
+import torch
+
+from archir.errors import GraphError, suggest
+from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, evaluate, symbol, symbols_of
+
+_PYTHON_MODULES: dict[str, Any] = {"operator": operator, "math": math, "torch": torch}
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The arguments of an operator, in order.
+
+    Attributes:
+        names: argument names; arguments from `keyword_from` on are keyword-only.
+        defaults: default values of those arguments that have one.
+        tensors: names of the arguments that hold tensors or lists of tensors.
+    """
+
+    names: tuple[str, ...]
+    defaults: Mapping[str, object]
+    tensors: frozenset[str]
+    keyword_from: int
+
+
+@cache
+def function(op: str) -> Callable[..., Any]:
+    """Return the callable of an operator name.
+
+    Raises:
+        GraphError: there is no such operator in this process.
+    """
+    space, _, rest = op.partition(".")
+    if space in _PYTHON_MODULES and hasattr(_PYTHON_MODULES[space], rest):
+        return getattr(_PYTHON_MODULES[space], rest)  # type: ignore[no-any-return]
+    name, _, overload = rest.partition(".")
+    packet = getattr(getattr(torch.ops, space, None), name, None)
+    found = getattr(packet, overload or "default", None) if packet is not None else None
+    if found is None:
+        mend = "import the package that defines it first"
+        if space == "aten":
+            mend = suggest(name, dir(torch.ops.aten)) if packet is None else suggest(overload, packet.overloads())
+        raise GraphError(f"there is no operator {op!r}", mend=mend)
+    return found  # type: ignore[no-any-return]
+
+
+def op_name(target: object) -> str:
+    """Return the name of an operator as archir writes it, `aten.relu.default`."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)
+    module = getattr(target, "__module__", "") or ""
+    name = getattr(target, "__name__", str(target))
+    return f"{'operator' if module in ('_operator', 'operator') else module.partition('.')[0]}.{name}"
+
+
+@cache
+def schema(op: str) -> Schema:
+    """Return the schema of an operator; that of a Python function has the names `a`, `b`, ...
+
+    Raises:
+        GraphError: there is no such operator.
+    """
+    target = function(op)
+    if not isinstance(target, torch._ops.OpOverload):
+        return Schema(("a", "b", "c"), {}, frozenset(), 3)
+    arguments = target._schema.arguments
+    positional = sum(not a.kwarg_only for a in arguments)
+    return Schema(
+        names=tuple(a.name for a in arguments),
+        defaults={a.name: freeze(a.default_value) for a in arguments if a.has_default_value()},
+        tensors=frozenset(a.name for a in arguments if "Tensor" in str(a.type)),
+        keyword_from=positional,
+    )
+
+
+def freeze(value: object) -> object:
+    """Turn lists into tuples, all the way down."""
+    return tuple(freeze(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def is_pointwise(op: str) -> bool:
+    """Say whether every element of the result depends on one element of each (broadcast) operand."""
+    target = function(op)
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
+
+
+def normalise(op: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by schema name, in schema order, those equal to their defaults left out.
+
+    Raises:
+        GraphError: too many arguments, an unknown one, or one missing.
+    """
+    names = schema(op)
+    if len(args) > len(names.names):
+        raise GraphError(f"{op} takes {len(names.names)} arguments, not {len(args)}")
+    given = dict(zip(names.names, map(freeze, args), strict=False)) | {k: freeze(v) for k, v in kwargs.items()}
+    unknown = [n for n in given if n not in names.names]
+    if unknown:
+        raise GraphError(f"{op} has no argument {unknown[0]!r}", mend=suggest(unknown[0], names.names))
+    missing = [n for n in names.names if n not in given and n not in names.defaults]
+    if missing and isinstance(function(op), torch._ops.OpOverload):
+        raise GraphError(f"{op} needs an argument {missing[0]!r}")
+
+    def is_default(name: str) -> bool:
+        if name not in names.defaults:
+            return False
+        default, value = names.defaults[name], given[name]
+        return type(default) is type(value) and default == value
+
+    return {n: given[n] for n in names.names if n in given and not is_default(n)}
+
+
+class NotInferable(GraphError):
+    """An operator whose result types cannot be found on meta tensors."""
+
+
+def infer_types(op: str, arguments: Mapping[str, object]) -> tuple[Type, ...]:
+    """Return the types of the results of an operator.
+
+    Sizes are found by running the operator on meta tensors for several values of the symbols and
+    fitting `c0 + Σ ci·si`, checked at one more point.
+
+    Args:
+        op: operator name.
+        arguments: by name; in place of a tensor or run-time number stands its `Type`.
+
+    Raises:
+        GraphError: the operator rejects its operands.
+        NotInferable: it has no meta kernel, or a result size is not linear in the symbols.
+    """
+    return _infer_types(op, tuple(arguments.items()))
+
+
+@lru_cache(maxsize=65536)
+def _infer_types(op: str, items: tuple[tuple[str, object], ...]) -> tuple[Type, ...]:
+    arguments = dict(items)
+    names = sorted({s for a in arguments.values() for s in _argument_symbols(a)})
+    base = {n: 6 + 2 * i for i, n in enumerate(names)}
+    points = [base, *({**base, n: base[n] + 12} for n in names), {n: v + 24 for n, v in base.items()}]
+    runs = [_run_meta(op, arguments, p) for p in (points if names else points[:1])]
+    results: list[Type] = []
+    for outs in zip(*runs, strict=True):
+        if not isinstance(outs[0], torch.Tensor):
+            kind = "bool" if isinstance(outs[0], bool) else "float" if isinstance(outs[0], float) else "int"
+            results.append(ScalarType(kind, _fit(op, [int(o) for o in outs], points) if kind == "int" else None))
+            continue
+        if len({o.dim() for o in outs}) != 1:
+            raise NotInferable(f"the rank of a result of {op} depends on {', '.join(names)}")
+        shape = tuple(_fit(op, [o.shape[d] for o in outs], points) for d in range(outs[0].dim()))
+        results.append(TensorType(outs[0].dtype, shape))
+    return tuple(results)
+
+
+def _argument_symbols(argument: object) -> frozenset[str]:
+    if isinstance(argument, TensorType):
+        return frozenset().union(*map(symbols_of, argument.shape))
+    if isinstance(argument, ScalarType):
+        return frozenset() if argument.value is None else symbols_of(argument.value)
+    if isinstance(argument, tuple):
+        return frozenset().union(*map(_argument_symbols, argument))
+    return frozenset()
+
+
+def _run_meta(op: str, arguments: Mapping[str, object], sizes: Mapping[str, int]) -> list[Any]:
+    def concrete(argument: object) -> object:
+        if isinstance(argument, TensorType):
+            return torch.empty([evaluate(s, sizes) for s in argument.shape], dtype=argument.dtype, device="meta")
+        if isinstance(argument, ScalarType):
+            if argument.value is None:
+                raise NotInferable(f"an operand of {op} is a run-time number of unknown value")
+            return evaluate(argument.value, sizes)
+        return [concrete(a) for a in argument] if isinstance(argument, tuple) else argument
+
+    target, names = function(op), schema(op)
+    values = {name: concrete(a) for name, a in arguments.items()}
+    try:
+        if not isinstance(target, torch._ops.OpOverload):
+            return [target(*(values[n] for n in names.names if n in values))]
+        if "device" in names.names and not names.tensors:
+            values["device"] = "meta"
+        keywords = {n: values[n] for n in names.names[names.keyword_from :] if n in values}
+        with torch.no_grad():
+            out = target(*positional(op, values), **keywords)
+    except NotImplementedError as error:
+        raise NotInferable(f"{op} has no meta kernel", why=str(error).splitlines()[0]) from error
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shown = ", ".join(f"{n}={_show(a)}" for n, a in arguments.items())
+        why = str(error).splitlines()[0]
+        raise GraphError(f"{op} rejects its operands", where=f"{op}({shown})", why=why) from error
+    return list(out) if isinstance(out, list | tuple) else [out]
+
+
+def _show(argument: object) -> str:
+    return f"[{', '.join(map(_show, argument))}]" if isinstance(argument, tuple) else str(argument)
+
+
+def positional(op: str, values: Mapping[str, object]) -> list[object]:
+    """Return the positional arguments of a call: up to the last one given, defaults between."""
+    names = schema(op)
+    given = [i for i, n in enumerate(names.names[: names.keyword_from]) if n in values]
+    last = given[-1] + 1 if given else 0
+    return [values[n] if n in values else names.defaults[n] for n in names.names[:last]]
+
+
+def _fit(op: str, values: Sequence[int], points: Sequence[Mapping[str, int]]) -> Size:
+    if len(set(values)) == 1:
+        return int(values[0])
+    base, slopes = points[0], {}
+    for name, at in zip(base, values[1:-1], strict=True):
+        slopes[name] = sympy.Rational(at - values[0], 12)
+    expr = sympy.Integer(values[0]) + sum(c * (symbol(n) - base[n]) for n, c in slopes.items())
+    expr = sympy.expand(expr)
+    if evaluate(as_size(expr), points[-1]) != values[-1]:
+        raise NotInferable(f"a size of the result of {op} is not linear in {', '.join(base)}")
+    return as_size(expr)

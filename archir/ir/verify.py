@@ -1,0 +1,131 @@
+"""Checks a graph: structure, types, stored tensors, interface. Runs after every edit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import networkx as nx
+
+from archir.errors import GraphError
+from archir.ir import ops
+from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Node, Tree, Value
+from archir.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from archir.ir.graph import Graph
+
+
+def verify(graph: Graph, *, touched: Collection[int] | None = None, base: Graph | None = None) -> None:
+    """Check that a graph is well formed.
+
+    Args:
+        graph: the graph.
+        touched: ids of the nodes whose types are checked; all of them if not given.
+        base: a graph whose inputs and outputs it must share the types of.
+
+    Raises:
+        GraphError: it is not; every violation is listed.
+    """
+    problems = _structure(graph)
+    if not problems:
+        ids = graph.networkx.nodes if touched is None else touched
+        for node in (graph.node(i) for i in sorted(ids) if i in graph):
+            problems += _tensor(graph, node) if node.op == PARAMETER else _types(graph, node) if node.is_call else []
+        problems += _names(graph)
+        if base is not None:
+            problems += _interface(graph, base)
+    if problems:
+        history = f"after {'; '.join(graph.history)}" if graph.history else ""
+        raise GraphError(
+            f"graph {graph.name} is malformed {history}".rstrip(),
+            where="\n         ".join(problems),
+        )
+
+
+def _structure(graph: Graph) -> list[str]:
+    problems: list[str] = []
+    structure = graph.networkx
+    nodes: list[Node] = [structure.nodes[i].get("node") for i in structure]
+    if any(n is None for n in nodes):
+        missing = [i for i in structure if structure.nodes[i].get("node") is None]
+        return [f"node {i} is used but not defined" for i in missing]
+    outputs = [n for n in nodes if n.op == OUTPUT]
+    if len(outputs) != 1:
+        problems.append(f"{len(outputs)} output nodes instead of one")
+    for node in nodes:
+        for use, value in node.operands():
+            source: Node = structure.nodes[value.node]["node"]
+            if not 0 <= value.index < len(source.results):
+                problems.append(f"{describe(node)}: {use.argument} uses result {value.index} of {describe(source)}")
+        if node.op == PARAMETER and (node.parameter is None or node.id not in graph.tensors):
+            problems.append(f"{describe(node)} has no tensor")
+    if not nx.is_directed_acyclic_graph(structure):
+        problems.append(f"a cycle: {nx.find_cycle(structure)}")
+    if not problems:
+        counts = (len(graph.inputs), len(graph.output.arguments))
+        leaves = (_leaves(graph.signature.args) + _leaves(graph.signature.kwargs), _leaves(graph.signature.result))
+        for what, count, found in zip(("inputs", "outputs"), counts, leaves, strict=True):
+            if any(not 0 <= i < count for i in found) or (what == "inputs" and sorted(found) != list(range(count))):
+                problems.append(f"the signature numbers its {what} {found}, the graph has {count}")
+    return problems
+
+
+def _leaves(tree: object) -> list[int]:
+    if isinstance(tree, Tree):
+        return [leaf for child in tree.children for leaf in _leaves(child)]
+    return [tree] if isinstance(tree, int) else []
+
+
+def _tensor(graph: Graph, node: Node) -> list[str]:
+    tensor, type_ = graph.tensors[node.id], node.results[0]
+    found = TensorType(tensor.dtype, tuple(tensor.shape))
+    return [] if found == type_ else [f"{describe(node)} is {found}, declared {type_}"]
+
+
+def _types(graph: Graph, node: Node) -> list[str]:
+    def typed(argument: Argument) -> object:
+        if isinstance(argument, tuple):
+            return tuple(map(typed, argument))
+        return graph.type_of(argument) if isinstance(argument, Value) else argument
+
+    try:
+        inferred = ops.infer_types(node.op, {k: typed(a) for k, a in node.arguments.items()})
+    except ops.NotInferable:
+        return []
+    except GraphError as error:
+        return [f"{describe(node)}: {error.where}: {error.why or error.what}"]
+    if inferred != node.results:
+        got, want = (", ".join(map(str, t)) for t in (inferred, node.results))
+        return [f"{describe(node)} makes {got}, declared {want}"]
+    return []
+
+
+def _names(graph: Graph) -> list[str]:
+    seen: dict[str, int] = {}
+    problems: list[str] = []
+    for node in graph.parameters:
+        for name in node.parameter.names if node.parameter else ():
+            if name in seen:
+                problems.append(f"the name {name!r} is given to two tensors, nodes {seen[name]} and {node.id}")
+            seen[name] = node.id
+    return problems
+
+
+def _interface(graph: Graph, base: Graph) -> list[str]:
+    problems: list[str] = []
+    old = [n.results[0] for n in base.inputs], [base.type_of(v) for _, v in base.output.operands()]
+    new = [n.results[0] for n in graph.inputs], [graph.type_of(v) for _, v in graph.output.operands()]
+    for what, before, after in zip(("input", "output"), old, new, strict=True):
+        if before != after:
+            problems.append(f"the {what}s were {', '.join(map(str, before))} and are {', '.join(map(str, after))}")
+    return problems
+
+
+def describe(node: Node) -> str:
+    """Return a short text naming a node and where it comes from."""
+    if node.op == PARAMETER and node.parameter:
+        return f"@{node.parameter.names[0]}"
+    if node.op == INPUT:
+        return f"input {node.name}"
+    return f"node {node.id} {node.op}" + (f" ({node.location})" if node.location else "")

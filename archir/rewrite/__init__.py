@@ -1,0 +1,1 @@
+"""Rewrites: morphisms and the primitives they are made of."""

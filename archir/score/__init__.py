@@ -1,0 +1,1 @@
+"""Gauss-Newton prediction of what a rewrite, or a set of rewrites, does to the loss."""

@@ -1,0 +1,1 @@
+"""Frontends: from PyTorch modules and ONNX files to graphs."""

@@ -1,0 +1,1 @@
+"""Morphisms and simplifications, one a file."""
