@@ -1,0 +1,197 @@
+"""Losses by name or from any callable: per example for the scorer, as a mean for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from archir.errors import ScoreError, suggest
+
+LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
+"""A function of a model's outputs and the targets."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss that is a mean over examples.
+
+    Attributes:
+        name: its name in configurations and reports.
+        per_example: losses of the examples of a batch, in nats for likelihoods: `(outputs, targets) -> [batch]`.
+        mean: mean over the examples of a batch: `(outputs, targets) -> []`.
+    """
+
+    name: str
+    per_example: LossFunction
+    mean: LossFunction
+
+    def __call__(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss over a batch."""
+        return self.mean(outputs, targets)
+
+
+def find_loss(spec: str | LossFunction | Loss) -> Loss:
+    """Return the loss of a name, or make one of a callable.
+
+    A callable takes `(outputs, targets)` and returns either the losses of the examples, `[batch]`, or
+    their mean, a scalar. The per-example losses of a scalar one are found by calling it on batches of
+    one, which is slower and right only if it is a mean over examples (`check_loss` tests that).
+
+    Args:
+        spec: `cross_entropy`, `mse`, `bce_with_logits`, a callable, or a loss.
+
+    Raises:
+        ScoreError: there is no loss of that name.
+    """
+    if isinstance(spec, Loss):
+        return spec
+    if callable(spec):
+        return _from_callable(spec)
+    if spec not in LOSSES:
+        raise ScoreError(f"there is no loss {spec!r}", mend=suggest(spec, LOSSES))
+    return LOSSES[spec]
+
+
+def check_loss(loss: Loss, outputs: Any, targets: torch.Tensor) -> None:
+    """Check a loss on a batch: shapes, finiteness, and that the mean is the mean of the per-example losses.
+
+    Raises:
+        ScoreError: it cannot be used on these outputs and targets.
+    """
+    with torch.no_grad():
+        parts, mean = loss.per_example(outputs, targets), loss.mean(outputs, targets)
+    if parts.shape != targets.shape[:1] or mean.dim() != 0:
+        raise ScoreError(
+            f"the loss {loss.name} returns {list(parts.shape)} and {list(mean.shape)} for {len(targets)} examples",
+            mend="return one loss an example, [batch], or their mean, a scalar",
+        )
+    if not bool(torch.isfinite(parts).all()):
+        bad = int((~torch.isfinite(parts)).nonzero()[0])
+        raise ScoreError(f"the loss {loss.name} is {float(parts[bad])}", where=f"example {bad} of the batch")
+    tolerance = 1e-3 * float(parts.abs().mean()) + 1e-6
+    if abs(float(parts.mean() - mean)) > tolerance:
+        raise ScoreError(
+            f"the loss {loss.name} is not a mean over examples",
+            why=f"it is {float(mean):.6g} on a batch whose examples have the mean {float(parts.mean()):.6g}",
+            mend="return the losses of the examples, [batch], instead of a scalar",
+        )
+
+
+def class_axis(outputs: torch.Tensor, targets: torch.Tensor) -> int:
+    """Return the axis of the outputs that runs over the classes, for integer targets: 1, or the last.
+
+    Args:
+        outputs: logits, `[batch, classes, ...]` or `[batch, ..., classes]`.
+        targets: class numbers, `[batch, ...]`.
+
+    Raises:
+        ScoreError: neither fits, or both do.
+    """
+    second = outputs.dim() > 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape
+    last = outputs.dim() > 1 and outputs.shape[:-1] == targets.shape
+    if second and last and outputs.dim() > 2:
+        raise ScoreError(
+            f"the class axis of outputs {list(outputs.shape)} with targets {list(targets.shape)} is ambiguous",
+            mend="give a callable loss that moves the classes to axis 1",
+        )
+    if not second and not last:
+        raise ScoreError(
+            f"outputs {list(outputs.shape)} do not fit class numbers {list(targets.shape)}",
+            mend="outputs should be [batch, classes, ...] or [batch, ..., classes]",
+        )
+    return 1 if second else outputs.dim() - 1
+
+
+def _cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    logits = _tensor("cross_entropy", outputs)
+    if targets.is_floating_point():
+        if targets.shape != logits.shape:
+            raise ScoreError(f"class probabilities {list(targets.shape)} do not fit outputs {list(logits.shape)}")
+        losses = F.cross_entropy(logits, targets, reduction="none")
+    else:
+        labels, scores = targets.long(), logits.movedim(class_axis(logits, targets), 1)
+        try:
+            losses = F.cross_entropy(scores, labels, reduction="none", ignore_index=_NO_LABEL)
+        except IndexError as error:
+            raise ScoreError(
+                f"class numbers run from {int(labels.min())} to {int(labels.max())}, the model has {scores.shape[1]}",
+                mend="class numbers start at 0",
+            ) from error
+    return _over_positions(losses)
+
+
+_NO_LABEL = torch.iinfo(torch.int64).min
+"""No label is ignored: leaving some out would make the mean one over positions, not examples."""
+
+
+def _mse(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    values = _tensor("mse", outputs)
+    return _over_positions((values - _like(values, targets, "mse")) ** 2)
+
+
+def _bce_with_logits(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    logits = _tensor("bce_with_logits", outputs)
+    wanted = _like(logits, targets, "bce_with_logits")
+    return _over_positions(F.binary_cross_entropy_with_logits(logits, wanted, reduction="none"))
+
+
+def _tensor(name: str, outputs: Any) -> torch.Tensor:
+    if not isinstance(outputs, torch.Tensor):
+        raise ScoreError(
+            f"the loss {name} takes one tensor, the model returns a {type(outputs).__name__}",
+            mend="give a callable loss that picks the part it needs",
+        )
+    return outputs
+
+
+def _like(values: torch.Tensor, targets: torch.Tensor, name: str) -> torch.Tensor:
+    """Return the targets in the shape of the outputs, where they differ by axes of size 1 only."""
+    if [s for s in values.shape[1:] if s != 1] != [s for s in targets.shape[1:] if s != 1] or len(values) != len(
+        targets
+    ):
+        raise ScoreError(f"the loss {name} cannot compare outputs {list(values.shape)} with {list(targets.shape)}")
+    return targets.reshape(values.shape).to(values.dtype)
+
+
+def _over_positions(losses: torch.Tensor) -> torch.Tensor:
+    return losses if losses.dim() == 1 else losses.flatten(1).mean(1)
+
+
+def _mean_of(per_example: LossFunction) -> LossFunction:
+    def mean(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+        return per_example(outputs, targets).mean()
+
+    return mean
+
+
+def _from_callable(function: LossFunction) -> Loss:
+    def mean(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+        return function(outputs, targets).mean()
+
+    def per_example(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+        losses = function(outputs, targets)
+        if losses.dim() > 0:
+            return losses
+        ones = (function(_slice(outputs, i), targets[i : i + 1]) for i in range(len(targets)))
+        return torch.stack(list(ones))
+
+    return Loss(getattr(function, "__name__", type(function).__name__), per_example, mean)
+
+
+def _slice(value: Any, example: int) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value[example : example + 1]
+    if isinstance(value, dict):
+        return {k: _slice(v, example) for k, v in value.items()}
+    return type(value)(_slice(v, example) for v in value) if isinstance(value, list | tuple) else value
+
+
+LOSSES = {
+    name: Loss(name, function, _mean_of(function))
+    for name, function in (("cross_entropy", _cross_entropy), ("mse", _mse), ("bce_with_logits", _bce_with_logits))
+}
+"""The losses that have names."""
