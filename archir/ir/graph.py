@@ -18,18 +18,7 @@ import torch
 
 from archir.errors import GraphError, suggest
 from archir.ir import ops
-from archir.ir.node import (
-    INPUT,
-    OUTPUT,
-    PARAMETER,
-    Argument,
-    Location,
-    Node,
-    Parameter,
-    Signature,
-    Use,
-    Value,
-)
+from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Location, Node, Parameter, Signature, Use, Value
 from archir.ir.text import print_graph
 from archir.ir.types import TensorType, Type
 from archir.ir.verify import verify
