@@ -15,9 +15,11 @@ from types import MappingProxyType
 
 import networkx as nx
 import torch
+from torch import nn
 
 from archir.errors import GraphError, suggest
 from archir.ir import ops
+from archir.ir.module import to_module
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Location, Node, Parameter, Signature, Use, Value
 from archir.ir.text import print_graph
 from archir.ir.types import TensorType, Type
@@ -222,6 +224,14 @@ class Graph:
         edit = Edit(self, by)
         yield edit
         edit._finish()
+
+    def module(self) -> nn.Module:
+        """Return a live module that computes what the graph says, with its own copies of the tensors.
+
+        Raises:
+            GraphError: an operator is not there in this process.
+        """
+        return to_module(self)
 
     def __str__(self) -> str:
         return print_graph(self)

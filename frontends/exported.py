@@ -1,0 +1,276 @@
+"""Turns an exported program into a graph."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import sympy
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.utils import _pytree as pytree
+from torch.utils._sympy import functions as torch_sympy
+
+from archir.errors import CaptureError
+from archir.ir import ops
+from archir.ir.graph import Graph
+from archir.ir.node import (
+    INPUT,
+    OUTPUT,
+    PARAMETER,
+    Argument,
+    Constant,
+    Leaf,
+    Location,
+    Node,
+    Parameter,
+    Signature,
+    Tree,
+    Value,
+)
+from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, symbol
+from frontends.functional import remove_dead
+
+_TORCH = str(Path(torch.__file__).parent)
+_FRAME = re.compile(r'File "(?P<file>.+?)", line (?P<line>\d+), in ')
+_PLACEMENT = ("device", "pin_memory", "layout")
+_WITHOUT_DEVICE = {"aten.to.device": "aten.to.dtype"}
+
+
+def to_graph(program: ExportedProgram, model: nn.Module) -> Graph:
+    """Return the graph of an exported program.
+
+    Args:
+        program: what `torch.export.export` made of the model.
+        model: the model, for the names of its tensors.
+
+    Raises:
+        CaptureError: the program does something a graph cannot say.
+    """
+    remove_dead(program.graph_module.graph)
+    return _Conversion(program, model).graph()
+
+
+class _Conversion:
+    """One exported program on its way to being a graph."""
+
+    def __init__(self, program: ExportedProgram, model: nn.Module) -> None:
+        self._program = program
+        self._model = model
+        self._values: dict[fx.Node, Argument] = {}
+        self._nodes: list[Node] = []
+        self._tensors: dict[int, torch.Tensor] = {}
+        self._symbols: dict[sympy.Symbol, sympy.Symbol] = {}
+
+    def graph(self) -> Graph:
+        placeholders = self._program.graph_module.graph.find_nodes(op="placeholder")
+        specs = list(zip(self._program.graph_signature.input_specs, placeholders, strict=True))
+        users = [(spec, node) for spec, node in specs if spec.kind is InputKind.USER_INPUT]
+        leaves = [self._input(spec.arg, node) for spec, node in users]
+        for node in _stored(self._model, len(self._nodes)):
+            self._nodes.append(node[0])
+            self._tensors[node[0].id] = node[1]
+        by_name = {n: node.id for node in self._nodes if node.parameter for n in node.parameter.names}
+        for spec, placeholder in specs:
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+                self._values[placeholder] = Value(by_name[str(spec.target)])
+            elif spec.kind is InputKind.CONSTANT_TENSOR:
+                self._values[placeholder] = self._constant(str(spec.target), by_name)
+            elif spec.kind is not InputKind.USER_INPUT:
+                raise CaptureError(f"the model uses {spec.target}, a {spec.kind.name.lower()}, which no graph can hold")
+        output: fx.Node | None = None
+        for node in self._program.graph_module.graph.nodes:
+            if node.op == "call_function":
+                self._call(node)
+            elif node.op == "output":
+                output = node
+            elif node.op != "placeholder":
+                raise CaptureError(f"the model uses {node.op} {node.target}, which no graph can hold")
+        assert output is not None
+        signature = self._signature(leaves, output)
+        name = re.sub(r"\W", "_", type(self._model).__name__).lower()
+        return Graph(name, self._nodes, self._tensors, signature)
+
+    def _signature(self, leaves: Sequence[Constant | int], output: fx.Node) -> Signature:
+        spec = self._program.call_spec
+        assert spec.in_spec is not None and spec.out_spec is not None
+        args, kwargs = _tree(spec.in_spec, iter(leaves)).children  # type: ignore[union-attr]
+        returned = pytree.tree_leaves(output.args[0], is_leaf=lambda leaf: leaf is None)
+        found: list[Constant | int] = []
+        values: list[Argument] = []
+        for item in returned:
+            value = self._values[item] if isinstance(item, fx.Node) else item
+            if isinstance(value, Value):
+                found.append(len(values))
+                values.append(value)
+            elif isinstance(value, int | float | bool | str | None):
+                found.append(Constant(value))
+            else:
+                raise CaptureError(f"the model returns a {type(value).__name__}, neither tensor nor constant")
+        arguments = {str(i): v for i, v in enumerate(values)}
+        self._nodes.append(Node(len(self._nodes), OUTPUT, arguments))
+        result = _tree(spec.out_spec, iter(found))
+        return Signature(args, kwargs, result)  # type: ignore[arg-type]
+
+    def _input(self, argument: object, placeholder: fx.Node) -> Constant | int:
+        if isinstance(argument, ConstantArgument):
+            value = argument.value
+            if not isinstance(value, int | float | bool | str | None):
+                raise CaptureError(f"argument {argument.name} is a {type(value).__name__}, neither tensor nor constant")
+            self._values[placeholder] = value
+            return Constant(value)
+        value = placeholder.meta["val"]
+        for size in value.shape if isinstance(value, torch.Tensor) else (value,):
+            self._name_symbols(size)
+        node = Node(len(self._nodes), INPUT, {}, (self._type(value),), name=str(placeholder.target))
+        self._nodes.append(node)
+        self._values[placeholder] = Value(node.id)
+        return node.id
+
+    def _constant(self, name: str, by_name: Mapping[str, int]) -> Value:
+        tensor = self._program.constants[name].detach().clone()
+        while name in by_name:
+            name += "_"
+        type_ = TensorType(tensor.dtype, tuple(tensor.shape))
+        parameter = Parameter((name,), "constant", trainable=False, persistent=False)
+        node = Node(len(self._nodes), PARAMETER, {}, (type_,), parameter=parameter)
+        self._nodes.append(node)
+        self._tensors[node.id] = tensor
+        return Value(node.id)
+
+    def _call(self, node: fx.Node) -> None:
+        if node.target is operator.getitem and isinstance(self._argument(node.args[0]), tuple):
+            self._values[node] = self._argument(node.args[0])[node.args[1]]  # type: ignore[index]
+            return
+        if not isinstance(node.target, torch._ops.OpOverload) and isinstance(node.target, torch._ops.OperatorBase):
+            raise CaptureError(
+                f"the model uses {node.target}, which is not supported",
+                where=str(location(node)),
+                why="it calls a part of the program as a function",
+            )
+        if node.target is torch.ops.aten.lift_fresh_copy.default:
+            self._values[node] = self._argument(node.args[0])
+            return
+        op = ops.op_name(node.target)
+        arguments = ops.normalise(op, self._argument(node.args), {k: self._argument(a) for k, a in node.kwargs.items()})  # type: ignore[arg-type]
+        if op in _WITHOUT_DEVICE:
+            op = _WITHOUT_DEVICE[op]
+            arguments = ops.normalise(op, (), {k: a for k, a in arguments.items() if k != "device"})
+        arguments = {
+            name: argument
+            for name, argument in arguments.items()
+            if not (name == "device" or (name in _PLACEMENT and argument in (None, False, torch.strided)))
+        }
+        value = node.meta["val"]
+        several = isinstance(value, list | tuple)
+        results = tuple(map(self._type, value)) if several else (self._type(value),)
+        made = Node(len(self._nodes), op, arguments, results, name=node.name, location=location(node))
+        self._nodes.append(made)
+        self._values[node] = tuple(Value(made.id, i) for i in range(len(results))) if several else Value(made.id)
+
+    def _argument(self, argument: object) -> Argument:
+        if isinstance(argument, fx.Node):
+            return self._values[argument]
+        if isinstance(argument, list | tuple):
+            return tuple(map(self._argument, argument))
+        return argument  # type: ignore[return-value]
+
+    def _name_symbols(self, size: object) -> None:
+        if isinstance(size, torch.SymInt):
+            for found in sorted(size.node.expr.free_symbols - set(self._symbols), key=str):
+                number = len(self._symbols)
+                self._symbols[found] = symbol(f"B{number or ''}")
+
+    def _type(self, value: object) -> Type:
+        if isinstance(value, torch.Tensor):
+            return TensorType(value.dtype, tuple(map(self._size, value.shape)))
+        if isinstance(value, torch.SymInt | int) and not isinstance(value, bool):
+            return ScalarType("int", self._size(value))
+        return ScalarType("bool" if isinstance(value, torch.SymBool | bool) else "float")
+
+    def _size(self, size: torch.SymInt | int) -> Size:
+        if isinstance(size, int):
+            return size
+        expr = size.node.expr.xreplace(self._symbols)
+        for kind, plain in _PLAIN.items():
+            expr = expr.replace(kind, plain)
+        return as_size(sympy.expand(expr))
+
+
+_PLAIN = {
+    torch_sympy.FloorDiv: lambda a, b: sympy.floor(a / b),
+    torch_sympy.CleanDiv: lambda a, b: a / b,
+    torch_sympy.CeilDiv: lambda a, b: -sympy.floor(-a / b),
+    torch_sympy.Mod: sympy.Mod,
+    torch_sympy.PythonMod: sympy.Mod,
+    torch_sympy.ModularIndexing: lambda a, b, c: sympy.Mod(sympy.floor(a / b), c),
+    torch_sympy.PowByNatural: sympy.Pow,
+    torch_sympy.IntTrueDiv: lambda a, b: a / b,
+    torch_sympy.Max: sympy.Max,
+    torch_sympy.Min: sympy.Min,
+}
+
+
+def location(node: fx.Node) -> Location | None:
+    """Return where in the user's program a node of an exported program comes from, if it is known."""
+    stack = [entry for entry in (node.meta.get("nn_module_stack") or {}).values() if not entry[0].startswith("_empty")]
+    path, kind = stack[-1] if stack else ("", "")
+    kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+    frames = [(m["file"], int(m["line"])) for m in _FRAME.finditer(node.meta.get("stack_trace") or "")]
+    users = [f for f in frames if not f[0].startswith((_TORCH, "torch/", "<"))]
+    if not stack and not users:
+        return None
+    file, line = users[-1] if users else ("", 0)
+    return Location(re.sub(r"@\d+", "", path), kind, file, line)
+
+
+def _stored(model: nn.Module, first: int) -> Iterator[tuple[Node, torch.Tensor]]:
+    """Yield a parameter node and a copy of the tensor for every stored tensor, tied ones once."""
+    names: dict[tuple[object, ...], list[str]] = {}
+    tensors: dict[tuple[object, ...], torch.Tensor] = {}
+    persistent: dict[tuple[object, ...], bool] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for field, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                key = _storage(tensor)
+                names.setdefault(key, []).append(f"{prefix}.{field}" if prefix else field)
+                tensors[key] = tensor
+                persistent[key] = field not in module._non_persistent_buffers_set
+    for number, (key, tensor) in enumerate(tensors.items()):
+        kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+        parameter = Parameter(tuple(names[key]), kind, tensor.requires_grad, persistent[key])
+        type_ = TensorType(tensor.dtype, tuple(tensor.shape))
+        yield Node(first + number, PARAMETER, {}, (type_,), parameter=parameter), tensor.detach().clone()
+
+
+def _storage(tensor: torch.Tensor) -> tuple[object, ...]:
+    if tensor.is_meta or tensor.numel() == 0:
+        return (id(tensor),)
+    layout = (tensor.shape, tensor.stride(), tensor.dtype, isinstance(tensor, nn.Parameter))
+    return (tensor.data_ptr(), *layout)
+
+
+def _tree(spec: pytree.TreeSpec, leaves: Iterator[Constant | int]) -> Leaf:
+    if spec.is_leaf():
+        return next(leaves)
+    children = tuple(_tree(child, leaves) for child in spec.children())
+    if issubclass(spec.type, tuple):
+        return Tree("tuple", children)
+    if issubclass(spec.type, list):
+        return Tree("list", children)
+    return Tree("dict", children, _keys(spec, len(children)))
+
+
+def _keys(spec: pytree.TreeSpec, count: int) -> tuple[str, ...]:
+    contexts = (spec.context, *(spec.context if isinstance(spec.context, list | tuple) else ()))
+    for context in contexts:
+        if isinstance(context, list | tuple) and len(context) == count and all(isinstance(k, str) for k in context):
+            return tuple(context)
+    raise CaptureError(
+        f"a {spec.type.__name__} among the arguments or results has no text keys",
+        mend="use tuples, lists, or dicts with text keys",
+    )

@@ -1,0 +1,150 @@
+"""Captures a PyTorch model as a graph."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils import _pytree as pytree
+
+from archir.errors import ArchirError, CaptureError
+from archir.ir.graph import Graph
+from archir.ir.verify import verify
+from frontends.exported import to_graph
+
+_TORCH = str(Path(torch.__file__).parent)
+_HERE = str(Path(__file__).parent)
+
+
+def trace(
+    model: nn.Module,
+    args: tuple[Any, ...] | torch.Tensor,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+) -> Graph:
+    """Capture a model as a graph.
+
+    The model is captured in eval mode and left as it was; the graph has copies of its tensors. Axis 0 of every
+    input is the batch size `B` unless the model works for one size only, in which case the graph has that size.
+    Control flow on the batch size is captured for sizes above 1. What a model does in training mode only is
+    not captured, except that dropout and normalisation follow `train()` and `eval()`.
+
+    Args:
+        model: any nn.Module (an fx GraphModule is one).
+        args: example positional arguments; a single tensor stands for itself.
+        kwargs: example keyword arguments.
+        dynamic_shapes: which axes are dynamic, as for `torch.export.export`.
+
+    Raises:
+        CaptureError: the model cannot be captured: it rejects its arguments, its control flow depends on data,
+            or it does something a graph cannot say (writes into inputs or buffers, higher-order operators).
+
+    Source: ours, on top of `torch.export`.
+    """
+    if not isinstance(model, nn.Module):
+        raise CaptureError(f"a model is an nn.Module, not a {type(model).__name__}")
+    if isinstance(args, torch.Tensor):
+        args = (args,)
+    if not isinstance(args, tuple):
+        raise CaptureError(f"the example arguments are a tuple, not a {type(args).__name__}", mend="pass (x,)")
+    program = _export(model, args, dict(kwargs or {}), dynamic_shapes)
+    graph = to_graph(program, model)
+    try:
+        verify(graph)
+    except ArchirError as error:
+        raise CaptureError(f"{type(model).__name__} was captured as a malformed graph", why=str(error)) from error
+    return graph
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
+    with _evaluating(model), _quiet():
+        if dynamic_shapes is None:
+            for batch in _batches(args, kwargs):
+                try:
+                    shapes = _dynamic(model, *batch)
+                    return torch.export.export(model, *batch, dynamic_shapes=shapes, strict=False)
+                except Exception:
+                    continue
+        try:
+            return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+        except Exception as error:
+            raise _explain(model, error) from error
+
+
+def _batches(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Yield the arguments to try: a batch of one is doubled first, since export takes a size of one as fixed."""
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+    if tensors and all(t.shape[0] == 1 for t in tensors):
+        yield pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]) if t.dim() else t, (args, kwargs))
+    yield args, kwargs
+
+
+def _dynamic(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def axes(leaf: object) -> object:
+        return {0: Dim.AUTO} if isinstance(leaf, torch.Tensor) and leaf.dim() else None
+
+    bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    return {name: pytree.tree_map(axes, argument) for name, argument in bound.items()}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every submodule in eval mode, without calling the user's `train`, and the fused fast path off."""
+    modes = [(module, module.training) for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        for module, _ in modes:
+            module.training = False
+        with torch.enable_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep export from logging what is raised anyway."""
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _explain(model: nn.Module, error: Exception) -> CaptureError:
+    name = type(model).__name__
+    where = _user_line(error)
+    message = str(error).strip().split("\n\nThe error above occurred", 1)[0]
+    first = message.splitlines()[0] if message else type(error).__name__
+    if isinstance(error, GuardOnDataDependentSymNode):
+        return CaptureError(
+            f"{name} cannot be captured: its control flow depends on data",
+            where=where,
+            why=first,
+            mend="decide on shapes or arguments instead, or compute both branches and choose with torch.where",
+        )
+    return CaptureError(f"{name} cannot be captured", where=where, why=f"{type(error).__name__}: {message}")
+
+
+def _user_line(error: BaseException) -> str:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((_HERE, "<"))]
+    users = [f for f in frames if not f.filename.startswith(_TORCH)]
+    stock = [f for f in frames if f.filename.startswith(f"{_TORCH}/nn/modules/")]
+    for frame in reversed(users or stock):
+        return f"{frame.filename}:{frame.lineno}: {frame.line}"
+    return ""
