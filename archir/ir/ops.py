@@ -51,12 +51,11 @@ def function(op: str) -> Callable[..., Any]:
     name, _, overload = rest.partition(".")
     packet = getattr(getattr(torch.ops, space, None), name, None)
     found = getattr(packet, overload or "default", None) if packet is not None else None
-    if found is None:
-        mend = "import the package that defines it first"
-        if space == "aten":
-            mend = suggest(name, dir(torch.ops.aten)) if packet is None else suggest(overload, packet.overloads())
+    if not isinstance(found, torch._ops.OpOverload):
+        known = {n.replace("::", ".") for n in torch._C._dispatch_get_all_op_names() if n.startswith(f"{space}::")}
+        mend = suggest(op, known) if known else "import the package that defines it first"
         raise GraphError(f"there is no operator {op!r}", mend=mend)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def op_name(target: object) -> str:

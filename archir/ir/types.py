@@ -97,7 +97,7 @@ def symbol(name: str) -> sympy.Symbol:
 
 @lru_cache(maxsize=4096)
 def parse_size(text: str) -> Size:
-    """Parse a size as printed by `str`: integers, symbols, `+ - * / // % **`, `floor` and `Mod`.
+    """Parse a size as printed by `str`: integers, symbols, `+ - * / // % **`, `floor`, `Mod`, `Max` and `Min`.
 
     Raises:
         ParseError: the text is not a size.
@@ -131,8 +131,8 @@ def _expression(tree: ast.expr) -> sympy.Expr:
             return _OPERATORS[type(op)](_expression(left), _expression(right))
         case ast.Call(func=ast.Name(id="floor"), args=[argument]):
             return sympy.floor(_expression(argument))
-        case ast.Call(func=ast.Name(id="Mod"), args=[left, right]):
-            return sympy.Mod(_expression(left), _expression(right))
+        case ast.Call(func=ast.Name(id="Mod" | "Max" | "Min" as name), args=arguments):
+            return getattr(sympy, name)(*map(_expression, arguments))
     raise TypeError(ast.dump(tree))
 
 

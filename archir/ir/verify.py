@@ -109,7 +109,8 @@ def _names(graph: Graph) -> list[str]:
             if name in seen:
                 problems.append(f"the name {name!r} is given to two tensors, nodes {seen[name]} and {node.id}")
             seen[name] = node.id
-    return problems
+    inputs = [node.name for node in graph.inputs]
+    return problems + [f"two inputs are named {name!r}" for name in sorted(set(inputs)) if inputs.count(name) > 1]
 
 
 def _interface(graph: Graph, base: Graph) -> list[str]:
