@@ -7,6 +7,7 @@ A value is one result of a node. Arguments are kept by schema name, defaults lef
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from archir.errors import GraphError, suggest
 from archir.ir import ops
 from archir.ir.module import to_module
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Location, Node, Parameter, Signature, Use, Value
+from archir.ir.store import save
 from archir.ir.text import print_graph
 from archir.ir.types import TensorType, Type
 from archir.ir.verify import verify
@@ -187,19 +189,7 @@ class Graph:
 
     def to(self, dtype: torch.dtype) -> Graph:
         """Return the same program with every floating-point tensor, constant and type in another precision."""
-
-        def convert(type_: Type) -> Type:
-            floating = isinstance(type_, TensorType) and type_.dtype.is_floating_point
-            return TensorType(dtype, type_.shape) if floating and isinstance(type_, TensorType) else type_
-
-        def argument(value: Argument) -> Argument:
-            return dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
-
-        def node(old: Node) -> Node:
-            arguments = {name: argument(value) for name, value in old.arguments.items()}
-            return replace(old, results=tuple(map(convert, old.results)), arguments=arguments)
-
-        nodes = [node(n) for n in self.nodes]
+        nodes = [n.to(dtype) for n in self.nodes]
         tensors = {i: t.to(dtype) if t.is_floating_point() else t for i, t in self.tensors.items()}
         return Graph(self.name, nodes, tensors, self.signature, self.history)
 
@@ -232,6 +222,14 @@ class Graph:
             GraphError: an operator is not there in this process.
         """
         return to_module(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the graph to an `.archir` file, which `archir.load` reads; no half-written file is left behind.
+
+        Raises:
+            FileError: it cannot be written there, or a tensor is of a kind the file does not hold.
+        """
+        save(self, path)
 
     def __str__(self) -> str:
         return print_graph(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -115,6 +115,20 @@ class Node:
         if name in schema.defaults:
             return schema.defaults[name]  # type: ignore[return-value]
         raise GraphError(f"{self.op} has no argument {name!r}", mend=f"it has {', '.join(schema.names)}")
+
+    def to(self, dtype: torch.dtype) -> Node:
+        """Return the node with every floating-point type and element type in another precision."""
+
+        def type_(old: Type) -> Type:
+            if isinstance(old, TensorType) and old.dtype.is_floating_point:
+                return TensorType(dtype, old.shape)
+            return old
+
+        def argument(old: Argument) -> Argument:
+            return dtype if isinstance(old, torch.dtype) and old.is_floating_point else old
+
+        arguments = {name: argument(value) for name, value in self.arguments.items()}
+        return replace(self, results=tuple(map(type_, self.results)), arguments=arguments)
 
     def operands(self) -> Iterator[tuple[Use, Value]]:
         """Yield every value it uses, with the place."""

@@ -1,0 +1,384 @@
+"""Reads the text form of a graph that `archir.ir.text` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+
+from archir.errors import GraphError, ParseError, suggest
+from archir.ir import ops
+from archir.ir.graph import Graph
+from archir.ir.node import (
+    INPUT,
+    OUTPUT,
+    PARAMETER,
+    Argument,
+    Constant,
+    Leaf,
+    Node,
+    Parameter,
+    Signature,
+    Tree,
+    Value,
+    map_values,
+)
+from archir.ir.reader import Reader
+from archir.ir.sample import sample
+from archir.ir.scanner import Token
+from archir.ir.text import plain_signature
+from archir.ir.types import TensorType, Type
+from archir.ir.verify import verify
+from archir.ir.words import PREFIXES, read_name, show_path
+
+
+def parse_graph(text: str, tensors: Mapping[str, torch.Tensor] | None = None) -> Graph:
+    """Return the graph of a text form; it is verified.
+
+    Nodes are numbered anew (inputs, stored tensors, calls, output) unless the text tells their ids.
+    Result types may be left out where they can be inferred. Each leaf of what is returned is an
+    output of its own.
+
+    Args:
+        text: the text form.
+        tensors: the stored tensors, by the first name of each. If not given they are made up by `sample`.
+
+    Raises:
+        ParseError: the text is not a graph, with line and column; or a tensor is missing or has another type.
+    """
+    return _Parser(text, tensors).graph()
+
+
+class _Parser:
+    """What has been read so far while a text is read from top to bottom.
+
+    Until the end, nodes have provisional ids: their places in `nodes`.
+    """
+
+    def __init__(self, text: str, tensors: Mapping[str, torch.Tensor] | None) -> None:
+        self._reader = Reader(text)
+        self._scanner = self._reader.scanner
+        self._given = tensors
+        self._nodes: list[Node] = []
+        self._told: dict[int, int] = {}
+        self._tensors: dict[int, torch.Tensor] = {}
+        self._inputs: dict[str, Node] = {}
+        self._stored: dict[str, Node] = {}
+        self._calls: dict[str, Node] = {}
+
+    def graph(self) -> Graph:
+        scanner = self._scanner
+        scanner.expect("graph", "`graph`")
+        name = self._reader.name("the name of the graph")
+        self._header()
+        scanner.expect("{")
+        history = self._reader.history_note()
+        form: tuple[Tree, Tree] | None = None
+        while not scanner.accept("return"):
+            token = scanner.peek()
+            if token.kind == "value":
+                self._call()
+            elif token.text in PREFIXES:
+                self._declaration()
+            elif token.text == "call" and form is None:
+                form = self._call_form()
+            else:
+                raise scanner.unexpected("a call, a declaration or `return`")
+        outputs: list[Value] = []
+        result = self._tree(lambda: self._output(outputs))
+        self._add(Node(0, OUTPUT, {str(i): v for i, v in enumerate(outputs)}))
+        scanner.expect("}")
+        if scanner.peek().kind != "end":
+            raise scanner.unexpected("nothing after the graph")
+        signature = plain_signature(len(self._inputs), result) if form is None else Signature(*form, result)
+        return self._finish(name, signature, history)
+
+    def _finish(self, name: str, signature: Signature, history: tuple[str, ...]) -> Graph:
+        rank = {INPUT: 0, PARAMETER: 1, OUTPUT: 3}
+        ordered = sorted(self._nodes, key=lambda n: (rank.get(n.op, 2), n.id))
+        first = max(self._told.values(), default=-1) + 1
+        fresh = (n.id for n in ordered if n.id not in self._told)
+        ids = self._told | {i: first + number for number, i in enumerate(fresh)}
+
+        def moved(value: Value) -> Argument:
+            return Value(ids[value.node], value.index)
+
+        def final(node: Node) -> Node:
+            return replace(
+                node, id=ids[node.id], arguments={k: map_values(a, moved) for k, a in node.arguments.items()}
+            )
+
+        tensors = {ids[i]: tensor for i, tensor in self._tensors.items()}
+        graph = Graph(name, [final(n) for n in ordered], tensors, signature, history)
+        try:
+            verify(graph)
+        except GraphError as error:
+            raise ParseError(error.what, where=error.where, why=error.why, mend=error.mend) from error
+        return graph
+
+    def _header(self) -> None:
+        scanner = self._scanner
+        scanner.expect("(")
+        while not scanner.accept(")"):
+            token = scanner.peek()
+            name = self._reader.name("an input")
+            if name in self._inputs:
+                raise scanner.error(token, f"there are two inputs {name}")
+            scanner.expect(":")
+            type_ = self._reader.type()
+            comma = scanner.accept(",")
+            self._inputs[name] = self._add(Node(0, INPUT, results=(type_,), name=name))
+            if not comma and scanner.peek().text != ")":
+                raise scanner.unexpected("',' or ')'")
+
+    def _add(self, node: Node) -> Node:
+        """Add a node with what the note that follows tells of it."""
+        token = self._scanner.peek()
+        note = self._reader.node_note()
+        name = node.name or note.name
+        found = replace(node, id=len(self._nodes), name=name, born=note.born, location=note.location)
+        if note.id is not None:
+            if note.id in self._told.values():
+                raise self._scanner.error(token, f"two nodes have the id {note.id}")
+            self._told[found.id] = note.id
+        self._nodes.append(found)
+        return found
+
+    def _declaration(self) -> None:
+        parameter = self._reader.kind()
+        token = self._scanner.peek()
+        names = [self._reader.path()]
+        while self._scanner.accept("="):
+            names.append(self._reader.path())
+        self._scanner.expect(":")
+        start = self._scanner.peek()
+        type_ = self._reader.type()
+        if not isinstance(type_, TensorType):
+            raise self._scanner.error(start, f"a stored tensor cannot be {type_}")
+        self._store(token, replace(parameter, names=tuple(names)), type_)
+
+    def _store(self, token: Token, parameter: Parameter, type_: TensorType) -> Node:
+        name = parameter.names[0]
+        if not all(isinstance(size, int) for size in type_.shape):
+            why = "its sizes are integers, or widths named before as w0=16"
+            raise self._scanner.error(token, f"the stored tensor {show_path(name)} cannot be {type_}", why=why)
+        for other in parameter.names:
+            if other in self._stored or parameter.names.count(other) > 1:
+                raise self._scanner.error(token, f"{show_path(other)} is introduced twice")
+        if self._given is None:
+            tensor = sample(name, type_, parameter.kind)
+        elif name not in self._given:
+            raise self._scanner.error(token, f"there is no tensor for {show_path(name)}")
+        else:
+            tensor = self._given[name].detach()
+        found = TensorType(tensor.dtype, tuple(tensor.shape))
+        if found != type_:
+            raise self._scanner.error(token, f"the tensor for {show_path(name)} is {found}, not {type_}")
+        node = self._add(Node(0, PARAMETER, results=(type_,), parameter=parameter))
+        self._tensors[node.id] = tensor
+        self._stored |= dict.fromkeys(parameter.names, node)
+        return node
+
+    def _reference(self) -> Value:
+        parameter = self._reader.kind()
+        token = self._scanner.peek()
+        name = self._reader.path()
+        if self._scanner.peek().text in ("[", ":"):
+            dtype = self._reader.dtype() if self._scanner.accept(":") else torch.float32
+            self._scanner.expect("[")
+            type_ = TensorType(dtype, self._reader.shape())
+            return Value(self._store(token, replace(parameter, names=(name,)), type_).id)
+        if name not in self._stored:
+            mend = f"give its shape where it is first used, {show_path(name)}[...]"
+            mend += f"; {suggest(name, self._stored)}" if self._stored else ""
+            raise self._scanner.error(token, f"{show_path(name)} is not introduced", mend=mend)
+        return Value(self._stored[name].id)
+
+    def _call(self) -> None:
+        scanner = self._scanner
+        token = scanner.next()
+        if "." in token.text or token.text in self._calls:
+            what = "is one result" if "." in token.text else "is defined twice"
+            raise scanner.error(token, f"{token.text} {what}", mend=f"write %{len(self._calls)} = ...")
+        scanner.expect("=")
+        called = scanner.peek()
+        op = self._operator()
+        arguments = self._arguments(called, op)
+        results = self._results(called, op, arguments)
+        self._calls[token.text] = self._add(Node(0, op, arguments, results))
+
+    def _operator(self) -> str:
+        token = self._scanner.peek()
+        if token.kind != "word":
+            raise self._scanner.unexpected("an operator")
+        self._scanner.next()
+        try:
+            target = ops.function(token.text)
+        except GraphError as error:
+            raise self._scanner.error(token, error.what, mend=error.mend) from error
+        return ops.op_name(target) if isinstance(target, torch._ops.OpOverload) else token.text
+
+    def _arguments(self, called: Token, op: str) -> dict[str, Argument]:
+        scanner, names = self._scanner, ops.schema(op).names
+        args: list[Argument] = []
+        kwargs: dict[str, Argument] = {}
+
+        def read() -> None:
+            key = scanner.peek()
+            if key.kind != "word" or scanner.peek(1).text != "=":
+                if kwargs:
+                    raise scanner.error(key, "arguments without a name come first")
+                args.append(self._argument())
+                return
+            scanner.next()
+            scanner.expect("=")
+            if key.text not in names:
+                raise scanner.error(key, f"{called.text} has no argument {key.text!r}", mend=suggest(key.text, names))
+            if key.text in kwargs or key.text in names[: len(args)]:
+                raise scanner.error(key, f"the argument {key.text!r} is given twice")
+            kwargs[key.text] = self._argument()
+
+        scanner.expect("(")
+        self._reader.items(")", read)
+        try:
+            return ops.normalise(op, args, kwargs)
+        except GraphError as error:
+            raise scanner.error(called, error.what, mend=error.mend) from error
+
+    def _results(self, called: Token, op: str, arguments: Mapping[str, Argument]) -> tuple[Type, ...]:
+        scanner = self._scanner
+
+        def typed(argument: Argument) -> object:
+            if isinstance(argument, tuple):
+                return tuple(map(typed, argument))
+            return self._nodes[argument.node].results[argument.index] if isinstance(argument, Value) else argument
+
+        inferred: tuple[Type, ...] | None = None
+        try:
+            inferred = ops.infer_types(op, {name: typed(a) for name, a in arguments.items()})
+        except ops.NotInferable as error:
+            if scanner.peek().text != ":":
+                raise scanner.error(called, error.what, why=error.why, mend="write the types, : f32[B, 3]") from error
+        except GraphError as error:
+            raise scanner.error(called, error.what, why=error.why, mend=error.mend) from error
+        if inferred is not None and scanner.peek().text != ":":
+            return inferred
+        scanner.expect(":")
+        token = scanner.peek()
+        declared: list[Type] = []
+        if scanner.accept("("):
+            scanner.expect(")")
+        else:
+            declared.append(self._reader.type())
+            while scanner.accept(","):
+                declared.append(self._reader.type())
+        if inferred is not None and inferred != tuple(declared):
+            makes = ", ".join(map(str, inferred)) or "()"
+            raise scanner.error(scanner.since(token), f"{called.text} makes {makes}", mend=f"write {makes}")
+        return tuple(declared)
+
+    def _argument(self) -> Argument:
+        token = self._scanner.peek()
+        if token.kind == "value":
+            return self._value()
+        if token.kind == "path" or token.text in PREFIXES:
+            return self._reference()
+        if self._scanner.accept("["):
+            parts: list[Argument] = []
+            self._reader.items("]", lambda: parts.append(self._argument()))
+            return tuple(parts)
+        name = read_name(token.text) if token.kind in ("word", "quoted") else None
+        if name in self._inputs:
+            self._scanner.next()
+            return Value(self._inputs[name].id)
+        try:
+            return self._reader.constant()
+        except ParseError as error:
+            if name is None:
+                raise
+            what = f"{name!r} is neither an input nor a constant"
+            raise self._scanner.error(token, what, mend=suggest(name, self._inputs)) from error
+
+    def _value(self) -> Value:
+        token = self._scanner.next()
+        number, dot, index = token.text.partition(".")
+        node = self._calls.get(number)
+        if node is None:
+            mend = f"the values so far are {', '.join(self._calls)}" if self._calls else "no value is defined so far"
+            raise self._scanner.error(token, f"{number} is not defined before it is used", mend=mend)
+        count = len(node.results)
+        if (not dot and count != 1) or (dot and int(index) >= count):
+            results = ", ".join(f"{number}.{i}" for i in range(count)) or "none"
+            raise self._scanner.error(token, f"{token.text} is not a result of {node.op}", mend=f"it has {results}")
+        return Value(node.id, int(index or 0))
+
+    def _call_form(self) -> tuple[Tree, Tree]:
+        scanner = self._scanner
+        token = scanner.next()
+        args: list[Leaf] = []
+        kwargs: dict[str, Leaf] = {}
+        used: list[int] = []
+
+        def read() -> None:
+            key = scanner.peek()
+            if key.kind not in ("word", "quoted") or scanner.peek(1).text != "=":
+                if kwargs:
+                    raise scanner.error(key, "arguments without a name come first")
+                args.append(self._tree(lambda: self._input(used)))
+                return
+            scanner.next()
+            scanner.expect("=")
+            kwargs[read_name(key.text)] = self._tree(lambda: self._input(used))
+
+        scanner.expect("(")
+        self._reader.items(")", read)
+        if sorted(used) != list(range(len(self._inputs))):
+            raise scanner.error(token, "each input stands once in `call`", mend=f"inputs: {', '.join(self._inputs)}")
+        return Tree("tuple", tuple(args)), Tree("dict", tuple(kwargs.values()), tuple(kwargs))
+
+    def _tree(self, leaf: Callable[[], Leaf]) -> Leaf:
+        children: list[Leaf] = []
+        keys: list[str] = []
+
+        def entry() -> None:
+            if self._scanner.peek().kind != "string":
+                raise self._scanner.unexpected('a key, "name"')
+            keys.append(str(self._reader.constant()))
+            self._scanner.expect(":")
+            children.append(self._tree(leaf))
+
+        if self._scanner.accept("{"):
+            self._reader.items("}", entry)
+            return Tree("dict", tuple(children), tuple(keys))
+        for kind, opening, close in (("tuple", "(", ")"), ("list", "[", "]")):
+            if self._scanner.accept(opening):
+                self._reader.items(close, lambda: children.append(self._tree(leaf)))
+                return Tree(kind, tuple(children))
+        return leaf()
+
+    def _input(self, used: list[int]) -> Leaf:
+        token = self._scanner.peek()
+        found = self._leaf()
+        if not isinstance(found, Value):
+            return found
+        if found.node >= len(self._inputs):
+            raise self._scanner.error(token, f"{token.text} is not an input")
+        used.append(found.node)
+        return found.node
+
+    def _output(self, outputs: list[Value]) -> Leaf:
+        found = self._leaf()
+        if not isinstance(found, Value):
+            return found
+        outputs.append(found)
+        return len(outputs) - 1
+
+    def _leaf(self) -> Value | Constant:
+        token = self._scanner.peek()
+        found = self._argument()
+        if isinstance(found, Value):
+            return found
+        if isinstance(found, int | float | bool | str | None):
+            return Constant(found)
+        raise self._scanner.error(token, f"{token.text} can be neither called with nor returned")

@@ -1,0 +1,236 @@
+"""Reads the small things of the text form: names, constants, sizes, types and notes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from archir.errors import ParseError
+from archir.ir.node import Location, Parameter, Scalar
+from archir.ir.scanner import Scanner, Token
+from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, parse_dtype, parse_size, symbol, symbols_of
+from archir.ir.words import (
+    KINDS,
+    PERSISTENT,
+    PREFIXES,
+    TRAINABLE,
+    USUAL,
+    read_constant,
+    read_name,
+    read_string,
+    show_name,
+)
+
+_NOTE = {"id": int, "name": str, "born": str, "module": str, "kind": str, "file": str, "line": int}
+_T = TypeVar("_T")
+_SCALARS = ("int", "float", "bool")
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a `#:` comment tells of a node; see `Node`."""
+
+    id: int | None = None
+    name: str = ""
+    born: str = ""
+    location: Location | None = None
+
+
+class Reader:
+    """A place in the text of a graph, and the widths that have been named so far."""
+
+    def __init__(self, text: str) -> None:
+        """Start at the beginning of a text."""
+        self.scanner = Scanner(text)
+        self._sizes: dict[str, int] = {}
+
+    def items(self, close: str, read: Callable[[], None]) -> None:
+        """Read what stands between commas up to a closing bracket.
+
+        Raises:
+            ParseError: something else than a comma or the bracket follows an item.
+        """
+        while not self.scanner.accept(close):
+            read()
+            if not self.scanner.accept(","):
+                return self.scanner.expect(close, f"',' or {close!r}")
+        return None
+
+    def name(self, what: str) -> str:
+        """Read a name.
+
+        Raises:
+            ParseError: there is none, or it is a word that means something else.
+        """
+        token = self.scanner.peek()
+        if token.kind not in ("word", "quoted"):
+            raise self.scanner.unexpected(what)
+        self.scanner.next()
+        name = self._converted(token, read_name)
+        if token.kind == "word" and show_name(name) != name:
+            raise self.scanner.error(token, f"{name!r} cannot be a plain name", mend=f"write {show_name(name)}")
+        return name
+
+    def path(self) -> str:
+        """Read the name of a stored tensor.
+
+        Raises:
+            ParseError: there is none.
+        """
+        token = self.scanner.peek()
+        if token.kind != "path":
+            raise self.scanner.unexpected("a stored tensor, `@name`")
+        self.scanner.next()
+        return self._converted(token, read_name)
+
+    def kind(self) -> Parameter:
+        """Read the words before a stored tensor, if any, and return what they say of it, names left out."""
+        words: list[str] = []
+        while self.scanner.peek().text in PREFIXES:
+            words.append(self.scanner.next().text)
+        kind = next((KINDS[w] for w in words if w in KINDS), "parameter")
+        trainable, persistent = USUAL[kind]
+        for word in words:
+            trainable = TRAINABLE.get(word, trainable)
+            persistent = PERSISTENT.get(word, persistent)
+        return Parameter((), kind, trainable, persistent)
+
+    def constant(self) -> Scalar:
+        """Read a number, a string, or a word such as `True`, `f32` or `cpu`.
+
+        Raises:
+            ParseError: there is none.
+        """
+        token = self.scanner.peek()
+        if token.kind == "number":
+            self.scanner.next()
+            return int(token.text) if token.text.lstrip("-").isdigit() else float(token.text)
+        if token.kind == "string":
+            self.scanner.next()
+            return self._converted(token, read_string)
+        if token.kind != "word":
+            raise self.scanner.unexpected("a value or a constant")
+        self.scanner.next()
+        if token.text == "complex":
+            parts: list[float] = []
+            self.scanner.expect("(")
+            self.items(")", lambda: parts.append(self._real()))
+            if len(parts) != 2:
+                raise self.scanner.error(token, "a complex number has two parts", mend="write complex(0.0, 1.0)")
+            return complex(*parts)
+        return self._converted(token, read_constant)
+
+    def _real(self) -> float:
+        token = self.scanner.peek()
+        if token.kind != "number":
+            raise self.scanner.unexpected("a number")
+        return float(self.scanner.next().text)
+
+    def type(self) -> Type:
+        """Read the type of a value, `f32[B, 16]` or `int(B)`.
+
+        Raises:
+            ParseError: there is none, or one of its sizes is not a size.
+        """
+        token = self.scanner.peek()
+        if token.kind != "word" or (self.scanner.peek(1).text != "[" and token.text not in _SCALARS):
+            error = self.scanner.unexpected("a type")
+            raise ParseError(error.what, where=error.where, mend="types look like f32[B, 16] or int(B)")
+        self.scanner.next()
+        if self.scanner.accept("["):
+            return TensorType(self._converted(token, parse_dtype), self.shape())
+        value: Size | None = None
+        if self.scanner.accept("("):
+            pieces = self.scanner.pieces(")")
+            if len(pieces) != 1:
+                raise self.scanner.error(token, f"{token.text} takes one size, not {len(pieces)}")
+            value = self._size(pieces[0])
+        return ScalarType(token.text, value)
+
+    def dtype(self) -> torch.dtype:
+        """Read an element type.
+
+        Raises:
+            ParseError: there is none.
+        """
+        token = self.scanner.peek()
+        if token.kind != "word":
+            raise self.scanner.unexpected("an element type")
+        return self._converted(self.scanner.next(), parse_dtype)
+
+    def shape(self) -> tuple[Size, ...]:
+        """Read the sizes after an opening square bracket, and the closing one.
+
+        Raises:
+            ParseError: one of them is not a size, or the bracket is never closed.
+        """
+        return tuple(self._size(piece) for piece in self.scanner.pieces("]"))
+
+    def _size(self, piece: Token) -> Size:
+        label, named, number = (part.strip() for part in piece.text.partition("="))
+        if named:
+            if not number.isdigit():
+                raise self.scanner.error(piece, f"{piece.text!r} gives {label} no size", mend="write w0=16")
+            known = self._sizes.setdefault(label, int(number))
+            if known != int(number):
+                raise self.scanner.error(piece, f"{label} is {known}, not {number}")
+            return known
+        if label in self._sizes:
+            return self._sizes[label]
+        size = self._converted(piece, parse_size)
+        known_symbols = {symbol(s): self._sizes[s] for s in symbols_of(size) if s in self._sizes}
+        return size if isinstance(size, int) else as_size(size.subs(known_symbols))
+
+    def history_note(self) -> tuple[str, ...]:
+        """Read the `#:` comment that tells the passes applied, if there is one.
+
+        Raises:
+            ParseError: the comment tells something else.
+        """
+        token = self.scanner.peek()
+        fields = self._fields()
+        history = fields.pop("history", [])
+        if fields or not isinstance(history, list) or not all(isinstance(spec, str) for spec in history):
+            raise self.scanner.error(token, "this note is not a history", mend='write #: history=["spec", "spec"]')
+        return tuple(history)
+
+    def node_note(self) -> Note:
+        """Read the `#:` comment that tells more of a node, if there is one.
+
+        Raises:
+            ParseError: the comment tells something else.
+        """
+        token = self.scanner.peek()
+        fields = self._fields()
+        if any(type(value) is not _NOTE.get(key) for key, value in fields.items()):
+            raise self.scanner.error(token, "this note does not fit a node", mend='write #: id=3 module="stem" line=7')
+        number = {key: value for key, value in fields.items() if isinstance(value, int)}
+        text = dict.fromkeys(_NOTE, "") | {key: value for key, value in fields.items() if isinstance(value, str)}
+        place = Location(text["module"], text["kind"], text["file"], number.get("line", 0))
+        return Note(number.get("id"), text["name"], text["born"], place if "module" in fields else None)
+
+    def _fields(self) -> dict[str, object]:
+        token = self.scanner.peek()
+        fields: dict[str, object] = {}
+        if token.kind != "note":
+            return fields
+        self.scanner.next()
+        rest = token.text.removeprefix("#:").strip()
+        while rest:
+            key, _, rest = rest.partition("=")
+            try:
+                fields[key], end = json.JSONDecoder().raw_decode(rest)
+            except json.JSONDecodeError as error:
+                raise self.scanner.error(token, f"the note gives {key!r} no value", why=error.msg) from error
+            rest = rest[end:].strip()
+        return fields
+
+    def _converted(self, token: Token, read: Callable[[str], _T]) -> _T:
+        try:
+            return read(token.text)
+        except ParseError as error:
+            raise self.scanner.error(token, error.what, why=error.why, mend=error.mend) from error

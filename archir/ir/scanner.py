@@ -1,0 +1,131 @@
+"""Reads the words of a text one after the other and says where an error is."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from archir.errors import ParseError
+
+_BLANK = re.compile(r"(?:\s+|#(?!:)[^\n]*)*")
+_TOKEN = re.compile(
+    r"""(?P<note>\#:[^\n]*)
+      | (?P<string>"(?:[^"\\\n]|\\.)*")
+      | (?P<path>@(?:`[^`\n]*`|\w+(?:\.\w+)*))
+      | (?P<value>%\d+(?:\.\d+)?)
+      | (?P<number>-?(?:\d+\.\d*(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+|\d+|inf\b|nan\b))
+      | (?P<word>[^\W\d]\w*(?:\.\w+)*(?::\d+)?)
+      | (?P<quoted>`[^`\n]*`)
+      | (?P<mark>[()\[\]{},:=])
+      | (?P<unknown>\S)""",
+    re.VERBOSE,
+)
+
+
+class Token(NamedTuple):
+    """A word of a text.
+
+    Attributes:
+        kind: `note`, `string`, `path`, `value`, `number`, `word`, `quoted`, `mark`, `unknown` or `end`.
+        text: the word.
+        start: offset of its first character.
+    """
+
+    kind: str
+    text: str
+    start: int
+
+
+class Scanner:
+    """A place in a text. Blanks and comments are passed over; `#:` comments are tokens of the kind `note`."""
+
+    def __init__(self, text: str) -> None:
+        """Start at the beginning of a text."""
+        self._text = text
+        self._at = 0
+
+    def peek(self, ahead: int = 0) -> Token:
+        """Return the next token, or one further ahead, without passing it."""
+        at = self._at
+        for _ in range(ahead + 1):
+            token = self._token(at)
+            at = token.start + len(token.text)
+        return token
+
+    def next(self) -> Token:
+        """Return the next token and pass it."""
+        token = self._token(self._at)
+        self._at = token.start + len(token.text)
+        return token
+
+    def since(self, token: Token) -> Token:
+        """Return everything from a token up to here as one."""
+        return Token("span", self._text[token.start : self._at], token.start)
+
+    def accept(self, text: str) -> bool:
+        """Pass the next token if it is `text`, and say whether it was."""
+        found = self.peek()
+        if found.kind in ("mark", "word") and found.text == text:
+            self.next()
+            return True
+        return False
+
+    def expect(self, text: str, what: str = "") -> None:
+        """Pass the next token.
+
+        Raises:
+            ParseError: it is not `text`.
+        """
+        if not self.accept(text):
+            raise self.unexpected(what or f"{text!r}")
+
+    def pieces(self, close: str) -> list[Token]:
+        """Pass everything up to a closing bracket, and the bracket; return what stands between the commas.
+
+        Raises:
+            ParseError: the line ends before the bracket comes.
+        """
+        pieces: list[Token] = []
+        depth, start = 0, self._at
+        for at in range(self._at, len(self._text)):
+            char = self._text[at]
+            if char == "\n":
+                break
+            closing = char == close and depth == 0
+            if closing or (char == "," and depth == 0):
+                piece = self._text[start:at]
+                if piece.strip() or not closing or pieces:
+                    blank = len(piece) - len(piece.lstrip())
+                    pieces.append(Token("size", piece.strip(), start + blank))
+                start = at + 1
+            if closing:
+                self._at = at + 1
+                return pieces
+            depth += (char == "(") - (char == ")")
+        opening = Token("mark", self._text[self._at - 1], self._at - 1)
+        raise self.error(opening, f"{opening.text!r} is never closed")
+
+    def unexpected(self, wanted: str) -> ParseError:
+        """Return the error that something else than the next token was expected."""
+        token = self.peek()
+        found = "the end of the text" if token.kind == "end" else repr(token.text)
+        return self.error(token, f"expected {wanted}, found {found}")
+
+    def error(self, token: Token, what: str, *, why: str = "", mend: str = "") -> ParseError:
+        """Return an error at a token: its line and column, the line, and a caret under the token."""
+        before = self._text[: token.start]
+        number, column = before.count("\n") + 1, token.start - (before.rfind("\n") + 1)
+        line = self._text.split("\n")[number - 1]
+        bare = line.partition("  #:")[0]
+        shown = bare if column < len(bare) else line
+        caret = " " * column + "^" * max(1, len(token.text))
+        where = f"line {number}, column {column + 1}\n    {shown}\n    {caret}"
+        return ParseError(what, where=where, why=why, mend=mend)
+
+    def _token(self, at: int) -> Token:
+        blank = _BLANK.match(self._text, at)
+        start = blank.end() if blank else at
+        found = _TOKEN.match(self._text, start)
+        if found is None:
+            return Token("end", "", len(self._text.rstrip()))
+        return Token(found.lastgroup or "", found.group(), start)

@@ -1,0 +1,75 @@
+"""Writes a graph to an `.archir` file: a safetensors file whose metadata holds the text form.
+
+Metadata: `format` (`archir`), `version`, `graph` (the text form with locations) and `checksum` (CRC-32 of the
+text and the tensors in order). Each stored tensor stands once, under its first name.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from archir.errors import FileError
+from archir.ir.text import print_graph
+from archir.ir.types import DTYPES, dtype_name
+
+if TYPE_CHECKING:
+    from archir.ir.graph import Graph
+
+FORMAT = "archir"
+VERSION = "1"
+_RARE = ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
+_STORED = {*DTYPES.values(), *(getattr(torch, name) for name in _RARE)} - {torch.complex128}
+
+
+def save(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write a graph to a file; the file appears whole or not at all.
+
+    Args:
+        graph: the graph.
+        path: the file, by custom `name.archir`; an old one is replaced.
+
+    Raises:
+        FileError: it cannot be written there, or a tensor is of an element type that safetensors does not know.
+    """
+    path = Path(path)
+    tensors: dict[str, torch.Tensor] = {}
+    for node in graph.parameters:
+        tensor = graph.tensors[node.id]
+        name = node.parameter.names[0] if node.parameter else str(node.id)
+        if tensor.dtype not in _STORED or tensor.is_meta or tensor.layout != torch.strided:
+            kind = "meta" if tensor.is_meta else f"{dtype_name(tensor.dtype)} {str(tensor.layout)[6:]}"
+            raise FileError(f"cannot write {path}", where=f"@{name}", why=f"safetensors does not hold {kind} tensors")
+        tensors[name] = _own(tensor)
+    text = print_graph(graph, locations=True)
+    metadata = {"format": FORMAT, "version": VERSION, "graph": text, "checksum": checksum(text, tensors)}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"cannot write {path}", why=str(error), mend="write into a folder that exists") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def checksum(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the checksum of a text and of contiguous tensors, in the order of their names."""
+    value = zlib.crc32(text.encode())
+    for _, tensor in sorted(tensors.items()):
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the same values, row-major, in memory of their own (safetensors takes no views into shared memory)."""
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    alone = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
+    return plain if alone else plain.clone()
