@@ -332,10 +332,11 @@ class Edit:
         arguments: Mapping[str, Argument] | None = None,
         results: tuple[Type, ...] | None = None,
         parameter: Parameter | None = None,
+        drop: Collection[str] = (),
     ) -> None:
-        """Change a node in place; arguments given are merged into those it has."""
+        """Change a node in place; arguments given are merged into those it has, less those in `drop`."""
         old = self.node(node)
-        merged = dict(old.arguments) | dict(arguments or {})
+        merged = {n: a for n, a in old.arguments.items() if n not in drop} | dict(arguments or {})
         new_op = op or old.op
         if old.is_call:
             merged = ops.normalise(new_op, (), merged)

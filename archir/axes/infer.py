@@ -1,0 +1,124 @@
+"""Infers the axes of every value of a graph, and from them the widths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from archir.axes.rules import attention, conv, join, linear, norm, pointwise, reduce, reshape, source, spatial
+from archir.axes.rules.context import Context, Rule, Speller, Unknown
+from archir.axes.terms import Atom, Term, add_role, freeze, leaves, resolve
+from archir.axes.widths import Place, Width, Widths
+from archir.ir import ops
+from archir.ir.graph import Graph
+from archir.ir.node import INPUT, PARAMETER, Node, Value
+from archir.ir.types import Size, TensorType, evaluate, symbols_of
+
+RULES: Mapping[str, Rule] = {
+    op: rule
+    for family in (attention, conv, join, linear, norm, pointwise, reduce, reshape, source, spatial)
+    for op, rule in family.RULES.items()
+}
+"""The rule of each operator; pointwise operators are found by their tag."""
+
+_PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039, 1_000_081, 1_000_099)
+"""Run-time sizes are given large primes, so that a reshape that mixes them with channels is still unambiguous."""
+
+
+def infer_widths(graph: Graph) -> Widths:
+    """Find the widths of a graph: what may change, what may not and why, and what changes together.
+
+    Cost is linear in the number of nodes, for bounded numbers of axes and concatenated parts.
+    """
+    numbers = _symbol_sizes(graph)
+    axes: dict[Value, tuple[Term, ...]] = {}
+    spellers: dict[int, Speller] = {}
+    stored = frozenset(Value(n.id) for n in graph.parameters)
+    for node in graph.nodes:
+        if node.op in (INPUT, PARAMETER):
+            reason = "an axis of an input" if node.op == INPUT else ""
+            for i, sizes in enumerate(_sizes(node, numbers)):
+                axes[Value(node.id, i)] = tuple(Atom(n, reason) for n in sizes)
+            if node.op == INPUT:
+                for axis in axes.get(Value(node.id), ()):
+                    add_role(axis, "boundary")
+        elif node.is_call:
+            _infer_call(Context(node, axes, _sizes(node, numbers), stored, spellers))
+    for _, value in graph.output.operands():
+        for axis in axes.get(value, ()):
+            freeze(axis, "an axis of an output")
+            add_role(axis, "boundary")
+    found = {value: tuple(map(resolve, terms)) for value, terms in axes.items()}
+    free, frozen = _collect(graph, found)
+    return Widths(graph, free, frozen, found, spellers)
+
+
+def _symbol_sizes(graph: Graph) -> dict[str, int]:
+    names: set[str] = set()
+    for node in graph.inputs:
+        names |= frozenset().union(*map(symbols_of, node.tensor_type().shape)) if _is_tensor(node) else frozenset()
+    return {name: _PRIMES[i % len(_PRIMES)] for i, name in enumerate(sorted(names))}
+
+
+def _is_tensor(node: Node) -> bool:
+    return isinstance(node.results[0], TensorType)
+
+
+def _sizes(node: Node, numbers: Mapping[str, int]) -> list[tuple[int, ...]]:
+    def number(size: Size) -> int:
+        return (
+            size if isinstance(size, int) else evaluate(size, {s: numbers.get(s, 1_000_117) for s in symbols_of(size)})
+        )
+
+    return [tuple(map(number, t.shape)) if isinstance(t, TensorType) else () for t in node.results]
+
+
+def _infer_call(c: Context) -> None:
+    node = c.node
+    if not any(isinstance(t, TensorType) for t in node.results):
+        return
+    rule = RULES.get(node.op) or (pointwise.pointwise if ops.is_pointwise(node.op) else None)
+    try:
+        if rule is None:
+            raise Unknown("it has no axis rule")
+        results = [tuple(map(resolve, axes)) for axes in rule(c)]
+        if [tuple(a.size for a in axes) for axes in results] != list(c.sizes):
+            raise Unknown("its axis rule does not cover this call")
+    except Unknown as unknown:
+        c.spellers.pop(node.id, None)
+        reason = f"{node.op.removesuffix('.default')}: {unknown}" + (f" ({node.location})" if node.location else "")
+        for _, value in node.operands():
+            c.freeze(c.axes.get(value, ()), reason)
+        results = [tuple(c.fresh(reason, i)) for i in range(len(node.results))]
+    for i, axes in enumerate(results):
+        if isinstance(node.results[i], TensorType):
+            c.axes[Value(node.id, i)] = axes
+
+
+def _collect(graph: Graph, axes: Mapping[Value, tuple[Term, ...]]) -> tuple[tuple[Width, ...], tuple[Width, ...]]:
+    places: dict[Atom, dict[tuple[int, int], Place]] = {}
+    for node in _by_first_use(graph):
+        for axis, term in enumerate(axes[Value(node.id)]):
+            for atom in leaves(term):
+                name = node.parameter.names[0] if node.parameter else ""
+                places.setdefault(atom, {}).setdefault((node.id, axis), Place(name, axis, node.id, term))
+    free: list[Width] = []
+    frozen: list[Width] = []
+    for atom, where in places.items():
+        if atom.size < 2 and not (atom.reason and atom.reason != "size one"):
+            continue
+        group, letter = (frozen, "f") if atom.reason else (free, "w")
+        group.append(
+            Width(f"{letter}{len(group)}", atom.size, frozenset(atom.roles), tuple(where.values()), atom.reason, atom)
+        )
+    return tuple(free), tuple(frozen)
+
+
+def _by_first_use(graph: Graph) -> Iterator[Node]:
+    seen: set[int] = set()
+    for node in graph.nodes:
+        for _, value in node.operands():
+            source = graph.node(value.node)
+            if source.op == PARAMETER and source.id not in seen:
+                seen.add(source.id)
+                yield source
+    yield from (n for n in graph.parameters if n.id not in seen)

@@ -1,0 +1,129 @@
+"""What an axis rule is given: the node, the axes of its operands, and ways to say what follows from the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from archir.axes.terms import Atom, Term, add_role, freeze, resolve, unify
+from archir.ir.node import Argument, Node, Value
+
+SizeOf = Callable[[Term], int]
+"""The size a term will have after a rewrite."""
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """The arguments of a call that follow from the sizes of axes.
+
+    Attributes:
+        arguments: new values of those arguments.
+        op: another operator that can say what this one cannot (`chunk` becomes `split_with_sizes`).
+        drop: arguments the other operator does not have.
+    """
+
+    arguments: Mapping[str, Argument]
+    op: str | None = None
+    drop: frozenset[str] = frozenset()
+
+
+Speller = Callable[[SizeOf], Spelling]
+
+
+@dataclass
+class Context:
+    """One call while its axes are inferred.
+
+    Attributes:
+        node: the call.
+        axes: the axes of every tensor value known so far.
+        sizes: sizes of each result, run-time sizes replaced by large primes; empty for numbers.
+        stored: the values that are stored tensors.
+        spellers: filled by `spell`.
+    """
+
+    node: Node
+    axes: dict[Value, tuple[Term, ...]]
+    sizes: Sequence[tuple[int, ...]]
+    stored: frozenset[Value]
+    spellers: dict[int, Speller]
+
+    def value(self, name: str) -> Value | None:
+        """Return an argument if it is a value."""
+        argument = self.node.argument(name)
+        return argument if isinstance(argument, Value) else None
+
+    def operand(self, name: str) -> tuple[Term, ...]:
+        """Return the axes of a tensor argument; none if it is not given or is a number."""
+        value = self.value(name)
+        return tuple(map(resolve, self.axes.get(value, ()))) if value is not None else ()
+
+    def operands(self, name: str) -> list[tuple[Term, ...]]:
+        """Return the axes of each tensor of a list argument."""
+        argument = self.node.argument(name)
+        parts = argument if isinstance(argument, tuple) else (argument,)
+        return [tuple(map(resolve, self.axes[p])) for p in parts if isinstance(p, Value)]
+
+    def integer(self, name: str) -> int:
+        """Return an integer argument."""
+        argument = self.node.argument(name)
+        if not isinstance(argument, int):
+            raise Unknown(f"{name} is not a constant")
+        return argument
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        """Return an argument that is an integer or a list of them."""
+        argument = self.node.argument(name)
+        parts = argument if isinstance(argument, tuple) else (argument,)
+        found = tuple(p for p in parts if isinstance(p, int))
+        if len(found) != len(parts):
+            raise Unknown(f"{name} is not constant")
+        return found
+
+    def unify_all(self, left: Sequence[Term], right: Sequence[Term]) -> None:
+        """Unify two lists of axes one by one."""
+        for a, b in zip(left, right, strict=True):
+            unify(a, b)
+
+    def fresh(self, reason: str, result: int = 0) -> list[Term]:
+        """Return new frozen axes for a result."""
+        return [Atom(n, reason) for n in self.sizes[result]]
+
+    def broadcast(self, *operands: Sequence[Term]) -> tuple[Term, ...]:
+        """Unify the axes of operands as broadcasting does: aligned at the end, axes of size one couple to nothing."""
+        rank = max((len(o) for o in operands), default=0)
+        result: list[Term] = []
+        for back in range(rank, 0, -1):
+            here = [o[-back] for o in operands if len(o) >= back]
+            proper = [a for a in here if a.size != 1]
+            for other in proper[1:]:
+                unify(proper[0], other)
+            result.append(resolve(proper[0]) if proper else here[0])
+        return tuple(result)
+
+    def freeze(self, axes: Sequence[Term], reason: str) -> None:
+        """Forbid axes to change."""
+        for axis in axes:
+            freeze(axis, reason)
+
+    def role(self, axes: Sequence[Term], role: str) -> None:
+        """Note what the operator does along axes."""
+        for axis in axes:
+            add_role(axis, role)
+
+    def spell(self, speller: Speller) -> None:
+        """Say which arguments of the call follow from sizes of axes."""
+        self.spellers[self.node.id] = speller
+
+
+class Unknown(Exception):
+    """Raised by a rule that does not cover a call: everything the call touches is frozen with this reason."""
+
+
+class Rule(Protocol):
+    """The axes of the results of a call; couples the axes of its operands on the way."""
+
+    def __call__(self, c: Context) -> Sequence[Sequence[Term]]:
+        """Return one list of axes for each result."""
+        ...

@@ -1,0 +1,101 @@
+"""Axis rules of matrix products: the letters of an einsum are axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from archir.axes.rules.context import Context, Rule, Unknown
+from archir.axes.terms import Term, unify
+from archir.ir.node import Value
+
+
+def linear(c: Context) -> Sequence[Sequence[Term]]:
+    """`y[..., o] = x[..., i] w[o, i] + b[o]`."""
+    x, weight, bias = c.operand("input"), c.operand("weight"), c.operand("bias")
+    contract(c, x[-1], weight[-1])
+    if len(weight) == 1:
+        return [x[:-1]]
+    if bias:
+        unify(bias[0], weight[0])
+    c.role([weight[0]], "produced")
+    return [[*x[:-1], weight[0]]]
+
+
+def matmul(c: Context) -> Sequence[Sequence[Term]]:
+    """`matmul`, `mm`, `bmm`, `mv`, `dot`: the last axis of one with the last but one of the other."""
+    left, right = (c.operand(n) for n in c.node.arguments)
+    contract(c, left[-1], right[-2] if len(right) > 1 else right[0])
+    batch = c.broadcast(left[:-2], right[:-2])
+    rows = left[-2:-1] if len(left) > 1 else ()
+    columns = right[-1:] if len(right) > 1 else ()
+    return [[*batch, *rows, *columns]]
+
+
+def addmm(c: Context) -> Sequence[Sequence[Term]]:
+    """`addmm`, `baddbmm`: `self + a @ b`."""
+    names = list(c.node.arguments)
+    left, right = c.operand(names[1]), c.operand(names[2])
+    contract(c, left[-1], right[-2])
+    return [c.broadcast(c.operand("self"), [*left[:-1], right[-1]])]
+
+
+def einsum(c: Context) -> Sequence[Sequence[Term]]:
+    """`einsum`: equal letters are equal axes; letters that vanish are contracted."""
+    equation = c.node.argument("equation")
+    operands = c.operands("tensors")
+    if not isinstance(equation, str) or "." in equation:
+        raise Unknown("einsum with an ellipsis")
+    inputs, result = split_equation(equation)
+    axes: dict[str, Term] = {}
+    for letters, operand in zip(inputs, operands, strict=True):
+        for letter, axis in zip(letters, operand, strict=True):
+            if axis.size != 1 or letter not in axes:
+                known = axes.setdefault(letter, axis)
+                if known.size == 1:
+                    axes[letter] = axis
+                else:
+                    unify(known, axis)
+    for letter, axis in axes.items():
+        if letter not in result:
+            c.role([axis], "contracted" if _has_weight(c) else "matched")
+    return [[axes[letter] for letter in result]]
+
+
+def split_equation(equation: str) -> tuple[list[str], str]:
+    """Return the operand letters and the result letters of an einsum equation."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    inputs = left.split(",")
+    if not arrow:
+        right = "".join(sorted(x for x in set(left) - {","} if left.count(x) == 1))
+    return inputs, right
+
+
+def bilinear(c: Context) -> Sequence[Sequence[Term]]:
+    """`y[o] = x1[i] w[o, i, j] x2[j] + b[o]`."""
+    x1, x2, weight, bias = (c.operand(n) for n in ("input1", "input2", "weight", "bias"))
+    contract(c, x1[-1], weight[1])
+    contract(c, x2[-1], weight[2])
+    if bias:
+        unify(bias[0], weight[0])
+    c.role([weight[0]], "produced")
+    return [[*c.broadcast(x1[:-1], x2[:-1]), weight[0]]]
+
+
+def contract(c: Context, left: Term, right: Term) -> None:
+    """Unify two axes that are summed over against each other."""
+    c.role([left, right], "contracted" if _has_weight(c) else "matched")
+    unify(left, right)
+
+
+def _has_weight(c: Context) -> bool:
+    return any(isinstance(v, Value) and v in c.stored for _, v in c.node.operands())
+
+
+RULES: dict[str, Rule] = {
+    "aten.linear.default": linear,
+    **{f"aten.{op}.default": matmul for op in ("matmul", "mm", "bmm", "mv", "dot")},
+    "aten.addmm.default": addmm,
+    "aten.baddbmm.default": addmm,
+    "aten.einsum.default": einsum,
+    "aten.bilinear.default": bilinear,
+}

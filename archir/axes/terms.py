@@ -1,0 +1,222 @@
+"""Axis terms: what an axis of a tensor is made of, and the unification that finds it out.
+
+    Axis ::= Atom | Product(axes, row-major) | Sum(axes, concatenated)
+
+Two axes that must have the same units are unified. An atom is a variable: unifying it with a term binds it.
+Where a reshape, a `chunk`, a grouped convolution or a concatenation shows that an axis has inner structure, its atom
+is bound to a product or a sum of smaller atoms. What cannot be reconciled is frozen, with the reason.
+A fused attention weight `qkv.weight` thus ends as `(h*dk)+(h*dk)+(h*dv)`, without a hint from anyone.
+
+Source: ours; unification after Robinson (1965), without function symbols other than * and +.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+
+class Atom:
+    """An indivisible axis. Identity is the object; two atoms that were unified resolve to one.
+
+    Attributes:
+        size: number of units.
+        binding: the term it was found to be, if any.
+        reason: why it may not change, empty while it may.
+        roles: what is done along it (see `archir.axes.widths.ROLES`).
+    """
+
+    __slots__ = ("binding", "reason", "roles", "size")
+
+    def __init__(self, size: int, reason: str = "") -> None:
+        self.size = size
+        self.binding: Term | None = None
+        self.reason = reason
+        self.roles: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"{self.size}{'!' if self.reason else ''}"
+
+
+class Product:
+    """A row-major product of axes: the first factor varies slowest."""
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self, parts: Iterable[Term]) -> None:
+        self.parts = tuple(parts)
+        self.size: int = math.prod(p.size for p in self.parts)
+
+    def __repr__(self) -> str:
+        return f"({'*'.join(map(repr, self.parts))})"
+
+
+class Sum:
+    """A concatenation of axes."""
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self, parts: Iterable[Term]) -> None:
+        self.parts = tuple(parts)
+        self.size: int = sum(p.size for p in self.parts)
+
+    def __repr__(self) -> str:
+        return f"({'+'.join(map(repr, self.parts))})"
+
+
+Term = Atom | Product | Sum
+
+
+def unit() -> Atom:
+    """Return an axis of size one, which never changes and couples to nothing."""
+    return Atom(1, "size one")
+
+
+def resolve(term: Term) -> Term:
+    """Return the term in its simplest form: bindings followed, nested products and sums flattened."""
+    if isinstance(term, Atom):
+        if term.binding is None:
+            return term
+        found = resolve(term.binding)
+        term.binding = found
+        return found
+    parts: list[Term] = []
+    neutral, kind = (1, Product) if isinstance(term, Product) else (0, Sum)
+    for part in map(resolve, term.parts):
+        if part.size == neutral:
+            continue
+        parts.extend(part.parts if isinstance(part, kind) else (part,))
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return unit() if kind is Product else Atom(0, "size zero")
+    if len(parts) == len(term.parts) and all(a is b for a, b in zip(parts, term.parts, strict=True)):
+        return term
+    return kind(parts)
+
+
+def leaves(term: Term) -> Iterator[Atom]:
+    """Yield the atoms of a term in row-major order; one that occurs twice comes twice."""
+    stack = [resolve(term)]
+    while stack:
+        top = stack.pop()
+        if isinstance(top, Atom):
+            yield top
+        else:
+            stack.extend(reversed(top.parts))
+
+
+def freeze(term: Term, reason: str) -> None:
+    """Forbid every atom of a term to change; the first reason given is kept."""
+    for atom in leaves(term):
+        atom.reason = atom.reason or reason
+
+
+def add_role(term: Term, role: str) -> None:
+    """Note what is done along an axis."""
+    for atom in leaves(term):
+        atom.roles.add(role)
+
+
+def unify(left: Term, right: Term) -> None:
+    """Make two axes one; where they have no common refinement, freeze both with the reason."""
+    left, right = resolve(left), resolve(right)
+    if left is right:
+        return
+    if left.size != right.size:
+        _freeze_both(left, right, f"used both as {left.size} and as {right.size} units")
+    elif isinstance(left, Atom):
+        _bind(left, right)
+    elif isinstance(right, Atom):
+        _bind(right, left)
+    elif type(left) is type(right):
+        _align(left, right)
+    elif isinstance(left, Sum) and isinstance(right, Product):
+        _distribute(left, right)
+    elif isinstance(left, Product) and isinstance(right, Sum):
+        _distribute(right, left)
+
+
+def _freeze_both(left: Term, right: Term, reason: str) -> None:
+    freeze(left, reason)
+    freeze(right, reason)
+
+
+def _bind(atom: Atom, term: Term) -> None:
+    found = list(leaves(term))
+    if any(leaf is atom for leaf in found):
+        freeze(term, "an axis would contain itself")
+        return
+    for leaf in found:
+        leaf.reason = leaf.reason or atom.reason
+        leaf.roles |= atom.roles
+    atom.binding = term
+
+
+def _align(left: Product | Sum, right: Product | Sum) -> None:
+    """Unify two products, or two sums, part by part, splitting the larger part where they are not aligned."""
+    kind = type(left)
+    xs, ys = list(left.parts), list(right.parts)
+    while xs and ys:
+        x, y = resolve(xs[0]), resolve(ys[0])
+        if type(x) is kind or type(y) is kind:
+            xs[:1] = x.parts if isinstance(x, kind) else (x,)
+            ys[:1] = y.parts if isinstance(y, kind) else (y,)
+            continue
+        if x.size == y.size:
+            unify(x, y)
+            xs.pop(0)
+            ys.pop(0)
+            continue
+        if x.size < y.size:
+            xs, ys, x, y = ys, xs, y, x
+        pieces = _cut(kind, x.size, y.size)
+        if pieces is None:
+            _freeze_both(left, right, "two ways of cutting an axis have no common refinement")
+            return
+        unify(x, pieces)
+        found = resolve(x)
+        if not isinstance(found, kind):
+            _freeze_both(left, right, "an axis is cut both as a product and as a sum")
+            return
+        xs[:1] = found.parts
+
+
+def _cut(kind: type[Product] | type[Sum], whole: int, first: int) -> Product | Sum | None:
+    if kind is Sum:
+        return Sum((Atom(first), Atom(whole - first)))
+    return Product((Atom(first), Atom(whole // first))) if whole % first == 0 else None
+
+
+def _distribute(total: Sum, product: Product) -> None:
+    """Unify `a+b` with `p*c` by the law `(a'+b')*c = a'*c + b'*c`."""
+    rest = Product(product.parts[1:])
+    if any(part.size % rest.size for part in total.parts):
+        _freeze_both(total, product, "a concatenation is cut across its parts")
+        return
+    outer = [Atom(part.size // rest.size) for part in total.parts]
+    for part, factor in zip(total.parts, outer, strict=True):
+        unify(part, Product((factor, rest)))
+    unify(product.parts[0], Sum(outer))
+
+
+def regroup(axes: Iterable[Term], sizes: Iterable[int]) -> list[Term] | None:
+    """Return the axes of a row-major reshape of `axes` to `sizes`, or None where the two cannot be aligned."""
+    old = [a for a in map(resolve, axes) if a.size != 1]
+    new: list[Term] = [unit() if n == 1 else Atom(n) for n in sizes]
+    proper = [a for a in new if a.size != 1]
+    if math.prod(a.size for a in old) != math.prod(a.size for a in proper):
+        return None
+    i = j = 0
+    while i < len(old):
+        first, last, left, right = i, j, old[i].size, proper[j].size
+        i, j = i + 1, j + 1
+        while left != right:
+            if left < right:
+                left *= old[i].size
+                i += 1
+            else:
+                right *= proper[j].size
+                j += 1
+        unify(Product(old[first:i]), Product(proper[last:j]))
+    return [resolve(a) for a in new]

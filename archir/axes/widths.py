@@ -1,0 +1,141 @@
+"""Widths: the atoms of a graph's axes, free or frozen, with the places where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from archir.axes.positions import contains, positions
+from archir.axes.rules.context import Speller
+from archir.axes.terms import Atom, Product, Term, leaves
+from archir.errors import PassError, suggest
+from archir.ir.graph import Graph
+from archir.ir.node import Value
+
+ROLES = {
+    "produced": "the outer axis of a weight",
+    "contracted": "summed over against a weight",
+    "matched": "summed over between two activations",
+    "norm": "statistics run over it",
+    "scale": "the head size in the scale of attention",
+    "reduced": "a mean, sum or extremum runs over it",
+    "boundary": "an axis of the model's inputs or outputs",
+}
+"""What may be done along a width."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One axis of one stored tensor in which a width stands.
+
+    Attributes:
+        parameter: name of the tensor.
+        axis: number of the axis.
+        node: id of the parameter node.
+        term: what the axis is made of.
+    """
+
+    parameter: str
+    axis: int
+    node: int = field(repr=False)
+    term: Term = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Width:
+    """A number of units that occurs in one or more places, and changes in all of them together.
+
+    Attributes:
+        name: `w0`, `w1`, ... in order of first use; frozen ones `f0`, `f1`, ...
+        size: number of units.
+        roles: what is done along it, see `ROLES`.
+        places: where it stands.
+        reason: why it is frozen; empty if it is free.
+        atom: the atom of the axis terms.
+    """
+
+    name: str
+    size: int
+    roles: frozenset[str]
+    places: tuple[Place, ...] = field(repr=False)
+    reason: str
+    atom: Atom = field(repr=False)
+
+    def positions(self, place: Place, units: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """Return the positions along `place.axis` of the tensor that belong to some units; `[positions]`."""
+        return positions(place.term, self.atom, torch.as_tensor(units))
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The free widths of a graph, and through `frozen` the others.
+
+    Attributes:
+        graph: the graph.
+        free: widths that may change.
+        frozen: widths that may not, each with its reason.
+        axes: the axes of every tensor value.
+        spellers: for the calls whose arguments follow from axis sizes, how.
+    """
+
+    graph: Graph
+    free: tuple[Width, ...]
+    frozen: tuple[Width, ...]
+    axes: Mapping[Value, tuple[Term, ...]] = field(repr=False)
+    spellers: Mapping[int, Speller] = field(repr=False)
+
+    def __iter__(self) -> Iterator[Width]:
+        return iter(self.free)
+
+    def __len__(self) -> int:
+        return len(self.free)
+
+    def __getitem__(self, name: str) -> Width:
+        """Return a free width by name.
+
+        Raises:
+            PassError: there is no such width, or it is frozen.
+        """
+        if name in self._by_name:
+            return self._by_name[name]
+        for width in self.frozen:
+            if width.name == name:
+                places = ", ".join(f"{p.parameter} axis {p.axis}" for p in width.places[:3])
+                raise PassError(f"width {name} may not change", where=places, why=width.reason)
+        raise PassError(f"there is no width {name!r}", mend=suggest(name, self._by_name))
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Width]:
+        return {w.name: w for w in self.free}
+
+    @cached_property
+    def names(self) -> Mapping[Atom, str]:
+        """Name of every width, free or frozen, by its atom."""
+        return {w.atom: w.name for w in (*self.free, *self.frozen)}
+
+    def values(self, width: Width) -> tuple[Value, ...]:
+        """Return the values, stored tensors included, in whose axes a width stands, in order."""
+        return self._values.get(width.atom, ())
+
+    @cached_property
+    def _values(self) -> Mapping[Atom, tuple[Value, ...]]:
+        found: dict[Atom, dict[Value, None]] = {}
+        for value, axes in self.axes.items():
+            for axis in axes:
+                for atom in leaves(axis):
+                    found.setdefault(atom, {})[value] = None
+        return {atom: tuple(values) for atom, values in found.items()}
+
+    def axis_of(self, value: Value, width: Width) -> list[int]:
+        """Return the axes of a value in which a width stands."""
+        return [i for i, term in enumerate(self.axes[value]) if contains(term, width.atom)]
+
+    def notation(self, term: Term) -> str:
+        """Return an axis in words like `(w1*w2)+w3`; atoms without a name are shown by their size."""
+        if isinstance(term, Atom):
+            return self.names.get(term, str(term.size))
+        sign = "*" if isinstance(term, Product) else "+"
+        return sign.join(p if p.isalnum() else f"({p})" for p in map(self.notation, term.parts))

@@ -1,0 +1,162 @@
+"""Linear equations between the exponents of one width, and their solution."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from archir.axes.positions import occurrences
+from archir.axes.widths import Width, Widths
+from archir.ir.node import Node, Value
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A rewrite that does not apply.
+
+    Attributes:
+        reason: why, for a person.
+        nodes: ids of the nodes that stand in the way.
+    """
+
+    reason: str
+    nodes: tuple[int, ...] = ()
+
+
+Variable = tuple[Value, int, int]
+"""One occurrence of a width: the value, its axis, and the number of the occurrence within the axis."""
+
+
+@dataclass
+class Equations:
+    """Linear equations between exponents: `Σ coefficient * variable = constant`."""
+
+    widths: Widths
+    width: Width
+    rows: list[tuple[list[tuple[Variable, int]], int, int]] = field(default_factory=list)
+    choices: list[int] = field(default_factory=list)
+    uniform: Miss | None = None
+    miss: Miss | None = None
+
+    def variables(self, value: Value | None, axis: int | None = None) -> list[Variable]:
+        if value is None or value not in self.widths.axes:
+            return []
+        terms = self.widths.axes[value]
+        chosen = range(len(terms)) if axis is None else [axis % len(terms)] if terms else []
+        return [(value, d, i) for d in chosen for i in range(occurrences(terms[d], self.width.atom))]
+
+    def add(self, node: Node, constant: int, *terms: tuple[Variable, int]) -> None:
+        self.rows.append((list(terms), constant, node.id))
+
+    def zero(self, node: Node, variables: Sequence[Variable]) -> None:
+        for v in variables:
+            self.add(node, 0, (v, 1))
+
+    def equal(self, node: Node, left: Sequence[Variable], right: Sequence[Variable]) -> None:
+        """Equate occurrences one by one, or all of them where their numbers differ."""
+        if len(left) == len(right):
+            for a, b in zip(left, right, strict=True):
+                self.add(node, 0, (a, 1), (b, -1))
+        elif left and right:
+            for v in (*left[1:], *right):
+                self.add(node, 0, (left[0], 1), (v, -1))
+        else:
+            self.zero(node, [*left, *right])
+
+    def total(self, node: Node, result: Sequence[Variable], *factors: Sequence[Variable]) -> None:
+        """The exponents of a product are the sums of those of its factors."""
+        present = [f for f in factors if f]
+        if len(present) == 1:
+            self.equal(node, result, present[0])
+        elif all(len(f) == len(result) for f in present):
+            for i, r in enumerate(result):
+                self.add(node, 0, (r, 1), *((f[i], -1) for f in present))
+        else:
+            self.zero(node, [*result, *(v for f in present for v in f)])
+
+    def contract(self, node: Node, *factors: Sequence[Variable]) -> None:
+        """Exponents of axes that are summed over against each other add up to one."""
+        present = [f for f in factors if f]
+        if len({len(f) for f in present}) > 1:
+            self.miss = self.miss or Miss(f"{node.op} sums over it in a way that cannot be corrected", (node.id,))
+            return
+        for parts in zip(*present, strict=True):
+            self.choices.append(len(self.rows))
+            self.add(node, 1, *((v, 1) for v in parts))
+
+    def require_uniform(self, node: Node, reason: str) -> None:
+        self.uniform = self.uniform or Miss(reason, (node.id,))
+
+    def forbid(self, node: Node, reason: str) -> None:
+        self.miss = self.miss or Miss(reason, (node.id,))
+
+
+def solve(q: Equations, stored: set[Value]) -> dict[Variable, int] | Miss:
+    """Solve by propagation: determined variables first, then one choice a contraction, then noughts."""
+    by_variable: dict[Variable, list[int]] = {}
+    for i, (terms, _, _) in enumerate(q.rows):
+        for variable, _ in terms:
+            by_variable.setdefault(variable, []).append(i)
+    known: dict[Variable, int] = {}
+    failed = _propagate(q, by_variable, known, range(len(q.rows)))
+    if failed is not None:
+        return _contradiction(q, failed)
+    for row in q.choices:
+        terms, _, _ = q.rows[row]
+        unknown = [v for v, _ in terms if v not in known]
+        if not unknown:
+            continue
+        for choice in sorted(unknown, key=lambda v: v[0] not in stored):
+            trial = dict(known)
+            trial.update({v: int(v == choice) for v in unknown})
+            rows = [r for v in unknown for r in by_variable[v]]
+            failed = _propagate(q, by_variable, trial, rows)
+            if failed is None:
+                known = trial
+                break
+        else:
+            assert failed is not None
+            return _contradiction(q, failed)
+    for variable in by_variable:
+        if variable not in known:
+            known[variable] = 0
+            failed = _propagate(q, by_variable, known, by_variable[variable])
+            if failed is not None:
+                return _contradiction(q, failed)
+    return known
+
+
+def _propagate(
+    q: Equations, by_variable: Mapping[Variable, list[int]], known: dict[Variable, int], rows: Sequence[int] | range
+) -> int | None:
+    """Fill in every variable that is determined; return a row that cannot hold, or None."""
+    queue = deque(rows)
+    while queue:
+        row = queue.popleft()
+        terms, constant, _ = q.rows[row]
+        unknown = [(v, c) for v, c in _merged(terms) if v not in known]
+        rest = constant - sum(c * known[v] for v, c in terms if v in known)
+        if not unknown and rest:
+            return row
+        if len(unknown) == 1:
+            variable, coefficient = unknown[0]
+            if rest % coefficient:
+                return row
+            known[variable] = rest // coefficient
+            queue.extend(by_variable[variable])
+    return None
+
+
+def _merged(terms: Sequence[tuple[Variable, int]]) -> Iterator[tuple[Variable, int]]:
+    totals: dict[Variable, int] = {}
+    for variable, coefficient in terms:
+        totals[variable] = totals.get(variable, 0) + coefficient
+    return ((v, c) for v, c in totals.items() if c)
+
+
+def _contradiction(q: Equations, row: int) -> Miss:
+    _, _, id_ = q.rows[row]
+    node = q.widths.graph.node(id_)
+    where = f" ({node.location})" if node.location else ""
+    return Miss(f"no stored tensor can take the division that {node.op.removesuffix('.default')}{where} needs", (id_,))

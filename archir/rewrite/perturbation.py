@@ -1,0 +1,79 @@
+"""What a family of candidate rewrites does to the activations: `Δ(θ)`, exact, for all its members at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from archir.axes.terms import Term
+from archir.ir.node import Use, Value
+
+Edge = Use | Value
+"""Where a perturbation is injected: one use of a value, or a value itself (all its uses)."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """Which member of a family each position of a perturbation belongs to.
+
+    Attributes:
+        axis: the axis of the perturbed tensor along which the members lie.
+        index: the member of each position along it, -1 for none; `[size of the axis]`.
+        example_axis: the axis along which the examples of a batch lie.
+        example_term: the axis term of that axis; the batch itself is `batch_atom` in it.
+        batch_atom: the term of the batch.
+    """
+
+    axis: int
+    index: torch.Tensor
+    example_axis: int
+    example_term: Term
+    batch_atom: Term
+
+
+class Perturbation(Protocol):
+    """The change of activations a family of candidates makes, as a function of its parameters θ.
+
+    The inputs of the changed region are held at their present values, so that `Δ` is exact in θ; only what lies
+    downstream of the edges is left to be linearised.
+
+    Source: Lawton, Galstyan, Ver Steeg 2024 for single channels; edges, regions and families are ours.
+    """
+
+    @property
+    def members(self) -> int:
+        """Number of candidates in the family."""
+        ...
+
+    @property
+    def edges(self) -> Mapping[Edge, Members]:
+        """The edges it changes, and how their positions are shared out among the members."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[Value]:
+        """The values of the unchanged program that `delta` reads, stored tensors included."""
+        ...
+
+    @property
+    def theta(self) -> Mapping[int, tuple[int, ...]]:
+        """Shapes of the learnable tensors, by parameter node; empty if there is nothing to learn."""
+        ...
+
+    def initial_theta(self, values: Mapping[Value, torch.Tensor], seed: int) -> Mapping[int, torch.Tensor]:
+        """Return θ to start learning from: small and random, never nought."""
+        ...
+
+    def delta(
+        self, values: Mapping[Value, torch.Tensor], theta: Mapping[int, torch.Tensor]
+    ) -> Mapping[Edge, torch.Tensor]:
+        """Return `Δ` on every edge, all members at once, in the shape of the value on the edge.
+
+        Args:
+            values: values of the unchanged program on a batch, at least those in `needs`.
+            theta: the parameters of the family.
+        """
+        ...
