@@ -154,6 +154,8 @@ def _infer_types(op: str, items: tuple[tuple[str, object], ...]) -> tuple[Type, 
     runs = [_run_meta(op, arguments, p) for p in (points if names else points[:1])]
     results: list[Type] = []
     for outs in zip(*runs, strict=True):
+        if not isinstance(outs[0], torch.Tensor | bool | int | float):
+            raise NotInferable(f"a result of {op} is a {type(outs[0]).__name__}")
         if not isinstance(outs[0], torch.Tensor):
             kind = "bool" if isinstance(outs[0], bool) else "float" if isinstance(outs[0], float) else "int"
             results.append(ScalarType(kind, _fit(op, [int(o) for o in outs], points) if kind == "int" else None))
@@ -201,6 +203,8 @@ def _run_meta(op: str, arguments: Mapping[str, object], sizes: Mapping[str, int]
         shown = ", ".join(f"{n}={_show(a)}" for n, a in arguments.items())
         why = str(error).splitlines()[0]
         raise GraphError(f"{op} rejects its operands", where=f"{op}({shown})", why=why) from error
+    if out is None:
+        return []
     return list(out) if isinstance(out, list | tuple) else [out]
 
 
