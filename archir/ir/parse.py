@@ -30,7 +30,7 @@ from archir.ir.scanner import Token
 from archir.ir.text import plain_signature
 from archir.ir.types import TensorType, Type
 from archir.ir.verify import verify
-from archir.ir.words import PREFIXES, read_name, show_path
+from archir.ir.words import PREFIXES, is_constant, show_path
 
 
 def parse_graph(text: str, tensors: Mapping[str, torch.Tensor] | None = None) -> Graph:
@@ -288,17 +288,15 @@ class _Parser:
             parts: list[Argument] = []
             self._reader.items("]", lambda: parts.append(self._argument()))
             return tuple(parts)
-        name = read_name(token.text) if token.kind in ("word", "quoted") else None
-        if name in self._inputs:
-            self._scanner.next()
-            return Value(self._inputs[name].id)
-        try:
+        if token.kind not in ("word", "quoted"):
             return self._reader.constant()
-        except ParseError as error:
-            if name is None:
-                raise
-            what = f"{name!r} is neither an input nor a constant"
-            raise self._scanner.error(token, what, mend=suggest(name, self._inputs)) from error
+        if token.kind == "word" and (is_constant(token.text) or token.text == "complex"):
+            return self._reader.constant()
+        name = self._reader.name("an input")
+        if name not in self._inputs:
+            what = f"{token.text} is neither an input nor a constant"
+            raise self._scanner.error(token, what, mend=suggest(name, self._inputs))
+        return Value(self._inputs[name].id)
 
     def _value(self) -> Value:
         token = self._scanner.next()
@@ -327,9 +325,9 @@ class _Parser:
                     raise scanner.error(key, "arguments without a name come first")
                 args.append(self._tree(lambda: self._input(used)))
                 return
-            scanner.next()
+            name = self._reader.name("an argument")
             scanner.expect("=")
-            kwargs[read_name(key.text)] = self._tree(lambda: self._input(used))
+            kwargs[name] = self._tree(lambda: self._input(used))
 
         scanner.expect("(")
         self._reader.items(")", read)

@@ -108,7 +108,7 @@ class Reader:
         token = self.scanner.peek()
         if token.kind == "number":
             self.scanner.next()
-            return int(token.text) if token.text.lstrip("-").isdigit() else float(token.text)
+            return int(token.text) if token.text.lstrip("-").isdecimal() else float(token.text)
         if token.kind == "string":
             self.scanner.next()
             return self._converted(token, read_string)
@@ -173,7 +173,7 @@ class Reader:
     def _size(self, piece: Token) -> Size:
         label, named, number = (part.strip() for part in piece.text.partition("="))
         if named:
-            if not number.isdigit():
+            if not number.isdecimal():
                 raise self.scanner.error(piece, f"{piece.text!r} gives {label} no size", mend="write w0=16")
             known = self._sizes.setdefault(label, int(number))
             if known != int(number):

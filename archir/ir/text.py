@@ -31,7 +31,7 @@ from archir.ir.words import show_constant, show_kind, show_name, show_path
 if TYPE_CHECKING:
     from archir.ir.graph import Graph
 
-_WIDEST = 120
+_WIDEST = 100
 """Lines longer than this do not move the column of types."""
 
 AxisNames = Mapping[int, tuple[tuple[str, ...], ...]]

@@ -104,7 +104,7 @@ def parse_size(text: str) -> Size:
     """
     try:
         return as_size(_expression(ast.parse(text.strip(), mode="eval").body))
-    except (SyntaxError, TypeError, KeyError, ZeroDivisionError) as error:
+    except (SyntaxError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise ParseError(f"{text!r} is not a size", mend="sizes look like 32, B, 16*B + 1") from error
 
 
