@@ -1,0 +1,95 @@
+"""A split of a data set: inputs and targets, example by example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from archir.errors import FileError
+
+Inputs = torch.Tensor | Mapping[str, torch.Tensor]
+"""What a model is called with: one tensor, or several by argument name; the first axis runs over the examples."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples with their targets.
+
+    Attributes:
+        inputs: `[examples, ...]`, or a mapping of such tensors by argument name.
+        targets: `[examples, ...]`: class numbers (int64) or values (float).
+        where: where they come from, for errors.
+    """
+
+    inputs: Inputs
+    targets: torch.Tensor
+    where: str = ""
+
+    def __post_init__(self) -> None:
+        tensors = {"inputs": self.inputs} if isinstance(self.inputs, torch.Tensor) else self.inputs
+        lengths = {name: len(t) if t.dim() else 0 for name, t in {**tensors, "targets": self.targets}.items()}
+        if len(set(lengths.values())) != 1:
+            found = ", ".join(f"{n} in {name}" for name, n in lengths.items())
+            raise FileError(f"the numbers of examples differ: {found}", where=self.where)
+        if not len(self):
+            raise FileError("there are no examples", where=self.where)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __repr__(self) -> str:
+        return f"Split({len(self)} examples from {self.where or 'tensors'})"
+
+    def take(self, examples: torch.Tensor | slice) -> Split:
+        """Return the split made of some of its examples, given as numbers or as a slice."""
+        return Split(self._pick(examples), self.targets[examples], self.where)
+
+    def _pick(self, examples: torch.Tensor | slice) -> Inputs:
+        if isinstance(self.inputs, torch.Tensor):
+            return self.inputs[examples]
+        return {name: t[examples] for name, t in self.inputs.items()}
+
+
+def make_split(inputs: Any, targets: Any, where: str) -> Split:
+    """Return a split made of arrays, tensors or nested lists, brought into the form models take.
+
+    Bytes are intensities, and those of images are given channel axes: `[n, h, w]` and `[n, h, w, c]`
+    become `[n, c, h, w]`. Floats become float32, other integers int64. Targets lose a trailing axis of size 1
+    if they are integers.
+
+    Raises:
+        FileError: the arrays are not numeric, are empty, or differ in length.
+    """
+    if isinstance(inputs, Mapping):
+        found: Inputs = {str(name): _numbers(array, name, where) for name, array in inputs.items()}
+    else:
+        found = _channels_first(_numbers(inputs, "inputs", where, intensities=True))
+    values = _numbers(targets, "targets", where)
+    if values.dim() == 2 and values.shape[1] == 1 and not values.is_floating_point():
+        values = values[:, 0]
+    return Split(found, values, where)
+
+
+def _numbers(array: Any, name: str, where: str, *, intensities: bool = False) -> torch.Tensor:
+    try:
+        tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array))
+    except (TypeError, ValueError) as error:
+        raise FileError(f"the {name} are not numbers", where=where, why=str(error)) from error
+    if tensor.is_complex():
+        raise FileError(f"the {name} are complex numbers", where=where)
+    if tensor.is_floating_point():
+        return tensor.float()
+    return tensor if intensities and tensor.dtype is torch.uint8 else tensor.long()
+
+
+def _channels_first(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.dim() == 3 and tensor.dtype is torch.uint8:
+        return tensor[:, None]
+    channels = (1, 3, 4)
+    if tensor.dim() == 4 and tensor.shape[3] in channels and tensor.shape[1] not in channels:
+        return tensor.movedim(3, 1).contiguous()
+    return tensor
