@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import sympy
 import torch
@@ -25,7 +24,6 @@ from archir.ir.node import (
     Argument,
     Constant,
     Leaf,
-    Location,
     Node,
     Parameter,
     Signature,
@@ -33,12 +31,13 @@ from archir.ir.node import (
     Value,
 )
 from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, symbol
-from frontends.functional import remove_dead
+from frontends.functional import flatten, remove_dead
+from frontends.locations import location
+from frontends.writes import Inexact, remove_writes
 
-_TORCH = str(Path(torch.__file__).parent)
-_FRAME = re.compile(r'File "(?P<file>.+?)", line (?P<line>\d+), in ')
 _PLACEMENT = ("device", "pin_memory", "layout")
 _WITHOUT_DEVICE = {"aten.to.device": "aten.to.dtype"}
+_VIEWS = ("aten.view.default", "aten._unsafe_view.default")
 
 
 def to_graph(program: ExportedProgram, model: nn.Module) -> Graph:
@@ -51,15 +50,32 @@ def to_graph(program: ExportedProgram, model: nn.Module) -> Graph:
     Raises:
         CaptureError: the program does something a graph cannot say.
     """
-    remove_dead(program.graph_module.graph)
-    return _Conversion(program, model).graph()
+    try:
+        graph = _plain(program)
+    except Inexact:
+        program = program.run_decompositions({})
+        graph = _plain(program)
+    return _Conversion(program, graph, model).graph()
+
+
+def _plain(program: ExportedProgram) -> fx.Graph:
+    graph = flatten(program.graph_module)
+    specs = program.graph_signature.input_specs
+    names = {s.arg.name: f"{s.kind.name.lower().replace('_', ' ')} {s.target or s.arg.name}" for s in specs}
+    remove_writes(graph, names)
+    changed = {**program.graph_signature.buffers_to_mutate, **program.graph_signature.user_inputs_to_mutate}
+    if changed:
+        raise CaptureError(f"the model writes into {', '.join(sorted(changed.values()))}")
+    remove_dead(graph)
+    return graph
 
 
 class _Conversion:
     """One exported program on its way to being a graph."""
 
-    def __init__(self, program: ExportedProgram, model: nn.Module) -> None:
+    def __init__(self, program: ExportedProgram, graph: fx.Graph, model: nn.Module) -> None:
         self._program = program
+        self._graph = graph
         self._model = model
         self._values: dict[fx.Node, Argument] = {}
         self._nodes: list[Node] = []
@@ -67,7 +83,7 @@ class _Conversion:
         self._symbols: dict[sympy.Symbol, sympy.Symbol] = {}
 
     def graph(self) -> Graph:
-        placeholders = self._program.graph_module.graph.find_nodes(op="placeholder")
+        placeholders = self._graph.find_nodes(op="placeholder")
         specs = list(zip(self._program.graph_signature.input_specs, placeholders, strict=True))
         users = [(spec, node) for spec, node in specs if spec.kind is InputKind.USER_INPUT]
         leaves = [self._input(spec.arg, node) for spec, node in users]
@@ -83,7 +99,7 @@ class _Conversion:
             elif spec.kind is not InputKind.USER_INPUT:
                 raise CaptureError(f"the model uses {spec.target}, a {spec.kind.name.lower()}, which no graph can hold")
         output: fx.Node | None = None
-        for node in self._program.graph_module.graph.nodes:
+        for node in self._graph.nodes:
             if node.op == "call_function":
                 self._call(node)
             elif node.op == "output":
@@ -146,12 +162,6 @@ class _Conversion:
         if node.target is operator.getitem and isinstance(self._argument(node.args[0]), tuple):
             self._values[node] = self._argument(node.args[0])[node.args[1]]  # type: ignore[index]
             return
-        if not isinstance(node.target, torch._ops.OpOverload) and isinstance(node.target, torch._ops.OperatorBase):
-            raise CaptureError(
-                f"the model uses {node.target}, which is not supported",
-                where=str(location(node)),
-                why="it calls a part of the program as a function",
-            )
         if node.target is torch.ops.aten.lift_fresh_copy.default:
             self._values[node] = self._argument(node.args[0])
             return
@@ -160,6 +170,9 @@ class _Conversion:
         if op in _WITHOUT_DEVICE:
             op = _WITHOUT_DEVICE[op]
             arguments = ops.normalise(op, (), {k: a for k, a in arguments.items() if k != "device"})
+        if op in _VIEWS:
+            # A view that fits the strides of today need not fit those of a rewritten graph.
+            op, arguments = "aten.reshape.default", {"self": arguments["self"], "shape": arguments["size"]}
         arguments = {
             name: argument
             for name, argument in arguments.items()
@@ -213,19 +226,6 @@ _PLAIN = {
     torch_sympy.Max: sympy.Max,
     torch_sympy.Min: sympy.Min,
 }
-
-
-def location(node: fx.Node) -> Location | None:
-    """Return where in the user's program a node of an exported program comes from, if it is known."""
-    stack = [entry for entry in (node.meta.get("nn_module_stack") or {}).values() if not entry[0].startswith("_empty")]
-    path, kind = stack[-1] if stack else ("", "")
-    kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-    frames = [(m["file"], int(m["line"])) for m in _FRAME.finditer(node.meta.get("stack_trace") or "")]
-    users = [f for f in frames if not f[0].startswith((_TORCH, "torch/", "<"))]
-    if not stack and not users:
-        return None
-    file, line = users[-1] if users else ("", 0)
-    return Location(re.sub(r"@\d+", "", path), kind, file, line)
 
 
 def _stored(model: nn.Module, first: int) -> Iterator[tuple[Node, torch.Tensor]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import io
 import logging
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,10 @@ from archir.errors import ArchirError, CaptureError
 from archir.ir.graph import Graph
 from archir.ir.verify import verify
 from frontends.exported import to_graph
+from frontends.locations import TORCH
 
-_TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
+_TALKATIVE = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 
 
 def trace(
@@ -67,18 +71,34 @@ def trace(
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
+    """Export with a dynamic batch; with fixed sizes where that fails."""
     with _evaluating(model), _quiet():
         if dynamic_shapes is None:
             for batch in _batches(args, kwargs):
                 try:
-                    shapes = _dynamic(model, *batch)
-                    return torch.export.export(model, *batch, dynamic_shapes=shapes, strict=False)
+                    return torch.export.export(model, *batch, dynamic_shapes=_dynamic(model, *batch), strict=False)
+                except GuardOnDataDependentSymNode as error:
+                    raise _explain(model, error) from error
                 except Exception:
+                    # Whatever export dislikes about symbolic sizes, fixed ones may do; if not, that error is told.
                     continue
         try:
             return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
         except Exception as error:
-            raise _explain(model, error) from error
+            raise _explain(model, _own_error(model, args, kwargs) or error) from error
+
+
+def _own_error(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception | None:
+    """Return the error the model itself raises on its arguments, if it does."""
+    try:
+        model, args, kwargs = copy.deepcopy((model, args, kwargs))
+    except Exception:
+        return None  # not copied, not run: the model stays as it was
+    try:
+        model(*args, **kwargs)
+    except Exception as error:
+        return error
+    return None
 
 
 def _batches(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -116,14 +136,17 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep export from logging what is raised anyway."""
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Keep export from logging what is raised anyway, and from warning of what recurrent layers do."""
+    levels = [(logger, logger.level) for logger in map(logging.getLogger, _TALKATIVE)]
     try:
-        yield
+        for logger, _ in levels:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.filterwarnings("ignore", message=r"The tensor attributes? self\..* assigned during export")
+            yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels:
+            logger.setLevel(level)
 
 
 def _explain(model: nn.Module, error: Exception) -> CaptureError:
@@ -138,13 +161,13 @@ def _explain(model: nn.Module, error: Exception) -> CaptureError:
             why=first,
             mend="decide on shapes or arguments instead, or compute both branches and choose with torch.where",
         )
-    return CaptureError(f"{name} cannot be captured", where=where, why=f"{type(error).__name__}: {message}")
+    return CaptureError(f"{name} cannot be captured", where=where, why=f"{type(error).__name__}: {first}")
 
 
 def _user_line(error: BaseException) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((_HERE, "<"))]
-    users = [f for f in frames if not f.filename.startswith(_TORCH)]
-    stock = [f for f in frames if f.filename.startswith(f"{_TORCH}/nn/modules/")]
+    users = [f for f in frames if not f.filename.startswith(TORCH)]
+    stock = [f for f in frames if f.filename.startswith(f"{TORCH}/nn/modules/")]
     for frame in reversed(users or stock):
         return f"{frame.filename}:{frame.lineno}: {frame.line}"
     return ""
