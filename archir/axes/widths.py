@@ -8,9 +8,9 @@ from functools import cached_property
 
 import torch
 
-from archir.axes.positions import contains, positions
-from archir.axes.rules.context import Speller
-from archir.axes.terms import Atom, Product, Term, leaves
+from archir.axes.positions import contains, positions, size_of
+from archir.axes.rules.context import Speller, Spelling
+from archir.axes.terms import Atom, Product, Term, leaves, resolve
 from archir.errors import PassError, suggest
 from archir.ir.graph import Graph
 from archir.ir.node import Value
@@ -128,6 +128,11 @@ class Widths:
                 for atom in leaves(axis):
                     found.setdefault(atom, {})[value] = None
         return {atom: tuple(values) for atom, values in found.items()}
+
+    def spell(self, node: int, sizes: Mapping[Atom, int]) -> Spelling:
+        """Return the arguments of a call as they are where some atoms have new sizes."""
+        speller = self.spellers.get(node)
+        return Spelling({}) if speller is None else speller(lambda term: size_of(resolve(term), sizes))
 
     def axis_of(self, value: Value, width: Width) -> list[int]:
         """Return the axes of a value in which a width stands."""

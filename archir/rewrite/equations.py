@@ -40,6 +40,7 @@ class Equations:
     miss: Miss | None = None
 
     def variables(self, value: Value | None, axis: int | None = None) -> list[Variable]:
+        """Return the occurrences of the width in a value, or along one axis of it, in order."""
         if value is None or value not in self.widths.axes:
             return []
         terms = self.widths.axes[value]
@@ -47,9 +48,11 @@ class Equations:
         return [(value, d, i) for d in chosen for i in range(occurrences(terms[d], self.width.atom))]
 
     def add(self, node: Node, constant: int, *terms: tuple[Variable, int]) -> None:
+        """Add one equation on behalf of a node."""
         self.rows.append((list(terms), constant, node.id))
 
     def zero(self, node: Node, variables: Sequence[Variable]) -> None:
+        """Copies must be exact."""
         for v in variables:
             self.add(node, 0, (v, 1))
 
@@ -86,9 +89,11 @@ class Equations:
             self.add(node, 1, *((v, 1) for v in parts))
 
     def require_uniform(self, node: Node, reason: str) -> None:
+        """All units must repeat equally; the first reason is kept."""
         self.uniform = self.uniform or Miss(reason, (node.id,))
 
     def forbid(self, node: Node, reason: str) -> None:
+        """Units cannot be repeated at all; the first reason is kept."""
         self.miss = self.miss or Miss(reason, (node.id,))
 
 

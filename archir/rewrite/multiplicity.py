@@ -206,8 +206,8 @@ def _einsum_form(q: Equations, node: Node, name: str) -> tuple[list[tuple[Value,
     if name == "bilinear":
         x1, x2, w = (_operand(node, n) for n in ("input1", "input2", "weight"))
         assert x1 is not None and x2 is not None and w is not None
-        batch = [f"b{i}" for i in range(rank(x1) - 1)]
-        return [(x1, [*batch, "i"]), (x2, [*batch, "j"]), (w, ["o", "i", "j"])], _operand(node, "bias")
+        rows = [f"b{i}" for i in range(rank(x1) - 1)]
+        return [(x1, [*rows, "i"]), (x2, [*rows, "j"]), (w, ["o", "i", "j"])], _operand(node, "bias")
     if name == "linear":
         x, w = _operand(node, "input"), _operand(node, "weight")
         assert x is not None and w is not None
@@ -296,12 +296,8 @@ def _normalisation(q: Equations, node: Node, name: str) -> None:
 
 def _counts_groups(q: Equations, node: Node) -> bool:
     """Say whether the width counts whole groups of a group normalisation, which are independent of each other."""
-    speller = q.widths.spellers.get(node.id)
-    if speller is None:
-        return False
-    atom = q.width.atom
-    spelled = speller(lambda term: occurrences(term, atom))
-    return spelled.arguments.get("num_groups") != 0
+    doubled = q.widths.spell(node.id, {q.width.atom: 2 * q.width.size})
+    return doubled.arguments.get("num_groups") != node.argument("num_groups")
 
 
 def _attention(q: Equations, node: Node) -> None:

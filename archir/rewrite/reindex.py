@@ -17,7 +17,7 @@ from archir.axes.widths import Width, Widths
 from archir.errors import PassError
 from archir.ir.graph import Edit, Graph
 from archir.ir.node import PARAMETER, Value
-from archir.ir.types import Size, TensorType, Type, as_size
+from archir.ir.types import ScalarType, Size, TensorType, Type, as_size
 from archir.rewrite.equations import Miss
 from archir.rewrite.multiplicity import Exponents, solve_exponents
 
@@ -248,7 +248,16 @@ def reindex(plan: Reindexing, *, by: str) -> Graph:
                 e.set_tensor(id_, plan.parameter(id_, graph.tensors[id_]))
             elif node.is_call:
                 _respell(e, widths, id_, sizes)
+        _remove_unused_numbers(e, graph)
     return e.graph
+
+
+def _remove_unused_numbers(e: Edit, graph: Graph) -> None:
+    """Remove run-time sizes that nothing needs any more, now that a reshape says -1."""
+    for node in reversed(graph.nodes):
+        numbers = node.is_call and all(isinstance(t, ScalarType) for t in node.results)
+        if numbers and not any(e.uses(Value(node.id, i)) for i in range(len(node.results))):
+            e.remove(node.id)
 
 
 def _respell(e: Edit, widths: Widths, id_: int, sizes: Mapping[Atom, int]) -> None:
@@ -257,11 +266,7 @@ def _respell(e: Edit, widths: Widths, id_: int, sizes: Mapping[Atom, int]) -> No
         _new_type(t, widths.axes.get(Value(id_, i), ()), sizes) if isinstance(t, TensorType) else t
         for i, t in enumerate(node.results)
     )
-    speller = widths.spellers.get(id_)
-    if speller is None:
-        e.update(id_, results=results)
-        return
-    spelling = speller(lambda term: size_of(term, sizes))
+    spelling = widths.spell(id_, sizes)
     e.update(id_, op=spelling.op, arguments=spelling.arguments, results=results, drop=spelling.drop)
 
 

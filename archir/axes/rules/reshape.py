@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from archir.axes.rules.context import Context, Rule, Spelling, Unknown
+from archir.axes.rules.context import Context, Rule, SizeOf, Spelling, Unknown
 from archir.axes.terms import Atom, Term, regroup, unit
 from archir.ir.node import Argument, Value
 
@@ -38,16 +38,24 @@ def expand_as(c: Context) -> Sequence[Sequence[Term]]:
 
 
 def _spell_sizes(c: Context, name: str, axes: Sequence[Term]) -> None:
-    """Let the constant entries of a list of sizes follow the axes; -1 and run-time sizes stay."""
+    """Let the constant entries of a list of sizes follow the axes.
+
+    -1 stays, and so does a run-time size unless a width in it changes: then it becomes -1.
+    """
     given = c.node.arguments.get(name)
     if not isinstance(given, tuple):
         return
-    sizes: tuple[Argument, ...] = given
-    c.spell(
-        lambda size: Spelling(
-            {name: tuple(s if isinstance(s, Value) or s == -1 else size(a) for s, a in zip(sizes, axes, strict=True))}
-        )
-    )
+    entries = list(zip(given, axes, strict=True))
+
+    def spell(size: SizeOf) -> Spelling:
+        def entry(argument: Argument, axis: Term) -> Argument:
+            if isinstance(argument, Value):
+                return argument if size(axis) == axis.size else -1
+            return argument if argument == -1 else size(axis)
+
+        return Spelling({name: tuple(entry(argument, axis) for argument, axis in entries)})
+
+    c.spell(spell)
 
 
 def permute(c: Context) -> Sequence[Sequence[Term]]:
