@@ -90,23 +90,21 @@ def load_data(
             raise GrowError(f"{name} is {part}, not a part of the data", mend="give a number between 0 and 1")
     source = _open(spec, base)
     main, readers = _main(source, spec)
+    given = [_matching(readers["validation"](), main)] if "validation" in readers else []
+    classes = source.classes or _classes(main, *given)
+    for split in (main, *given):
+        _with_labels(split, classes)
     if "test" not in readers:
         main, held = _carve(main, test, seed=0)
         readers["test"] = _holding(held)
     if limit is not None:
         main = main.take(slice(_checked_limit(limit, len(main))))
-    if "validation" in readers:
-        train, held_out = main, _matching(readers["validation"](), main)
-    else:
-        train, held_out = _carve(main, validation, seed)
-    classes = source.classes or _classes(train, held_out)
+    train, held_out = (main, given[0]) if given else _carve(main, validation, seed)
     standardise = _standardiser(train) if normalise and not _is_function(spec) else _as_floats
 
     def read_test() -> Split:
         return standardise(_with_labels(_matching(readers["test"](), main), classes))
 
-    for split in (train, held_out):
-        _with_labels(split, classes)
     return Dataset(spec, standardise(train), standardise(held_out), classes, read_test)
 
 
@@ -119,9 +117,10 @@ def _open(spec: str, base: Path) -> Source:
         return Source({"all": _holding(make_split(images, digits.target, spec))}, tuple(map(str, range(10))))
     if _is_function(spec):
         return _from_function(call_object(spec, base=base), spec)
-    if not (base / spec).exists() and re.fullmatch(r"\w+", spec):
-        raise FileError(f"there are no data {spec!r}", where=str(base / spec), mend=suggest(spec, ["digits"]))
-    return open_path(base / spec)
+    path = base / Path(spec).expanduser()
+    if not path.exists() and re.fullmatch(r"\w+", spec):
+        raise FileError(f"there are no data {spec!r}", where=str(path), mend=suggest(spec, ["digits"]))
+    return open_path(path)
 
 
 def _is_function(spec: str) -> bool:

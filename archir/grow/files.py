@@ -77,7 +77,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _open_npz(path: Path) -> Source:
-    with _reading(path), np.load(path) as arrays:
+    with _reading(path), path.open("rb") as file, np.load(file) as arrays:
         keys = set(arrays.files)
         classes = tuple(map(str, arrays["classes"])) if "classes" in keys else ()
     if keys.issuperset(JPEG):
@@ -110,7 +110,7 @@ def _pair(keys: set[str], split: str) -> tuple[str, str] | None:
 
 def _npz_reader(path: Path, pair: tuple[str, str]) -> Callable[[], Split]:
     def read() -> Split:
-        with _reading(path), np.load(path) as arrays:
+        with _reading(path), path.open("rb") as file, np.load(file) as arrays:
             inputs, targets = arrays[pair[0]], arrays[pair[1]]
         return make_split(inputs, targets, f"{path}, {pair[0]} and {pair[1]}")
 
@@ -118,7 +118,7 @@ def _npz_reader(path: Path, pair: tuple[str, str]) -> Callable[[], Split]:
 
 
 def _read_jpeg(path: Path) -> Split:
-    with _reading(path), np.load(path) as arrays:
+    with _reading(path), path.open("rb") as file, np.load(file) as arrays:
         data, offsets, labels = (arrays[key] for key in JPEG)
     starts = [int(o) for o in offsets]
     if not starts or starts[0] != 0 or starts[-1] != len(data) or any(b <= a for a, b in pairwise(starts)):
