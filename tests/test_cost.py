@@ -16,6 +16,8 @@ from archir.ir import ops
 from archir.ir.graph import Graph
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Node, Parameter, Signature, Tree, Value
 from archir.ir.types import TensorType, symbol
+from frontends.pytorch import trace
+from tests.models import ZOO
 
 B = symbol("B")
 BATCH = 6
@@ -216,3 +218,29 @@ def test_only_calls_have_flops() -> None:
     graph = _one_call("aten.relu.default", [T(B, 5)], {})
     with pytest.raises(GraphError, match="a node input does not compute anything"):
         node_flops(graph, graph.inputs[0])
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_whole_models_cost_what_pytorch_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", False)
+    torch.manual_seed(0)
+    example = ZOO[name]
+    model = example.build().double().eval()
+    inputs, keywords = (_doubles(x) for x in (example.inputs(), example.kwargs()))
+    graph = trace(model, inputs, keywords)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        model(*inputs, **keywords)
+    multiplied = [n for n in graph.calls if n.op.split(".")[1] in MULTIPLY_ADDS]
+    assert sum(node_flops(graph, n, example.batch) for n in multiplied) == counter.get_total_flops()
+    found = cost(graph, example.batch)
+    assert found.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert found.flops >= counter.get_total_flops() and found.bytes > 0
+
+
+def _doubles(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {k: _doubles(v) for k, v in value.items()}
+    return type(value)(map(_doubles, value)) if isinstance(value, list | tuple) else value
