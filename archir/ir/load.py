@@ -41,7 +41,11 @@ def load(path: str | os.PathLike[str]) -> Graph:
     if metadata.get("checksum") != checksum(text, tensors):
         raise FileError(f"{path} is damaged", why="its checksum does not fit what it holds")
     try:
-        return parse_graph(text, tensors)
+        graph = parse_graph(text, tensors)
     except ParseError as error:
         why = f"{error.what}: {error.why}" if error.why else error.what
         raise FileError(f"cannot read the graph in {path}", where=error.where, why=why, mend=error.mend) from error
+    more = sorted(set(tensors) - set(graph.by_name))
+    if more:
+        raise FileError(f"{path} is damaged", why=f"it has tensors the graph does not name: {', '.join(more)}")
+    return graph

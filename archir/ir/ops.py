@@ -152,6 +152,8 @@ def _infer_types(op: str, items: tuple[tuple[str, object], ...]) -> tuple[Type, 
     base = {n: 6 + 2 * i for i, n in enumerate(names)}
     points = [base, *({**base, n: base[n] + 12} for n in names), {n: v + 24 for n, v in base.items()}]
     runs = [_run_meta(op, arguments, p) for p in (points if names else points[:1])]
+    if len({len(run) for run in runs}) > 1:
+        raise NotInferable(f"the number of results of {op} depends on {', '.join(names)}")
     results: list[Type] = []
     for outs in zip(*runs, strict=True):
         if not isinstance(outs[0], torch.Tensor | bool | int | float):
@@ -188,8 +190,8 @@ def _run_meta(op: str, arguments: Mapping[str, object], sizes: Mapping[str, int]
         return [concrete(a) for a in argument] if isinstance(argument, tuple) else argument
 
     target, names = function(op), schema(op)
-    values = {name: concrete(a) for name, a in arguments.items()}
     try:
+        values = {name: concrete(a) for name, a in arguments.items()}
         if not isinstance(target, torch._ops.OpOverload):
             return [target(*(values[n] for n in names.names if n in values))]
         if "device" in names.names and not names.tensors:

@@ -167,7 +167,7 @@ class _Parser:
             if other in self._stored or parameter.names.count(other) > 1:
                 raise self._scanner.error(token, f"{show_path(other)} is introduced twice")
         if self._given is None:
-            tensor = sample(name, type_, parameter.kind)
+            tensor = self._made_up(token, name, type_, parameter.kind)
         elif name not in self._given:
             raise self._scanner.error(token, f"there is no tensor for {show_path(name)}")
         else:
@@ -179,6 +179,12 @@ class _Parser:
         self._tensors[node.id] = tensor
         self._stored |= dict.fromkeys(parameter.names, node)
         return node
+
+    def _made_up(self, token: Token, name: str, type_: TensorType, kind: str) -> torch.Tensor:
+        try:
+            return sample(name, type_, kind)
+        except RuntimeError as error:
+            raise self._scanner.error(token, f"cannot make a tensor {type_}", why=str(error).splitlines()[0]) from error
 
     def _reference(self) -> Value:
         parameter = self._reader.kind()

@@ -183,7 +183,10 @@ class Reader:
             return self._sizes[label]
         size = self._converted(piece, parse_size)
         known_symbols = {symbol(s): self._sizes[s] for s in symbols_of(size) if s in self._sizes}
-        return size if isinstance(size, int) else as_size(size.subs(known_symbols))
+        size = size if isinstance(size, int) else as_size(size.subs(known_symbols))
+        if isinstance(size, int) and not 0 <= size < 2**63:
+            raise self.scanner.error(piece, f"{piece.text!r} is not a size", why="sizes are between 0 and 2**63")
+        return size
 
     def history_note(self) -> tuple[str, ...]:
         """Read the `#:` comment that tells the passes applied, if there is one.

@@ -40,14 +40,18 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
         FileError: it cannot be written there, or a tensor is of an element type that safetensors does not know.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileError(f"cannot write {path}", why="it is a folder", mend="name a file in it")
     tensors: dict[str, torch.Tensor] = {}
     for node in graph.parameters:
         tensor = graph.tensors[node.id]
-        name = node.parameter.names[0] if node.parameter else str(node.id)
+        if node.parameter is None:
+            raise FileError(f"cannot write {path}", why=f"parameter node {node.id} does not say what it is")
+        name = node.parameter.names[0]
         if tensor.dtype not in _STORED or tensor.is_meta or tensor.layout != torch.strided:
             kind = "meta" if tensor.is_meta else f"{dtype_name(tensor.dtype)} {str(tensor.layout)[6:]}"
             raise FileError(f"cannot write {path}", where=f"@{name}", why=f"safetensors does not hold {kind} tensors")
-        tensors[name] = _own(tensor)
+        tensors[name] = _own(tensor, tensors)
     text = print_graph(graph, locations=True)
     metadata = {"format": FORMAT, "version": VERSION, "graph": text, "checksum": checksum(text, tensors)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -68,8 +72,9 @@ def checksum(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
     return f"{value:08x}"
 
 
-def _own(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the same values, row-major, in memory of their own (safetensors takes no views into shared memory)."""
+def _own(tensor: torch.Tensor, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the same values, row-major, in memory of their own: safetensors takes no tensors that share any."""
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    alone = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
-    return plain if alone else plain.clone()
+    whole = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
+    shared = any(plain.data_ptr() == other.data_ptr() for other in others.values())
+    return plain.clone() if shared or not whole else plain

@@ -23,11 +23,13 @@ def tensor_type(text: str) -> TensorType:
 
 
 class Builder:
-    """A graph that grows node by node; `step` is the distance between ids."""
+    """A graph that grows node by node; ids are `step` apart, and calls are made at `location` by the pass `born`."""
 
     def __init__(self, name: str = "net", step: int = 1) -> None:
         self.name = name
         self.step = step
+        self.location: Location | None = None
+        self.born = ""
         self.nodes: list[Node] = []
         self.tensors: dict[int, Tensor] = {}
 
@@ -48,12 +50,10 @@ class Builder:
         self.tensors[value.node] = sample(names[0], found, kind)
         return value
 
-    def call(
-        self, op: str, *args: Argument, location: Location | None = None, born: str = "", **kwargs: Argument
-    ) -> Value:
+    def call(self, op: str, *args: Argument, **kwargs: Argument) -> Value:
         arguments = ops.normalise(op, args, kwargs)
         results = ops.infer_types(op, {k: self._typed(a) for k, a in arguments.items()})
-        return self._add(op=op, arguments=arguments, results=results, location=location, born=born)
+        return self._add(op=op, arguments=arguments, results=results, location=self.location, born=self.born)
 
     def _typed(self, argument: Argument) -> object:
         if isinstance(argument, tuple):

@@ -131,9 +131,10 @@ def told() -> Graph:
     b = Builder("odd name", step=5)
     x, y = b.input("f32", "f32[B, 2]"), b.input("a`b\n", "f32[B, 2]")
     weight = b.parameter("block-1.weight", "f32[2, 2]")
-    place = Location("block.1", "models.Block", "models.py", 12)
-    h = b.call("aten.linear.default", x, weight, location=place, born="split{width=w0, units=[1]}")
-    h = b.call("aten.add.Tensor", h, y, location=Location())
+    b.location, b.born = Location("block.1", "models.Block", "models.py", 12), "split{width=w0, units=[1]}"
+    h = b.call("aten.linear.default", x, weight)
+    b.location, b.born = Location(), ""
+    h = b.call("aten.add.Tensor", h, y)
     return b.graph(h, history=("split{width=w0, units=[1]}", "deepen"))
 
 

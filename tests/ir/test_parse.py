@@ -34,6 +34,8 @@ ERRORS: list[tuple[str, str, str, str]] = [
     ("x: f32[B, 4]", "x: int(B, 4)", "int takes one size, not 2", "int"),
     ("x: f32[B, 4]", "x: f32[B, four!]", "'four!' is not a size", "four!"),
     ("x: f32[B, 4]", "x: f32[B,, 4]", "'' is not a size", ","),
+    ("x: f32[B, 4]", "x: f32[B, -4]", "'-4' is not a size", "-4"),
+    ("f32[4, 4]", f"f32[{2**62}, {2**62}]", "cannot make a tensor", "@a"),
     ("x: f32[B, 4]", "x: f32[B, w=four]", "'w=four' gives w no size", "w=four"),
     ("x: f32[B, 4]", "x: f32[w=3, w=4]", "w is 3, not 4", "w=4"),
     ("x: f32[B, 4])", "x: f32[B, 4", "'[' is never closed", "["),
