@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from archir.axes.rules import attention, conv, join, linear, norm, pointwise, reduce, reshape, source, spatial
 from archir.axes.rules.context import Context, Rule, Speller, Unknown
@@ -24,6 +25,7 @@ _PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039, 1_000_081, 1_000_099)
 """Run-time sizes are given large primes, so that a reshape that mixes them with channels is still unambiguous."""
 
 
+@lru_cache(maxsize=8)
 def infer_widths(graph: Graph) -> Widths:
     """Find the widths of a graph: what may change, what may not and why, and what changes together.
 

@@ -27,7 +27,7 @@ ROLES = {
 """What may be done along a width."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Place:
     """One axis of one stored tensor in which a width stands.
 
@@ -44,7 +44,7 @@ class Place:
     term: Term = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Width:
     """A number of units that occurs in one or more places, and changes in all of them together.
 
@@ -69,7 +69,7 @@ class Width:
         return positions(place.term, self.atom, torch.as_tensor(units))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Widths:
     """The free widths of a graph, and through `frozen` the others.
 

@@ -30,12 +30,23 @@ Variable = tuple[Value, int, int]
 
 @dataclass
 class Equations:
-    """Linear equations between exponents: `Σ coefficient * variable = constant`."""
+    """Linear equations between exponents: `Σ coefficient * variable = constant`.
+
+    Attributes:
+        widths: the widths of the graph.
+        width: the width whose exponents these are.
+        rows: terms, constant and node of each equation.
+        choices: rows that say that exponents add up to one.
+        ends: nodes and operands in which the width is summed over.
+        uniform: why all units must repeat equally, if they must.
+        miss: why units cannot be repeated at all, if they cannot.
+    """
 
     widths: Widths
     width: Width
     rows: list[tuple[list[tuple[Variable, int]], int, int]] = field(default_factory=list)
     choices: list[int] = field(default_factory=list)
+    ends: dict[tuple[int, Value], None] = field(default_factory=dict)
     uniform: Miss | None = None
     miss: Miss | None = None
 
@@ -84,9 +95,14 @@ class Equations:
         if len({len(f) for f in present}) > 1:
             self.miss = self.miss or Miss(f"{node.op} sums over it in a way that cannot be corrected", (node.id,))
             return
+        self.end(node, *present)
         for parts in zip(*present, strict=True):
             self.choices.append(len(self.rows))
             self.add(node, 1, *((v, 1) for v in parts))
+
+    def end(self, node: Node, *factors: Sequence[Variable]) -> None:
+        """Note that the width ends in operands of a node: it is summed over there."""
+        self.ends.update(dict.fromkeys((node.id, v[0]) for f in factors for v in f))
 
     def require_uniform(self, node: Node, reason: str) -> None:
         """All units must repeat equally; the first reason is kept."""

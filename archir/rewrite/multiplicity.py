@@ -97,6 +97,19 @@ LINEAR_MOVES = frozenset(
 REDUCTIONS = frozenset({"mean", "sum", "amax", "amin"})
 
 
+def relate(widths: Widths, width: Width) -> Equations:
+    """Return the equations between the exponents of a width, from every call it touches."""
+    graph = widths.graph
+    equations = Equations(widths, width)
+    carrying = widths.values(width)
+    touched = {v.node for v in carrying} | {u.node for v in carrying for u in graph.uses(v)}
+    for id_ in sorted(touched):
+        node = graph.node(id_)
+        if node.is_call:
+            _relate(equations, node)
+    return equations
+
+
 def solve_exponents(widths: Widths, width: Width) -> Exponents | Miss:
     """Find out how units of a width can be repeated with the function kept.
 
@@ -107,17 +120,11 @@ def solve_exponents(widths: Widths, width: Width) -> Exponents | Miss:
     Returns:
         The exponents of all stored tensors, or the reason why there are none.
     """
-    graph = widths.graph
-    equations = Equations(widths, width)
-    carrying = widths.values(width)
-    touched = {v.node for v in carrying} | {u.node for v in carrying for u in graph.uses(v)}
-    for id_ in sorted(touched):
-        node = graph.node(id_)
-        if node.is_call:
-            _relate(equations, node)
+    equations = relate(widths, width)
     if equations.miss:
         return equations.miss
-    stored = {Value(n.id) for n in (graph.node(v.node) for v in carrying) if n.parameter}
+    carrying = widths.values(width)
+    stored = {v for v in carrying if widths.graph.node(v.node).parameter}
     solution = solve(equations, stored)
     if isinstance(solution, Miss):
         return solution
@@ -329,6 +336,7 @@ def _reduction(q: Equations, node: Node, name: str) -> None:
     if over and name == "mean":
         q.require_uniform(node, "a mean runs over it, so all its units must repeat equally")
     if over and name == "sum":
+        q.end(node, over)
         for v in over:
             q.add(node, 1, (v, 1))
     else:

@@ -1,0 +1,100 @@
+"""Passes and morphisms: rewrites as frozen dataclasses, whose fields are their options."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from archir.axes.widths import Width
+from archir.cost import Cost, cost
+from archir.ir.graph import Graph
+from archir.rewrite.equations import Miss
+from archir.rewrite.perturbation import Perturbation
+from archir.rewrite.reindex import Change
+
+Theta = Mapping[int, torch.Tensor]
+"""Learnable tensors of a family of candidates, by parameter node."""
+
+
+class Pass(ABC):
+    """A rewrite of a graph. A subclass is a frozen dataclass.
+
+    Attributes:
+        name: its name in specifications.
+        summary: one line for people.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+
+    @abstractmethod
+    def apply(self, graph: Graph) -> Graph:
+        """Return the rewritten graph.
+
+        Raises:
+            PassError: it does not apply there.
+        """
+
+
+@dataclass(frozen=True)
+class Site:
+    """A family of candidates.
+
+    Attributes:
+        label: where it is, for people (`w3`).
+        members: the candidates of the family; each is a morphism with all its options given.
+    """
+
+    label: str
+    members: tuple[Morphism, ...]
+
+
+class Morphism(Pass):
+    """A pass that keeps the function at θ = 0 (or, for removals, whose effect is known), and can be scored."""
+
+    @abstractmethod
+    def sites(self, graph: Graph) -> Iterator[Site]:
+        """Yield the families of candidates in a graph: one width with all its units is one family."""
+
+    def match(self, graph: Graph) -> Miss | None:
+        """Say why it does not apply, or None if it does."""
+        return None
+
+    @abstractmethod
+    def perturbation(self, graph: Graph, site: Site) -> Perturbation | Miss:
+        """Return what a family of candidates does to the activations, or why that cannot be said."""
+
+    @abstractmethod
+    def apply(self, graph: Graph, theta: Theta | None = None) -> Graph:
+        """Return the rewritten graph, which computes the same at θ = 0.
+
+        Raises:
+            PassError: it does not apply there.
+        """
+
+    def cost(self, graph: Graph) -> Cost:
+        """Return what it adds to the cost of the graph, for one example."""
+        return cost(self.apply(graph)) - cost(graph)
+
+
+@dataclass(frozen=True)
+class WidthMorphism(Morphism):
+    """A morphism that changes the units of one width.
+
+    Attributes:
+        width: name of the width.
+    """
+
+    width: str = ""
+
+    @abstractmethod
+    def change(self, width: Width, theta: Theta | None = None) -> Change:
+        """Return what it makes of the units of its width.
+
+        Raises:
+            PassError: it names a unit that is not there.
+        """

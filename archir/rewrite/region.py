@@ -1,0 +1,207 @@
+"""The region of a width: the part of a graph that is evaluated anew when its units change, and where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import torch
+
+from archir.axes.positions import occurrences, unit_index
+from archir.axes.terms import Atom, Sum, Term, leaves
+from archir.axes.widths import Width, Widths
+from archir.ir.execute import Call, compile_call
+from archir.ir.node import Node, Use, Value
+from archir.ir.types import TensorType
+from archir.rewrite.equations import Miss
+from archir.rewrite.multiplicity import relate
+from archir.rewrite.perturbation import Edge, Members
+
+Values = Mapping[Value, torch.Tensor]
+
+LINEAR_PRODUCERS = frozenset(
+    {f"aten.{op}.default" for op in ("linear", "conv1d", "conv2d", "conv3d", "embedding")}
+    | {"aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input"}
+)
+"""Operators linear in their argument `weight`, with an optional `bias`."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a width lives.
+
+    Attributes:
+        width: the width.
+        nodes: calls whose results carry it, in order.
+        ends: uses in which it is summed over, with the values there; perturbations are injected on them.
+        weights: stored weights of two or more axes in which it is not summed over: what makes the units.
+        members: how the units lie in the value on each end.
+        matched: a call that sums it over between two activations, if there is one.
+        carried: for each node, the operands that carry the width through it.
+    """
+
+    width: Width
+    nodes: tuple[Node, ...]
+    ends: tuple[tuple[Use, Value], ...]
+    weights: tuple[int, ...]
+    members: Mapping[Edge, Members]
+    matched: Miss | None
+    carried: Mapping[int, frozenset[Value]]
+
+    @cached_property
+    def calls(self) -> Mapping[int, Call]:
+        """The calls, ready to be executed."""
+        return {n.id: compile_call(n) for n in self.nodes}
+
+    @cached_property
+    def changes(self) -> Mapping[int, Call]:
+        """For nodes linear in a weight whose other operands stay: the call on the weight's change alone."""
+        found: dict[int, Call] = {}
+        for node in self.nodes:
+            carriers = self.carried[node.id]
+            weight = node.arguments.get("weight")
+            if (
+                node.op in LINEAR_PRODUCERS
+                and isinstance(weight, Value)
+                and carriers <= {weight, node.argument("bias")}
+            ):
+                linear = {n: a for n, a in node.arguments.items() if n != "bias"}
+                found[node.id] = compile_call(replace(node, arguments=linear))
+        return found
+
+    @cached_property
+    def needs(self) -> frozenset[Value]:
+        """The values read when the region is evaluated."""
+        read = {v for n in self.nodes for _, v in n.operands() if v not in self.carried[n.id]}
+        weights = {Value(w) for w in self.weights}
+        stored = {v for n in self.nodes for v in self.carried[n.id]}
+        made = {Value(id_) for id_ in self.changes}
+        return frozenset(read | weights | stored | made | {v for _, v in self.ends})
+
+    def evaluate(
+        self, values: Values, theta: Mapping[int, torch.Tensor], signs: Sequence[int] = (1,)
+    ) -> list[dict[Value, torch.Tensor]]:
+        """Evaluate the region with its weights changed by ±θ, its inputs held at their present values.
+
+        A call that is linear in its weight is evaluated once on the change, whatever the number of signs.
+
+        Args:
+            values: values of the unchanged program, at least those in `needs`, stored tensors included.
+            theta: changes of weights, by parameter node.
+            signs: the signs with which they are added.
+
+        Returns:
+            For each sign the new values, of those nodes that change.
+        """
+        new: list[dict[Value, torch.Tensor]] = [
+            {Value(w): values[Value(w)] + sign * change for w, change in theta.items()} for sign in signs
+        ]
+        changed = {Value(w) for w in theta}
+        for node in self.nodes:
+            carriers = self.carried[node.id] & changed
+            if not carriers:
+                continue
+            weight = node.arguments.get("weight")
+            if node.id in self.changes and isinstance(weight, Value) and carriers == {weight}:
+                change = theta[weight.node]
+                (step,) = self.changes[node.id](lambda v, w=weight, c=change: c if v == w else values[v])  # type: ignore[misc]
+                base = values[Value(node.id)]
+                for sign, found in zip(signs, new, strict=True):
+                    found[Value(node.id)] = base + step if sign > 0 else base - step
+            else:
+                for found in new:
+                    results = self.calls[node.id](
+                        lambda v, f=found, c=carriers: f[v] if v in c else values[v]  # type: ignore[misc]
+                    )
+                    found.update({Value(node.id, i): result for i, result in enumerate(results)})
+            changed.update(Value(node.id, i) for i in range(len(node.results)))
+        return new
+
+
+@lru_cache(maxsize=512)
+def region_of(widths: Widths, width: Width) -> Region | Miss:
+    """Find the region of a width.
+
+    Returns:
+        The region, or the reason why its units cannot be looked at one by one.
+    """
+    graph = widths.graph
+    equations = relate(widths, width)
+    blocked = equations.miss or equations.uniform
+    if blocked is not None:
+        return blocked
+    carrying = set(widths.values(width))
+    for value in carrying:
+        if graph.node(value.node).is_call and _overlaps(widths.axes[value], width.atom):
+            return Miss("a value has two axes of it, so its units cannot be told apart", (value.node,))
+    ended = set(equations.ends)
+    nodes = tuple(n for n in graph.calls if any(Value(n.id, i) in carrying for i in range(len(n.results))))
+    carried = {n.id: frozenset(v for _, v in n.operands() if v in carrying and (n.id, v) not in ended) for n in nodes}
+    ends: list[tuple[Use, Value]] = []
+    members: dict[Edge, Members] = {}
+    matched: Miss | None = None
+    for id_, value in equations.ends:
+        if graph.node(value.node).parameter:
+            continue
+        if any(u.node == id_ for u, _ in ends):
+            matched = Miss("two activations are multiplied along it", (id_,))
+            continue
+        use = next(u for u, v in graph.node(id_).operands() if v == value)
+        found = members_of(widths, value, width.atom)
+        if found is None:
+            return Miss("the value it is summed over in does not depend on the examples of a batch", (id_,))
+        ends.append((use, value))
+        members[use] = found
+    if not ends:
+        return Miss("it is nowhere summed over against an activation")
+    weights = tuple(
+        v.node
+        for v in sorted(carrying)
+        if graph.node(v.node).parameter and len(widths.axes[v]) > 1 and _makes_units(widths, v, ended)
+    )
+    return Region(width, nodes, tuple(ends), weights, members, matched, carried)
+
+
+def _overlaps(terms: Sequence[Term], atom: Atom) -> bool:
+    """Say whether one element of a value can belong to two units of an atom."""
+
+    def depth(term: Term) -> int:
+        if isinstance(term, Atom):
+            return int(term is atom)
+        found = [depth(p) for p in term.parts]
+        return max(found) if isinstance(term, Sum) else sum(found)
+
+    return sum(map(depth, terms)) > 1
+
+
+def _makes_units(widths: Widths, value: Value, ended: set[tuple[int, Value]]) -> bool:
+    """Say whether a stored tensor carries a width into some call without being summed over it there."""
+    parameter = widths.graph.node(value.node).parameter
+    trainable = parameter is not None and parameter.trainable
+    return trainable and any((u.node, value) not in ended for u in widths.graph.uses(value))
+
+
+def batch_atoms(widths: Widths) -> frozenset[Atom]:
+    """Return the atoms of the run-time axes of the inputs: the axis of the examples."""
+    found: set[Atom] = set()
+    for node in widths.graph.inputs:
+        shape = node.results[0].shape if isinstance(node.results[0], TensorType) else ()
+        terms = widths.axes.get(Value(node.id), ())
+        found |= {a for t, s in zip(terms, shape, strict=True) if not isinstance(s, int) for a in leaves(t)}
+    return frozenset(found)
+
+
+def members_of(widths: Widths, value: Value, atom: Atom | None) -> Members | None:
+    """Return how units of an atom, or one member if it is None, lie in a value; None if it has no batch axis."""
+    terms = widths.axes[value]
+    batch = batch_atoms(widths)
+    examples = [(i, leaf) for i, t in enumerate(terms) for leaf in leaves(t) if leaf in batch]
+    if not examples:
+        return None
+    number, leaf = examples[0]
+    if atom is None:
+        axis = next((i for i in range(len(terms)) if i != number), number)
+        return Members(axis, torch.zeros(terms[axis].size, dtype=torch.long), number, terms[number], leaf)
+    axis = next(i for i, t in enumerate(terms) if occurrences(t, atom))
+    return Members(axis, unit_index(terms[axis], atom), number, terms[number], leaf)

@@ -1,0 +1,162 @@
+"""Specifications of passes as text: `split{width=w3, units=[5]}; prune{width=w1, units=[0, 2]}`.
+
+A pass is a frozen dataclass; its options are its fields. Printing and parsing are inverse to each other.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Any, cast
+
+from archir.errors import ParseError, suggest
+from archir.rewrite.morphism import Pass
+
+_TOKEN = re.compile(r"\s*(?:(?P<word>[%\w.@\-+]+)|(?P<string>\"[^\"]*\")|(?P<sign>[{}\[\],=;]))")
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    text: str
+    start: int
+
+
+def options_of(pass_: Pass | type[Pass]) -> tuple[Field[Any], ...]:
+    """Return the options of a pass: the fields of its dataclass."""
+    return fields(cast(Any, pass_))
+
+
+def format_spec(pass_: Pass) -> str:
+    """Return the text of a pass; options equal to their defaults are left out."""
+    shown = []
+    for field in options_of(pass_):
+        value = getattr(pass_, field.name)
+        if field.default is MISSING or value != field.default:
+            shown.append(f"{field.name}={_format(value)}")
+    return f"{pass_.name}{{{', '.join(shown)}}}" if shown else pass_.name
+
+
+def _format(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_format, value))}]"
+    if isinstance(value, str):
+        return value if re.fullmatch(r"[%\w.@\-+]+", value) else f'"{value}"'
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+def parse_specs(text: str, registry: Mapping[str, type[Pass]]) -> list[Pass]:
+    """Parse passes separated by semicolons.
+
+    Args:
+        text: the specifications.
+        registry: the known passes by name.
+
+    Raises:
+        ParseError: the text is not a specification, or names an unknown pass or option; it points at the word.
+    """
+    return _Parser(text, registry).passes()
+
+
+class _Parser:
+    def __init__(self, text: str, registry: Mapping[str, type[Pass]]) -> None:
+        self.text = text
+        self.registry = registry
+        self.tokens = self._tokens()
+        self.position = 0
+
+    def _tokens(self) -> list[_Token]:
+        tokens: list[_Token] = []
+        position, end = 0, len(self.text.rstrip())
+        while position < end:
+            found = _TOKEN.match(self.text, position)
+            if found is None:
+                start = position + len(self.text[position:]) - len(self.text[position:].lstrip())
+                raise self._error("this character has no meaning here", start, 1)
+            group = found.lastgroup or "word"
+            tokens.append(_Token(found[group], found.start(group)))
+            position = found.end()
+        return tokens
+
+    def _error(self, why: str, start: int, length: int, mend: str = "") -> ParseError:
+        line = self.text.replace("\n", " ")
+        pointer = f"{line}\n         {' ' * start}{'^' * max(length, 1)}"
+        return ParseError("this is not a specification of passes", where=pointer, why=why, mend=mend)
+
+    def _peek(self) -> str:
+        return self.tokens[self.position].text if self.position < len(self.tokens) else ""
+
+    def _take(self, expected: str = "") -> _Token:
+        if self.position >= len(self.tokens):
+            raise self._error(f"it ends where {expected or 'a word'!r} is expected", len(self.text), 1)
+        token = self.tokens[self.position]
+        if expected and token.text != expected:
+            raise self._error(f"{expected!r} is expected here", token.start, len(token.text))
+        self.position += 1
+        return token
+
+    def passes(self) -> list[Pass]:
+        found: list[Pass] = []
+        while self.position < len(self.tokens):
+            if self._peek() == ";":
+                self._take()
+                continue
+            found.append(self._pass())
+            if self.position < len(self.tokens):
+                self._take(";")
+        return found
+
+    def _pass(self) -> Pass:
+        name = self._take()
+        kind = self.registry.get(name.text)
+        if kind is None:
+            raise self._error(
+                f"there is no pass {name.text!r}", name.start, len(name.text), suggest(name.text, self.registry)
+            )
+        options: dict[str, Any] = {}
+        known = typing.get_type_hints(kind)
+        names = [f.name for f in options_of(kind)]
+        if self._peek() == "{":
+            self._take()
+            while self._peek() != "}":
+                key = self._take()
+                if key.text not in names:
+                    why = f"{name.text} has no option {key.text!r}"
+                    raise self._error(why, key.start, len(key.text), suggest(key.text, names))
+                self._take("=")
+                options[key.text] = self._value(known[key.text])
+                if self._peek() != "}":
+                    self._take(",")
+            self._take("}")
+        missing = [f.name for f in options_of(kind) if f.default is MISSING and f.name not in options]
+        if missing:
+            raise self._error(f"{name.text} needs the option {missing[0]!r}", name.start, len(name.text))
+        return kind(**options)
+
+    def _value(self, kind: Any) -> object:
+        if typing.get_origin(kind) is tuple:
+            self._take("[")
+            items: list[object] = []
+            while self._peek() != "]":
+                items.append(self._value(typing.get_args(kind)[0]))
+                if self._peek() != "]":
+                    self._take(",")
+            self._take("]")
+            return tuple(items)
+        token = self._take()
+        word = token.text.strip('"')
+        try:
+            if kind is bool:
+                return {"true": True, "false": False}[word]
+            return word if kind is str else kind(word)
+        except (ValueError, KeyError, TypeError) as error:
+            wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(
+                kind, "another kind of value"
+            )
+            raise self._error(f"{wanted} is expected here", token.start, len(token.text)) from error
+
+
+def format_specs(passes: Sequence[Pass]) -> str:
+    """Return the text of several passes, separated by semicolons."""
+    return "; ".join(map(format_spec, passes))
