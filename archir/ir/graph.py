@@ -16,7 +16,6 @@ from types import MappingProxyType
 
 import networkx as nx
 import torch
-from torch import nn
 
 from archir.errors import GraphError, suggest
 from archir.ir import ops
@@ -215,7 +214,7 @@ class Graph:
         yield edit
         edit._finish()
 
-    def module(self) -> nn.Module:
+    def module(self) -> torch.nn.Module:
         """Return a live module that computes what the graph says, with its own copies of the tensors.
 
         Raises:
