@@ -37,7 +37,7 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
         path: the file, by custom `name.archir`; an old one is replaced.
 
     Raises:
-        FileError: it cannot be written there, or a tensor is of an element type that safetensors does not know.
+        FileError: it cannot be written there, or safetensors does not hold one of the tensors.
     """
     path = Path(path)
     if path.is_dir():
@@ -48,6 +48,8 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
         if node.parameter is None:
             raise FileError(f"cannot write {path}", why=f"parameter node {node.id} does not say what it is")
         name = node.parameter.names[0]
+        if name == "__metadata__":
+            raise FileError(f"cannot write {path}", why="safetensors keeps the name __metadata__ for itself")
         if tensor.dtype not in _STORED or tensor.is_meta or tensor.layout != torch.strided:
             kind = "meta" if tensor.is_meta else f"{dtype_name(tensor.dtype)} {str(tensor.layout)[6:]}"
             raise FileError(f"cannot write {path}", where=f"@{name}", why=f"safetensors does not hold {kind} tensors")

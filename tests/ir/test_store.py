@@ -111,6 +111,13 @@ def test_tensors_that_cannot_be_stored_leave_no_file(tensor: torch.Tensor, why: 
     assert os.listdir(tmp_path) == []
 
 
+def test_a_name_safetensors_keeps_for_itself(tmp_path: Path) -> None:
+    b = Builder()
+    graph = b.graph(b.parameter("__metadata__", "f32[1]"))
+    with pytest.raises(FileError, match="keeps the name __metadata__"):
+        graph.save(tmp_path / "net.archir")
+
+
 def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="write into a folder that exists"):
         conv_bn().save(tmp_path / "no" / "net.archir")
