@@ -103,7 +103,7 @@ class Region:
             if not carriers:
                 continue
             weight = node.arguments.get("weight")
-            if node.id in self.changes and isinstance(weight, Value) and carriers == {weight}:
+            if node.id in self.changes and isinstance(weight, Value) and carriers == {weight} and weight.node in theta:
                 change = theta[weight.node]
                 (step,) = self.changes[node.id](lambda v, w=weight, c=change: c if v == w else values[v])  # type: ignore[misc]
                 base = values[Value(node.id)]

@@ -1,0 +1,204 @@
+"""Widen: fresh units whose outgoing weights are nought."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from archir.axes.infer import infer_widths
+from archir.axes.positions import contains, positions
+from archir.axes.terms import Atom, Product, Sum, Term, resolve
+from archir.axes.widths import Width, Widths
+from archir.errors import PassError
+from archir.ir.execute import Call, compile_call
+from archir.ir.graph import Graph
+from archir.ir.node import Node, Value
+from archir.rewrite.equations import Miss
+from archir.rewrite.family import apply_alone
+from archir.rewrite.morphism import Site, Theta, WidthMorphism
+from archir.rewrite.multiplicity import solve_exponents
+from archir.rewrite.perturbation import Edge, Members
+from archir.rewrite.region import LINEAR_PRODUCERS, Region, Values, members_of, region_of
+from archir.rewrite.reindex import Change, plan_reindexing
+
+
+@dataclass(frozen=True)
+class Widen(WidthMorphism):
+    """Append fresh units to a width; they are random, and nought where they go out.
+
+    The function is kept at θ = 0; θ = (W, V) are the incoming and outgoing weights of the fresh units, at first
+    (random, 0).
+
+    Attributes:
+        width: name of the width.
+        count: number of fresh units.
+
+    Source: Chen, Goodfellow, Shlens 2016 (Net2Net) for the idea; zero outgoing weights as in
+        Evci et al. 2022 (GradMax).
+    """
+
+    name: ClassVar[str] = "widen"
+    summary: ClassVar[str] = "append fresh units with zero outgoing weights; keeps the function"
+
+    count: int = 1
+
+    def sites(self, graph: Graph) -> Iterator[Site]:
+        """Yield a family of one candidate for each width that can take fresh units."""
+        for width in infer_widths(graph):
+            candidate = Widen(width.name, self.count)
+            if candidate.match(graph) is None:
+                yield Site(width.name, (candidate,))
+
+    def match(self, graph: Graph) -> Miss | None:
+        """Say why the width cannot take fresh units, or None if it can."""
+        widths = infer_widths(graph)
+        found = solve_exponents(widths, widths[self.width])
+        return found if isinstance(found, Miss) else found.uniform
+
+    def perturbation(self, graph: Graph, site: Site) -> WidenPerturbation | Miss:
+        """Return the change of activations that the fresh units of a width make together."""
+        widths = infer_widths(graph)
+        (candidate,) = site.members
+        assert isinstance(candidate, Widen)
+        return _perturbation(widths, widths[site.label], candidate)
+
+    def change(self, width: Width, theta: Theta | None = None) -> Change:
+        """Return the units of the width and the fresh ones.
+
+        Raises:
+            PassError: the number of fresh units is not positive.
+        """
+        if self.count < 1:
+            raise PassError("widen needs a positive number of fresh units", why=f"count is {self.count}")
+        return Change(tuple(range(width.size + self.count)), fresh=self.count, values=theta or {})
+
+    def apply(self, graph: Graph, theta: Theta | None = None) -> Graph:
+        """Return the graph with fresh units.
+
+        Raises:
+            PassError: there is no such width, or the function could not be kept.
+        """
+        return apply_alone(self, graph, theta)
+
+
+@dataclass(frozen=True)
+class WidenPerturbation:
+    """`Δ = V h(W x)` on the results of the calls that sum over the width, for all fresh units together.
+
+    Attributes:
+        region: the region of the width.
+        edges: the results that change.
+        theta: shapes of W and V, by parameter node.
+        fixed: what the fresh units hold in all stored tensors before learning.
+        calls: the calls of the region and its ends, for the fresh units alone.
+        results: the calls at the ends.
+    """
+
+    region: Region
+    edges: Mapping[Edge, Members]
+    theta: Mapping[int, tuple[int, ...]]
+    fixed: Mapping[int, torch.Tensor]
+    calls: Mapping[int, Call]
+    results: tuple[int, ...]
+
+    @property
+    def members(self) -> int:
+        """One: the fresh units are scored together."""
+        return 1
+
+    @property
+    def needs(self) -> frozenset[Value]:
+        """Values of the unchanged program that are read."""
+        return self.region.needs | frozenset(e for e in self.edges if isinstance(e, Value))
+
+    def initial_theta(self, values: Values, seed: int) -> Mapping[int, torch.Tensor]:
+        """Return W as the fresh units are born, and V small and random."""
+        generator = torch.Generator().manual_seed(seed)
+        found: dict[int, torch.Tensor] = {}
+        for id_ in self.theta:
+            fixed = self.fixed[id_]
+            if bool(fixed.any()):
+                found[id_] = fixed.clone()
+            else:
+                noise = torch.randn(fixed.shape, generator=generator, dtype=fixed.dtype).to(fixed.device)
+                found[id_] = noise * values[Value(id_)].std() * 0.1
+        return found
+
+    def delta(self, values: Values, theta: Mapping[int, torch.Tensor]) -> Mapping[Edge, torch.Tensor]:
+        """Return Δ on the results of the calls at the ends."""
+        new: dict[Value, torch.Tensor] = {Value(i): t for i, t in {**self.fixed, **theta}.items()}
+        for id_, call in self.calls.items():
+            for i, result in enumerate(call(lambda v: new[v] if v in new else values[v])):
+                new[Value(id_, i)] = result
+        return {Value(id_): new[Value(id_)] for id_ in self.results}
+
+
+def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPerturbation | Miss:
+    region = region_of(widths, width)
+    if isinstance(region, Miss):
+        return region
+    if region.matched is not None:
+        return region.matched
+    graph, atom, count = widths.graph, width.atom, candidate.count
+    ends = [graph.node(use.node) for use, _ in region.ends]
+    mixed = [n for n in (*region.nodes, *ends) if any(_mixes(t, atom) for t in _terms(widths, n))]
+    if mixed:
+        return Miss("it is concatenated with other widths", (mixed[0].id,))
+    unknown = [n for n in ends if n.op not in LINEAR_PRODUCERS]
+    if unknown:
+        return Miss(f"it ends in {unknown[0].op}, which is not linear in a stored weight", (unknown[0].id,))
+    edges: dict[Edge, Members] = {}
+    for node in ends:
+        found = members_of(widths, Value(node.id), None)
+        if found is None:
+            return Miss("a value it is summed into does not depend on the examples of a batch", (node.id,))
+        edges[Value(node.id)] = found
+    plan = plan_reindexing(widths, {width.name: candidate.change(width)})
+    fresh = torch.arange(width.size, width.size + count)
+    fixed: dict[int, torch.Tensor] = {}
+    for place in width.places:
+        extended = plan.parameter(place.node, graph.tensors[place.node])
+        where = positions(place.term, atom, fresh, {atom: width.size + count})
+        fixed[place.node] = extended.index_select(place.axis, where)
+    learned = {
+        place.node: tuple(fixed[place.node].shape)
+        for place in width.places
+        if graph.node(place.node).parameter and fixed[place.node].dim() > 1 and _trainable(graph, place.node)
+    }
+    calls = {n.id: compile_call(_alone(widths, n, atom, count, bias=True)) for n in region.nodes}
+    calls |= {n.id: compile_call(_alone(widths, n, atom, count, bias=False)) for n in ends}
+    order = {id_: i for i, id_ in enumerate(graph.order)}
+    ordered = dict(sorted(calls.items(), key=lambda item: order[item[0]]))
+    return WidenPerturbation(region, edges, learned, fixed, ordered, tuple(n.id for n in ends))
+
+
+def _trainable(graph: Graph, node: int) -> bool:
+    parameter = graph.node(node).parameter
+    return parameter is not None and parameter.trainable
+
+
+def _terms(widths: Widths, node: Node) -> Iterator[Term]:
+    values = [v for _, v in node.operands()] + [Value(node.id, i) for i in range(len(node.results))]
+    for value in values:
+        yield from map(resolve, widths.axes.get(value, ()))
+
+
+def _mixes(term: Term, atom: Atom) -> bool:
+    """Say whether an axis concatenates the units of an atom with others."""
+    match term:
+        case Sum(parts=parts):
+            present = [contains(p, atom) for p in parts]
+            return any(present) and not all(present)
+        case Product(parts=parts):
+            return any(_mixes(p, atom) for p in parts)
+    return False
+
+
+def _alone(widths: Widths, node: Node, atom: Atom, count: int, *, bias: bool) -> Node:
+    """Return a call as it is for the fresh units alone."""
+    spelling = widths.spell(node.id, {atom: count})
+    arguments = {n: a for n, a in node.arguments.items() if n not in spelling.drop and (bias or n != "bias")}
+    return replace(node, op=spelling.op or node.op, arguments=arguments | dict(spelling.arguments))
