@@ -6,6 +6,7 @@ after Python's operator module, `operator.mul`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -132,7 +133,7 @@ def infer_types(op: str, arguments: Mapping[str, object]) -> tuple[Type, ...]:
     """Return the types of the results of an operator.
 
     Sizes are found by running the operator on meta tensors for several values of the symbols and
-    fitting `c0 + Σ ci·si`, checked at one more point.
+    fitting `c0 + Σ ci·si`, checked at further points.
 
     Args:
         op: operator name.
@@ -152,6 +153,12 @@ def _infer_types(op: str, items: tuple[tuple[str, object], ...]) -> tuple[Type, 
     base = {n: 6 + 2 * i for i, n in enumerate(names)}
     points = [base, *({**base, n: base[n] + 12} for n in names), {n: v + 24 for n, v in base.items()}]
     runs = [_run_meta(op, arguments, p) for p in (points if names else points[:1])]
+    if names:
+        # One more check off the grid of even sizes, where `B // 2` and the like show; not every operator takes it.
+        odd = {n: v + 25 for n, v in base.items()}
+        with contextlib.suppress(GraphError):
+            runs.append(_run_meta(op, arguments, odd))
+            points.append(odd)
     if len({len(run) for run in runs}) > 1:
         raise NotInferable(f"the number of results of {op} depends on {', '.join(names)}")
     results: list[Type] = []
@@ -225,11 +232,11 @@ def positional(op: str, values: Mapping[str, object]) -> list[object]:
 def _fit(op: str, values: Sequence[int], points: Sequence[Mapping[str, int]]) -> Size:
     if len(set(values)) == 1:
         return int(values[0])
-    base, slopes = points[0], {}
-    for name, at in zip(base, values[1:-1], strict=True):
-        slopes[name] = sympy.Rational(at - values[0], 12)
+    base = points[0]
+    slopes = {n: sympy.Rational(at - values[0], 12) for n, at in zip(base, values[1:], strict=False)}
     expr = sympy.Integer(values[0]) + sum(c * (symbol(n) - base[n]) for n, c in slopes.items())
     expr = sympy.expand(expr)
-    if evaluate(as_size(expr), points[-1]) != values[-1]:
+    checks = zip(points[1 + len(base) :], values[1 + len(base) :], strict=True)
+    if any(expr.subs({symbol(n): v for n, v in point.items()}) != value for point, value in checks):
         raise NotInferable(f"a size of the result of {op} is not linear in {', '.join(base)}")
     return as_size(expr)
