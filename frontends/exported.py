@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import re
+import warnings
+from collections import namedtuple
 from collections.abc import Iterator, Mapping, Sequence
 
 import sympy
@@ -16,6 +18,7 @@ from torch.utils._sympy import functions as torch_sympy
 
 from archir.errors import CaptureError
 from archir.ir import ops
+from archir.ir.execute import ATTENTION
 from archir.ir.graph import Graph
 from archir.ir.node import (
     INPUT,
@@ -40,22 +43,37 @@ _WITHOUT_DEVICE = {"aten.to.device": "aten.to.dtype"}
 _VIEWS = ("aten.view.default", "aten._unsafe_view.default")
 
 
-def to_graph(program: ExportedProgram, model: nn.Module) -> Graph:
+def attention_dropout(program: ExportedProgram) -> list[float]:
+    """Return the dropout probability of every attention call of an exported program, in order."""
+    calls = flatten(program.graph_module).find_nodes(op="call_function", target=ops.function(ATTENTION))
+    arguments = (ops.normalise(ATTENTION, node.args, node.kwargs) for node in calls)
+    return [float(found.get("dropout_p", 0.0)) for found in arguments]
+
+
+def to_graph(program: ExportedProgram, model: nn.Module, dropout: Sequence[float] = ()) -> Graph:
     """Return the graph of an exported program.
 
     Args:
-        program: what `torch.export.export` made of the model.
+        program: what `torch.export.export` made of the model in eval mode.
         model: the model, for the names of its tensors.
+        dropout: the dropout probability of every attention call in training, in order.
 
     Raises:
         CaptureError: the program does something a graph cannot say.
     """
     try:
         graph = _plain(program)
-    except Inexact:
-        program = program.run_decompositions({})
-        graph = _plain(program)
-    return _Conversion(program, graph, model).graph()
+    except Inexact as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own
+            program = program.run_decompositions({})
+        try:
+            graph = _plain(program)
+        except Inexact:
+            raise CaptureError(
+                "the model writes into a tensor in a way that is not supported", why=str(error)
+            ) from error
+    return _Conversion(program, graph, model, dropout).graph()
 
 
 def _plain(program: ExportedProgram) -> fx.Graph:
@@ -73,10 +91,13 @@ def _plain(program: ExportedProgram) -> fx.Graph:
 class _Conversion:
     """One exported program on its way to being a graph."""
 
-    def __init__(self, program: ExportedProgram, graph: fx.Graph, model: nn.Module) -> None:
+    def __init__(self, program: ExportedProgram, graph: fx.Graph, model: nn.Module, dropout: Sequence[float]) -> None:
         self._program = program
         self._graph = graph
         self._model = model
+        attention = graph.find_nodes(op="call_function", target=ops.function(ATTENTION))
+        # Attention whose result is not used has been removed; then the calls cannot be told apart by their order.
+        self._dropout = dict(zip(attention, dropout, strict=True)) if len(attention) == len(dropout) else {}
         self._values: dict[fx.Node, Argument] = {}
         self._nodes: list[Node] = []
         self._tensors: dict[int, torch.Tensor] = {}
@@ -178,12 +199,24 @@ class _Conversion:
             for name, argument in arguments.items()
             if not (name == "device" or (name in _PLACEMENT and argument in (None, False, torch.strided)))
         }
+        if op == ATTENTION:
+            arguments = self._attention(node, arguments)
         value = node.meta["val"]
         several = isinstance(value, list | tuple)
         results = tuple(map(self._type, value)) if several else (self._type(value),)
         made = Node(len(self._nodes), op, arguments, results, name=node.name, location=location(node))
         self._nodes.append(made)
         self._values[node] = tuple(Value(made.id, i) for i in range(len(results))) if several else Value(made.id)
+
+    def _attention(self, node: fx.Node, arguments: dict[str, Argument]) -> dict[str, Argument]:
+        if "dropout_p" in arguments:
+            raise CaptureError(
+                "attention drops out in eval mode, which is not supported",
+                where=str(location(node) or ""),
+                mend="pass dropout_p=p if self.training else 0.0",
+            )
+        probability = self._dropout.get(node, 0.0)
+        return {**arguments, "dropout_p": probability} if probability else arguments
 
     def _argument(self, argument: object) -> Argument:
         if isinstance(argument, fx.Node):
@@ -258,7 +291,7 @@ def _tree(spec: pytree.TreeSpec, leaves: Iterator[Constant | int]) -> Leaf:
     if spec.is_leaf():
         return next(leaves)
     children = tuple(_tree(child, leaves) for child in spec.children())
-    if issubclass(spec.type, tuple):
+    if spec.type is namedtuple or issubclass(spec.type, tuple):
         return Tree("tuple", children)
     if issubclass(spec.type, list):
         return Tree("list", children)

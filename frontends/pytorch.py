@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from archir.errors import ArchirError, CaptureError
 from archir.ir.graph import Graph
 from archir.ir.verify import verify
-from frontends.exported import to_graph
+from frontends.exported import attention_dropout, to_graph
 from frontends.locations import TORCH
 
 _HERE = str(Path(__file__).parent)
@@ -61,8 +61,9 @@ def trace(
         args = (args,)
     if not isinstance(args, tuple):
         raise CaptureError(f"the example arguments are a tuple, not a {type(args).__name__}", mend="pass (x,)")
-    program = _export(model, args, dict(kwargs or {}), dynamic_shapes)
-    graph = to_graph(program, model)
+    keywords = dict(kwargs or {})
+    program = _export(model, args, keywords, dynamic_shapes)
+    graph = to_graph(program, model, _attention_dropout(program, model, args, keywords))
     try:
         verify(graph)
     except ArchirError as error:
@@ -72,7 +73,7 @@ def trace(
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
     """Export with a dynamic batch; with fixed sizes where that fails."""
-    with _evaluating(model), _quiet():
+    with _mode(model, training=False), _quiet():
         if dynamic_shapes is None:
             for batch in _batches(args, kwargs):
                 try:
@@ -101,6 +102,21 @@ def _own_error(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return None
 
 
+def _attention_dropout(
+    program: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[float]:
+    """Return the dropout probability of every attention call in training, which eval mode does not tell."""
+    found = attention_dropout(program)
+    if found and not any(found):
+        try:
+            copied = copy.deepcopy(model)
+            with _mode(copied, training=True), _quiet():
+                found = attention_dropout(torch.export.export(copied, args, kwargs, strict=False))
+        except Exception:
+            return found  # a model that does not train on this input keeps what eval mode tells
+    return found
+
+
 def _batches(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Yield the arguments to try: a batch of one is doubled first, since export takes a size of one as fixed."""
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.dim()]
@@ -118,14 +134,14 @@ def _dynamic(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every submodule in eval mode, without calling the user's `train`, and the fused fast path off."""
+def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Set the mode of every submodule, without calling the user's `train`, and the fused fast path off."""
     modes = [(module, module.training) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         for module, _ in modes:
-            module.training = False
+            module.training = training
         with torch.enable_grad():
             yield
     finally:
@@ -167,7 +183,8 @@ def _explain(model: nn.Module, error: Exception) -> CaptureError:
 def _user_line(error: BaseException) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((_HERE, "<"))]
     users = [f for f in frames if not f.filename.startswith(TORCH)]
-    stock = [f for f in frames if f.filename.startswith(f"{TORCH}/nn/modules/")]
+    modules = Path(TORCH, "nn", "modules")
+    stock = [f for f in frames if modules in Path(f.filename).parents and Path(f.filename).name != "module.py"]
     for frame in reversed(users or stock):
         return f"{frame.filename}:{frame.lineno}: {frame.line}"
     return ""

@@ -164,19 +164,25 @@ class _Writes:
         if node.target is aten.copy_.default:
             source = node.args[1]
             assert isinstance(source, fx.Node)
-            if tuple(source.meta["val"].shape) != tuple(kind.shape):
-                source = self._call(aten.expand_as.default, (source, whole), {}, node)
-            return self._cast(source, node)
+            shape = tuple(source.meta["val"].shape)
+            source = self._cast(source, kind.dtype)
+            return (
+                source if shape == tuple(kind.shape) else self._call(aten.expand_as.default, (source, whole), {}, node)
+            )
         made = self._call(_functional(node.target), node.args, node.kwargs, node)
-        operands = [n.meta.get("val") for n in node.all_input_nodes]
-        mixed = any(isinstance(v, torch.Tensor) and v.dtype != kind.dtype for v in operands)
-        return self._cast(made, node, always=True) if mixed and torch.Tag.pointwise in node.target.tags else made  # type: ignore[union-attr]
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        with kind.fake_mode:
+            # Out of place, element types promote; in place, the tensor keeps its own.
+            made.meta["val"] = made.target(*args, **kwargs)  # type: ignore[operator]
+        return self._cast(made, kind.dtype)
 
-    def _cast(self, value: fx.Node, node: fx.Node, *, always: bool = False) -> fx.Node:
-        dtype = node.meta["val"].dtype
-        if not always and value.meta["val"].dtype == dtype:
+    def _cast(self, value: fx.Node, dtype: torch.dtype) -> fx.Node:
+        kind = value.meta["val"]
+        if kind.dtype == dtype:
             return value
-        return self._call(aten.to.dtype, (value, dtype), {}, node)
+        made = self._call(aten.to.dtype, (value, dtype), {}, value)
+        made.meta["val"] = kind.to(dtype)
+        return made
 
     def _call(self, target: Any, args: Any, kwargs: Any, like: fx.Node) -> fx.Node:
         made = self._graph.call_function(target, args, kwargs)

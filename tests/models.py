@@ -114,7 +114,7 @@ ZOO: dict[str, Example] = {
     "grouped_query_attention": Example(GroupedQueryAttention, _tokens(20, 5)),
     "rotary_embedding": Example(RotaryEmbedding, _normal(5, 8)),
     "encoder": Example(Encoder, _normal(7, 32)),
-    "lstm": Example(LSTM, _tokens(50, 16)),
+    "lstm": Example(LSTM, _tokens(50, 6)),
     "gru": Example(GRU, _normal(5, 6)),
     "mlp": Example(MLP, _normal(8)),
     "shape_branch": Example(ShapeBranch, _normal(8)),

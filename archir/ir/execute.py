@@ -13,6 +13,8 @@ import torch
 from archir.ir import ops
 from archir.ir.node import Argument, Node, Value
 
+ATTENTION = "aten.scaled_dot_product_attention.default"
+
 MODE_ARGUMENTS: Mapping[str, str] = MappingProxyType(
     {
         "aten.batch_norm.default": "training",
@@ -22,19 +24,26 @@ MODE_ARGUMENTS: Mapping[str, str] = MappingProxyType(
         "aten.alpha_dropout.default": "train",
         "aten.feature_alpha_dropout.default": "train",
         "aten.rrelu.default": "training",
+        ATTENTION: "dropout_p",
     }
     | {f"aten.{cell}.{form}": "train" for cell in ("lstm", "gru", "rnn_tanh", "rnn_relu") for form in ("input", "data")}
 )
-"""The argument that says whether an operator runs in training mode."""
+"""The argument that says what an operator does in training."""
 
 
 def mode_argument(node: Node) -> str | None:
     """Return the name of the argument that follows the train/eval mode, None if the call does not depend on it.
 
-    A `True` captured in eval mode (dropout that is always on, normalisation without running statistics) stays.
+    A flag is `True` in training and `False` in evaluation; one that is `True` in the graph (dropout that is always
+    on, normalisation without running statistics) does not depend on the mode. The `dropout_p` of attention
+    is the probability in training; it is 0 in evaluation.
     """
     name = MODE_ARGUMENTS.get(node.op)
-    return name if name is not None and node.argument(name) is False else None
+    if name is None:
+        return None
+    value = node.argument(name)
+    follows = value is False if node.op != ATTENTION else isinstance(value, float) and value > 0
+    return name if follows else None
 
 
 def is_factory(op: str) -> bool:
@@ -105,8 +114,9 @@ def compile_call(node: Node, *, training: bool = False, device: torch.device | N
     """
     arguments: dict[str, Any] = dict(node.arguments)
     mode = mode_argument(node)
-    if training and mode is not None:
-        arguments[mode] = True
+    if mode is not None:
+        value = arguments.get(mode, False)
+        arguments[mode] = training if value is False else value * training
     if device is not None and is_factory(node.op):
         arguments["device"] = device
     schema = ops.schema(node.op)

@@ -46,7 +46,7 @@ def to_module(graph: Graph) -> nn.Module:
         "__name__": f"archir.lowered.{graph.name}",
         "__loader__": _Source(code.src),
     }
-    exec(compile(code.src, f"<archir {graph.name}>", "exec"), scope)
+    exec(compile(code.src, f"archir lowering of {graph.name}", "exec"), scope)
     root: nn.Module = type(graph.name, (nn.Module,), {"forward": scope["forward"], "__module__": __name__})()
     _fill(root, graph)
     return root
@@ -213,7 +213,9 @@ class _Lowering:
         arguments = {name: self._argument(a) for name, a in node.arguments.items()}
         mode = mode_argument(node)
         if mode is not None:
-            arguments[mode] = self._flag(_module_path(node))
+            flag = self._flag(_module_path(node))
+            value: Any = node.argument(mode)
+            arguments[mode] = flag if value is False else self._fx.call_function(operator.mul, (value, flag))
         if is_factory(node.op) and self._anchor is not None:
             arguments["device"] = self._fx.call_function(getattr, (self._value(self._anchor), "device"))
         if node.op == BATCH_NORM and mode is not None:
