@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
 import warnings
@@ -16,7 +17,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 from torch.utils._sympy import functions as torch_sympy
 
-from archir.errors import CaptureError
+from archir.errors import CaptureError, GraphError
 from archir.ir import ops
 from archir.ir.execute import ATTENTION
 from archir.ir.graph import Graph
@@ -203,10 +204,21 @@ class _Conversion:
             arguments = self._attention(node, arguments)
         value = node.meta["val"]
         several = isinstance(value, list | tuple)
-        results = tuple(map(self._type, value)) if several else (self._type(value),)
+        results = self._results(node, op, arguments) if several else (self._type(value),)
         made = Node(len(self._nodes), op, arguments, results, name=node.name, location=location(node))
         self._nodes.append(made)
         self._values[node] = tuple(Value(made.id, i) for i in range(len(results))) if several else Value(made.id)
+
+    def _results(self, node: fx.Node, op: str, arguments: dict[str, Argument]) -> tuple[Type, ...]:
+        """Return the types of several results; kernels disagree on the shapes of some that nobody reads."""
+        results = list(map(self._type, node.meta["val"]))
+        used = {user.args[1] if user.target is operator.getitem else None for user in node.users}
+        if None not in used and len(used) < len(results):
+            types = {name: _typed(argument, self._nodes) for name, argument in arguments.items()}
+            with contextlib.suppress(GraphError):
+                inferred = ops.infer_types(op, types)
+                results = [r if i in used else inferred[i] for i, r in enumerate(results)]
+        return tuple(results)
 
     def _attention(self, node: fx.Node, arguments: dict[str, Argument]) -> dict[str, Argument]:
         if "dropout_p" in arguments:
@@ -259,6 +271,12 @@ _PLAIN = {
     torch_sympy.Max: sympy.Max,
     torch_sympy.Min: sympy.Min,
 }
+
+
+def _typed(argument: Argument, nodes: Sequence[Node]) -> object:
+    if isinstance(argument, tuple):
+        return tuple(_typed(part, nodes) for part in argument)
+    return nodes[argument.node].results[argument.index] if isinstance(argument, Value) else argument
 
 
 def _stored(model: nn.Module, first: int) -> Iterator[tuple[Node, torch.Tensor]]:
