@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
 
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
 from archir.cost import Cost
+from archir.grow.budget import Budget
+from archir.grow.engine import Listener, Run, grow_graph
+from archir.grow.options import GrowOptions
+from archir.grow.split import Inputs, Split
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism, Pass
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import format_spec, parse_specs
+from archir.score.losses import Loss
+from frontends.pytorch import trace
 from passes.catalog import PASSES
 from passes.catalog import morphisms as default_morphisms
 
@@ -67,3 +77,65 @@ def candidates(graph: Graph, morphisms: Sequence[Morphism] | None = None) -> lis
                 price = applicable[0].cost(graph)
                 found += [Candidate(m, price) for m in applicable]
     return found
+
+
+def grow(
+    model: nn.Module | Graph,
+    *,
+    train: Split | tuple[Inputs, torch.Tensor],
+    validation: Split | tuple[Inputs, torch.Tensor],
+    budget: Budget | int,
+    loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",
+    options: GrowOptions | None = None,
+    morphisms: Sequence[Morphism] | None = None,
+    directory: str | Path | None = None,
+    config: str = "",
+    resume: bool = False,
+    on_event: Listener | None = None,
+) -> Run:
+    """Train a network and let it grow under a budget.
+
+    Args:
+        model: the seed; a module is traced with the first examples of `train`.
+        train: examples the weights are learned on, as a split or a pair (inputs, targets).
+        validation: examples everything is chosen on.
+        budget: hard limits, or the largest number of trainable parameters.
+        loss: name of a loss, or a callable of outputs and targets.
+        options: how it is trained and grown.
+        morphisms: the kinds of rewrite; split and prune if not given.
+        directory: where to keep the run; nothing is kept if not given.
+        config: text that tells what the run is, kept in the directory.
+        resume: go on with the run in the directory.
+        on_event: is told every event as it happens.
+
+    Raises:
+        CaptureError: the module cannot be captured.
+        GrowError: the budget is below the seed, the loss is not finite, or the options make no sense.
+        ScoreError: the network cannot be scored.
+        FileError: the directory cannot be written, holds another run, or is damaged.
+    """
+    split = train if isinstance(train, Split) else Split(*train)
+    graph = model if isinstance(model, Graph) else trace_on(model, split)
+    return grow_graph(
+        graph,
+        train=split,
+        validation=validation if isinstance(validation, Split) else Split(*validation),
+        budget=Budget(parameters=budget) if isinstance(budget, int) else budget,
+        morphisms=default_morphisms() if morphisms is None else morphisms,
+        loss=loss,
+        options=options,
+        directory=None if directory is None else Path(directory),
+        config=config,
+        resume=resume,
+        on_event=on_event,
+    )
+
+
+def trace_on(model: nn.Module, split: Split) -> Graph:
+    """Return the graph of a module, captured on the first examples of a split.
+
+    Raises:
+        CaptureError: the module cannot be captured.
+    """
+    inputs = split.take(slice(0, 2)).inputs
+    return trace(model, (inputs,)) if isinstance(inputs, torch.Tensor) else trace(model, (), dict(inputs))

@@ -1,0 +1,277 @@
+"""The engine: train, recalibrate, learn, score, select, verify, apply, carry the optimiser over, train on."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from archir.cost import cost
+from archir.errors import GrowError
+from archir.grow.batches import Batches, stream
+from archir.grow.budget import Budget
+from archir.grow.growth import Growth, grow_once
+from archir.grow.options import GrowOptions
+from archir.grow.run import Checkpoint, Event, RunDirectory, create_run, open_run
+from archir.grow.split import Split
+from archir.grow.trainer import Trainer
+from archir.grow.training import evaluate, recalibrate, train
+from archir.ir.graph import Graph
+from archir.rewrite.morphism import Morphism
+from archir.score.losses import Loss, find_loss
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        graph: the grown program with its trained weights.
+        model: the live module made of it, in evaluation mode.
+        history: all events, in order.
+        directory: where the run was kept, None if nowhere.
+    """
+
+    graph: Graph
+    model: nn.Module
+    history: tuple[Event, ...]
+    directory: Path | None
+
+
+def grow_graph(
+    graph: Graph,
+    *,
+    train: Split,
+    validation: Split,
+    budget: Budget,
+    morphisms: Sequence[Morphism],
+    loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",
+    options: GrowOptions | None = None,
+    directory: Path | None = None,
+    config: str = "",
+    resume: bool = False,
+    on_event: Listener | None = None,
+) -> Run:
+    """Train a network and let it grow under a budget.
+
+    Everything is chosen on the validation split: one part of it selects the candidates, another checks the set they
+    make. A run that was interrupted goes on from its last checkpoint and ends as it would have.
+
+    Args:
+        graph: the seed.
+        train: examples the weights and θ are learned on.
+        validation: examples everything is chosen on.
+        budget: hard limits on the cost of the grown network.
+        morphisms: the kinds of rewrite it may grow by.
+        loss: name of a loss, or a callable of outputs and targets.
+        options: how it is trained and grown.
+        directory: where to keep the run; nothing is kept if not given.
+        config: text that tells what the run is, kept in the directory.
+        resume: go on with the run in the directory.
+        on_event: is told every event as it happens.
+
+    Raises:
+        GrowError: the budget is below the seed, the loss is not finite, or the options make no sense.
+        ScoreError: the network cannot be scored.
+        FileError: the directory cannot be written, holds another run, or is damaged.
+    """
+    options = options or GrowOptions()
+    found = find_loss(loss)
+    run = _open(directory, config, resume)
+    log = _Log(run, on_event)
+    checkpoint = run.latest() if run is not None and resume else None
+    budget.check(cost(graph))
+    engine = _Engine(graph, train, validation, budget, tuple(morphisms), found, options, run, log)
+    final = engine.run(checkpoint)
+    module = final.module()
+    return Run(final, module.eval(), tuple(log.events), directory)
+
+
+def _open(directory: Path | None, config: str, resume: bool) -> RunDirectory | None:
+    if directory is None:
+        if resume:
+            raise GrowError("a run that was kept nowhere cannot go on", mend="give its directory")
+        return None
+    return open_run(directory) if resume else create_run(directory, config)
+
+
+class _Log:
+    """Collects events, writes them to the run directory, and tells the listener."""
+
+    def __init__(self, run: RunDirectory | None, on_event: Listener | None) -> None:
+        self._run = run
+        self._on_event = on_event
+        self.events: list[Event] = run.history() if run is not None else []
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        line: Event = {"event": event, "time": round(time.time(), 3), **fields}
+        if self._run is not None:
+            line = self._run.append(event, **fields)
+        self.events.append(line)
+        if self._on_event is not None:
+            self._on_event(line)
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """One run: the seed, the data and the options."""
+
+    seed: Graph
+    train: Split
+    validation: Split
+    budget: Budget
+    morphisms: tuple[Morphism, ...]
+    loss: Loss
+    options: GrowOptions
+    directory: RunDirectory | None
+    log: _Log
+
+    def run(self, checkpoint: Checkpoint | None) -> Graph:
+        """Train and grow to the end, from the beginning or from a checkpoint."""
+        options, started = self.options, time.monotonic()
+        if checkpoint is None:
+            step, grown, spent = 0, 0, 0.0
+            trainer = Trainer(self.seed, options.optimiser)
+            price = cost(self.seed)
+            self.log(
+                "started",
+                parameters=price.parameters,
+                flops=price.flops,
+                budget={"parameters": self.budget.parameters, "flops": self.budget.flops},
+                steps=options.steps,
+                growth_at=options.growth_at(),
+            )
+        else:
+            step, grown = checkpoint.state["step"], checkpoint.state["growth_steps"]
+            spent = checkpoint.state["seconds"]
+            trainer = Trainer(checkpoint.graph, options.optimiser, checkpoint.tensors)
+            self.log("resumed", step=step, growth=grown)
+        growth_at = options.growth_at()
+        while True:
+            while grown < len(growth_at) and growth_at[grown] <= step:
+                trainer = self._grow(trainer, step, grown)
+                grown += 1
+                self._save(trainer, step, grown, spent + time.monotonic() - started)
+            if step >= options.steps:
+                break
+            step = self._train(trainer, step, self._next_stop(step, growth_at[grown:]))
+            if step % options.checkpoint_every == 0 and step < options.steps:
+                self._save(trainer, step, grown, spent + time.monotonic() - started)
+        seconds = spent + time.monotonic() - started
+        metrics = evaluate(trainer.module, self.validation, self.loss)
+        graph = trainer.graph()
+        self._save(trainer, step, grown, seconds)
+        price = cost(graph)
+        self.log(
+            "finished",
+            step=step,
+            loss=metrics.loss,
+            accuracy=metrics.accuracy,
+            parameters=price.parameters,
+            flops=price.flops,
+            seconds=seconds,
+        )
+        return graph
+
+    def _next_stop(self, step: int, growth_at: Sequence[int]) -> int:
+        """Return the step up to which to train before something else is due."""
+        options = self.options
+        every = [n for n in (options.evaluate_every, options.checkpoint_every) if n]
+        return min([options.steps, *growth_at[:1], *((step // n + 1) * n for n in every)])
+
+    def _train(self, trainer: Trainer, step: int, stop: int) -> int:
+        options = self.options
+        batches = Batches(self.train, options.batch_size, options.seed, options.augmentation)
+        # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
+        torch.manual_seed(options.seed * 1_000_003 + step)
+        done = train(
+            trainer.module,
+            itertools.islice(stream(batches, step), stop - step),
+            self.loss,
+            trainer.optimiser,
+            rate=options.rate,
+            first_step=step,
+            clip=options.clip,
+        )
+        self.log("train", step=stop, loss=done.loss, rate=options.rate(stop - 1), examples=done.examples)
+        if options.evaluate_every and (stop % options.evaluate_every == 0 or stop == options.steps):
+            self._evaluate(trainer, stop, "train")
+        return stop
+
+    def _evaluate(self, trainer: Trainer, step: int, phase: str) -> None:
+        metrics = evaluate(trainer.module, self.validation, self.loss)
+        parameters = sum(p.numel() for p in trainer.module.parameters() if p.requires_grad)
+        self.log(
+            "evaluated", step=step, phase=phase, loss=metrics.loss, accuracy=metrics.accuracy, parameters=parameters
+        )
+
+    def _grow(self, trainer: Trainer, step: int, number: int) -> Trainer:
+        options = self.options
+        seed = options.seed * 1_000_003 + number + 1
+        self._evaluate(trainer, step, "before growth")
+        fresh = itertools.islice(stream(Batches(self.train, options.batch_size, seed)), options.recalibrate_batches)
+        recalibrate(trainer.module, fresh)
+        graph = trainer.graph()
+        selection, check = self._held_out(seed)
+        growth = grow_once(
+            graph,
+            train=self.train,
+            selection=selection,
+            check=check,
+            loss=self.loss,
+            budget=self.budget.stage(cost(self.seed), number + 1, options.growth_steps),
+            options=options,
+            morphisms=self.morphisms,
+            seed=seed,
+        )
+        self.log(
+            "scored",
+            step=step,
+            growth=number + 1,
+            candidates=growth.candidates,
+            refined=growth.refined,
+            seconds=growth.seconds,
+        )
+        if growth.plan is None:
+            self.log("rejected", step=step, growth=number + 1, chosen=growth.chosen)
+            return trainer
+        self._log_growth(growth, step, number + 1, cost(graph).parameters)
+        grown = trainer.become(growth.graph, growth.plan)
+        self._evaluate(grown, step, "after growth")
+        return grown
+
+    def _log_growth(self, growth: Growth, step: int, number: int, before: int) -> None:
+        self.log(
+            "grown",
+            growth=number,
+            step=step,
+            specs=list(growth.specs),
+            predicted=growth.predicted,
+            realised=growth.realised,
+            parameters_before=before,
+            parameters=growth.cost.parameters,
+            flops=growth.cost.flops,
+            backed_off=growth.chosen - len(growth.specs),
+        )
+
+    def _held_out(self, seed: int) -> tuple[Split, Split]:
+        """Return two disjoint parts of the validation split: to select on, and to check on."""
+        count = len(self.validation)
+        size = min(self.options.score_examples, count // 2)
+        if size < 1:
+            raise GrowError("the validation split is too small to select on one part and check on another")
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        return self.validation.take(order[:size]), self.validation.take(order[size : 2 * size])
+
+    def _save(self, trainer: Trainer, step: int, grown: int, seconds: float) -> None:
+        if self.directory is not None:
+            state = {"step": step, "growth_steps": grown, "seconds": seconds}
+            self.directory.save(Checkpoint(step, trainer.graph(), trainer.state(), state))

@@ -1,0 +1,122 @@
+"""One growth step: learn θ, score, select a set, check its true loss on held-out examples, apply."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from archir.cost import Cost, cost
+from archir.grow.batches import Batches
+from archir.grow.budget import Budget
+from archir.grow.options import GrowOptions
+from archir.grow.split import Split
+from archir.grow.training import evaluate
+from archir.ir.graph import Graph
+from archir.rewrite.morphism import Morphism
+from archir.rewrite.pipeline import plan_set
+from archir.rewrite.reindex import Reindexing
+from archir.rewrite.spec import format_spec
+from archir.score.losses import Loss
+from archir.score.score import score
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What a growth step did.
+
+    Attributes:
+        graph: the grown graph, or the old one if nothing was committed.
+        plan: how its parameters were reindexed, None if nothing was committed.
+        specs: the committed candidates.
+        predicted: predicted change of the loss, on the examples they were selected on, in nats.
+        realised: true change of the loss on held-out examples.
+        chosen: number of candidates selected, before backing off.
+        candidates: number of candidates screened.
+        refined: number of candidates whose joint effect was found.
+        cost: cost of the graph.
+        seconds: wall-clock time.
+    """
+
+    graph: Graph
+    plan: Reindexing | None
+    specs: tuple[str, ...]
+    predicted: float
+    realised: float
+    chosen: int
+    candidates: int
+    refined: int
+    cost: Cost
+    seconds: float
+
+
+def grow_once(
+    graph: Graph,
+    *,
+    train: Split,
+    selection: Split,
+    check: Split,
+    loss: Loss,
+    budget: Budget,
+    options: GrowOptions,
+    morphisms: Sequence[Morphism],
+    seed: int,
+) -> Growth:
+    """Grow a network by the best set of candidates under a budget.
+
+    θ is learned on training batches and the set is selected on other examples; its true effect is then measured on a
+    third set of examples. While the loss there rises, the set is shortened along the path it was selected on; a set
+    that raises the loss is never committed.
+
+    Args:
+        graph: the network, batch statistics recalibrated.
+        train: examples that θ is learned on.
+        selection: held-out examples the candidates are scored on.
+        check: other held-out examples the chosen set is checked on.
+        loss: the loss.
+        budget: hard limits on the cost of the grown network.
+        options: how it is grown.
+        morphisms: the kinds of candidates.
+        seed: seed of everything random in this step.
+
+    Raises:
+        ScoreError: the loss is not finite, or the network cannot be scored.
+    """
+    started = time.monotonic()
+    scores = score(
+        graph,
+        Batches(selection, options.batch_size),
+        loss=loss,
+        morphisms=morphisms,
+        learn=Batches(train, options.batch_size, seed),
+        steps=options.learn_steps,
+        rate=options.learn_rate,
+        radius=options.radius,
+        refine=options.refine,
+        seed=seed,
+    )
+    path = scores.choose(budget=budget.allows, price=options.prices.of)
+    chosen = len(path)
+    before = evaluate(graph.module(), check, loss).loss
+    while path:
+        grown = scores.apply(path)
+        realised = evaluate(grown.module(), check, loss).loss - before
+        price = options.prices.of(cost(grown) - cost(graph))
+        if realised + price < 0:
+            return Growth(
+                graph=grown,
+                plan=plan_set(graph, scores.members(path)),
+                specs=tuple(format_spec(m) for m, _ in scores.members(path)),
+                predicted=scores.linearised(path),
+                realised=realised,
+                chosen=chosen,
+                candidates=len(scores),
+                refined=scores.refined,
+                cost=cost(grown),
+                seconds=time.monotonic() - started,
+            )
+        path = path[: len(path) // 2]
+    return Growth(
+        graph, None, (), 0.0, 0.0, chosen, len(scores), scores.refined, cost(graph), time.monotonic() - started
+    )
+

@@ -1,0 +1,87 @@
+"""How a network is trained and grown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from archir.errors import GrowError
+from archir.grow.batches import Augmentation
+from archir.grow.budget import Prices
+from archir.grow.optimisers import OptimiserOptions, Schedule
+
+
+@dataclass(frozen=True)
+class GrowOptions:
+    """How a network is trained and grown.
+
+    Attributes:
+        steps: optimiser steps in all.
+        growth_steps: how often it grows.
+        first_growth: part of the steps done before the first growth.
+        last_growth: part of the steps done before the last growth.
+        batch_size: examples of a training batch.
+        optimiser: the optimiser of the weights.
+        warmup: steps in which the learning rate rises.
+        schedule: shape of the learning rate after that: `constant`, `linear` or `cosine`.
+        augmentation: random changes of training images.
+        clip: largest norm of the gradient, None for no limit.
+        learn_steps: steps of Adam on θ in each growth step.
+        learn_rate: its step size, relative to the root mean square of the weight θ is added to.
+        radius: trust region: largest norm of θ relative to that of the weights it changes.
+        score_examples: validation examples that candidates are scored on; as many again check the chosen set.
+        recalibrate_batches: training batches that batch statistics are averaged over before scoring.
+        refine: number of candidates, best first, whose joint effect is found in forward mode.
+        prices: what cost is worth in loss.
+        evaluate_every: steps between evaluations on the validation split; 0 for phase ends only.
+        checkpoint_every: steps between checkpoints.
+        seed: seed of everything random.
+    """
+
+    steps: int = 2000
+    growth_steps: int = 4
+    first_growth: float = 0.1
+    last_growth: float = 0.6
+    batch_size: int = 128
+    optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
+    warmup: int = 0
+    schedule: str = "cosine"
+    augmentation: Augmentation | None = None
+    clip: float | None = None
+    learn_steps: int = 100
+    learn_rate: float = 0.05
+    radius: float = 0.5
+    score_examples: int = 1000
+    recalibrate_batches: int = 20
+    refine: int = 64
+    prices: Prices = field(default_factory=Prices)
+    evaluate_every: int = 100
+    checkpoint_every: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)}, not positive"
+            for name in ("steps", "batch_size", "learn_steps", "score_examples", "recalibrate_batches", "refine")
+            if getattr(self, name) < 1
+        ]
+        problems += ["checkpoint_every is not positive"] if self.checkpoint_every < 1 else []
+        problems += ["evaluate_every is negative"] if self.evaluate_every < 0 else []
+        problems += ["growth_steps is negative"] if self.growth_steps < 0 else []
+        problems += ["radius and learn_rate must be positive"] if min(self.radius, self.learn_rate) <= 0 else []
+        if not 0 <= self.first_growth <= self.last_growth <= 1:
+            problems.append(f"growth from {self.first_growth} to {self.last_growth} of the steps is out of order")
+        if self.growth_steps > self.steps:
+            problems.append(f"{self.growth_steps} growth steps do not fit into {self.steps} steps")
+        if problems:
+            raise GrowError("these options do not make a run", where="; ".join(problems))
+
+    @property
+    def rate(self) -> Schedule:
+        """The learning rate of each step."""
+        return Schedule(self.optimiser.rate, self.steps, self.warmup, self.schedule)
+
+    def growth_at(self) -> list[int]:
+        """Return the number of optimiser steps done before each growth step, in order."""
+        first, last = self.first_growth * self.steps, self.last_growth * self.steps
+        gaps = max(self.growth_steps - 1, 1)
+        return [round(first + (last - first) * k / gaps) for k in range(self.growth_steps)]
