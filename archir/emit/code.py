@@ -1,0 +1,165 @@
+"""Pieces of Python source: expressions with their precedence, literals, sizes that may become arguments."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+ATOM, POWER, UNARY, TIMES, PLUS, BITWISE, COMPARE = 100, 85, 80, 70, 60, 55, 50
+WIDTH = 120
+"""Longest line of emitted source."""
+
+_SIZE = re.compile("\ue000(\\w+)=(-?\\d+)\ue001")
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """An expression.
+
+    Attributes:
+        text: its source.
+        binds: how tightly its outermost operator binds.
+        base: for a subscript, what is subscripted.
+        parts: for a subscript, the slices and indices.
+    """
+
+    text: str
+    binds: int = ATOM
+    base: str = ""
+    parts: tuple[str, ...] = ()
+
+    def within(self, binds: int) -> str:
+        """Return the source, in parentheses if it binds less tightly than `binds`."""
+        return self.text if self.binds >= binds else f"({self.text})"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """An integer in the source that may become a constructor argument, with the name it would have."""
+
+    label: str
+    value: int
+
+
+def size(label: str, value: int) -> str:
+    """Return the mark of an integer that may become a constructor argument called `label`."""
+    return f"\ue000{label}={value}\ue001"
+
+
+def sizes_in(text: str) -> list[Size]:
+    """Return the marked integers of a text, in order."""
+    return [Size(m[1], int(m[2])) for m in _SIZE.finditer(text)]
+
+
+def replace_sizes(text: str, new: Callable[[Size], str]) -> str:
+    """Return the text with every marked integer replaced by what `new` makes of it."""
+    return _SIZE.sub(lambda m: new(Size(m[1], int(m[2]))), text)
+
+
+def plain(text: str) -> str:
+    """Return the text with marked integers as ordinary literals."""
+    return replace_sizes(text, lambda s: str(s.value))
+
+
+def literal(value: object) -> str:
+    """Return the source of a constant: a number, a string, `None`, an element type, a device, or a tuple of these."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(literal, value))}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, torch.device):
+        return f'torch.device("{value}")'
+    return str(value)
+
+
+def quoted(text: str) -> str:
+    """Return a string literal in double quotes."""
+    shown = repr(text)
+    return shown if '"' in text else f'"{shown[1:-1]}"'
+
+
+def identifier(text: str) -> str:
+    """Return the text as a lower-case Python name."""
+    name = re.sub(r"\W+", "_", text).strip("_").lower() or "value"
+    return f"_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
+
+
+def class_identifier(text: str) -> str:
+    """Return the text as a class name: `encoder_layer` becomes `EncoderLayer`."""
+    words = [w for w in re.split(r"\W+|_", text) if w]
+    name = "".join(w[0].upper() + w[1:] for w in words) or "Module"
+    return f"Module{name}" if name[0].isdigit() else name
+
+
+def singular(text: str) -> str:
+    """Return the singular of a plural name: `layers` becomes `layer`."""
+    return text[:-1] if len(text) > 2 and text.endswith("s") and not text.endswith("ss") else text
+
+
+def wrap(line: str, indent: int = 0) -> list[str]:
+    """Break a line that is too long inside its last bracket, the way formatters do.
+
+    Args:
+        line: a statement without its indentation.
+        indent: number of spaces before it.
+    """
+    space = " " * indent
+    if indent + len(line) <= WIDTH:
+        return [space + line]
+    start, end = _last_bracket(line)
+    if start < 0:
+        return [space + line]
+    head, body, tail = line[: start + 1], line[start + 1 : end], line[end:]
+    if not body or (tail[1:] not in ("", ":", ",") and not tail.startswith(") -> ")):
+        return [space + line]
+    inner = indent + 4
+    if inner + len(body) <= WIDTH and not body.endswith(","):
+        return [space + head, " " * inner + body, space + tail]
+    each, loop, count = body.rpartition(" for _ in ")
+    if loop and len(split_commas(body)) == 1 and each.count("(") == each.count(")"):
+        return [space + head, *wrap(each, inner), " " * inner + loop.strip() + f" {count}", space + tail]
+    broken = [piece for part in split_commas(body) for piece in wrap(part + ",", inner)]
+    return [space + head, *broken, space + tail]
+
+
+def _last_bracket(line: str) -> tuple[int, int]:
+    """Return the place of the last top-level bracket pair."""
+    start = end = -1
+    opened: list[int] = []
+    for at, char in _outside_strings(line.partition(" -> ")[0]):
+        if char in "([{":
+            opened.append(at)
+        elif char in ")]}":
+            first = opened.pop()
+            if not opened:
+                start, end = first, at
+    return start, end
+
+
+def split_commas(text: str) -> list[str]:
+    """Split at the commas that stand outside brackets and strings."""
+    parts, depth, begin = [], 0, 0
+    for at, char in _outside_strings(text):
+        depth += (char in "([{") - (char in ")]}")
+        if char == "," and depth == 0:
+            parts.append(text[begin:at].strip())
+            begin = at + 1
+    return [*parts, text[begin:].strip()]
+
+
+def _outside_strings(text: str) -> Iterable[tuple[int, str]]:
+    quote = ""
+    for at, char in enumerate(text):
+        if quote:
+            quote = "" if char == quote and text[at - 1] != "\\" else quote
+        elif char in "\"'":
+            quote = char
+        else:
+            yield at, char

@@ -1,0 +1,121 @@
+"""Random inputs for a graph, made from the types of its inputs and what the program does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from archir.ir.graph import Graph
+from archir.ir.node import Constant, Leaf, Node, Tree, Value
+from archir.ir.types import TensorType, evaluate, symbols_of
+
+_TABLES = {"aten.embedding.default": ("weight", "indices"), "aten.embedding_bag.padding_idx": ("weight", "indices")}
+_CARRIERS = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("to.dtype", "to.device", "to.dtype_layout", "_to_copy.default", "clone.default", "contiguous.default"),
+        *("view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints", "unsqueeze.default"),
+        *("squeeze.dim", "squeeze.default", "transpose.int", "permute.default", "expand.default", "select.int"),
+        *("slice.Tensor", "repeat.default", "t.default", "unbind.int", "split.Tensor", "chunk.default"),
+        *("alias.default", "detach.default", "cat.default", "flip.default", "roll.default"),
+    )
+)
+"""Operators whose results hold only elements of their operand."""
+
+
+def random_inputs(
+    graph: Graph, batch: int = 2, seed: int = 0, sizes: Mapping[str, int] | None = None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return random positional and keyword arguments a model can be called with.
+
+    Floating-point inputs are standard normal; integer inputs are uniform below the number of rows of the tables they
+    index, and in {0, 1} where they index none; no row of a truth-valued input is constant.
+
+    Args:
+        graph: the program.
+        batch: size of the first dynamic axis.
+        seed: seed of the generator.
+        sizes: sizes of other dynamic axes, by symbol; `batch + 1`, `batch + 2`, ... if not given.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    values = symbol_sizes(graph, batch) | dict(sizes or {})
+    tensors = [_tensor(graph, node, values, generator) for node in graph.inputs]
+    args = tuple(_nest(child, tensors) for child in graph.signature.args.children)
+    kwargs = graph.signature.kwargs
+    return args, {k: _nest(child, tensors) for k, child in zip(kwargs.keys, kwargs.children, strict=True)}
+
+
+def symbol_sizes(graph: Graph, batch: int) -> dict[str, int]:
+    """Return a size for every symbol in the input types: `batch` for the first, others a little larger."""
+    shapes = [t.shape for n in graph.inputs for t in n.results if isinstance(t, TensorType)]
+    names = dict.fromkeys(name for shape in shapes for size in shape for name in sorted(symbols_of(size)))
+    ordered = sorted(names, key=lambda name: name != "B")
+    return {name: batch + i for i, name in enumerate(ordered)}
+
+
+def _tensor(graph: Graph, node: Node, sizes: Mapping[str, int], generator: torch.Generator) -> object:
+    type_ = node.results[0]
+    if not isinstance(type_, TensorType):
+        return evaluate(type_.value, sizes) if type_.value is not None else 2
+    shape = [evaluate(size, sizes) for size in type_.shape]
+    if type_.dtype.is_floating_point or type_.dtype.is_complex:
+        real = torch.complex64 if type_.dtype.is_complex else torch.float64
+        return torch.randn(shape, generator=generator, dtype=real).to(type_.dtype)
+    rows = table_rows(graph, Value(node.id))
+    found = torch.randint(0, rows or 2, shape, generator=generator).to(type_.dtype)
+    if type_.dtype == torch.bool and shape and shape[-1] > 1:
+        found[..., 0], found[..., -1] = False, True
+    return found
+
+
+def table_rows(graph: Graph, value: Value) -> int | None:
+    """Return the smallest number of rows of the tables a value indexes, None if it indexes none."""
+    found: list[int] = []
+    seen: set[Value] = set()
+    waiting = [value]
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for use in graph.uses(current):
+            user = graph.node(use.node)
+            if user.op in _CARRIERS:
+                waiting += [Value(user.id, i) for i in range(len(user.results))]
+            else:
+                found += _rows(graph, user, use.argument, use.position)
+    return min(found, default=None)
+
+
+def _rows(graph: Graph, user: Node, argument: str, position: tuple[int, ...]) -> list[int]:
+    """Return how many different numbers a use as an index takes."""
+    if user.op in _TABLES and argument == _TABLES[user.op][1]:
+        return _size(graph, user.argument(_TABLES[user.op][0]), 0)
+    if user.op == "aten.index.Tensor" and argument == "indices":
+        return _size(graph, user.argument("self"), position[0])
+    if user.op in ("aten.gather.default", "aten.index_select.default") and argument == "index":
+        dim = user.argument("dim")
+        return _size(graph, user.argument("self"), dim) if isinstance(dim, int) else []
+    if user.op == "aten.one_hot.default":
+        classes = user.argument("num_classes")
+        return [classes] if isinstance(classes, int) and classes > 0 else []
+    return []
+
+
+def _size(graph: Graph, table: object, axis: int) -> list[int]:
+    type_ = graph.type_of(table) if isinstance(table, Value) else None
+    size = type_.shape[axis] if isinstance(type_, TensorType) else None
+    return [size] if isinstance(size, int) else []
+
+
+def _nest(leaf: Leaf, tensors: list[object]) -> Any:
+    if isinstance(leaf, Constant):
+        return leaf.value
+    if isinstance(leaf, Tree):
+        children = [_nest(child, tensors) for child in leaf.children]
+        if leaf.kind == "dict":
+            return dict(zip(leaf.keys, children, strict=True))
+        return tuple(children) if leaf.kind == "tuple" else children
+    return tensors[leaf]

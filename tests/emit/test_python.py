@@ -1,0 +1,266 @@
+"""Emitted source computes what the graph computes, keeps the state dict, and reads as a person would write it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from archir.emit.check import tensors_in
+from archir.emit.python import check, source, to_python
+from archir.errors import EmitError, FileError
+from archir.ir.graph import Graph
+from archir.ir.inputs import random_inputs
+from frontends.pytorch import trace
+from tests.emit import hard_models as hard
+from tests.models import ZOO
+
+HARD: dict[str, tuple[type[nn.Module], tuple[Any, ...]]] = {
+    "loops": (hard.Loops, (torch.randn(3, 5, 8), torch.randn(3, 1, 8))),
+    "containers": (hard.Containers, (torch.randn(3, 6),)),
+    "tied": (hard.Tied, (torch.randint(0, 12, (3, 4)),)),
+    "states": (hard.States, (torch.randn(3, 4, 5), (torch.randn(1, 3, 6), torch.randn(1, 3, 6)))),
+    "norms": (hard.Norms, (torch.randn(3, 4, 6, 6),)),
+    "stages": (hard.Stages, (torch.randn(3, 6, 8),)),
+    "operators": (hard.Operators, (torch.randn(3, 8), torch.randn(3, 8))),
+}
+
+
+def zoo(name: str) -> Graph:
+    torch.manual_seed(0)
+    if name in HARD:
+        model, inputs = HARD[name]
+        return trace(model(), inputs)
+    example = ZOO[name]
+    return trace(example.build(), example.inputs(), example.kwargs())
+
+
+def load(path: Path) -> nn.Module:
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
+    exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
+    net = module.load()
+    assert isinstance(net, nn.Module)
+    return net
+
+
+def without_dropout(graph: Graph) -> Graph:
+    """Return the graph with every dropout probability zero."""
+    with graph.edit(by="test") as edit:
+        for node in graph.calls:
+            for name in {"p", "dropout", "dropout_p"} & set(node.arguments):
+                edit.update(node.id, arguments={name: 0.0})
+    return edit.graph
+
+
+@pytest.mark.parametrize("name", [*ZOO, *HARD])
+def test_same_function_and_state_dict(name: str, tmp_path: Path) -> None:
+    graph = zoo(name)
+    for flat in (False, True):
+        emitted = to_python(graph, tmp_path, name="flat" if flat else "nested", flat=flat)
+        assert emitted.difference < 1e-6
+        module, net = graph.module(), load(emitted.path)
+        wanted, found = module.state_dict(), net.state_dict()
+        assert set(wanted) == set(found)
+        for key, tensor in wanted.items():
+            assert torch.equal(tensor, found[key]), key
+        trainable = {k: p.requires_grad for k, p in module.named_parameters(remove_duplicate=False)}
+        assert trainable == {k: p.requires_grad for k, p in net.named_parameters(remove_duplicate=False)}
+    written = ["flat.py", "flat.safetensors", "nested.py", "nested.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == written
+    command = [sys.executable, "-m", "ruff"]
+    options = ["--isolated", "--line-length", "120", str(tmp_path)]
+    for check_ in (["format", "--diff"], ["check"]):
+        result = subprocess.run([*command, *check_, *options], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("name", ["resnet20", "norms", "encoder", "states", "tied", "stages"])
+def test_training_is_the_same(name: str, tmp_path: Path) -> None:
+    graph = zoo(name)
+    graph = without_dropout(graph).to(torch.float64)
+    module, net = graph.module().train(), load(to_python(graph, tmp_path).path).train()
+    for step in range(2):
+        args, kwargs = random_inputs(graph, 3, seed=step)
+        for model in (module, net):
+            losses = [t.square().mean() for t in tensors_in(model(*args, **kwargs))]
+            torch.autograd.backward(losses)
+    gradients = dict(net.named_parameters())
+    for key, parameter in module.named_parameters():
+        other = gradients[key].grad
+        assert (parameter.grad is None) == (other is None), key
+        if parameter.grad is not None and other is not None:
+            torch.testing.assert_close(other, parameter.grad, rtol=1e-10, atol=1e-12)
+    for key, buffer in module.named_buffers():
+        torch.testing.assert_close(net.get_buffer(key), buffer, rtol=1e-12, atol=1e-12)
+
+
+def test_dropout_follows_the_mode(tmp_path: Path) -> None:
+    graph = zoo("encoder")
+    net = load(to_python(graph, tmp_path).path)
+    args, _ = random_inputs(graph)
+    assert torch.equal(net(*args), net(*args))
+    net.train()
+    assert not torch.equal(net(*args), net(*args))
+    assert "dropout_p=0.1 if self.training else 0.0" in source(graph)
+
+
+def test_runs_where_archir_is_not_installed(tmp_path: Path) -> None:
+    names = ["resnet20", "gpt_tied", "lstm", "nested", "swin", "stages"]
+    for name in names:
+        graph = zoo(name)
+        to_python(graph, tmp_path, name=name)
+        args, kwargs = random_inputs(graph)
+        torch.save((args, kwargs, tensors_in(graph.module().eval()(*args, **kwargs))), tmp_path / f"{name}.pt")
+    script = f"""
+import importlib, sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("archir", "frontends", "passes"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Block())
+import torch
+def tensors(x):
+    if isinstance(x, torch.Tensor): return [x]
+    if isinstance(x, dict): x = x.values()
+    return [t for v in x for t in tensors(v)] if isinstance(x, (tuple, list, type({{}}.values()))) else (
+        [torch.tensor(x)] if isinstance(x, (int, float)) else [])
+for name in {names}:
+    args, kwargs, wanted = torch.load(name + ".pt")
+    with torch.no_grad():
+        found = tensors(importlib.import_module(name).load()(*args, **kwargs))
+    assert len(found) == len(wanted)
+    for a, b in zip(found, wanted):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+print("done")
+"""
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "done", result.stderr
+
+
+def test_tied_weights_are_stored_and_made_once(tmp_path: Path) -> None:
+    graph = zoo("gpt_tied")
+    path = to_python(graph, tmp_path).path
+    net = load(path)
+    assert net.get_parameter("head.weight") is net.get_parameter("tokens.weight")
+    assert sum(p.numel() for p in net.parameters()) == graph.parameter_count
+    assert path.with_suffix(".safetensors").stat().st_size < 4 * graph.parameter_count + 3000
+    assert "self.head.weight = self.tokens.weight" in path.read_text()
+
+
+def test_old_state_dicts_fit(tmp_path: Path) -> None:
+    model = ZOO["resnet20"].build()
+    net = load(to_python(zoo("resnet20"), tmp_path).path)
+    net.load_state_dict(model.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(net.eval()(x), model.eval()(x), atol=1e-6)
+
+
+def test_source_of_a_residual_network() -> None:
+    text = source(zoo("resnet20"))
+    assert "torch.ops" not in text and text.count("class ") == 3
+    assert (
+        """
+class BasicBlock(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.relu(self.bn1(self.conv1(x))))
+        return F.relu(self.bn2(y) + x)
+"""
+        in text
+    )
+
+
+def test_source_of_loops_and_classes_of_several_widths() -> None:
+    text = source(zoo("stages"))
+    assert text.count("class ") == 3
+    assert "        for block in self.blocks:\n" in text
+    assert "self.blocks = nn.ModuleList(Mixer(features, out_features) for _ in range(2))" in text
+    assert "self.two = Stage(features=12, out_features=24, size=6)" in text
+    loops = source(zoo("loops"))
+    assert "        for layer in self.layers:\n            x = layer(x, mask)\n" in loops
+    assert "self.layers = nn.ModuleList(Mixer(16) for _ in range(3))" in loops
+    assert "self.others = nn.ModuleList([Mixer(12), Mixer(20)])" in loops
+
+
+def test_stock_modules_and_chains() -> None:
+    text = source(zoo("norms"))
+    assert 'nn.Conv2d(4, 8, (3, 1), padding="same", groups=2), nn.BatchNorm2d(8, momentum=None)' in text
+    assert "nn.ConvTranspose2d(8, 4, 3, stride=2, output_padding=1, bias=False)" in text
+    assert "nn.BatchNorm2d(8, eps=0.001, affine=False)" in text
+    text = source(zoo("containers"))
+    assert "nn.Sequential(nn.Identity(), nn.Linear(8, 8), nn.Dropout(0.2), nn.Identity(), nn.ReLU())" in text
+    assert "nn.ParameterList(nn.Parameter(torch.zeros(8)) for _ in range(2))" in text
+    text = source(zoo("states"))
+    assert "x, (h, c) = self.lstm(x, (state_0, state_1))" in text
+    assert "nn.GRU(6, 4, num_layers=2, bias=False, dropout=0.3)" in text
+    assert 'return {"x": x, "states": (h, [c]), "y": y, "kind": "lstm"}' in text
+
+
+def test_a_chain_is_a_sequential(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 2))
+    graph = trace(model, torch.randn(3, 4))
+    text = to_python(graph, tmp_path).path.read_text()
+    assert "super().__init__(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 2))" in text
+
+
+def test_one_layer_is_a_network(tmp_path: Path) -> None:
+    graph = trace(nn.Linear(4, 2), torch.randn(3, 4))
+    assert "return F.linear(x, self.weight, self.bias)" in source(graph) or "F.linear(" in source(graph)
+    assert to_python(graph, tmp_path).difference < 1e-6
+
+
+def test_history_is_in_the_docstring() -> None:
+    graph = zoo("mlp").with_history('split{width="w0"}', "prune{width=w1}")
+    text = source(graph, name="grown")
+    assert text.startswith(
+        f'"""A neural network of {graph.parameter_count:,} parameters; weights in grown.safetensors.'
+    )
+    assert '    split{width="w0"}\n    prune{width=w1}\n"""' in text
+
+
+def test_frozen_and_double_precision(tmp_path: Path) -> None:
+    model = hard.Tied().double()
+    model.head.weight.requires_grad_(False)
+    net = load(to_python(trace(model, torch.randint(0, 12, (3, 4))), tmp_path).path)
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
+    assert not net.get_parameter("embed.weight").requires_grad
+    assert net.get_parameter("inner.0.weight").requires_grad
+
+
+def test_a_wrong_file_is_found(tmp_path: Path) -> None:
+    graph = zoo("two_heads")
+    path = to_python(graph, tmp_path).path
+    text = path.read_text()
+    path.write_text(text.replace("F.relu(", "F.gelu("))
+    assert path.read_text() != text
+    with pytest.raises(EmitError, match="largest difference"):
+        check(graph, path)
+    path.write_text(text.replace("nn.Linear(", "nn.Bilinear("))
+    with pytest.raises(EmitError, match="does not load"):
+        check(graph, path)
+
+
+def test_errors_leave_nothing_behind(tmp_path: Path) -> None:
+    graph = zoo("mlp")
+    with pytest.raises(EmitError, match="not a name"):
+        to_python(graph, tmp_path, name="my net")
+    with pytest.raises(EmitError, match="largest difference"):
+        to_python(zoo("gpt"), tmp_path, tolerance=-1.0)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(FileError, match="cannot write"):
+        to_python(graph, tmp_path / "taken")
