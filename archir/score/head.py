@@ -1,0 +1,210 @@
+"""The loss as a function of a model's outputs: gradient, Hessian, and samples of its square root."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+
+from archir.errors import ScoreError
+from archir.score.losses import LOSSES, Loss, check_loss, class_axis
+from archir.score.program import Program
+
+LARGEST_DENSE = 64
+"""The number of outputs of an example up to which the Hessian of a loss without a closed form is computed densely."""
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Two vectors for each example, `[examples, outputs]` each, with `E[v wᵀ] = H`; often one and the same."""
+
+
+class Curvature(Enum):
+    """How the curvature is estimated in reverse mode.
+
+    Attributes:
+        SAMPLED: one random vector an example, whose outer product has the Hessian as its mean.
+        EXACT: one vector for each output of an example; the cost grows with their number.
+    """
+
+    SAMPLED = "sampled"
+    EXACT = "exact"
+
+
+@dataclass(frozen=True)
+class Head:
+    """The loss on top of one program, on outputs flattened to `[examples, outputs]`.
+
+    Attributes:
+        program: what gives the outputs.
+        loss: the loss.
+    """
+
+    program: Program
+    loss: Loss
+
+    def flatten(self, outputs: Sequence[Any], examples: int) -> torch.Tensor:
+        """Return all real outputs side by side; `[examples, outputs]`.
+
+        Raises:
+            ScoreError: there is none, or the first axis of one does not run over the examples.
+        """
+        return torch.cat([outputs[i].reshape(examples, -1) for i in self.real(outputs, examples)], 1)
+
+    def real(self, outputs: Sequence[Any], examples: int) -> list[int]:
+        """Return the numbers of the outputs that are real tensors.
+
+        Raises:
+            ScoreError: there is none, or the first axis of one does not run over the examples.
+        """
+        found = [i for i, o in enumerate(outputs) if isinstance(o, torch.Tensor) and o.is_floating_point()]
+        if not found:
+            raise ScoreError("the model returns no real tensor, so it has no loss to be scored by")
+        for i in found:
+            if outputs[i].shape[:1] != (examples,):
+                raise ScoreError(f"output {i} is {list(outputs[i].shape)}, which does not fit {examples} examples")
+        return found
+
+    def split(self, flat: torch.Tensor, outputs: Sequence[Any]) -> list[Any]:
+        """Return flat outputs, or anything shaped like them, in the shapes of the outputs; others as they are."""
+        result = list(outputs)
+        start = 0
+        for i in self.real(outputs, len(flat)):
+            size = outputs[i][0].numel()
+            result[i] = flat[:, start : start + size].reshape(outputs[i].shape)
+            start += size
+        return result
+
+    def per_example(self, flat: torch.Tensor, outputs: Sequence[Any], targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss of every example; `[examples]`, in nats for likelihoods."""
+        return self.loss.per_example(self.program.structure(self.split(flat, outputs)), targets)
+
+    def check(self, outputs: Sequence[Any], targets: torch.Tensor) -> None:
+        """Check the loss on a batch.
+
+        Raises:
+            ScoreError: it is not finite, or does not fit outputs and targets.
+        """
+        check_loss(self.loss, self.program.structure(outputs), targets)
+
+    def gradient(self, outputs: Sequence[Any], targets: torch.Tensor, *, record: bool = False) -> Pair:
+        """Return the flat outputs and the gradient of each example's loss in them; `[examples, outputs]` each.
+
+        Args:
+            outputs: the outputs of the program.
+            targets: the targets.
+            record: let the gradient be differentiated again in the flat outputs.
+
+        Raises:
+            ScoreError: the loss does not depend on the outputs, or is not finite.
+        """
+        examples = len(targets)
+        flat = self.flatten([o.detach() if isinstance(o, torch.Tensor) else o for o in outputs], examples)
+        flat.requires_grad_()
+        with torch.enable_grad():
+            total = self.loss.mean(self.program.structure(self.split(flat, outputs)), targets) * examples
+            if not bool(torch.isfinite(total)):
+                raise ScoreError(
+                    f"the loss {self.loss.name} is {float(total)} on a batch",
+                    mend="check the weights, the inputs and the targets for infinite values",
+                )
+            if not total.requires_grad:
+                raise ScoreError(f"the loss {self.loss.name} does not depend on the outputs of the model")
+            (found,) = torch.autograd.grad(total, flat, create_graph=record)
+        return flat, found
+
+    def hessian_product(self, flat: torch.Tensor, gradient: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """Return `H u` for vectors in the space of the outputs.
+
+        Args:
+            flat: the flat outputs, from `gradient(record=True)`.
+            gradient: the gradient, from the same.
+            u: `[vectors, examples, outputs]`.
+
+        Returns:
+            `[vectors, examples, outputs]`.
+        """
+        if not gradient.requires_grad:
+            return torch.zeros_like(u)
+        products = (torch.autograd.grad(gradient, flat, one, retain_graph=True, materialize_grads=True)[0] for one in u)
+        return torch.stack(list(products))
+
+    def pairs(
+        self, outputs: Sequence[Any], targets: torch.Tensor, curvature: Curvature, generator: torch.Generator
+    ) -> Iterator[Pair]:
+        """Yield vectors whose outer products, summed over all that are yielded, have the Hessian as their mean.
+
+        Where the Hessian has a known root R, the sampled vector is `R ε` with random signs ε: its square is exact for
+        one output, and for two classes nearly so, where sampling a label from the model is right but noisy.
+        Any other loss with few outputs has its Hessian decomposed, negative eigenvalues set to nought; with many, the
+        pair is (ε, H ε).
+
+        Raises:
+            ScoreError: the exact curvature is asked for with more than `LARGEST_DENSE` outputs.
+
+        Source: Hutchinson (1990) for random signs; the root for cross-entropy is ours.
+        """
+        plain = [o.detach() if isinstance(o, torch.Tensor) else o for o in outputs]
+        first = plain[self.real(plain, len(targets))[0]]
+        named = LOSSES.get(self.loss.name) is self.loss
+        if curvature is Curvature.SAMPLED and named:
+            root = _ROOTS[self.loss.name](first, targets, _signs(first, generator)).reshape(len(targets), -1)
+            yield root, root
+            return
+        flat, gradient = self.gradient(plain, targets, record=True)
+        if flat.shape[1] <= LARGEST_DENSE:
+            roots = _dense_root(self, flat, gradient)
+            if curvature is Curvature.SAMPLED:
+                roots = (roots * _signs(flat.detach(), generator)[:, None, :]).sum(2, keepdim=True)
+            for column in roots.unbind(2):
+                yield column, column
+        elif curvature is Curvature.SAMPLED:
+            signs = _signs(flat.detach(), generator)
+            yield signs, self.hessian_product(flat, gradient, signs[None])[0]
+        else:
+            raise ScoreError(
+                f"the exact curvature of {flat.shape[1]} outputs an example is not computed",
+                mend=f"use the sampled one; {LARGEST_DENSE} outputs are the most",
+            )
+
+
+def _signs(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    bits = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8)
+    return (2 * bits - 1).to(like)
+
+
+def _dense_root(head: Head, flat: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Return R with `R Rᵀ = H` for every example, negative eigenvalues left out; `[examples, outputs, outputs]`."""
+    examples, count = flat.shape
+    basis = torch.eye(count, dtype=flat.dtype, device=flat.device)[:, None, :].expand(count, examples, count)
+    hessian = head.hessian_product(flat, gradient, basis).transpose(0, 1)
+    values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
+    found: torch.Tensor = vectors * values.clamp(min=0).sqrt()[:, None, :]
+    return found
+
+
+def _cross_entropy_root(outputs: torch.Tensor, targets: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+    """Return `√p∘ε − p (√p·ε)`, whose second moment is `diag(p) − p pᵀ`."""
+    soft = targets.is_floating_point()
+    axis = 1 if soft else class_axis(outputs, targets)
+    p = outputs.softmax(axis)
+    root = p.sqrt() * signs
+    root = root - p * root.sum(axis, keepdim=True)
+    positions = outputs[0].numel() // outputs.shape[axis]
+    if soft:
+        root = root * targets.sum(axis, keepdim=True).clamp(min=0).sqrt()
+    return root / math.sqrt(positions)
+
+
+def _mse_root(outputs: torch.Tensor, targets: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+    return signs * math.sqrt(2 / outputs[0].numel())
+
+
+def _bce_root(outputs: torch.Tensor, targets: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+    p = outputs.sigmoid()
+    return signs * (p * (1 - p) / outputs[0].numel()).sqrt()
+
+
+_ROOTS = {"cross_entropy": _cross_entropy_root, "mse": _mse_root, "bce_with_logits": _bce_root}

@@ -1,0 +1,201 @@
+"""Learning θ of all families at once on the predicted change of the loss, weights frozen."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from archir.ir.node import Value
+from archir.rewrite.morphism import Theta
+from archir.rewrite.perturbation import Edge, Perturbation
+from archir.score.head import Curvature, Head
+from archir.score.program import Program, number_of_examples
+from archir.score.screen import Batch, Gradient, Reductions, backward, no_batches, tapped_program
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How θ is learned.
+
+    Attributes:
+        steps: number of steps, one batch each; batches are used again when they run out.
+        rate: step size of Adam, relative to the root mean square of the weight θ is added to; falls to nought.
+        radius: bound of ‖θ‖ relative to ‖w‖, for each row of a weight (for a vector, of it all).
+        curvature: how the second order is estimated.
+        seed: of the initial θ and of the samples.
+    """
+
+    steps: int = 60
+    rate: float = 0.05
+    radius: float = 0.5
+    curvature: Curvature = Curvature.SAMPLED
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came out of learning.
+
+    Attributes:
+        thetas: θ of each family; empty where there is nothing to learn.
+        estimates: sum over all members of the predicted change of the loss at each step; `[steps]`, in nats.
+    """
+
+    thetas: tuple[Theta, ...]
+    estimates: torch.Tensor
+
+
+class Learner:
+    """Takes learning steps; made once for a graph and its families."""
+
+    def __init__(self, head: Head, perturbations: Sequence[Perturbation], recipe: Recipe) -> None:
+        """Set θ to its starting point.
+
+        Args:
+            head: the loss; its program gives the graph.
+            perturbations: the families; those without parameters are left alone.
+            recipe: how to learn.
+        """
+        self._head, self._recipe = head, recipe
+        self._perturbations = tuple(perturbations)
+        self._learnable = [i for i, p in enumerate(perturbations) if p.theta]
+        self._program: Program = tapped_program(head.program, [perturbations[i] for i in self._learnable])
+        self._generator = torch.Generator().manual_seed(recipe.seed)
+        self._reductions = Reductions()
+        self._thetas: dict[int, dict[int, torch.Tensor]] = {}
+        stored = {Value(i): t for i, t in head.program.graph.tensors.items()}
+        for i in self._learnable:
+            start = perturbations[i].initial_theta(stored, recipe.seed * 1_000_003 + i)
+            self._thetas[i] = {node: t.clone().requires_grad_() for node, t in start.items()}
+        tensors = head.program.graph.tensors
+        every = [(node, t) for theta in self._thetas.values() for node, t in theta.items()]
+        self._rates = [recipe.rate * _scale(tensors[node]) for node, _ in every]
+        groups = [{"params": [t], "lr": rate} for (_, t), rate in zip(every, self._rates, strict=True)]
+        self._region = [(t, _limit(tensors[node], t, recipe.radius)) for node, t in every]
+        self._optimiser = torch.optim.Adam(groups, eps=1e-12) if groups else None
+        self._step = 0
+
+    @property
+    def thetas(self) -> tuple[Theta, ...]:
+        """θ of each family as it stands."""
+        return tuple(
+            {n: t.detach().clone() for n, t in self._thetas.get(i, {}).items()} for i in range(len(self._perturbations))
+        )
+
+    def step(self, batch: Batch) -> float:
+        """Take one step and return the predicted change of the loss before it, summed over all members.
+
+        Raises:
+            ScoreError: the loss is not finite or does not fit the batch.
+        """
+        if self._optimiser is None:
+            return 0.0
+        inputs, targets = batch
+        program = self._program
+        evaluation = program(program.bind(inputs))
+        first, second = backward(self._head, evaluation, targets, self._recipe.curvature, self._generator)
+        pairs = list(second)
+        total = 0.0
+        for i in self._learnable:
+            with torch.enable_grad():
+                deltas = self._perturbations[i].delta(evaluation.values, self._thetas[i])
+            total += self._pull(i, deltas, first, pairs, number_of_examples(targets))
+        progress = self._step / max(self._recipe.steps, 1)
+        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        self._optimiser.step()
+        self._step += 1
+        with torch.no_grad():
+            for theta_tensor, limit in self._region:
+                _project(theta_tensor, limit)
+        return total
+
+    @torch.no_grad()
+    def _pull(
+        self,
+        i: int,
+        deltas: Mapping[Edge, torch.Tensor],
+        first: Gradient,
+        pairs: Sequence[tuple[Gradient, Gradient]],
+        examples: int,
+    ) -> float:
+        """Set the gradient of θ of one family and return its predicted change of the loss.
+
+        With `s = Σ g̃·Δ` for each example and member, the gradient of the estimate in Δ is `g + s g̃`: formed here
+        in one pass, so that only Δ(θ) itself is ever differentiated.
+        """
+        p, theta = self._perturbations[i], self._thetas[i]
+        sums = []
+        for left, right in pairs:
+            one = self._reductions.total(i, p, left, deltas, examples)
+            sums.append((one, one if left is right else self._reductions.total(i, p, right, deltas, examples)))
+        value = sum(float((s * t).sum()) for s, t in sums) / 2
+        ends, cotangents = [], []
+        for edge, delta in deltas.items():
+            if edge not in first or not delta.requires_grad:
+                continue
+            cotangent = first[edge]
+            value += float((delta * cotangent).sum())
+            reduction = self._reductions.find(i, p, edge, delta, examples)
+            for (left, right), (s, t) in zip(pairs, sums, strict=True):
+                if left is right:
+                    cotangent = torch.addcmul(cotangent, left[edge], reduction.spread(s))
+                else:
+                    mixed = left[edge] * reduction.spread(t) + right[edge] * reduction.spread(s)
+                    cotangent = cotangent + mixed / 2
+            ends.append(delta)
+            cotangents.append(cotangent)
+        if ends:
+            found = torch.autograd.grad(ends, list(theta.values()), cotangents, allow_unused=True)
+            for tensor, gradient in zip(theta.values(), found, strict=True):
+                tensor.grad = None if gradient is None else gradient / examples
+        return value / examples
+
+
+def learn(head: Head, perturbations: Sequence[Perturbation], batches: Iterable[Batch], recipe: Recipe) -> Learned:
+    """Learn θ of all families at once, each member as if it were alone.
+
+    Args:
+        head: the loss; its program gives the graph.
+        perturbations: the families.
+        batches: pairs of inputs and targets; used again when they run out.
+        recipe: how to learn.
+
+    Raises:
+        ScoreError: the loss is not finite or does not fit a batch, or there are no batches.
+
+    Source: Adam (Kingma and Ba 2015) on the estimate of Lawton, Galstyan, Ver Steeg 2024; the trust region is ours.
+    """
+    learner = Learner(head, perturbations, recipe)
+    stream = itertools.cycle(batches)
+    estimates = []
+    for _ in range(recipe.steps):
+        batch = next(stream, None)
+        if batch is None:
+            raise no_batches()
+        estimates.append(learner.step(batch))
+    return Learned(learner.thetas, torch.tensor(estimates, dtype=torch.float64))
+
+
+def _scale(weight: torch.Tensor) -> float:
+    """Return the root mean square of a weight, 1 where it is nought."""
+    found = float(weight.square().mean().sqrt())
+    return found if found > 0 else 1.0
+
+
+def _limit(weight: torch.Tensor, theta: torch.Tensor, radius: float) -> torch.Tensor:
+    """Return the largest norm of each row of θ, `[rows]`; of all of θ where it is a vector, `[]`."""
+    like = weight if theta.shape == weight.shape else torch.full_like(theta, _scale(weight))
+    found: torch.Tensor = radius * (like.flatten(1).norm(dim=1) if like.dim() > 1 else like.norm())
+    return found.detach()
+
+
+def _project(theta: torch.Tensor, limit: torch.Tensor) -> None:
+    """Scale rows that are too long back to the limit."""
+    norm = theta.norm() if limit.dim() == 0 else theta.flatten(1).norm(dim=1)
+    factor = (limit / norm.clamp(min=1e-30)).clamp(max=1)
+    theta *= factor.reshape([-1] + [1] * (theta.dim() - 1)) if limit.dim() else factor

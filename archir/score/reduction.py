@@ -1,0 +1,93 @@
+"""Inner products on an edge, for each example and each member of a family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from archir.axes.positions import size_of, unit_index
+from archir.axes.terms import Atom
+from archir.errors import ScoreError
+from archir.rewrite.perturbation import Members
+
+
+class Reduction:
+    """Sums products of tensors on one edge over everything but the example and the member; made for one shape."""
+
+    def __init__(
+        self, members: Members, count: int, shape: Sequence[int], examples: int, device: torch.device | None = None
+    ) -> None:
+        """Find out which position of a tensor belongs to which example and member.
+
+        Args:
+            members: how the members lie in the tensors.
+            count: number of members.
+            shape: shape of the tensors.
+            examples: number of examples in the batch.
+            device: where the tensors are.
+
+        Raises:
+            ScoreError: the axis of the examples does not fit the batch.
+        """
+        self.examples, self.count = examples, count
+        self._axis, self._example_axis = members.axis % len(shape), members.example_axis % len(shape)
+        self._shape = tuple(shape)
+        self._others = tuple(d for d in range(len(shape)) if d not in (self._axis, self._example_axis))
+        example, member = _example_index(members, shape[self._example_axis], examples), members.index
+        if len(member) != shape[self._axis]:
+            raise ScoreError(f"{len(member)} positions are shared out among members, the axis has {shape[self._axis]}")
+        self._direct = self._axis != self._example_axis and _counts(example, examples) and _counts(member, count)
+        self._example, self._member = example.to(device), member.to(device)
+
+    def __call__(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Return `Σ a·b` over the positions of each example and member; `[examples, members]`."""
+        product = a * b
+        terms = product.sum(self._others) if self._others else product
+        if self._axis < self._example_axis:
+            terms = terms.mT
+        if self._direct:
+            return terms
+        inside = self._member >= 0
+        result = terms.new_zeros(self.examples, self.count)
+        if self._axis == self._example_axis:
+            where = self._example[inside], self._member[inside]
+            return result.index_put_(where, terms[inside], accumulate=True)
+        rows = terms.new_zeros(self.examples, terms.shape[1]).index_add_(0, self._example, terms)
+        return result.index_add_(1, self._member[inside], rows[:, inside])
+
+    def spread(self, amounts: torch.Tensor) -> torch.Tensor:
+        """Return amounts `[examples, members]` at every position, nought where there is no member; broadcastable."""
+        sizes = [1] * len(self._shape)
+        if self._axis == self._example_axis:
+            found = amounts[self._example, self._member.clamp(min=0)] * (self._member >= 0)
+            sizes[self._axis] = len(found)
+            return found.reshape(sizes)
+        if not self._direct:
+            amounts = amounts[self._example][:, self._member.clamp(min=0)] * (self._member >= 0)
+        sizes[self._example_axis], sizes[self._axis] = amounts.shape
+        return (amounts.mT if self._axis < self._example_axis else amounts).reshape(sizes)
+
+    def mask(self, member: int, like: torch.Tensor) -> torch.Tensor:
+        """Return ones at the positions of one member, in the element type of `like`; broadcastable to the shape."""
+        sizes = [1] * len(self._shape)
+        sizes[self._axis] = self._shape[self._axis]
+        return (self._member == member).to(like.dtype).reshape(sizes)
+
+
+def _example_index(members: Members, size: int, examples: int) -> torch.Tensor:
+    """Return the example each position along the example axis belongs to; `[size]`."""
+    atom = members.batch_atom
+    if not isinstance(atom, Atom):
+        raise ScoreError("the axis of the examples is itself composed of axes")
+    sizes = {atom: examples}
+    if size_of(members.example_term, sizes) != size:
+        raise ScoreError(
+            f"an axis of {size} positions does not belong to {examples} examples",
+            mend="give batches whose targets have one entry for each example",
+        )
+    return unit_index(members.example_term, atom, sizes=sizes)
+
+
+def _counts(index: torch.Tensor, count: int) -> bool:
+    return len(index) == count and torch.equal(index, torch.arange(count, device=index.device))

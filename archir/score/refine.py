@@ -1,0 +1,182 @@
+"""Refinement in forward mode: what candidates do to the outputs, alone and together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from archir.rewrite.morphism import Theta
+from archir.rewrite.perturbation import Edge, Perturbation
+from archir.score.forward import Linearisation, Tail
+from archir.score.head import Head
+from archir.score.program import Program, number_of_examples
+from archir.score.screen import Batch, Moments, Reductions, no_batches
+
+LARGEST_STORED = 2**27
+"""The largest number of elements of `u` that are kept; beyond it only `a` and `G` are."""
+
+
+@dataclass(frozen=True)
+class LinearBatch:
+    """One batch of the linearised network.
+
+    Attributes:
+        outputs: the outputs of the network.
+        flat: the same side by side, `[examples, outputs]`.
+        targets: the targets.
+        pushed: `u`, how each candidate moves the outputs, `[candidates, examples, outputs]`.
+    """
+
+    outputs: Sequence[Any]
+    flat: torch.Tensor
+    targets: torch.Tensor
+    pushed: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The linearised effects of some candidates.
+
+    Attributes:
+        head: the loss.
+        first_order: `a_c = mean_n r·u_c`, `[candidates]`, in nats for likelihoods.
+        gram: `G_cd = mean_n u_cᵀ H u_d`, `[candidates, candidates]`.
+        stderr: standard error of `a + G/2` of each over the examples, `[candidates]`.
+        batches: the linearised network; empty if it would take too much memory.
+        methods: how operators that are neither linear nor diagonal were differentiated.
+    """
+
+    head: Head
+    first_order: torch.Tensor
+    gram: torch.Tensor
+    stderr: torch.Tensor
+    batches: tuple[LinearBatch, ...] = field(repr=False)
+    methods: Mapping[str, str]
+
+    def joint(self, chosen: Sequence[int]) -> float:
+        """Return `Σ a_c + ½ Σ G_cd` over a set of candidates."""
+        index = torch.tensor(chosen, dtype=torch.long)
+        return float(self.first_order[index].sum() + self.gram[index][:, index].sum() / 2)
+
+    def linearised(self, chosen: Sequence[int]) -> float:
+        """Return `mean_n [ℓ(o + Σ u_c) − ℓ(o)]`; the joint model where the outputs were too large to be kept."""
+        if not self.batches:
+            return self.joint(chosen)
+        return float(self.losses([*chosen], [None])[0])
+
+    def after_joint(self, chosen: Sequence[int]) -> torch.Tensor:
+        """Return the joint prediction for a set and each candidate added to it; `[candidates]`."""
+        index = torch.tensor(chosen, dtype=torch.long)
+        return self.joint(chosen) + self.first_order + self.gram.diagonal() / 2 + self.gram[:, index].sum(1)
+
+    def after_linearised(self, chosen: Sequence[int]) -> torch.Tensor:
+        """Return the linearised network's loss change for a set and each candidate added to it; `[candidates]`."""
+        if not self.batches:
+            return self.after_joint(chosen)
+        return self.losses(chosen, range(len(self.first_order)))
+
+    @torch.no_grad()
+    def losses(self, chosen: Sequence[int], added: Iterable[int | None]) -> torch.Tensor:
+        """Return the change of the linearised network's loss for a set with each of some candidates added to it.
+
+        Args:
+            chosen: the set.
+            added: candidates; None adds nothing.
+        """
+        wanted = list(added)
+        totals, examples = torch.zeros(len(wanted), dtype=torch.float64), 0
+        for batch in self.batches:
+            count = len(batch.targets)
+            before = self._loss(batch, batch.flat) * count
+            moved = batch.flat + batch.pushed[list(chosen)].sum(0) if chosen else batch.flat
+            for i, c in enumerate(wanted):
+                totals[i] += self._loss(batch, moved if c is None else moved + batch.pushed[c]) * count - before
+            examples += count
+        return totals / examples
+
+    def _loss(self, batch: LinearBatch, flat: torch.Tensor) -> float:
+        structure = self.head.program.structure(self.head.split(flat, batch.outputs))
+        return float(self.head.loss.mean(structure, batch.targets))
+
+
+def refine(
+    head: Head,
+    perturbations: Sequence[Perturbation],
+    thetas: Sequence[Theta],
+    chosen: Sequence[tuple[int, int]],
+    batches: Iterable[Batch],
+) -> Refinement:
+    """Find what some candidates do to the outputs, by one tangent pass each.
+
+    Args:
+        head: the loss; its program gives the graph.
+        perturbations: the families.
+        thetas: θ of each family.
+        chosen: the candidates: number of the family, number of the member.
+        batches: pairs of inputs and targets.
+
+    Raises:
+        ScoreError: an operator downstream cannot be differentiated, the loss is not finite or does not fit a batch,
+            or there are no batches.
+
+    Source: the joint Gauss-Newton model is ours.
+    """
+    families = sorted({family for family, _ in chosen})
+    used = [perturbations[f] for f in families]
+    tail = Tail(head.program.graph, [e for p in used for e in p.edges])
+    program = Program(head.program.graph, keep=tail.needs | frozenset(v for p in used for v in p.needs))
+    moments, gram = Moments(len(chosen)), torch.zeros(len(chosen), len(chosen), dtype=torch.float64)
+    kept: list[LinearBatch] = []
+    methods: dict[str, str] = {}
+    examples, stored, reductions = 0, 0, Reductions()
+    for inputs, targets in batches:
+        count = number_of_examples(targets)
+        evaluation = program(program.bind(inputs))
+        head.check(evaluation.outputs, targets)
+        linear = Linearisation(tail, evaluation.values)
+        flat, gradient = head.gradient(evaluation.outputs, targets, record=True)
+        pushed = torch.zeros(len(chosen), *flat.shape, dtype=flat.dtype, device=flat.device)
+        for f in families:
+            with torch.no_grad():
+                deltas = perturbations[f].delta(evaluation.values, thetas[f])
+            for number, (family, member) in enumerate(chosen):
+                if family == f:
+                    start = _single(reductions, f, perturbations[f], deltas, member, count)
+                    moved = linear(start)
+                    filled = [
+                        o if not isinstance(o, torch.Tensor) else torch.zeros_like(o) if t is None else t
+                        for o, t in zip(evaluation.outputs, moved, strict=True)
+                    ]
+                    pushed[number] = head.flatten(filled, count)
+        curved = head.hessian_product(flat, gradient, pushed)
+        moments.add((pushed * gradient.detach()).sum(2).mT, (pushed * curved).sum(2).mT)
+        gram += (pushed.flatten(1) @ curved.flatten(1).mT).to("cpu", torch.float64)
+        examples += count
+        stored += pushed.numel()
+        kept = (
+            [*kept, LinearBatch(evaluation.outputs, flat.detach(), targets, pushed)] if stored <= LARGEST_STORED else []
+        )
+        methods |= linear.methods
+    if not examples:
+        raise no_batches()
+    estimate = moments.estimate()
+    gram = (gram + gram.mT) / (2 * examples)
+    return Refinement(head, estimate.first_order, gram, estimate.stderr, tuple(kept), methods)
+
+
+def _single(
+    reductions: Reductions,
+    family: int,
+    perturbation: Perturbation,
+    deltas: Mapping[Edge, torch.Tensor],
+    member: int,
+    examples: int,
+) -> dict[Edge, torch.Tensor]:
+    """Return Δ with all members but one set to nought."""
+    return {
+        edge: delta * reductions.find(family, perturbation, edge, delta, examples).mask(member, delta)
+        for edge, delta in deltas.items()
+    }

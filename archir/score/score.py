@@ -1,0 +1,296 @@
+"""Scores: what every candidate rewrite of a graph, and any set of them, is predicted to do to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from archir.axes.infer import infer_widths
+from archir.axes.widths import Widths
+from archir.cost import Cost, cost
+from archir.errors import ScoreError, suggest
+from archir.ir.graph import Graph
+from archir.rewrite.equations import Miss
+from archir.rewrite.morphism import Morphism, Theta
+from archir.rewrite.pipeline import apply_together
+from archir.score.candidate import Candidate, Family, compatible, find_families
+from archir.score.head import Curvature, Head
+from archir.score.learn import Recipe
+from archir.score.learn import learn as learn_theta
+from archir.score.losses import Loss, LossFunction, find_loss
+from archir.score.program import Program
+from archir.score.refine import Refinement
+from archir.score.refine import refine as refine_best
+from archir.score.screen import Batch, Estimate, no_batches, screen
+from archir.score.select import select
+
+Price = Callable[[Cost], float]
+"""What a difference of cost is worth, in nats."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one candidate, alone, is predicted to do to the loss.
+
+    Attributes:
+        candidate: the candidate.
+        predicted: change of the mean loss, `first_order + curvature / 2`; in nats for likelihoods.
+        stderr: its standard error over the examples.
+        first_order: `a`, the mean of r·u.
+        curvature: `G`, the mean of uᵀHu; a sampled estimate unless the candidate was refined.
+        refined: whether it may be part of joint predictions.
+    """
+
+    candidate: Candidate
+    predicted: float
+    stderr: float
+    first_order: float
+    curvature: float
+    refined: bool
+
+    @property
+    def spec(self) -> str:
+        """Text of the candidate."""
+        return self.candidate.spec
+
+
+Subset = Sequence[Score | Candidate]
+"""A set of candidates of one graph."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of all candidates of a graph, best first; made by `score`.
+
+    Attributes:
+        graph: the graph.
+        table: every candidate's score, best first.
+        thetas: θ of the family of every candidate, by its spec; None where there is nothing to learn.
+        refinement: the joint model of the refined candidates; None if there are none.
+        numbers: the number of every refined candidate in it, by spec.
+        misses: the sites that cannot be scored, with the reasons.
+        learning: predicted change of the loss, summed over all members, at each step of learning θ; in sample.
+    """
+
+    graph: Graph = field(repr=False)
+    table: tuple[Score, ...]
+    thetas: Mapping[str, Theta | None] = field(repr=False)
+    refinement: Refinement | None = field(repr=False)
+    numbers: Mapping[str, int] = field(repr=False)
+    misses: tuple[tuple[str, Miss], ...] = field(repr=False)
+    learning: torch.Tensor = field(repr=False)
+
+    def __iter__(self) -> Iterator[Score]:
+        return iter(self.table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, spec: str) -> Score:
+        """Return the score of the candidate of a specification.
+
+        Raises:
+            ScoreError: there is none.
+        """
+        if spec not in self._by_spec:
+            raise ScoreError(f"there is no candidate {spec!r}", mend=suggest(spec, self._by_spec))
+        return self._by_spec[spec]
+
+    @property
+    def refined(self) -> int:
+        """Number of candidates that may be part of joint predictions."""
+        return len(self.numbers)
+
+    def additive(self, subset: Subset) -> float:
+        """Return the sum of what each candidate is predicted to do alone: a baseline, seldom right for a set."""
+        return sum(self[c.spec].predicted for c in subset)
+
+    def joint(self, subset: Subset) -> float:
+        """Return `Σ a + ½ Σ G` over a set of refined candidates, in nats.
+
+        Raises:
+            ScoreError: a candidate was not refined.
+        """
+        numbers = self._numbers(subset)
+        return self.refinement.joint(numbers) if self.refinement and numbers else 0.0
+
+    def linearised(self, subset: Subset) -> float:
+        """Return the change of the linearised network's exact loss for a set of refined candidates, in nats.
+
+        Where the outputs were too large to be kept (see `refine.LARGEST_STORED`) it is the joint model's.
+
+        Raises:
+            ScoreError: a candidate was not refined.
+        """
+        numbers = self._numbers(subset)
+        return self.refinement.linearised(numbers) if self.refinement and numbers else 0.0
+
+    def choose(
+        self,
+        k: int | None = None,
+        *,
+        budget: Callable[[Cost], bool] | None = None,
+        price: Price | None = None,
+        model: str = "linearised",
+    ) -> list[Score]:
+        """Choose a set of refined candidates greedily, each one given those before it.
+
+        Candidates are added while they lower the predicted change of the loss plus the price.
+
+        Args:
+            k: most candidates.
+            budget: says whether a graph of some cost may be made; asked about the exact cost of every set on the way.
+            price: what a difference of cost is worth, in nats.
+            model: `linearised`, `joint`, or the baseline `additive`.
+
+        Returns:
+            The path of the selection: every prefix of it is a smaller set to fall back on.
+
+        Raises:
+            ScoreError: there is no such model.
+        """
+        refinement, names = self.refinement, ("linearised", "joint", "additive")
+        if model not in names:
+            raise ScoreError(f"there is no model {model!r}", mend=suggest(model, names))
+        if refinement is None:
+            return []
+        scores = [self[spec] for spec in self.numbers]
+        candidates = [s.candidate for s in scores]
+        alone = torch.tensor([s.predicted for s in scores], dtype=torch.float64)
+        after: dict[str, Callable[[Sequence[int]], torch.Tensor]] = {
+            "linearised": refinement.after_linearised,
+            "joint": refinement.after_joint,
+            "additive": lambda chosen: alone + alone[list(chosen)].sum(),
+        }
+        path = select(
+            after[model],
+            [0.0 if price is None else price(c.cost) for c in candidates],
+            compatible=lambda chosen: compatible(self.widths, [candidates[c].morphism for c in chosen]),
+            fits=lambda chosen: budget is None or budget(self.cost_of([candidates[c] for c in chosen])),
+            frees=[budget is not None and (c.cost.parameters < 0 or c.cost.flops < 0) for c in candidates],
+            k=k,
+        )
+        return [scores[step.candidate] for step in path]
+
+    def members(self, subset: Subset) -> list[tuple[Morphism, Theta | None]]:
+        """Return the rewrites of a set, each with its θ, as `apply_together` takes them.
+
+        Raises:
+            ScoreError: a candidate is not one of these.
+        """
+        return [(self[c.spec].candidate.morphism, self.thetas[c.spec]) for c in subset]
+
+    def apply(self, subset: Subset) -> Graph:
+        """Return the graph with a set of candidates applied together, θ included.
+
+        Raises:
+            PassError: they cannot be applied together.
+            ScoreError: a candidate is not one of these.
+        """
+        return apply_together(self.graph, self.members(subset))
+
+    def cost_of(self, subset: Subset) -> Cost:
+        """Return the exact cost of the graph with a set of candidates applied.
+
+        Raises:
+            PassError: they cannot be applied together.
+        """
+        return cost(apply_together(self.graph, [(m, None) for m, _ in self.members(subset)]))
+
+    @cached_property
+    def widths(self) -> Widths:
+        """The widths of the graph."""
+        return infer_widths(self.graph)
+
+    @cached_property
+    def _by_spec(self) -> Mapping[str, Score]:
+        return {s.spec: s for s in self.table}
+
+    def _numbers(self, subset: Subset) -> list[int]:
+        for c in subset:
+            if c.spec not in self.numbers:
+                raise ScoreError(
+                    f"{self[c.spec].spec} was not refined, so nothing is known of it together with others",
+                    why=f"the best {self.refined} of {len(self)} candidates were",
+                    mend="score with a larger refine=",
+                )
+        return [self.numbers[c.spec] for c in subset]
+
+
+def score(
+    graph: Graph,
+    batches: Iterable[Batch],
+    *,
+    morphisms: Sequence[Morphism],
+    loss: str | LossFunction | Loss = "cross_entropy",
+    learn: Iterable[Batch] | None = None,
+    steps: int = 100,
+    rate: float = 0.05,
+    radius: float = 0.5,
+    refine: int = 64,
+    price: Price | None = None,
+    curvature: Curvature = Curvature.SAMPLED,
+    seed: int = 0,
+) -> Scores:
+    """Predict what every candidate rewrite of a graph would do to the loss.
+
+    θ of all candidates is learned at once on some batches, weights frozen. All candidates are then screened on others
+    in reverse mode; the best are refined in forward mode, and only these may be part of joint predictions.
+
+    Args:
+        graph: the graph, batch statistics recalibrated.
+        batches: pairs (inputs, targets) to score on, inputs a tensor, a tuple of arguments, or a mapping by name.
+        morphisms: the kinds of rewrite.
+        loss: name of a loss, or a callable of outputs and targets.
+        learn: batches to learn θ on; those scored on if not given, and the predictions are then optimistic.
+        steps: steps of learning, one batch each; batches are used again when they run out.
+        rate: step size of Adam, relative to the root mean square of the weight θ is added to.
+        radius: trust region, bound of ‖θ‖ relative to ‖w‖.
+        refine: number of candidates to refine, best first.
+        price: what cost is worth, in nats; part of what decides which candidates are the best.
+        curvature: how the second order is estimated in learning and screening.
+        seed: seed of everything random.
+
+    Raises:
+        ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; or the graph is
+            noisy in evaluation mode.
+    """
+    scored = list(batches)
+    learned_on = scored if learn is None else list(learn)
+    if not scored or not learned_on:
+        raise no_batches()
+    families, misses = find_families(graph, morphisms)
+    perturbations = [f.perturbation for f in families]
+    head = Head(Program(graph), find_loss(loss))
+    learned = learn_theta(head, perturbations, learned_on, Recipe(steps, rate, radius, curvature, seed))
+    estimates = screen(head, perturbations, learned.thetas, scored, curvature=curvature, seed=seed + 1)
+    order = _ranked(families, estimates, price)
+    best = order[:refine]
+    found = refine_best(head, perturbations, learned.thetas, best, scored) if best else None
+    table: list[Score] = []
+    thetas: dict[str, Theta | None] = {}
+    numbers: dict[str, int] = {}
+    for number, (f, m) in enumerate(order):
+        candidate = Candidate(families[f].site.members[m], families[f])
+        spec = candidate.spec
+        thetas[spec] = learned.thetas[f] or None
+        if found is not None and number < len(best):
+            numbers[spec] = number
+            a, g, e = found.first_order[number], found.gram[number, number], found.stderr[number]
+        else:
+            a, g, e = (t[m] for t in (estimates[f].first_order, estimates[f].curvature, estimates[f].stderr))
+        table.append(Score(candidate, float(a + g / 2), float(e), float(a), float(g), spec in numbers))
+    table.sort(key=lambda s: s.predicted)
+    return Scores(graph, tuple(table), thetas, found, numbers, tuple(misses), learned.estimates)
+
+
+def _ranked(families: Sequence[Family], estimates: Sequence[Estimate], price: Price | None) -> list[tuple[int, int]]:
+    """Return all candidates, as numbers of family and member, by predicted change of the loss plus price."""
+    keyed: list[tuple[float, int, int]] = []
+    for f, (family, estimate) in enumerate(zip(families, estimates, strict=True)):
+        extra = 0.0 if price is None else price(family.cost)
+        keyed += [(value + extra, f, m) for m, value in enumerate(estimate.predicted.tolist())]
+    return [(f, m) for _, f, m in sorted(keyed)]

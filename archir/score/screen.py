@@ -1,0 +1,220 @@
+"""Screening in reverse mode: first and second order of every candidate of all families in one pass over the batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from archir.errors import ScoreError
+from archir.rewrite.morphism import Theta
+from archir.rewrite.perturbation import Edge, Perturbation
+from archir.score.head import Curvature, Head
+from archir.score.program import Evaluation, Inputs, Program, number_of_examples
+from archir.score.reduction import Reduction
+
+Batch = tuple[Inputs, torch.Tensor]
+Gradient = Mapping[Edge, torch.Tensor]
+"""Gradients on edges; an edge the loss does not depend on is left out."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The predicted effects of the members of one family, each alone; means over examples.
+
+    Attributes:
+        first_order: `a`, `[members]`, in nats for likelihoods.
+        curvature: `G`, `[members]`.
+        stderr: standard error of `a + G/2` over the examples, `[members]`; that of the sampling is part of it.
+    """
+
+    first_order: torch.Tensor
+    curvature: torch.Tensor
+    stderr: torch.Tensor
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        """Predicted change of the loss, `a + G/2`; `[members]`."""
+        return self.first_order + self.curvature / 2
+
+
+class Moments:
+    """Running sums of per-example values, in float64."""
+
+    def __init__(self, size: int) -> None:
+        self._first = torch.zeros(size, dtype=torch.float64)
+        self._second = torch.zeros(size, dtype=torch.float64)
+        self._square = torch.zeros(size, dtype=torch.float64)
+        self._examples = 0
+
+    def add(self, first: torch.Tensor, second: torch.Tensor) -> None:
+        """Add first-order and curvature terms, `[examples, members]` each."""
+        first, second = first.to("cpu", torch.float64), second.to("cpu", torch.float64)
+        self._first += first.sum(0)
+        self._second += second.sum(0)
+        self._square += ((first + second / 2) ** 2).sum(0)
+        self._examples += len(first)
+
+    def estimate(self) -> Estimate:
+        """Return the means and the standard error."""
+        n = self._examples
+        first, second = self._first / n, self._second / n
+        variance = (self._square / n - (first + second / 2) ** 2).clamp(min=0)
+        return Estimate(first, second, (variance / max(n - 1, 1)).sqrt())
+
+
+def tapped_program(program: Program, perturbations: Sequence[Perturbation]) -> Program:
+    """Return a program with taps on the edges of some families, which keeps the values they need."""
+    edges = [e for p in perturbations for e in p.edges]
+    needs = frozenset(v for p in perturbations for v in p.needs)
+    return Program(program.graph, edges, keep=needs)
+
+
+def backward(
+    head: Head,
+    evaluation: Evaluation,
+    targets: torch.Tensor,
+    curvature: Curvature,
+    generator: torch.Generator,
+) -> tuple[Gradient, Iterator[tuple[Gradient, Gradient]]]:
+    """Return the gradients of every example's loss on all tapped edges, then those of the curvature's vectors.
+
+    Raises:
+        ScoreError: the loss is not finite, or does not fit.
+    """
+    examples = len(targets)
+    _, gradient = head.gradient(evaluation.outputs, targets)
+    chosen = head.real(evaluation.outputs, examples)
+    wanted = [i for i in chosen if evaluation.outputs[i].requires_grad]
+    edges, taps = list(evaluation.taps), list(evaluation.taps.values())
+
+    def pull(vector: torch.Tensor, *, last: bool) -> Gradient:
+        if not wanted:
+            return {}
+        parts = head.split(vector, evaluation.outputs)
+        found = torch.autograd.grad(
+            [evaluation.outputs[i] for i in wanted],
+            taps,
+            [parts[i] for i in wanted],
+            retain_graph=not last,
+            allow_unused=True,
+        )
+        return {e: g for e, g in zip(edges, found, strict=True) if g is not None}
+
+    first = pull(gradient, last=False)
+
+    def second() -> Iterator[tuple[Gradient, Gradient]]:
+        pairs = list(head.pairs(evaluation.outputs, targets, curvature, generator))
+        for i, (left, right) in enumerate(pairs):
+            last = i == len(pairs) - 1
+            if left is right:
+                found = pull(left, last=last)
+                yield found, found
+            else:
+                yield pull(left, last=False), pull(right, last=last)
+
+    return first, second()
+
+
+class Reductions:
+    """The reductions of families on their edges, made when first needed for a shape."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, Edge, torch.Size, int], Reduction] = {}
+
+    def find(
+        self, family: int, perturbation: Perturbation, edge: Edge, delta: torch.Tensor, examples: int
+    ) -> Reduction:
+        """Return the reduction of family number `family` on an edge.
+
+        Raises:
+            ScoreError: the axis of the examples does not fit the batch.
+        """
+        key = family, edge, delta.shape, examples
+        if key not in self._made:
+            members = perturbation.edges[edge]
+            self._made[key] = Reduction(members, perturbation.members, delta.shape, examples, delta.device)
+        return self._made[key]
+
+    def total(
+        self,
+        family: int,
+        perturbation: Perturbation,
+        gradient: Gradient,
+        deltas: Mapping[Edge, torch.Tensor],
+        examples: int,
+    ) -> torch.Tensor:
+        """Return `Σ g·Δ` over all edges and positions, for each example and member; `[examples, members]`."""
+        found = [
+            self.find(family, perturbation, edge, delta, examples)(gradient[edge], delta)
+            for edge, delta in deltas.items()
+            if edge in gradient
+        ]
+        if not found:
+            any_delta = next(iter(deltas.values()))
+            return any_delta.new_zeros(examples, perturbation.members)
+        return torch.stack(found).sum(0) if len(found) > 1 else found[0]
+
+
+def no_batches() -> ScoreError:
+    """Return the error for an empty iterable of batches."""
+    return ScoreError("there are no batches to score on")
+
+
+def screen(
+    head: Head,
+    perturbations: Sequence[Perturbation],
+    thetas: Sequence[Theta],
+    batches: Iterable[Batch],
+    *,
+    curvature: Curvature = Curvature.SAMPLED,
+    seed: int = 0,
+) -> list[Estimate]:
+    """Predict what every member of every family would do to the loss, each alone.
+
+    `ΔL ≈ mean_n [a + q/2]` with `a = Σ g·Δ` and `q = (Σ g̃·Δ)²` for every example and member, summed over all
+    positions and edges before squaring. One forward and two backwards a batch, and the children of every region.
+
+    Args:
+        head: the loss; its program gives the graph.
+        perturbations: the families.
+        thetas: θ of each family.
+        batches: pairs of inputs and targets.
+        curvature: how g̃ is chosen.
+        seed: of the samples.
+
+    Returns:
+        One estimate a family.
+
+    Raises:
+        ScoreError: the loss is not finite or does not fit a batch, or there are no batches.
+
+    Source: SCORING model after Lawton, Galstyan, Ver Steeg 2024; the per-example estimator is ours.
+    """
+    program = tapped_program(head.program, perturbations)
+    generator, reductions = torch.Generator().manual_seed(seed), Reductions()
+    moments = [Moments(p.members) for p in perturbations]
+    empty = True
+    for inputs, targets in batches:
+        empty = False
+        examples = number_of_examples(targets)
+        evaluation = program(program.bind(inputs))
+        head.check(evaluation.outputs, targets)
+        first, second = backward(head, evaluation, targets, curvature, generator)
+        with torch.no_grad():
+            deltas = [p.delta(evaluation.values, t) for p, t in zip(perturbations, thetas, strict=True)]
+            linear = [
+                reductions.total(i, p, first, d, examples)
+                for i, (p, d) in enumerate(zip(perturbations, deltas, strict=True))
+            ]
+            square = [torch.zeros_like(a) for a in linear]
+            for left, right in second:
+                for i, (p, d) in enumerate(zip(perturbations, deltas, strict=True)):
+                    one = reductions.total(i, p, left, d, examples)
+                    square[i] += one * (one if left is right else reductions.total(i, p, right, d, examples))
+        for moment, a, q in zip(moments, linear, square, strict=True):
+            moment.add(a, q)
+    if empty:
+        raise no_batches()
+    return [m.estimate() for m in moments]
