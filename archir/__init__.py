@@ -1,1 +1,122 @@
-"""archir: a compiler whose programs are neural-network architectures."""
+"""archir: a compiler whose programs are neural-network architectures.
+
+    graph = archir.trace(model, (x,))
+    for width in archir.widths(graph): ...
+    run = archir.grow(graph, train=(x, y), validation=(x, y), budget=60_000)
+    archir.to_python(run.graph, "out")
+
+Public names are loaded when they are first used, so that `import archir` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from archir.errors import (
+    ArchirError,
+    CaptureError,
+    EmitError,
+    FileError,
+    GraphError,
+    GrowError,
+    ParseError,
+    PassError,
+    ScoreError,
+)
+
+if TYPE_CHECKING:
+    from archir.api import Candidate, apply, candidates, grow, score, widths
+    from archir.axes.widths import Width, Widths
+    from archir.emit.onnx import to_onnx
+    from archir.emit.python import to_python
+    from archir.grow.batches import Augmentation
+    from archir.grow.budget import Budget, Prices
+    from archir.grow.data import load_data
+    from archir.grow.engine import Run
+    from archir.grow.optimisers import OptimiserOptions
+    from archir.grow.options import GrowOptions
+    from archir.ir.graph import Graph
+    from archir.ir.load import load
+    from archir.score.score import Score, Scores
+    from frontends.pytorch import trace
+
+__all__ = [
+    "ArchirError",
+    "Augmentation",
+    "Budget",
+    "Candidate",
+    "CaptureError",
+    "EmitError",
+    "FileError",
+    "Graph",
+    "GraphError",
+    "GrowError",
+    "GrowOptions",
+    "OptimiserOptions",
+    "ParseError",
+    "PassError",
+    "Prices",
+    "Run",
+    "Score",
+    "ScoreError",
+    "Scores",
+    "Width",
+    "Widths",
+    "apply",
+    "candidates",
+    "grow",
+    "load",
+    "load_data",
+    "score",
+    "to_onnx",
+    "to_python",
+    "trace",
+    "widths",
+]
+
+_HOMES = {
+    **dict.fromkeys(("Candidate", "apply", "candidates", "grow", "score", "widths"), "archir.api"),
+    **dict.fromkeys(("Width", "Widths"), "archir.axes.widths"),
+    "to_onnx": "archir.emit.onnx",
+    "to_python": "archir.emit.python",
+    "Augmentation": "archir.grow.batches",
+    **dict.fromkeys(("Budget", "Prices"), "archir.grow.budget"),
+    "load_data": "archir.grow.data",
+    "Run": "archir.grow.engine",
+    "OptimiserOptions": "archir.grow.optimisers",
+    "GrowOptions": "archir.grow.options",
+    "Graph": "archir.ir.graph",
+    "load": "archir.ir.load",
+    **dict.fromkeys(("Score", "Scores"), "archir.score.score"),
+    "trace": "frontends.pytorch",
+}
+"""The modules the names are loaded from."""
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)
+
+
+class _Face(ModuleType):
+    """The module `archir`, in which `score` and `grow` are functions though packages have these names, too."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Python binds a package in its parent once it is imported; that would hide the function.
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face

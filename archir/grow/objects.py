@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -38,18 +38,36 @@ def load_object(spec: str, *, base: Path = Path()) -> Any:
     return found
 
 
-def call_object(spec: str, *, base: Path = Path()) -> Any:
-    """Return what the function a spec names returns when it is called with no arguments.
+def call_object(spec: str, *, base: Path = Path(), arguments: Mapping[str, Any] | None = None) -> Any:
+    """Return what the function a spec names returns when it is called.
+
+    Args:
+        spec: see `load_object`.
+        base: folder that relative paths start from.
+        arguments: keyword arguments it is called with.
 
     Raises:
         FileError: there is no such file.
         GrowError: there is no such function, it is not one, or it fails.
     """
-    function = load_object(spec, base=base)
+    return invoke(load_object(spec, base=base), spec, arguments)
+
+
+def invoke(function: Any, spec: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    """Return what a function returns, whose errors are told with the user's line.
+
+    Args:
+        function: the function.
+        spec: what named it.
+        arguments: keyword arguments it is called with.
+
+    Raises:
+        GrowError: it is no function, or it fails.
+    """
     if not callable(function):
         raise GrowError(f"{spec} is a {type(function).__name__}, not a function")
     with _explained(spec, f"{spec} failed"):
-        return function()
+        return function(**(arguments or {}))
 
 
 def _load_file(path: Path, spec: str) -> ModuleType:

@@ -1,0 +1,150 @@
+"""What the command line prints: errors, tables, and the progress of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from archir.errors import ArchirError
+
+if TYPE_CHECKING:
+    from archir.grow.run import Event
+
+WIDTH = 120
+"""Columns of what is printed where there is no terminal."""
+
+
+def standard() -> Console:
+    """Return the console of results."""
+    return _console(stderr=False)
+
+
+def standard_error() -> Console:
+    """Return the console of errors and of progress."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    return console
+
+
+def print_error(error: ArchirError) -> None:
+    """Print an error on standard error, in red."""
+    text = Text()
+    text.append("error: ", style="bold red")
+    first, _, rest = str(error).partition("\n")
+    text.append(first, style="red")
+    if rest:
+        text.append(f"\n{rest}")
+    standard_error().print(text, soft_wrap=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
+    """Print a table; columns whose names begin with `>` are aligned to the right."""
+    standard().print(make_table(columns, rows, title=title))
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> Table:
+    """Return a table; columns whose names begin with `>` are aligned to the right."""
+    table = Table(title=escape(title) or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    return table
+
+
+def say(text: str) -> None:
+    """Print a line of a result."""
+    standard().print(text, markup=False, soft_wrap=True)
+
+
+class RunProgress:
+    """Shows the progress of a run: a bar on a terminal, one line for each growth step anywhere.
+
+    Its instances are the `on_event` of `archir.grow`.
+    """
+
+    def __init__(self, *, quiet: bool = False, label: str = "train") -> None:
+        """Begin with no steps known.
+
+        Args:
+            quiet: show nothing.
+            label: what is done, at first.
+        """
+        self._console = standard_error()
+        self._quiet = quiet
+        self._progress = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task(label, total=None, note="")
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def update(self, step: int, total: int, *, note: str = "") -> None:
+        """Show how far it is."""
+        self._progress.update(self._task, completed=step, total=total, note=note)
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar."""
+        if not self._quiet:
+            self._console.print(text, markup=False, soft_wrap=True)
+
+    def __call__(self, event: Event) -> None:
+        """Show an event of a run."""
+        match event["event"]:
+            case "started":
+                self._progress.update(self._task, total=event["steps"])
+                self.line(f"seed: {event['parameters']:,} parameters, {event['flops']:,} FLOPs")
+            case "resumed":
+                self._progress.update(self._task, completed=event["step"])
+                self.line(f"going on from step {event['step']}, after growth step {event['growth']}")
+            case "train":
+                self._describe("train", completed=event["step"])
+            case "evaluated":
+                phase = "score" if event["phase"] == "before growth" else "train"
+                self._describe(phase, completed=event["step"], note=f"{_quality(event)}, {event['parameters']:,} par.")
+            case "grown":
+                self.line(
+                    f"growth step {event['growth']} at step {event['step']}: {event['parameters_before']:,} -> "
+                    f"{event['parameters']:,} parameters, loss {event['predicted']:+.4f} predicted, "
+                    f"{event['realised']:+.4f} realised"
+                )
+            case "rejected":
+                self.line(f"growth step {event['growth']} at step {event['step']}: nothing that lowers the loss")
+
+    def _describe(self, phase: str, **fields: object) -> None:
+        note = fields.pop("note", None)
+        more = {} if note is None else {"note": note}
+        self._progress.update(self._task, description=phase, **fields, **more)  # type: ignore[arg-type]
+
+
+def _quality(event: Event) -> str:
+    accuracy = event["accuracy"]
+    return f"loss {event['loss']:.3f}" if accuracy is None else f"{100 * accuracy:.1f} %"

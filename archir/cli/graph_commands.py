@@ -1,0 +1,104 @@
+"""The commands that work on one graph: trace, show, widths, passes, apply, sites, verify, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from archir.cli.lazy import LazyModule
+
+if TYPE_CHECKING:
+    from archir.cli import graphs
+else:
+    graphs = LazyModule("archir.cli.graphs")
+
+GraphFile = Annotated[Path, typer.Argument(metavar="NET.archir", help="A graph written by trace, apply or grow.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    for command in (trace, show, widths, passes, sites, apply, verify, export):
+        app.command()(command)
+
+
+def trace(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="package.module:name or file.py:name of a model or its factory.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The graph to write.")],
+    input: Annotated[
+        list[str] | None,
+        typer.Option(help="An example input: 2,3,32,32 (floats), i64:2,16 (zeros), mask=bool:2,16 (by name)."),
+    ] = None,
+    inputs: Annotated[
+        str | None, typer.Option(help="file.py:function that returns the example inputs, a tuple or a dictionary.")
+    ] = None,
+    arguments: Annotated[str, typer.Option(help="Arguments of the factory, as JSON.")] = "{}",
+    seed: Seed = 0,
+) -> None:
+    """Capture a PyTorch model as a graph."""
+    if bool(input) == (inputs is not None):
+        raise typer.BadParameter("give one of them", param_hint="--input or --inputs")
+    graphs.trace_model(model, output, shapes=input or [], inputs=inputs, arguments=arguments, seed=seed)
+
+
+def show(
+    net: GraphFile,
+    widths: Annotated[bool, typer.Option("--widths", help="Name the widths where they stand.")] = False,
+    locations: Annotated[bool, typer.Option("--locations", help="Show where each node comes from.")] = False,
+) -> None:
+    """Print a graph as text."""
+    graphs.show(net, widths=widths, locations=locations)
+
+
+def widths(net: GraphFile, json: Json = False) -> None:
+    """List the widths of a graph, and those that may not change with the reason."""
+    graphs.list_widths(net, as_json=json)
+
+
+def passes() -> None:
+    """List the passes and their options."""
+    graphs.list_passes()
+
+
+def sites(
+    net: GraphFile,
+    kind: Annotated[str, typer.Option("--pass", help="A pass, such as split or widen{count=2}.")] = "split",
+    json: Json = False,
+) -> None:
+    """List where a pass applies in a graph, and why not elsewhere."""
+    graphs.list_sites(net, kind, as_json=json)
+
+
+def apply(
+    net: GraphFile,
+    specs: Annotated[str, typer.Argument(metavar="SPECS", help='Passes: "split{width=w3, units=[5]}; prune{...}".')],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The graph to write.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Compare the outputs before and after, in float64.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
+) -> None:
+    """Apply passes to a graph."""
+    if output is None and not dry_run:
+        raise typer.BadParameter("give a file to write, or --dry-run", param_hint="--output")
+    graphs.apply_specs(net, specs, None if dry_run else output, check=check)
+
+
+def verify(net: GraphFile) -> None:
+    """Check a graph: the file, its structure and types, and that it runs."""
+    graphs.verify(net)
+
+
+def export(
+    net: GraphFile,
+    python: Annotated[Path | None, typer.Option(help="Folder for NAME.py and NAME.safetensors.")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="ONNX file.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the Python files.")] = "net",
+) -> None:
+    """Write a graph as PyTorch source or as ONNX, checked against it."""
+    if python is None and onnx is None:
+        raise typer.BadParameter("give a folder or a file to write", param_hint="--python or --onnx")
+    graphs.export(net, python=python, onnx=onnx, name=name)

@@ -1,0 +1,193 @@
+"""The work of the commands `grow` and `report`: a run from its configuration to its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from archir.api import trace_on
+from archir.cli.console import RunProgress, print_table, say
+from archir.cli.graphs import read_morphisms
+from archir.cost import cost
+from archir.emit.check import Emitted
+from archir.emit.onnx import to_onnx
+from archir.emit.python import to_python
+from archir.errors import GrowError
+from archir.grow.config import RunConfig, read_config
+from archir.grow.data import Dataset
+from archir.grow.engine import Run, grow_graph
+from archir.grow.model import load_model
+from archir.grow.report import COLUMNS, Report, make_report, plot, rows
+from archir.grow.run import open_run
+from archir.grow.split import Split
+from archir.grow.training import Metrics, evaluate
+from archir.ir.graph import Graph
+from archir.ir.load import load
+from archir.score.losses import Loss
+from passes.catalog import morphisms as default_morphisms
+
+INTERRUPTED = 130
+"""Exit code of a run that was interrupted."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run left in its directory.
+
+    Attributes:
+        test: how the grown network does on the test data, which nothing was chosen on.
+        python: the PyTorch source.
+        onnx: the ONNX file.
+        report: what the run did.
+    """
+
+    test: Metrics
+    python: Emitted
+    onnx: Emitted
+    report: Report
+
+
+def grow(path: Path, *, data: str | None, out: Path | None, resume: bool, quiet: bool) -> None:
+    """Carry out the run of a configuration file, and write the grown network.
+
+    Args:
+        path: the configuration.
+        data: other data than the file's.
+        out: another directory than the file's.
+        resume: go on with the run in the directory.
+        quiet: show no progress.
+
+    Raises:
+        ArchirError: of whatever part goes wrong; nothing has been written unless the training had begun.
+    """
+    config = read_config(path)
+    config = config if data is None else config.with_data(data)
+    directory = config.output if out is None else out
+    if resume and open_run(directory).config != config.text:
+        raise GrowError(
+            f"the run in {directory} was started with another configuration",
+            mend=f"its configuration is {directory / 'config.toml'}; choose another directory for a new run",
+        )
+    with RunProgress(quiet=quiet) as progress:
+        dataset, loss = config.load_data(), config.find_loss()
+        run = start(config, seed_graph(config, dataset.train), dataset, loss, directory, progress, resume=resume)
+    outcome = finish(run, dataset, loss, directory, title=f"{path.stem}: {cost_line(run.graph)}")
+    print_table(COLUMNS, rows(outcome.report))
+    for line in outcome_lines(outcome):
+        say(line)
+
+
+def seed_graph(config: RunConfig, train: Split) -> Graph:
+    """Return the seed network of a configuration.
+
+    Raises:
+        CaptureError: the model cannot be captured on the examples.
+        FileError: a file is missing or damaged.
+        GrowError: there is no such model, or it cannot be made.
+    """
+    if config.model.graph is not None:
+        return load(config.base / config.model.graph)
+    torch.manual_seed(config.options.seed)
+    return trace_on(load_model(config.model.factory or "", config.model.arguments, base=config.base), train)
+
+
+def start(
+    config: RunConfig,
+    graph: Graph,
+    dataset: Dataset,
+    loss: Loss,
+    directory: Path,
+    progress: RunProgress,
+    *,
+    resume: bool = False,
+) -> Run:
+    """Carry out a run; everything that can be is checked before its directory is made.
+
+    Raises:
+        ArchirError: of whatever part goes wrong.
+    """
+    morphisms = read_morphisms("; ".join(config.passes)) if config.passes else default_morphisms()
+    evaluate(graph.module(), dataset.train.take(slice(0, config.options.batch_size)), loss)
+    return grow_graph(
+        graph,
+        train=dataset.train,
+        validation=dataset.validation,
+        loss=loss,
+        budget=config.budget,
+        options=config.options,
+        morphisms=morphisms,
+        directory=directory,
+        config=config.text,
+        resume=resume,
+        on_event=progress,
+    )
+
+
+def finish(run: Run, dataset: Dataset, loss: Loss, directory: Path, *, title: str) -> Outcome:
+    """Test the grown network and write it: `net.py`, `net.safetensors`, `net.onnx`, `growth.png`.
+
+    Raises:
+        EmitError: the network cannot be emitted, or what is emitted computes something else.
+        FileError: a file cannot be written, or the test data are damaged.
+        GrowError: the loss on the test data is not finite.
+    """
+    test = evaluate(run.model, dataset.test, loss)
+    kept = open_run(directory)
+    kept.append("tested", loss=test.loss, accuracy=test.accuracy)
+    python = to_python(run.graph, directory, name="net")
+    onnx = to_onnx(run.graph, directory / "net.onnx")
+    kept.append("emitted", python=python.difference, onnx=onnx.difference)
+    report = make_report(kept.history())
+    plot(report, directory / "growth.png", title=title)
+    return Outcome(test, python, onnx, report)
+
+
+def cost_line(graph: Graph) -> str:
+    """Return the size of a graph in words."""
+    price = cost(graph)
+    return f"{price.parameters:,} parameters, {price.flops:,} FLOPs"
+
+
+def outcome_lines(outcome: Outcome) -> list[str]:
+    """Return what there is to say about a finished run beside its table."""
+    test, folder = outcome.test, outcome.python.path.parent
+    accuracy = "" if test.accuracy is None else f"accuracy {100 * test.accuracy:.2f} %, "
+    return [
+        f"test data: {accuracy}loss {test.loss:.4f}",
+        f"largest difference from the graph: PyTorch source {outcome.python.difference:.2g}, "
+        f"ONNX {outcome.onnx.difference:.2g}",
+        f"written into {folder}: net.py, net.safetensors, net.onnx, history.jsonl, growth.png",
+    ]
+
+
+def report(directory: Path, *, picture: Path | None, markdown: bool, as_json: bool) -> None:
+    """Tell what a run did, finished or not.
+
+    Raises:
+        FileError: there is no run, its history is damaged, or the plot cannot be written.
+        GrowError: the run has not begun.
+    """
+    found = make_report(open_run(directory).history())
+    if picture is not None:
+        plot(found, picture, title=directory.name)
+    if as_json:
+        say(json.dumps(asdict(found), indent=2))
+        return
+    if markdown:
+        say(markdown_table(COLUMNS, rows(found)))
+    else:
+        print_table(COLUMNS, rows(found))
+    if found.test_loss is not None:
+        accuracy = "" if found.test_accuracy is None else f"accuracy {100 * found.test_accuracy:.2f} %, "
+        say(f"\ntest data: {accuracy}loss {found.test_loss:.4f}")
+
+
+def markdown_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """Return a table as Markdown; columns whose names begin with `>` are aligned to the right."""
+    head = [c.removeprefix(">") for c in columns]
+    rule = ["---:" if c.startswith(">") else ":---" for c in columns]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *cells))

@@ -1,0 +1,83 @@
+"""The commands that need data: score, grow, report, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from archir.cli.graph_commands import GraphFile, Json, Seed
+from archir.cli.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import archir.cli.demo as demonstration
+    import archir.cli.growing as growing
+    import archir.cli.scoring as scoring
+else:
+    demonstration = LazyModule("archir.cli.demo")
+    growing = LazyModule("archir.cli.growing")
+    scoring = LazyModule("archir.cli.scoring")
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    for command in (score, grow, report, demo):
+        app.command()(command)
+
+
+def score(
+    net: GraphFile,
+    data: Annotated[str, typer.Option(help="digits, a .npz, IDX files, a folder of class folders, file.py:function.")],
+    loss: Annotated[
+        str, typer.Option(help="cross_entropy, mse, bce_with_logits, or file.py:function.")
+    ] = "cross_entropy",
+    passes: Annotated[str, typer.Option(help="Kinds of rewrite.")] = "split; prune",
+    top: Annotated[int, typer.Option(min=1, help="Number of candidates to list.")] = 20,
+    examples: Annotated[int, typer.Option(min=1, help="Held-out examples to score on.")] = 1000,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    learn_steps: Annotated[int, typer.Option(min=1, help="Steps of learning.")] = 100,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Predict what each candidate rewrite would do to the loss."""
+    scoring.score(
+        net,
+        data,
+        loss,
+        passes,
+        scoring.ScoreOptions(examples=examples, batch_size=batch_size, learn_steps=learn_steps, seed=seed),
+        top=top,
+        as_json=json,
+    )
+
+
+def grow(
+    config: Annotated[Path, typer.Argument(metavar="RUN.toml", help="The configuration of the run.")],
+    data: Annotated[str | None, typer.Option(help="Other data than the file's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Another directory than the file's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network and let it grow under a budget."""
+    growing.grow(config, data=data, out=out, resume=resume, quiet=quiet)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUNDIR", help="The directory of a run.")],
+    plot: Annotated[Path | None, typer.Option(help="Draw the plot into this file.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
+    json: Json = False,
+) -> None:
+    """Tell what a run did."""
+    growing.report(run, picture=plot, markdown=markdown, as_json=json)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path("demo"),
+    quiet: Quiet = False,
+) -> None:
+    """Grow a small network on scikit-learn's digits, and compare it with networks that did not grow."""
+    demonstration.demo(out, quiet=quiet)

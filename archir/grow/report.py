@@ -1,0 +1,322 @@
+"""What a run did, read off its history: figures, and a plot of accuracy and size over the steps."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from archir.errors import FileError, GrowError
+from archir.grow.run import Event
+
+_LINE, _SIZE, _MARK = "#1f6fb4", "#c8553d", "#9a9a9a"
+
+
+@dataclass(frozen=True)
+class Point:
+    """The network as it did on the validation data after some steps.
+
+    Attributes:
+        step: optimiser steps done.
+        loss: validation loss, in nats for likelihoods.
+        accuracy: validation accuracy; None where the targets are not labels.
+        parameters: number of trainable parameters.
+    """
+
+    step: int
+    loss: float
+    accuracy: float | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A growth step.
+
+    Attributes:
+        number: its number, from 1.
+        step: optimiser steps done before it.
+        changes: what was done, such as `8 split, 2 prune`; empty if nothing was committed.
+        predicted: predicted change of the loss, in nats.
+        realised: true change of the loss on held-out examples.
+        stderr: standard error of that, if it was recorded.
+        parameters_before: parameters before it.
+        parameters: parameters after it.
+        flops: FLOPs of one example after it.
+        backed_off: candidates that were chosen but not committed.
+        seconds: time spent on scoring and selecting.
+    """
+
+    number: int
+    step: int
+    changes: str
+    predicted: float
+    realised: float
+    stderr: float | None
+    parameters_before: int
+    parameters: int
+    flops: int
+    backed_off: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did.
+
+    Attributes:
+        parameters: parameters of the seed.
+        flops: FLOPs of the seed for one example.
+        limit: most parameters the grown network might have, None for no limit.
+        points: evaluations on the validation data, in order.
+        growth: growth steps, in order.
+        steps: optimiser steps asked for.
+        seconds: time the run took; None if it has not finished.
+        test_accuracy: accuracy on the test data, if they were read and hold labels.
+        test_loss: loss on the test data, if they were read.
+    """
+
+    parameters: int
+    flops: int
+    limit: int | None
+    points: tuple[Point, ...]
+    growth: tuple[Step, ...]
+    steps: int
+    seconds: float | None
+    test_accuracy: float | None
+    test_loss: float | None
+
+    @property
+    def last(self) -> Point | None:
+        """The last evaluation, None if there is none yet."""
+        return self.points[-1] if self.points else None
+
+
+def make_report(history: Iterable[Event]) -> Report:
+    """Return what a run did.
+
+    Args:
+        history: its events; what was done again after an interruption counts once.
+
+    Raises:
+        GrowError: this is not the history of a run.
+    """
+    events = _effective(history)
+    try:
+        return _read(events)
+    except (KeyError, TypeError, ValueError) as error:
+        raise GrowError("this is not the history of a run", why=f"{type(error).__name__}: {error}") from error
+
+
+def _effective(history: Iterable[Event]) -> list[Event]:
+    """Return the events that led to where the run is: those after a checkpoint it went back to are dropped."""
+    kept: list[Event] = []
+    for event in history:
+        if event["event"] == "resumed":
+            kept = [e for e in kept if _is_before(e, int(event["step"]), int(event["growth"]))]
+        else:
+            kept.append(event)
+    return kept
+
+
+def _is_before(event: Event, step: int, growth: int) -> bool:
+    if event["event"] in ("finished", "tested", "emitted"):
+        return False
+    return int(event.get("step", 0)) <= step and int(event.get("growth", 0)) <= growth
+
+
+def _read(events: Sequence[Event]) -> Report:
+    by_kind: dict[str, list[Event]] = {}
+    for event in events:
+        by_kind.setdefault(event["event"], []).append(event)
+    if "started" not in by_kind:
+        raise GrowError("this is not the history of a run", why="nothing was started", mend="wait until it has begun")
+    started = by_kind["started"][0]
+    finished, tested = (by_kind.get(kind, [{}])[-1] for kind in ("finished", "tested"))
+    # An evaluation that was repeated after an interruption replaces the first.
+    evaluated = {(e["step"], e["phase"]): e for e in by_kind.get("evaluated", [])}
+    points = [Point(e["step"], e["loss"], e["accuracy"], e["parameters"]) for e in evaluated.values()]
+    if finished:
+        points.append(Point(finished["step"], finished["loss"], finished["accuracy"], finished["parameters"]))
+    return Report(
+        parameters=started["parameters"],
+        flops=started["flops"],
+        limit=started["budget"]["parameters"],
+        points=tuple(points),
+        growth=tuple(_steps(by_kind, started)),
+        steps=started["steps"],
+        seconds=finished.get("seconds"),
+        test_accuracy=tested.get("accuracy"),
+        test_loss=tested.get("loss"),
+    )
+
+
+def _steps(by_kind: dict[str, list[Event]], started: Event) -> list[Step]:
+    seconds = {e["growth"]: e["seconds"] for e in by_kind.get("scored", [])}
+    done = {e["growth"]: e for kind in ("rejected", "grown") for e in by_kind.get(kind, [])}
+    size: int = started["parameters"]
+    flops: int = started["flops"]
+    steps: list[Step] = []
+    for number, event in sorted(done.items()):
+        before: int = event.get("parameters_before", size)
+        size, flops = event.get("parameters", size), event.get("flops", flops)
+        specs = event.get("specs", ())
+        steps.append(
+            Step(
+                number=number,
+                step=event["step"],
+                changes=summarise(specs),
+                predicted=event.get("predicted", 0.0),
+                realised=event.get("realised", 0.0),
+                stderr=event.get("stderr"),
+                parameters_before=before,
+                parameters=size,
+                flops=flops,
+                backed_off=event["backed_off"] if "backed_off" in event else event["chosen"],
+                seconds=seconds.get(number),
+            )
+        )
+    return steps
+
+
+def summarise(specs: Iterable[str]) -> str:
+    """Return how many passes of each kind there are: `8 split, 2 prune`."""
+    counts = Counter(spec.partition("{")[0] for spec in specs)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+
+
+COLUMNS = (">step", "what", "changes", ">parameters", ">FLOPs", ">predicted", ">realised", ">validation", ">seconds")
+"""Columns of the table of a run; `>` marks those of numbers."""
+
+
+def rows(report: Report) -> list[tuple[str, ...]]:
+    """Return the rows of the table of a run: the seed, each growth step, and the end.
+
+    `predicted` and `realised` are changes of the loss; `validation` is the accuracy on the validation data after
+    the step, or the loss where there are no labels.
+    """
+    found: list[tuple[str, ...]] = [("0", "seed", "", f"{report.parameters:,}", f"{report.flops:,}", "", "", "", "")]
+    size, flops = report.parameters, report.flops
+    for g in report.growth:
+        size, flops = g.parameters, g.flops
+        after = [p for p in report.points if p.step <= g.step]
+        losses = (f"{g.predicted:+.4f}", f"{g.realised:+.4f}") if g.changes else ("", "")
+        quality = _quality(after[-1]) if after else ""
+        seconds = "" if g.seconds is None else f"{g.seconds:.1f}"
+        cells = (g.changes or "rejected", f"{size:,}", f"{flops:,}", *losses, quality, seconds)
+        found.append((str(g.step), f"growth {g.number}", *cells))
+    if report.last is not None:
+        seconds = "" if report.seconds is None else f"{report.seconds:.0f}"
+        what = "so far" if report.seconds is None else "end"
+        quality = _quality(report.last)
+        found.append((str(report.last.step), what, "", f"{size:,}", f"{flops:,}", "", "", quality, seconds))
+    return found
+
+
+def _quality(point: Point) -> str:
+    return f"{point.loss:.4f}" if point.accuracy is None else f"{100 * point.accuracy:.2f} %"
+
+
+def plot(report: Report, path: Path, *, title: str = "") -> None:
+    """Draw accuracy (or loss, where there are no labels) and parameters over the steps into a PNG file.
+
+    Args:
+        report: what the run did.
+        path: the file.
+        title: what stands above.
+
+    Raises:
+        GrowError: nothing has been evaluated yet.
+        FileError: the file cannot be written.
+    """
+    if not report.points:
+        raise GrowError("there is nothing to plot", why="the network has not been evaluated yet")
+    figure = Figure(figsize=(8, 5.4), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    _draw_quality(upper, report)
+    _draw_size(lower, report)
+    for axes in (upper, lower):
+        for growth in report.growth:
+            axes.axvline(growth.step, color=_MARK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        canvas.print_figure(temporary, dpi=150, format="png")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FileError(f"cannot write {path}", why=str(error), mend="write into a folder that exists") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _draw_quality(axes: Axes, report: Report) -> None:
+    labelled = all(p.accuracy is not None for p in report.points)
+    steps = [p.step for p in report.points]
+    values = [p.accuracy if p.accuracy is not None and labelled else p.loss for p in report.points]
+    axes.plot(steps, values, color=_LINE, linewidth=1.6, marker="o", markersize=3, zorder=3)
+    axes.set_ylabel("validation accuracy" if labelled else "validation loss")
+    if labelled:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+    axes.annotate(
+        f"{100 * values[-1]:.1f} %" if labelled else f"{values[-1]:.3f}",
+        (steps[-1], values[-1]),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        color=_LINE,
+        fontsize=9,
+        annotation_clip=False,
+    )
+    for growth in report.growth:
+        axes.annotate(
+            growth.changes or "rejected",
+            (growth.step, 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 5),
+            textcoords="offset points",
+            fontsize=7.5,
+            color="#555555",
+            rotation=90,
+            va="bottom",
+        )
+
+
+def _draw_size(axes: Axes, report: Report) -> None:
+    end = max(report.points[-1].step, 1)
+    steps = [0, *(g.step for g in report.growth), end]
+    sizes = [report.parameters, *(g.parameters for g in report.growth)]
+    axes.stairs(sizes, steps, baseline=0, fill=True, color=_SIZE, alpha=0.18, linewidth=0)
+    axes.stairs(sizes, steps, baseline=None, color=_SIZE, linewidth=1.8)
+    for i, (size, left) in enumerate(zip(sizes, steps[:-1], strict=True)):
+        if size not in sizes[:i]:
+            axes.annotate(f"{size:,}", (left, size), xytext=(3, 3), textcoords="offset points", fontsize=8, color=_SIZE)
+    top = max(sizes)
+    if report.limit is not None and report.limit < 3 * top:
+        axes.axhline(report.limit, color=_SIZE, linewidth=1, linestyle=":")
+        axes.annotate(
+            "budget",
+            (0, report.limit),
+            xytext=(3, 2),
+            textcoords="offset points",
+            fontsize=8,
+            color=_SIZE,
+        )
+        top = max(top, report.limit)
+    axes.set_ylim(0, top * 1.18)
+    axes.set_xlim(0, end * 1.02)
+    axes.set_ylabel("parameters")
+    axes.set_xlabel("training steps")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
