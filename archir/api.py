@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,11 @@ from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism, Pass
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import format_spec, parse_specs
-from archir.score.losses import Loss
+from archir.score.head import Curvature
+from archir.score.losses import Loss, LossFunction
+from archir.score.score import Price, Scores
+from archir.score.score import score as score_candidates
+from archir.score.screen import Batch
 from frontends.pytorch import trace
 from passes.catalog import PASSES
 from passes.catalog import morphisms as default_morphisms
@@ -77,6 +81,45 @@ def candidates(graph: Graph, morphisms: Sequence[Morphism] | None = None) -> lis
                 price = applicable[0].cost(graph)
                 found += [Candidate(m, price) for m in applicable]
     return found
+
+
+def score(
+    graph: Graph,
+    batches: Iterable[Batch],
+    *,
+    morphisms: Sequence[Morphism] | None = None,
+    loss: str | LossFunction | Loss = "cross_entropy",
+    learn: Iterable[Batch] | None = None,
+    steps: int = 100,
+    rate: float = 0.05,
+    radius: float = 0.5,
+    refine: int = 64,
+    price: Price | None = None,
+    curvature: Curvature = Curvature.SAMPLED,
+    seed: int = 0,
+) -> Scores:
+    """Predict what every candidate rewrite of a graph, and any set of them, would do to the loss.
+
+    The arguments are those of `archir.score.score.score`; the morphisms are split and prune if not given.
+
+    Raises:
+        ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; or the graph is
+            noisy in evaluation mode.
+    """
+    return score_candidates(
+        graph,
+        batches,
+        morphisms=default_morphisms() if morphisms is None else morphisms,
+        loss=loss,
+        learn=learn,
+        steps=steps,
+        rate=rate,
+        radius=radius,
+        refine=refine,
+        price=price,
+        curvature=curvature,
+        seed=seed,
+    )
 
 
 def grow(
