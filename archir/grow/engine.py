@@ -85,10 +85,10 @@ def grow_graph(
     """
     options = options or GrowOptions()
     found = find_loss(loss)
+    budget.check(cost(graph))
     run = _open(directory, config, resume)
     log = _Log(run, on_event)
     checkpoint = run.latest() if run is not None and resume else None
-    budget.check(cost(graph))
     engine = _Engine(graph, train, validation, budget, tuple(morphisms), found, options, run, log)
     final = engine.run(checkpoint)
     module = final.module()
@@ -216,9 +216,10 @@ class _Engine:
     def _grow(self, trainer: Trainer, step: int, number: int) -> Trainer:
         options = self.options
         seed = options.seed * 1_000_003 + number + 1
-        self._evaluate(trainer, step, "before growth")
         fresh = itertools.islice(stream(Batches(self.train, options.batch_size, seed)), options.recalibrate_batches)
         recalibrate(trainer.module, fresh)
+        # Evaluated after that, so that what growth did is not mixed with what fresh batch statistics did.
+        self._evaluate(trainer, step, "before growth")
         graph = trainer.graph()
         selection, check = self._held_out(seed)
         growth = grow_once(

@@ -74,6 +74,7 @@ class GrowOptions:
             problems.append(f"{self.growth_steps} growth steps do not fit into {self.steps} steps")
         if problems:
             raise GrowError("these options do not make a run", where="; ".join(problems))
+        Schedule(self.optimiser.rate, self.steps, self.warmup, self.schedule)
 
     @property
     def rate(self) -> Schedule:
