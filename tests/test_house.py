@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """What each part may import besides itself."""
 
-KNOW_ALL = {"archir", "archir.cli"}
+KNOW_ALL = {"archir", "archir.api", "archir.cli"}
 """The public face and the command line."""
 
 
@@ -73,7 +73,7 @@ def test_every_part_is_in_the_plan() -> None:
     assert {_part(m) for m in MODULES} <= set(ALLOWED) | KNOW_ALL
 
 
-@pytest.mark.parametrize("module", sorted(set(MODULES) - KNOW_ALL))
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if _part(m) not in KNOW_ALL))
 def test_imports_run_one_way(module: str) -> None:
     part = _part(module)
     wrong = [m for m in IMPORTS[module] if _part(m) not in ALLOWED[part] | {part}]
