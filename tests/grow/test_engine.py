@@ -1,0 +1,270 @@
+"""The engine: growth under a budget, resuming, carrying the optimiser over, and bad input."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from archir.axes.infer import infer_widths
+from archir.cost import cost
+from archir.errors import FileError, GrowError
+from archir.grow.budget import Budget, Prices
+from archir.grow.engine import Run, grow_graph
+from archir.grow.growth import grow_once
+from archir.grow.optimisers import OptimiserOptions
+from archir.grow.options import GrowOptions
+from archir.grow.run import Event, open_run
+from archir.grow.split import Split
+from archir.grow.trainer import Trainer, carry_over
+from archir.grow.training import evaluate
+from archir.ir.graph import Graph
+from archir.rewrite.reindex import Change, plan_reindexing, reindex
+from archir.score.losses import find_loss
+from frontends.pytorch import trace
+from passes.prune import Prune
+from passes.split import Split as SplitUnits
+
+OPTIONS = GrowOptions(
+    steps=60,
+    growth_steps=2,
+    batch_size=32,
+    optimiser=OptimiserOptions(rate=0.05),
+    learn_steps=15,
+    score_examples=60,
+    recalibrate_batches=4,
+    refine=24,
+    evaluate_every=20,
+    checkpoint_every=25,
+)
+MORPHISMS = (SplitUnits(), Prune())
+
+
+class Seed(nn.Module):
+    """A small convolutional net with a residual connection, batch normalisation and dropout."""
+
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.inner = nn.Sequential(nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU())
+        self.outer = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.dropout = nn.Dropout(0.1)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = torch.relu(x + self.outer(self.inner(x)))
+        logits: torch.Tensor = self.head(self.dropout(x.mean((2, 3))))
+        return logits
+
+
+def data(count: int, seed: int) -> Split:
+    """Images of three classes: a bright row, column or diagonal in noise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    images = torch.randn(count, 1, 6, 6, generator=generator)
+    masks = torch.stack([torch.eye(6)[2].expand(6, 6), torch.eye(6)[2].expand(6, 6).T, torch.eye(6)])
+    return Split(images + 1.5 * masks[labels][:, None], labels)
+
+
+@pytest.fixture(scope="module")
+def seed_graph() -> Graph:
+    torch.manual_seed(0)
+    return trace(Seed(), (torch.randn(4, 1, 6, 6),))
+
+
+def grow(graph: Graph, budget: int = 900, options: GrowOptions = OPTIONS, **rest: object) -> Run:
+    return grow_graph(
+        graph,
+        train=data(400, 1),
+        validation=data(200, 2),
+        budget=Budget(parameters=budget),
+        morphisms=MORPHISMS,
+        options=options,
+        **rest,  # type: ignore[arg-type]
+    )
+
+
+def test_a_run_trains_grows_and_stays_within_the_budget(seed_graph: Graph) -> None:
+    heard: list[Event] = []
+    run = grow(seed_graph, on_event=heard.append)
+    kinds = [e["event"] for e in run.history]
+    assert kinds[0] == "started" and kinds[-1] == "finished"
+    assert kinds.count("scored") == 2
+    assert list(run.history) == heard
+    grown = [e for e in run.history if e["event"] == "grown"]
+    assert grown, "nothing was committed, so the test says nothing"
+    for event in grown:
+        stage = Budget(parameters=900).stage(cost(seed_graph), event["growth"], 2)
+        assert event["parameters"] <= (stage.parameters or 0)
+        assert event["realised"] < 0
+        assert event["specs"]
+    assert cost(run.graph).parameters == run.history[-1]["parameters"] > cost(seed_graph).parameters
+    assert run.history[-1]["loss"] < next(e for e in run.history if e["event"] == "evaluated")["loss"]
+    found = evaluate(run.model, data(200, 2), find_loss("cross_entropy"))
+    assert found.loss == pytest.approx(run.history[-1]["loss"], rel=1e-5)
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    seed_graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = grow(seed_graph, directory=tmp_path / "whole")
+
+    class PowerCut(Exception):
+        pass
+
+    def cut(event: Event) -> None:
+        if event["event"] == "train" and event["step"] > 40:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        grow(seed_graph, directory=tmp_path / "cut", on_event=cut)
+    resumed = grow(seed_graph, directory=tmp_path / "cut", resume=True)
+    assert "resumed" in [e["event"] for e in resumed.history]
+    assert str(resumed.graph) == str(whole.graph)
+    for name, node in whole.graph.by_name.items():
+        assert torch.equal(whole.graph.tensors[node.id], resumed.graph.tensor(name)), name
+    assert open_run(tmp_path / "cut").steps()[-1] == OPTIONS.steps
+
+
+def test_a_finished_run_resumed_is_left_as_it_is(seed_graph: Graph, tmp_path: Path) -> None:
+    first = grow(seed_graph, directory=tmp_path)
+    again = grow(seed_graph, directory=tmp_path, resume=True)
+    for name in first.graph.by_name:
+        assert torch.equal(first.graph.tensor(name), again.graph.tensor(name))
+
+
+def test_the_same_seed_gives_the_same_run(seed_graph: Graph) -> None:
+    first, second = grow(seed_graph), grow(seed_graph)
+    assert str(first.graph) == str(second.graph)
+    assert all(torch.equal(first.graph.tensor(n), second.graph.tensor(n)) for n in first.graph.by_name)
+
+
+def test_flops_are_a_budget_too(seed_graph: Graph) -> None:
+    limit = round(cost(seed_graph).flops * 1.5)
+    run = grow_graph(
+        seed_graph,
+        train=data(400, 1),
+        validation=data(200, 2),
+        budget=Budget(flops=limit),
+        morphisms=MORPHISMS,
+        options=replace(OPTIONS, growth_steps=1),
+    )
+    assert cost(run.graph).flops <= limit
+
+
+def test_a_high_price_of_parameters_forbids_growth(seed_graph: Graph) -> None:
+    run = grow(seed_graph, options=replace(OPTIONS, prices=Prices(parameters=10.0)))
+    assert cost(run.graph).parameters <= cost(seed_graph).parameters
+
+
+def test_a_set_that_raises_the_loss_is_never_committed(seed_graph: Graph) -> None:
+    """Scores made for other targets promise what the held-out examples do not keep."""
+    trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=150)).graph
+    wrong = data(400, 1)
+    swapped = Split(wrong.inputs, (wrong.targets + 1) % 3)
+    check = data(200, 2)
+    growth = grow_once(
+        trained,
+        train=swapped,
+        selection=swapped.take(slice(0, 100)),
+        check=check,
+        loss=find_loss("cross_entropy"),
+        budget=Budget(parameters=2000),
+        options=OPTIONS,
+        morphisms=MORPHISMS,
+        seed=0,
+    )
+    before = evaluate(trained.module(), check, find_loss("cross_entropy")).loss
+    after = evaluate(growth.graph.module(), check, find_loss("cross_entropy")).loss
+    assert growth.chosen > 0
+    assert after <= before
+    assert (growth.plan is None) == (growth.graph is trained)
+
+
+def test_the_optimiser_is_carried_over_by_the_maps_of_the_weights(seed_graph: Graph) -> None:
+    """One step of SGD with momentum after a split: outgoing weights of children move as the unit's would have."""
+    double = seed_graph.to(torch.float64)
+    trainer = Trainer(double, OptimiserOptions(rate=0.1, weight_decay=0.0, momentum=0.9, nesterov=False))
+    examples = data(32, 3)
+    loss = find_loss("cross_entropy")
+    trainer.module.eval()
+    for _ in range(2):
+        trainer.optimiser.zero_grad()
+        assert isinstance(examples.inputs, torch.Tensor)
+        torch.autograd.backward(loss(trainer.module(examples.inputs.double()), examples.targets))
+        trainer.optimiser.step()
+    graph = trainer.graph()
+    widths = infer_widths(graph)
+    inner = next(w for w in widths if w.size == 6)
+    plan = plan_reindexing(widths, {inner.name: Change((0, 1, 2, 3, 4, 5, 4))})
+    state = trainer.state()
+    carried = carry_over(state, plan)
+    outgoing, incoming = state["momentum_buffer/outer.weight"], state["momentum_buffer/inner.0.weight"]
+    assert torch.equal(carried["momentum_buffer/outer.weight"], outgoing[:, [0, 1, 2, 3, 4, 5, 4]])
+    assert torch.equal(carried["momentum_buffer/inner.0.weight"], incoming[[0, 1, 2, 3, 4, 5, 4]])
+    assert torch.equal(carried["momentum_buffer/head.weight"], state["momentum_buffer/head.weight"])
+    grown = trainer.become(reindex(plan, by="test"), plan)
+    assert set(grown.state()) == set(state)
+
+
+def test_fresh_units_start_without_momentum(seed_graph: Graph) -> None:
+    widths = infer_widths(seed_graph)
+    inner = next(w for w in widths if w.size == 6)
+    plan = plan_reindexing(widths, {inner.name: Change(tuple(range(8)), fresh=2)})
+    momentum = {"exp_avg/inner.0.weight": torch.ones(6, 3, 3, 3), "step/inner.0.weight": torch.tensor(7.0)}
+    carried = carry_over(momentum, plan)
+    assert torch.equal(carried["exp_avg/inner.0.weight"][:6], torch.ones(6, 3, 3, 3))
+    assert not carried["exp_avg/inner.0.weight"][6:].any()
+    assert carried["step/inner.0.weight"] == 7
+
+
+def test_a_budget_below_the_seed_is_refused_before_anything_is_written(seed_graph: Graph, tmp_path: Path) -> None:
+    with pytest.raises(GrowError, match="below the size of the seed"):
+        grow(seed_graph, budget=10, directory=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(GrowError, match="needs a budget"):
+        grow_graph(seed_graph, train=data(9, 1), validation=data(9, 2), budget=Budget(), morphisms=MORPHISMS)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(seed_graph: Graph) -> None:
+    def broken(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return outputs.mean() * math.nan
+
+    with pytest.raises(GrowError, match="nan"):
+        grow(seed_graph, loss=broken)
+
+
+def test_a_run_is_not_written_over(seed_graph: Graph, tmp_path: Path) -> None:
+    options = replace(OPTIONS, steps=5, growth_steps=0)
+    grow(seed_graph, options=options, directory=tmp_path)
+    with pytest.raises(FileError, match="there is a run"):
+        grow(seed_graph, options=options, directory=tmp_path)
+    with pytest.raises(GrowError, match="kept nowhere"):
+        grow(seed_graph, options=options, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"growth_steps": 100}, "100 growth steps"),
+        ({"first_growth": 0.9}, "out of order"),
+        ({"radius": 0.0}, "radius"),
+        ({"growth_steps": -1}, "negative"),
+        ({"evaluate_every": -1}, "negative"),
+        ({"checkpoint_every": 0}, "checkpoint_every"),
+    ],
+)
+def test_options_that_make_no_run_are_refused(wrong: dict[str, float], named: str) -> None:
+    with pytest.raises(GrowError, match=named):
+        GrowOptions(**{"steps": 60, **wrong})  # type: ignore[arg-type]
+
+
+def test_growth_is_spread_between_its_first_and_last_step() -> None:
+    assert GrowOptions(steps=1000, growth_steps=3, first_growth=0.2, last_growth=0.6).growth_at() == [200, 400, 600]
+    assert GrowOptions(steps=10, growth_steps=1, first_growth=0.5).growth_at() == [5]
