@@ -56,7 +56,7 @@ class Widen(WidthMorphism):
         """Say why the width cannot take fresh units, or None if it can."""
         widths = infer_widths(graph)
         found = solve_exponents(widths, widths[self.width])
-        return found if isinstance(found, Miss) else found.uniform
+        return found if isinstance(found, Miss) else found.uniform or found.fresh
 
     def perturbation(self, graph: Graph, site: Site) -> WidenPerturbation | Miss:
         """Return the change of activations that the fresh units of a width make together."""

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
-from archir.axes.rules import attention, conv, join, linear, norm, pointwise, reduce, reshape, source, spatial
+from archir.axes.rules import (
+    attention,
+    conv,
+    join,
+    linear,
+    norm,
+    pointwise,
+    recurrent,
+    reduce,
+    reshape,
+    source,
+    spatial,
+)
 from archir.axes.rules.context import Context, Rule, Speller, Unknown
 from archir.axes.terms import Atom, Term, add_role, freeze, leaves, resolve
 from archir.axes.widths import Place, Width, Widths
@@ -16,13 +28,16 @@ from archir.ir.types import Size, TensorType, evaluate, symbols_of
 
 RULES: Mapping[str, Rule] = {
     op: rule
-    for family in (attention, conv, join, linear, norm, pointwise, reduce, reshape, source, spatial)
+    for family in (attention, conv, join, linear, norm, pointwise, recurrent, reduce, reshape, source, spatial)
     for op, rule in family.RULES.items()
 }
 """The rule of each operator; pointwise operators are found by their tag."""
 
 _PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039, 1_000_081, 1_000_099)
 """Run-time sizes are given large primes, so that a reshape that mixes them with channels is still unambiguous."""
+
+_OTHER = 1_000_117
+"""Stands for sizes that depend on data."""
 
 
 @lru_cache(maxsize=8)
@@ -31,20 +46,20 @@ def infer_widths(graph: Graph) -> Widths:
 
     Cost is linear in the number of nodes, for bounded numbers of axes and concatenated parts.
     """
-    numbers = _symbol_sizes(graph)
+    numbers = _Numbers(graph)
     axes: dict[Value, tuple[Term, ...]] = {}
     spellers: dict[int, Speller] = {}
     stored = frozenset(Value(n.id) for n in graph.parameters)
     for node in graph.nodes:
         if node.op in (INPUT, PARAMETER):
             reason = "an axis of an input" if node.op == INPUT else ""
-            for i, sizes in enumerate(_sizes(node, numbers)):
+            for i, sizes in enumerate(numbers.of(node)):
                 axes[Value(node.id, i)] = tuple(Atom(n, reason) for n in sizes)
             if node.op == INPUT:
                 for axis in axes.get(Value(node.id), ()):
                     add_role(axis, "boundary")
         elif node.is_call:
-            _infer_call(Context(node, axes, _sizes(node, numbers), stored, spellers))
+            _infer_call(Context(node, axes, numbers.of(node), stored, spellers))
     for _, value in graph.output.operands():
         for axis in axes.get(value, ()):
             freeze(axis, "an axis of an output")
@@ -54,24 +69,25 @@ def infer_widths(graph: Graph) -> Widths:
     return Widths(graph, free, frozen, found, spellers)
 
 
-def _symbol_sizes(graph: Graph) -> dict[str, int]:
-    names: set[str] = set()
-    for node in graph.inputs:
-        names |= frozenset().union(*map(symbols_of, node.tensor_type().shape)) if _is_tensor(node) else frozenset()
-    return {name: _PRIMES[i % len(_PRIMES)] for i, name in enumerate(sorted(names))}
+class _Numbers:
+    """Sizes as integers, run-time ones replaced by large primes."""
 
+    def __init__(self, graph: Graph) -> None:
+        types = [t for n in graph.inputs for t in n.results if isinstance(t, TensorType)]
+        names = sorted({name for t in types for size in t.shape for name in symbols_of(size)})
+        self._symbols = {name: _PRIMES[i % len(_PRIMES)] for i, name in enumerate(names)}
+        self._known: dict[Size, int] = {}
 
-def _is_tensor(node: Node) -> bool:
-    return isinstance(node.results[0], TensorType)
+    def of(self, node: Node) -> list[tuple[int, ...]]:
+        """Return the sizes of each result of a node; none for a number."""
+        return [tuple(map(self._number, t.shape)) if isinstance(t, TensorType) else () for t in node.results]
 
-
-def _sizes(node: Node, numbers: Mapping[str, int]) -> list[tuple[int, ...]]:
-    def number(size: Size) -> int:
-        return (
-            size if isinstance(size, int) else evaluate(size, {s: numbers.get(s, 1_000_117) for s in symbols_of(size)})
-        )
-
-    return [tuple(map(number, t.shape)) if isinstance(t, TensorType) else () for t in node.results]
+    def _number(self, size: Size) -> int:
+        if isinstance(size, int):
+            return size
+        if size not in self._known:
+            self._known[size] = evaluate(size, {s: self._symbols.get(s, _OTHER) for s in symbols_of(size)})
+        return self._known[size]
 
 
 def _infer_call(c: Context) -> None:

@@ -75,11 +75,7 @@ def unit() -> Atom:
 def resolve(term: Term) -> Term:
     """Return the term in its simplest form: bindings followed, nested products and sums flattened."""
     if isinstance(term, Atom):
-        if term.binding is None:
-            return term
-        found = resolve(term.binding)
-        term.binding = found
-        return found
+        return _follow(term)
     parts: list[Term] = []
     neutral, kind = (1, Product) if isinstance(term, Product) else (0, Sum)
     for part in map(resolve, term.parts):
@@ -93,6 +89,20 @@ def resolve(term: Term) -> Term:
     if len(parts) == len(term.parts) and all(a is b for a, b in zip(parts, term.parts, strict=True)):
         return term
     return kind(parts)
+
+
+def _follow(atom: Atom) -> Term:
+    """Return what an atom is bound to in the end, and bind it and those on the way to that directly."""
+    chain: list[Atom] = []
+    found: Term = atom
+    while isinstance(found, Atom) and found.binding is not None:
+        chain.append(found)
+        found = found.binding
+    if not isinstance(found, Atom):
+        found = resolve(found)
+    for passed in chain:
+        passed.binding = found
+    return found
 
 
 def leaves(term: Term) -> Iterator[Atom]:
@@ -175,11 +185,7 @@ def _align(left: Product | Sum, right: Product | Sum) -> None:
             _freeze_both(left, right, "two ways of cutting an axis have no common refinement")
             return
         unify(x, pieces)
-        found = resolve(x)
-        if not isinstance(found, kind):
-            _freeze_both(left, right, "an axis is cut both as a product and as a sum")
-            return
-        xs[:1] = found.parts
+        xs[:1] = pieces.parts
 
 
 def _cut(kind: type[Product] | type[Sum], whole: int, first: int) -> Product | Sum | None:
@@ -194,7 +200,8 @@ def _distribute(total: Sum, product: Product) -> None:
     if any(part.size % rest.size for part in total.parts):
         _freeze_both(total, product, "a concatenation is cut across its parts")
         return
-    outer = [Atom(part.size // rest.size) for part in total.parts]
+    sizes = [part.size // rest.size for part in total.parts]
+    outer = [Atom(n, "a unit with a place of its own" if n == 1 else "") for n in sizes]
     for part, factor in zip(total.parts, outer, strict=True):
         unify(part, Product((factor, rest)))
     unify(product.parts[0], Sum(outer))
@@ -205,7 +212,8 @@ def regroup(axes: Iterable[Term], sizes: Iterable[int]) -> list[Term] | None:
     old = [a for a in map(resolve, axes) if a.size != 1]
     new: list[Term] = [unit() if n == 1 else Atom(n) for n in sizes]
     proper = [a for a in new if a.size != 1]
-    if math.prod(a.size for a in old) != math.prod(a.size for a in proper):
+    count = math.prod(a.size for a in old)
+    if count == 0 or count != math.prod(a.size for a in proper):
         return None
     i = j = 0
     while i < len(old):

@@ -129,6 +129,11 @@ class Widths:
                     found.setdefault(atom, {})[value] = None
         return {atom: tuple(values) for atom, values in found.items()}
 
+    @cached_property
+    def rank(self) -> Mapping[int, int]:
+        """Position of each node in the topological order of the graph."""
+        return {id_: i for i, id_ in enumerate(self.graph.order)}
+
     def spell(self, node: int, sizes: Mapping[Atom, int]) -> Spelling:
         """Return the arguments of a call as they are where some atoms have new sizes."""
         speller = self.spellers.get(node)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from archir.axes.positions import occurrences
 from archir.axes.widths import Width, Widths
+from archir.errors import GraphError
 from archir.ir.node import Node, Value
 
 
@@ -39,6 +40,8 @@ class Equations:
         choices: rows that say that exponents add up to one.
         ends: nodes and operands in which the width is summed over.
         uniform: why all units must repeat equally, if they must.
+        fresh: why fresh units would change the function, if they would.
+        mixed: why units act on each other, if they do.
         miss: why units cannot be repeated at all, if they cannot.
     """
 
@@ -48,7 +51,38 @@ class Equations:
     choices: list[int] = field(default_factory=list)
     ends: dict[tuple[int, Value], None] = field(default_factory=dict)
     uniform: Miss | None = None
+    fresh: Miss | None = None
+    mixed: Miss | None = None
     miss: Miss | None = None
+
+    def value(self, node: Node, name: str) -> Value | None:
+        """Return an argument of a call if it is a tensor."""
+        found = node.arguments.get(name)
+        return found if isinstance(found, Value) and found in self.widths.axes else None
+
+    def operand(self, node: Node, name: str) -> Value:
+        """Return an argument of a call that has to be a tensor.
+
+        Raises:
+            GraphError: it is not.
+        """
+        found = self.value(node, name)
+        if found is None:
+            raise GraphError(f"{name} of {node.op} is not a tensor", where=str(node.location or ""))
+        return found
+
+    def operands(self, node: Node) -> list[Value]:
+        """Return every tensor a call uses, in order."""
+        return [v for _, v in node.operands() if v in self.widths.axes]
+
+    def results(self, node: Node) -> list[Value]:
+        """Return every tensor a call makes, in order."""
+        every = (Value(node.id, i) for i in range(len(node.results)))
+        return [v for v in every if v in self.widths.axes]
+
+    def rank(self, value: Value) -> int:
+        """Return the number of axes of a tensor."""
+        return len(self.widths.axes[value])
 
     def variables(self, value: Value | None, axis: int | None = None) -> list[Variable]:
         """Return the occurrences of the width in a value, or along one axis of it, in order."""
@@ -89,6 +123,19 @@ class Equations:
         else:
             self.zero(node, [*result, *(v for f in present for v in f)])
 
+    def exact(self, node: Node) -> None:
+        """Copies must be exact in everything a call uses and makes."""
+        for value in (*self.operands(node), *self.results(node)):
+            self.zero(node, self.variables(value))
+
+    def align(self, node: Node, operands: Sequence[Value]) -> None:
+        """Equate the exponents of a result with those of operands that are broadcast to it and add up to it."""
+        out = Value(node.id)
+        for value in operands:
+            for back in range(1, self.rank(out) + 1):
+                present = self.variables(value, -back) if back <= self.rank(value) else []
+                self.equal(node, self.variables(out, -back), present)
+
     def contract(self, node: Node, *factors: Sequence[Variable]) -> None:
         """Exponents of axes that are summed over against each other add up to one."""
         present = [f for f in factors if f]
@@ -100,6 +147,11 @@ class Equations:
             self.choices.append(len(self.rows))
             self.add(node, 1, *((v, 1) for v in parts))
 
+    def sum_over(self, node: Node, variables: Sequence[Variable]) -> None:
+        """Exponents of axes that are summed over against exact copies are one."""
+        for v in variables:
+            self.add(node, 1, (v, 1))
+
     def end(self, node: Node, *factors: Sequence[Variable]) -> None:
         """Note that the width ends in operands of a node: it is summed over there."""
         self.ends.update(dict.fromkeys((node.id, v[0]) for f in factors for v in f))
@@ -108,9 +160,21 @@ class Equations:
         """All units must repeat equally; the first reason is kept."""
         self.uniform = self.uniform or Miss(reason, (node.id,))
 
+    def forbid_fresh(self, node: Node, reason: str) -> None:
+        """Units may repeat, but there can be no fresh ones; the first reason is kept."""
+        self.fresh = self.fresh or Miss(reason, (node.id,))
+
+    def mix(self, node: Node, reason: str) -> None:
+        """Units act on each other, so none can be looked at alone; the first reason is kept."""
+        self.mixed = self.mixed or Miss(reason, (node.id,))
+
     def forbid(self, node: Node, reason: str) -> None:
         """Units cannot be repeated at all; the first reason is kept."""
         self.miss = self.miss or Miss(reason, (node.id,))
+
+
+Relation = Callable[[Equations, Node], None]
+"""Adds the equations of one call."""
 
 
 def solve(q: Equations, stored: set[Value]) -> dict[Variable, int] | Miss:
@@ -137,8 +201,7 @@ def solve(q: Equations, stored: set[Value]) -> dict[Variable, int] | Miss:
                 known = trial
                 break
         else:
-            assert failed is not None
-            return _contradiction(q, failed)
+            return _contradiction(q, row)
     for variable in by_variable:
         if variable not in known:
             known[variable] = 0

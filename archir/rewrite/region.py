@@ -128,7 +128,7 @@ def region_of(widths: Widths, width: Width) -> Region | Miss:
     """
     graph = widths.graph
     equations = relate(widths, width)
-    blocked = equations.miss or equations.uniform
+    blocked = equations.miss or equations.uniform or equations.mixed
     if blocked is not None:
         return blocked
     carrying = set(widths.values(width))
@@ -136,7 +136,8 @@ def region_of(widths: Widths, width: Width) -> Region | Miss:
         if graph.node(value.node).is_call and _overlaps(widths.axes[value], width.atom):
             return Miss("a value has two axes of it, so its units cannot be told apart", (value.node,))
     ended = set(equations.ends)
-    nodes = tuple(n for n in graph.calls if any(Value(n.id, i) in carrying for i in range(len(n.results))))
+    made = sorted({v.node for v in carrying}, key=widths.rank.__getitem__)
+    nodes = tuple(n for n in map(graph.node, made) if n.is_call)
     carried = {n.id: frozenset(v for _, v in n.operands() if v in carrying and (n.id, v) not in ended) for n in nodes}
     ends: list[tuple[Use, Value]] = []
     members: dict[Edge, Members] = {}

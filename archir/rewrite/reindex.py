@@ -215,6 +215,8 @@ def plan_reindexing(widths: Widths, changes: Mapping[str, Change], *, seed: int 
             raise missed(widths.graph, f"units of width {name} cannot be repeated", found)
         if found.uniform and (change.fresh or len(set(counts.tolist())) > 1):
             raise missed(widths.graph, f"single units of width {name} cannot be repeated", found.uniform)
+        if found.fresh and change.fresh:
+            raise missed(widths.graph, f"width {name} cannot take fresh units", found.fresh)
         exponents[name] = found
     return Reindexing(widths, changes, exponents, seed)
 

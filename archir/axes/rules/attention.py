@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from archir.axes.rules.context import Context, Rule, Spelling, Unknown
-from archir.axes.terms import Term, unify
+from archir.axes.rules.context import Context, Rule, Spelling
+from archir.axes.terms import Atom, Product, Term, unify
 
 
 def scaled_dot_product_attention(c: Context) -> Sequence[Sequence[Term]]:
     """`softmax(q kᵀ / sqrt(d)) v`: the size `d` is summed over, and is in the scale unless that is given."""
-    if c.node.argument("enable_gqa"):
-        raise Unknown("grouped-query attention inside the fused operator")
     q, k, v, mask = (c.operand(n) for n in ("query", "key", "value", "attn_mask"))
-    c.broadcast(q[:-2], k[:-2], v[:-2])
+    if c.node.argument("enable_gqa"):
+        # Query heads `h*r` share the key and value heads `h`.
+        unify(q[-3], Product((k[-3], Atom(q[-3].size // k[-3].size))))
+        unify(k[-3], v[-3])
+        c.broadcast(q[:-3], k[:-3], v[:-3])
+    else:
+        c.broadcast(q[:-2], k[:-2], v[:-2])
     unify(q[-1], k[-1])
     unify(k[-2], v[-2])
     c.freeze([q[-2], k[-2]], "a sequence axis")

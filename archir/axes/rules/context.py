@@ -90,6 +90,12 @@ class Context:
         """Return new frozen axes for a result."""
         return [Atom(n, reason) for n in self.sizes[result]]
 
+    def units(self, result: int) -> list[Term]:
+        """Return new axes for a result whose units are all alike; those of run-time size are frozen."""
+        shape = self.node.tensor_type(result).shape
+        reasons = ["" if isinstance(size, int) else "a run-time size" for size in shape]
+        return [Atom(n, reason) for n, reason in zip(self.sizes[result], reasons, strict=True)]
+
     def broadcast(self, *operands: Sequence[Term]) -> tuple[Term, ...]:
         """Unify the axes of operands as broadcasting does: aligned at the end, axes of size one couple to nothing."""
         rank = max((len(o) for o in operands), default=0)

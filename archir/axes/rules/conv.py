@@ -9,7 +9,9 @@ from archir.axes.terms import Atom, Product, Term, unify
 
 
 def convolution(c: Context) -> Sequence[Sequence[Term]]:
-    """`conv1d`, `conv2d`, `conv3d`."""
+    """`conv1d`, `conv2d`, `conv3d`, and `convolution` that is not transposed."""
+    if c.node.arguments.get("transposed"):
+        return transposed_convolution(c)
     x, weight, bias = c.operand("input"), c.operand("weight"), c.operand("bias")
     spatial = len(weight) - 2
     batch, channels = x[: -spatial - 1], x[-spatial - 1]
@@ -60,7 +62,8 @@ def _spatial(c: Context, x: Sequence[Term], weight: Sequence[Term], spatial: int
 
 
 RULES: dict[str, Rule] = {
-    **{f"aten.conv{n}d.default": convolution for n in (1, 2, 3)},
+    **{f"aten.conv{n}d.{overload}": convolution for n in (1, 2, 3) for overload in ("default", "padding")},
+    "aten.convolution.default": convolution,
     "aten.conv_transpose1d.default": transposed_convolution,
     "aten.conv_transpose2d.input": transposed_convolution,
     "aten.conv_transpose3d.input": transposed_convolution,

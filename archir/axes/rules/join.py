@@ -32,25 +32,32 @@ def stack(c: Context) -> Sequence[Sequence[Term]]:
 
 
 def split(c: Context) -> Sequence[Sequence[Term]]:
-    """`split`, `chunk`: the axis is the sum of the parts."""
+    """`split`, `chunk`, `tensor_split`: the axis is the sum of the parts."""
     x = c.operand("self")
     dim = c.integer("dim") % len(x)
+    named = next(n for n in ("split_size", "split_sizes", "chunks", "sections", "indices") if n in c.node.arguments)
+    c.integers(named)
     parts = [Atom(sizes[dim]) for sizes in c.sizes]
     unify(x[dim], Sum(parts))
-    named = next(n for n in ("split_size", "split_sizes", "chunks", "indices") if n in c.node.arguments)
-    given = c.node.arguments[named]
-    if isinstance(given, int | tuple) and all(isinstance(g, int) for g in (given if isinstance(given, tuple) else ())):
 
-        def spell(size: SizeOf) -> Spelling:
-            sizes = tuple(map(size, parts))
-            if sizes == tuple(p.size for p in parts):
-                return Spelling({})
-            return Spelling(
-                {"split_sizes": sizes}, "aten.split_with_sizes.default", frozenset({named} - {"split_sizes"})
-            )
+    def spell(size: SizeOf) -> Spelling:
+        sizes = tuple(map(size, parts))
+        if sizes == tuple(p.size for p in parts):
+            return Spelling({})
+        dropped = frozenset({named} - {"split_sizes"})
+        return Spelling({"split_sizes": sizes}, "aten.split_with_sizes.default", dropped)
 
-        c.spell(spell)
+    c.spell(spell)
     return [[*x[:dim], part, *x[dim + 1 :]] for part in parts]
+
+
+def glu(c: Context) -> Sequence[Sequence[Term]]:
+    """`glu`: one half of the axis gates the other, unit by unit."""
+    x = c.operand("self")
+    dim = c.integer("dim") % len(x)
+    half = Atom(x[dim].size // 2)
+    unify(x[dim], Sum((half, half)))
+    return [[*x[:dim], half, *x[dim + 1 :]]]
 
 
 def unbind(c: Context) -> Sequence[Sequence[Term]]:
@@ -74,26 +81,22 @@ def slice_(c: Context) -> Sequence[Sequence[Term]]:
     x = list(c.operand("self"))
     dim = c.integer("dim") % len(x)
     whole, kept = x[dim].size, c.sizes[0][dim]
-    if kept == whole:
-        return [x]
     narrow = c.node.op.startswith("aten.narrow")
-    if not narrow and c.node.argument("step") != 1:
-        freeze(x[dim], "it is sliced with a stride")
-        x[dim] = Atom(kept, "it is sliced with a stride")
-        return [x]
     given: Argument = c.node.argument("start")
+    if not narrow and c.node.argument("step") != 1:
+        return [_stuck(x, dim, kept, "it is sliced with a stride")]
     if not isinstance(given, int | None):
-        freeze(x[dim], "it is sliced at a run-time position")
-        x[dim] = Atom(kept, "it is sliced at a run-time position")
-        return [x]
+        return [_stuck(x, dim, kept, "it is sliced at a run-time position")]
     start = given or 0
-    start = max(start + whole, 0) if start < 0 else start
+    start = max(start + whole, 0) if start < 0 else min(start, whole)
     before, middle, after = Atom(start), Atom(kept), Atom(whole - start - kept)
     unify(x[dim], Sum((before, middle, after)))
     x[dim] = resolve(middle)
 
     def spell(size: SizeOf) -> Spelling:
         first, count = size(before), size(middle)
+        if (first, count) == (before.size, middle.size):
+            return Spelling({})
         if narrow:
             return Spelling({"start": first, "length": count})
         return Spelling({"start": first, "end": first + count})
@@ -102,38 +105,49 @@ def slice_(c: Context) -> Sequence[Sequence[Term]]:
     return [x]
 
 
+def _stuck(x: list[Term], dim: int, size: int, reason: str) -> list[Term]:
+    """Return axes one of which is frozen on both sides of the call."""
+    freeze(x[dim], reason)
+    return [*x[:dim], Atom(size, reason), *x[dim + 1 :]]
+
+
 def index_select(c: Context) -> Sequence[Sequence[Term]]:
-    """`index_select`, `gather`: units picked by an index tensor."""
+    """`index_select`: units picked by an index tensor."""
     x = list(c.operand("self"))
-    dim = c.integer("dim")
-    freeze(x[dim], "its units are picked by an index tensor")
-    x[dim] = Atom(c.sizes[0][dim], "picked by an index tensor")
-    return [x]
+    dim = c.integer("dim") % len(x)
+    return [_stuck(x, dim, c.sizes[0][dim], "its units are picked by an index tensor")]
 
 
 def pad(c: Context) -> Sequence[Sequence[Term]]:
     """`pad`: a padded axis is `before + axis + after`, whose ends are fixed."""
     x = list(c.operand("self"))
-    amounts = c.integers("pad")
+    amounts = c.integers("pad" if "pad" in c.node.arguments else "padding")
+    constant = c.node.op.startswith("aten.constant_pad") or (
+        c.node.op == "aten.pad.default" and c.node.argument("mode") == "constant"
+    )
     for i in range(len(amounts) // 2):
         dim, before, after = len(x) - 1 - i, amounts[2 * i], amounts[2 * i + 1]
-        if before < 0 or after < 0 or (c.node.argument("mode") != "constant" and before + after):
-            freeze(x[dim], "it is padded by position")
-            x[dim] = Atom(c.sizes[0][dim], "it is padded by position")
+        if before < 0 or after < 0 or (before + after and not constant):
+            x = _stuck(x, dim, c.sizes[0][dim], "it is padded by position")
         elif before + after:
-            ends = (Atom(before, "padding"), Atom(after, "padding"))
-            x[dim] = Sum((ends[0], x[dim], ends[1]))
+            x[dim] = Sum((Atom(before, "padding"), x[dim], Atom(after, "padding")))
     return [x]
 
 
 RULES: dict[str, Rule] = {
     "aten.cat.default": cat,
     "aten.concat.default": cat,
+    "aten.concatenate.default": cat,
     "aten.stack.default": stack,
     "aten.split.Tensor": split,
     "aten.split.sizes": split,
     "aten.split_with_sizes.default": split,
     "aten.chunk.default": split,
+    "aten.unsafe_split.Tensor": split,
+    "aten.unsafe_chunk.default": split,
+    "aten.tensor_split.sections": split,
+    "aten.tensor_split.indices": split,
+    "aten.glu.default": glu,
     "aten.unbind.int": unbind,
     "aten.select.int": select,
     "aten.slice.Tensor": slice_,
@@ -141,4 +155,5 @@ RULES: dict[str, Rule] = {
     "aten.index_select.default": index_select,
     "aten.pad.default": pad,
     "aten.constant_pad_nd.default": pad,
+    **{f"aten.{kind}_pad{n}d.default": pad for kind in ("reflection", "replication") for n in (1, 2, 3)},
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import ascii_letters
 
-from archir.axes.rules.context import Context, Rule, Unknown
+from archir.axes.rules.context import Context, Rule
 from archir.axes.terms import Term, unify
 from archir.ir.node import Value
 
@@ -43,9 +44,7 @@ def einsum(c: Context) -> Sequence[Sequence[Term]]:
     """`einsum`: equal letters are equal axes; letters that vanish are contracted."""
     equation = c.node.argument("equation")
     operands = c.operands("tensors")
-    if not isinstance(equation, str) or "." in equation:
-        raise Unknown("einsum with an ellipsis")
-    inputs, result = split_equation(equation)
+    inputs, result = split_equation(str(equation), list(map(len, operands)))
     axes: dict[str, Term] = {}
     for letters, operand in zip(inputs, operands, strict=True):
         for letter, axis in zip(letters, operand, strict=True):
@@ -61,13 +60,27 @@ def einsum(c: Context) -> Sequence[Sequence[Term]]:
     return [[axes[letter] for letter in result]]
 
 
-def split_equation(equation: str) -> tuple[list[str], str]:
-    """Return the operand letters and the result letters of an einsum equation."""
+def split_equation(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
+    """Return the operand letters and the result letters of an einsum equation.
+
+    An ellipsis is replaced by letters the equation does not use, aligned at its end.
+
+    Args:
+        equation: the equation.
+        ranks: number of axes of each operand.
+    """
     left, arrow, right = equation.replace(" ", "").partition("->")
-    inputs = left.split(",")
+    free = [x for x in ascii_letters if x not in equation]
+    longest = 0
+    inputs: list[str] = []
+    for letters, rank in zip(left.split(","), ranks, strict=True):
+        hidden = rank - len(letters.replace("...", "")) if "..." in letters else 0
+        longest = max(longest, hidden)
+        inputs.append(letters.replace("...", "".join(reversed(free[:hidden]))))
+    dots = "".join(reversed(free[:longest]))
     if not arrow:
-        right = "".join(sorted(x for x in set(left) - {","} if left.count(x) == 1))
-    return inputs, right
+        right = "..." + "".join(sorted(x for x in set(left) - {",", "."} if left.count(x) == 1))
+    return inputs, right.replace("...", dots)
 
 
 def bilinear(c: Context) -> Sequence[Sequence[Term]]:

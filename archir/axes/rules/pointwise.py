@@ -23,24 +23,26 @@ def prelu(c: Context) -> Sequence[Sequence[Term]]:
     return [x]
 
 
-RULES: dict[str, Rule] = {"aten.prelu.default": prelu} | {
-    f"aten.{op}": pointwise
-    for op in (
-        "where.self",
-        "where.ScalarOther",
-        "masked_fill.Scalar",
-        "masked_fill.Tensor",
-        "zeros_like.default",
-        "ones_like.default",
-        "full_like.default",
-        "relu6.default",
-        "selu.default",
-        "log_sigmoid.default",
-        "softplus.default",
-        "clip.default",
-        "rsub.Scalar",
-        "rsub.Tensor",
-        "square.default",
-        "bernoulli.default",
-    )
+def like(c: Context) -> Sequence[Sequence[Term]]:
+    """`zeros_like`, `randn_like`, ...: a new tensor of the same shape."""
+    return [c.operand("self")]
+
+
+UNTAGGED = (
+    *("absolute.default", "arctan.default", "bernoulli.p", "bernoulli.default", "clip.default", "conj.default"),
+    *("copy.default", "divide.Scalar", "divide.Tensor", "fill.Scalar", "floor_divide.default", "floor_divide.Scalar"),
+    *("greater.Scalar", "greater.Tensor", "greater_equal.Scalar", "greater_equal.Tensor", "hardswish.default"),
+    *("isclose.default", "less.Scalar", "less.Tensor", "less_equal.Scalar", "less_equal.Tensor"),
+    *("log_sigmoid.default", "masked_fill.Tensor", "multiply.Scalar", "multiply.Tensor", "negative.default"),
+    *("not_equal.Scalar", "not_equal.Tensor", "rsub.Tensor", "subtract.Scalar", "subtract.Tensor"),
+    *("true_divide.Scalar", "where.ScalarOther", "where.ScalarSelf", "where.Scalar"),
+)
+"""Operators that are pointwise without the tag."""
+
+LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like")
+
+RULES: dict[str, Rule] = {
+    "aten.prelu.default": prelu,
+    **{f"aten.{op}": pointwise for op in UNTAGGED},
+    **{f"aten.{op}.default": like for op in LIKE},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archir.axes.rules.context import Context, Rule, Spelling
-from archir.axes.terms import Atom, Term, freeze
+from archir.axes.terms import Term, freeze
 from archir.ir.node import Argument, Value
 
 
@@ -18,10 +18,11 @@ def embedding(c: Context) -> Sequence[Sequence[Term]]:
 
 
 def constant(c: Context) -> Sequence[Sequence[Term]]:
-    """`zeros`, `ones`, `full`, `empty`: every unit is alike, so any size will do."""
-    axes = [Atom(n) for n in c.sizes[0]]
-    given: Argument = c.node.arguments.get("size", ())
+    """`zeros`, `ones`, `full`, `empty`, `rand`: every unit is alike, so any size will do."""
+    axes = c.units(0)
+    given: Argument = c.node.argument("size")
     sizes = given if isinstance(given, tuple) else ()
+    c.freeze([a for a, s in zip(axes, sizes, strict=True) if isinstance(s, Value)], "a run-time size")
     c.spell(
         lambda size: Spelling(
             {"size": tuple(s if isinstance(s, Value) else size(a) for s, a in zip(sizes, axes, strict=True))}
@@ -37,6 +38,22 @@ def position(c: Context) -> Sequence[Sequence[Term]]:
 
 RULES: dict[str, Rule] = {
     "aten.embedding.default": embedding,
-    **{f"aten.{op}.default": constant for op in ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full")},
-    **{f"aten.{op}": position for op in ("arange.default", "arange.start", "arange.start_step", "linspace.default")},
+    "aten.empty.memory_format": constant,
+    **{
+        f"aten.{op}.default": constant
+        for op in ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn")
+    },
+    **{
+        f"aten.{op}": position
+        for op in (
+            "arange.default",
+            "arange.start",
+            "arange.start_step",
+            "linspace.default",
+            "eye.default",
+            "eye.m",
+            "tril_indices.default",
+            "triu_indices.default",
+        )
+    },
 }

@@ -1,0 +1,1 @@
+"""How operators relate the exponents of a width, one file an operator family."""

@@ -1,0 +1,65 @@
+"""Relations of normalisations: what goes in is undone, what comes out follows the affine parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from archir.ir.node import Node, Value
+from archir.rewrite.equations import Equations, Relation
+
+
+def batch_norm(q: Equations, node: Node) -> None:
+    """`batch_norm`, `instance_norm`: each channel for itself."""
+    for name in ("input", "running_mean", "running_var"):
+        q.zero(node, q.variables(q.value(node, name)))
+    _affine(q, node)
+
+
+def group_norm(q: Equations, node: Node) -> None:
+    """`group_norm`: statistics over the units inside a group; the groups are independent of each other."""
+    doubled = q.widths.spell(node.id, {q.width.atom: 2 * q.width.size})
+    counts_groups = doubled.arguments.get("num_groups") != node.argument("num_groups")
+    if q.variables(q.operand(node, "input"), 1) and not counts_groups:
+        q.require_uniform(node, "a group norm runs over it, so all its units must repeat equally")
+    q.zero(node, q.variables(q.operand(node, "input")))
+    _affine(q, node)
+
+
+def layer_norm(q: Equations, node: Node) -> None:
+    """`layer_norm`, `rms_norm`: statistics over the last axes."""
+    x, shape = q.operand(node, "input"), node.argument("normalized_shape")
+    rank = len(shape) if isinstance(shape, tuple) else 1
+    if any(q.variables(x, axis) for axis in range(-rank, 0)):
+        kind = node.op.split(".")[1].replace("_", " ")
+        q.require_uniform(node, f"a {kind} runs over it, so all its units must repeat equally")
+    q.zero(node, q.variables(x))
+    _affine(q, node)
+
+
+def softmax(q: Equations, node: Node) -> None:
+    """`softmax`, `log_softmax`: copies of a unit would share its weight."""
+    dim = node.argument("dim")
+    if isinstance(dim, int) and q.variables(q.operand(node, "self"), dim):
+        q.forbid(node, "a softmax runs over it, and copies of a unit would share its weight")
+    q.exact(node)
+
+
+def _affine(q: Equations, node: Node) -> None:
+    made = q.variables(Value(node.id))
+    affine = [q.value(node, name) for name in ("weight", "bias") if name in node.arguments]
+    present = [value for value in affine if value is not None]
+    if not present:
+        q.zero(node, made)
+    for value in present:
+        q.equal(node, made, q.variables(value))
+
+
+RELATIONS: Mapping[str, Relation] = {
+    "batch_norm": batch_norm,
+    "instance_norm": batch_norm,
+    "group_norm": group_norm,
+    "layer_norm": layer_norm,
+    "rms_norm": layer_norm,
+    "softmax": softmax,
+    "log_softmax": softmax,
+}
