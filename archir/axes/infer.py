@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from archir.axes.rules import (
     attention,
     conv,
+    indexing,
     join,
     linear,
     norm,
@@ -19,22 +20,39 @@ from archir.axes.rules import (
     spatial,
 )
 from archir.axes.rules.context import Context, Rule, Speller, Unknown
+from archir.axes.rules.movement import data_movement
 from archir.axes.terms import Atom, Term, add_role, freeze, leaves, resolve
 from archir.axes.widths import Place, Width, Widths
 from archir.ir import ops
 from archir.ir.graph import Graph
 from archir.ir.node import INPUT, PARAMETER, Node, Value
-from archir.ir.types import Size, TensorType, evaluate, symbols_of
+from archir.ir.types import ScalarType, Size, TensorType, evaluate, symbols_of
 
 RULES: Mapping[str, Rule] = {
     op: rule
-    for family in (attention, conv, join, linear, norm, pointwise, recurrent, reduce, reshape, source, spatial)
+    for family in (
+        attention,
+        conv,
+        indexing,
+        join,
+        linear,
+        norm,
+        pointwise,
+        recurrent,
+        reduce,
+        reshape,
+        source,
+        spatial,
+    )
     for op, rule in family.RULES.items()
 }
 """The rule of each operator; pointwise operators are found by their tag."""
 
 _PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039, 1_000_081, 1_000_099)
 """Run-time sizes are given large primes, so that a reshape that mixes them with channels is still unambiguous."""
+
+_SMALL = 5
+"""Stands for run-time sizes where a call is run on index arrays."""
 
 _OTHER = 1_000_117
 """Stands for sizes that depend on data."""
@@ -59,7 +77,7 @@ def infer_widths(graph: Graph) -> Widths:
                 for axis in axes.get(Value(node.id), ()):
                     add_role(axis, "boundary")
         elif node.is_call:
-            _infer_call(Context(node, axes, numbers.of(node), stored, spellers))
+            _infer_call(graph, Context(node, axes, numbers.of(node), stored, spellers))
     for _, value in graph.output.operands():
         for axis in axes.get(value, ()):
             freeze(axis, "an axis of an output")
@@ -90,15 +108,14 @@ class _Numbers:
         return self._known[size]
 
 
-def _infer_call(c: Context) -> None:
+def _infer_call(graph: Graph, c: Context) -> None:
     node = c.node
     if not any(isinstance(t, TensorType) for t in node.results):
         return
     rule = RULES.get(node.op) or (pointwise.pointwise if ops.is_pointwise(node.op) else None)
     try:
-        if rule is None:
-            raise Unknown("it has no axis rule")
-        results = [tuple(map(resolve, axes)) for axes in rule(c)]
+        found = _by_index_arrays(graph, c) if rule is None else rule(c)
+        results = [tuple(map(resolve, axes)) for axes in found]
         if [tuple(a.size for a in axes) for axes in results] != list(c.sizes):
             raise Unknown("its axis rule does not cover this call")
     except Unknown as unknown:
@@ -110,6 +127,19 @@ def _infer_call(c: Context) -> None:
     for i, axes in enumerate(results):
         if isinstance(node.results[i], TensorType):
             c.axes[Value(node.id, i)] = axes
+
+
+def _by_index_arrays(graph: Graph, c: Context) -> Sequence[Sequence[Term]]:
+    """Type a call that has no rule by running it, if it does nothing but move the data of one tensor."""
+    operands = {value: graph.type_of(value) for _, value in c.node.operands()}
+    tensors = [t for t in operands.values() if isinstance(t, TensorType)]
+    numbers = {v: t.value for v, t in operands.items() if isinstance(t, ScalarType)}
+    if len(tensors) != 1 or None in numbers.values():
+        raise Unknown("it has no axis rule")
+    sizes = [*tensors[0].shape, *(n for n in numbers.values() if n is not None)]
+    small = {name: _SMALL for size in sizes for name in symbols_of(size)}
+    shape = [evaluate(size, small) for size in tensors[0].shape]
+    return data_movement(c, shape, {v: evaluate(n, small) for v, n in numbers.items() if n is not None})
 
 
 def _collect(graph: Graph, axes: Mapping[Value, tuple[Term, ...]]) -> tuple[tuple[Width, ...], tuple[Width, ...]]:
