@@ -34,7 +34,7 @@ source = "digits"
 validation = 0.25
 
 [budget]
-parameters = 6_000
+parameters = 4_000
 
 [optimiser]
 name = "sgd"
@@ -42,7 +42,7 @@ rate = 0.1
 weight_decay = 5e-4
 
 [training]
-steps = 900
+steps = 1200
 batch_size = 64
 warmup = 30
 evaluate_every = 50
@@ -60,7 +60,7 @@ score_examples = 180
 class DigitsNet(nn.Module):
     """A small residual network for 8 x 8 images of one channel."""
 
-    def __init__(self, width: int = 6, classes: int = 10) -> None:
+    def __init__(self, width: int = 3, classes: int = 10) -> None:
         """Make the layers.
 
         Args:
@@ -120,7 +120,8 @@ def demo(out: Path, *, quiet: bool, text: str = TEXT) -> None:
         seed = seed_graph(config, dataset.train)
         run = start(config, seed, dataset, loss, out, progress, resume=True)
     # The controls: neither is looked at before the end, so the test data are read once.
-    uniform = initialise(widen_uniformly(seed, run.graph.parameter_count), config.options.seed)
+    size = max(seed.parameter_count, run.graph.parameter_count)
+    uniform = initialise(widen_uniformly(seed, size), config.options.seed)
     statics = [_train(g, label, config, dataset, loss, quiet) for g, label in ((seed, "seed"), (uniform, "uniform"))]
     outcome = finish(run, dataset, loss, out, title="archir demo: digits")
     tested = [evaluate(module, dataset.test, loss) for module in statics]

@@ -76,6 +76,7 @@ class DataSource:
         test: part of the data to test on, if no test data are given.
         limit: number of examples to train and validate on.
         normalise: standardise each channel.
+        base: folder that relative paths start from, if it is not that of the configuration.
     """
 
     source: str
@@ -83,6 +84,7 @@ class DataSource:
     test: float = 0.2
     limit: int | None = None
     normalise: bool = True
+    base: Path | None = None
 
     def __post_init__(self) -> None:
         wrong = [name for name in ("validation", "test") if not 0 < getattr(self, name) < 1]
@@ -128,7 +130,7 @@ class RunConfig:
         data = self.data
         return load_data(
             data.source,
-            base=self.base,
+            base=self.base if data.base is None else data.base,
             validation=data.validation,
             test=data.test,
             seed=self.options.seed,
@@ -149,7 +151,7 @@ class RunConfig:
     def with_data(self, source: str) -> RunConfig:
         """Return the configuration with other data, whose relative paths start from the working directory."""
         text = f"# with --data {source}\n{self.text}"
-        return replace(self, data=replace(self.data, source=source), base=Path(), text=text)
+        return replace(self, data=replace(self.data, source=source, base=Path()), text=text)
 
 
 def loss_of(spec: str, base: Path = Path()) -> Loss:

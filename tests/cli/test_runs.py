@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from archir.cli import demo as demonstration
+from archir.cli.control import initialise, widen_uniformly
+from archir.cost import cost
+from archir.emit.check import tensors_in
+from archir.errors import GrowError
+from archir.grow.run import open_run
+from archir.ir.load import load
+from frontends.pytorch import trace
+from tests.cli.run import archir, refused, write_models
+
+CONFIG = """
+output = "run"
+[model]
+factory = "models.py:digits"
+[data]
+source = "digits"
+validation = 0.25
+limit = 800
+[budget]
+parameters = 700
+[optimiser]
+rate = 0.05
+[training]
+steps = 60
+batch_size = 32
+evaluate_every = 30
+[growth]
+growth_steps = 1
+first_growth = 0.5
+last_growth = 0.5
+learn_steps = 5
+recalibrate_batches = 2
+"""
+
+FILES = ["config.toml", "growth.png", "history.jsonl", "net.onnx", "net.py", "net.safetensors"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_models(tmp_path)
+    (tmp_path / "run.toml").write_text(CONFIG)
+    return tmp_path
+
+
+def _change(folder: Path, old: str, new: str) -> Path:
+    assert old in CONFIG
+    file = folder / "run.toml"
+    file.write_text(CONFIG.replace(old, new))
+    return file
+
+
+def _files(run: Path) -> list[str]:
+    return sorted(p.name for p in run.iterdir() if not p.name.startswith(("step-", "__pycache__")))
+
+
+def test_grow_carries_out_a_run(folder: Path) -> None:
+    done = archir("grow", folder / "run.toml")
+    assert done.code == 0, done
+    for text in ("seed", "growth 1", "end", "test data: accuracy", "ONNX"):
+        assert text in done.out
+    assert "growth step 1 at step 30: 460 -> " in done.err
+    run = folder / "run"
+    assert _files(run) == FILES
+    events = open_run(run).history()
+    assert [e["event"] for e in events[-3:]] == ["finished", "tested", "emitted"]
+    (grown,) = (e for e in events if e["event"] == "grown")
+    assert 460 < grown["parameters"] <= 700
+
+    # What was emitted works without archir, and is the network of the last checkpoint.
+    final = load(run / "step-0060.archir")
+    x = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        wanted = tensors_in(final.module().eval()(x))[0].numpy()
+    np.save(folder / "x.npy", x.numpy())
+    code = (
+        "import sys, net, numpy as np, torch; found = net.load().eval()(torch.from_numpy(np.load(sys.argv[1])));"
+        "np.save(sys.argv[2], found.detach().numpy()); print('archir' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(folder / "x.npy"), str(folder / "y.npy")]
+    said = subprocess.run(command, cwd=run, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "False"
+    np.testing.assert_allclose(np.load(folder / "y.npy"), wanted, atol=1e-6)
+    session = onnxruntime.InferenceSession(run / "net.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+    # The report tells the same again.
+    told = archir("report", run)
+    assert told.out.splitlines()[:4] == done.out.splitlines()[:4]
+    table = archir("report", run, "--markdown").out.splitlines()
+    assert table[0].startswith("| step | what |") and table[1].startswith("| ---: | :--- |")
+    assert json.loads(archir("report", run, "--json").out)["growth"][0]["parameters"] == grown["parameters"]
+    assert archir("report", run, "--plot", folder / "again.png").code == 0
+    assert (folder / "again.png").is_file()
+
+    # A run is not overwritten; a finished one may be finished again.
+    assert "there is a run in" in refused("grow", folder / "run.toml")
+    again = archir("grow", folder / "run.toml", "--resume", "--quiet")
+    assert again.code == 0 and again.err == ""
+    assert again.out.splitlines()[:3] == done.out.splitlines()[:3]
+    _change(folder, "steps = 60", "steps = 90")
+    assert "another configuration" in refused("grow", folder / "run.toml", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("parameters = 700", "parameters = 300", "the budget is below the size of the seed"),
+        ('source = "digits"', 'source = "digitz"', "did you mean digits?"),
+        ('source = "digits"', 'source = "absent.npz"', "absent.npz"),
+        ("models.py:digits", "models.py:narrow", "mat1 and mat2 shapes cannot be multiplied"),
+        ("models.py:digits", "models.py:mlp", "outputs [32, 1, 8, 4] do not fit class numbers [32]"),
+        ("models.py:digits", "models.py:Branch", "models.py:21: if x.sum() > 0:"),
+        ("models.py:digits", "models.py:digit", "did you mean digits?"),
+        ('output = "run"', 'output = "run"\nloss = "cross_entropi"', "did you mean cross_entropy?"),
+        ('output = "run"', 'output = "run"\nloss = "models.py:infinite"', "the loss"),
+        ('output = "run"', 'output = "run"\nloss = "bce_with_logits"', "bce_with_logits"),
+        ("learn_steps = 5", 'passes = ["splitt"]', "did you mean split?"),
+        ("learn_steps = 5", "learn_stepss = 5", "did you mean learn_steps or"),
+    ],
+)
+def test_grow_tells_what_is_wrong_and_leaves_nothing(folder: Path, old: str, new: str, expected: str) -> None:
+    assert expected in refused("grow", _change(folder, old, new))
+    assert not (folder / "run").exists()
+
+
+def test_grow_needs_its_files(folder: Path) -> None:
+    assert "there is no file" in refused("grow", folder / "absent.toml")
+    assert "there is no run in" in refused("grow", folder / "run.toml", "--resume")
+    (folder / "broken.toml").write_text("[")
+    assert "is not TOML" in refused("grow", folder / "broken.toml")
+
+
+def test_losses_that_diverge_end_the_run_with_one_error(folder: Path) -> None:
+    error = refused("grow", _change(folder, "rate = 0.05", "rate = 1e30"), "--quiet")
+    assert "at step" in error and "lower the learning rate" in error
+    assert _files(folder / "run") == ["config.toml", "history.jsonl"]
+
+
+def test_grow_takes_other_data_and_another_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(200, 1, 8, 8)).astype(np.float32), generator.integers(10, size=200)
+    np.savez("other.npz", x=x, y=y)
+    _change(folder, "limit = 800\n", "")
+    done = archir("grow", "run.toml", "--data", "other.npz", "--out", "elsewhere", "--quiet")
+    assert done.code == 0, done
+    assert (folder / "elsewhere" / "net.py").is_file() and not (folder / "run").exists()
+    assert open_run(folder / "elsewhere").config.startswith("# with --data other.npz\n")
+
+
+def test_report_needs_a_run(tmp_path: Path) -> None:
+    assert "there is no run in" in refused("report", tmp_path)
+
+
+def test_score_lists_the_best_candidates(folder: Path) -> None:
+    net = folder / "net.archir"
+    assert archir("trace", f"{folder / 'models.py'}:digits", "--input", "2,1,8,8", "-o", net).code == 0
+    options = ("--data", "digits", "--examples", "64", "--learn-steps", "3")
+    table = archir("score", net, *options, "--top", "4").out
+    assert "12 candidates, scored on 64 examples" in table and len(table.splitlines()) == 6
+    found = json.loads(archir("score", net, *options, "--json").out)
+    predicted = [s["predicted"] for s in found["scores"]]
+    assert found["candidates"] == 12 and predicted == sorted(predicted)
+    assert archir("apply", net, found["scores"][0]["spec"], "--dry-run").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--data", "digits", "--loss", "cross_entropi"), "did you mean cross_entropy?"),
+        (("--data", "digitz"), "did you mean digits?"),
+        (("--data", "digits", "--passes", "splitt"), "did you mean split?"),
+    ],
+)
+def test_score_tells_what_is_wrong(folder: Path, options: tuple[str, ...], expected: str) -> None:
+    net = folder / "net.archir"
+    assert archir("trace", f"{folder / 'models.py'}:digits", "--input", "2,1,8,8", "-o", net).code == 0
+    assert expected in refused("score", net, *options)
+
+
+def test_score_rejects_inputs_of_another_shape(folder: Path) -> None:
+    net = folder / "net.archir"
+    assert archir("trace", f"{folder / 'models.py'}:mlp", "--input", "2,8", "-o", net).code == 0
+    refused("score", net, "--data", "digits")
+
+
+def test_demo_runs_from_end_to_end_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = demonstration.TEXT
+    for old, new in (("steps = 1200", "steps = 40"), ("learn_steps = 60", "learn_steps = 3")):
+        assert old in text
+        text = text.replace(old, new)
+    text = text.replace("growth_steps = 4", "growth_steps = 1").replace("warmup = 30", "warmup = 4")
+    for _ in range(2):
+        demonstration.demo(tmp_path / "demo", quiet=True, text=text)
+        out = capsys.readouterr().out
+        for part in ("seed, not grown", "uniformly widened", "grown", "ONNX", "seconds in all"):
+            assert part in out
+        assert _files(tmp_path / "demo") == FILES
+    assert [e["event"] for e in open_run(tmp_path / "demo").history()].count("started") == 1
+
+
+def test_demo_leaves_other_runs_alone(folder: Path) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / "config.toml").write_text("seed = 1\n")
+    assert "there is a run in" in refused("demo", "--out", folder / "run")
+    assert (folder / "run" / "config.toml").read_text() == "seed = 1\n"
+
+
+def test_uniform_control_is_as_large_as_it_may_be() -> None:
+    graph = trace(demonstration.DigitsNet(width=3), (torch.randn(2, 1, 8, 8),))
+    for limit in (graph.parameter_count, 1000, 4000):
+        wide = widen_uniformly(graph, limit)
+        assert 0.9 * limit < wide.parameter_count <= limit
+    assert cost(widen_uniformly(graph, graph.parameter_count)) == cost(graph)
+    with pytest.raises(GrowError, match="more than 10"):
+        widen_uniformly(graph, 10)
+
+
+def test_uniform_control_is_initialised_like_a_new_network() -> None:
+    torch.manual_seed(0)
+    graph = trace(demonstration.DigitsNet(width=3), (torch.randn(2, 1, 8, 8),))
+    wide = initialise(widen_uniformly(graph, 20_000), seed=0)
+    kernel = wide.tensor("block.conv1.weight")
+    bound = (kernel[0].numel()) ** -0.5
+    assert kernel.abs().max() <= bound
+    assert kernel.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert torch.equal(wide.tensor("norm.weight"), torch.ones(kernel.shape[1]))
+    assert torch.equal(initialise(wide, seed=0).tensor("head.weight"), wide.tensor("head.weight"))

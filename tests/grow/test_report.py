@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from archir.errors import FileError, GrowError
+from archir.grow.report import COLUMNS, Point, make_report, plot, rows, summarise
+from archir.grow.run import Event
+
+
+def _event(kind: str, **fields: Any) -> Event:
+    return {"event": kind, "time": 0.0, **fields}
+
+
+def _evaluated(step: int, accuracy: float | None, parameters: int, phase: str = "train") -> Event:
+    return _event("evaluated", step=step, phase=phase, loss=1 - step / 1000, accuracy=accuracy, parameters=parameters)
+
+
+STARTED = _event(
+    "started", parameters=100, flops=1000, budget={"parameters": 400, "flops": None}, steps=300, growth_at=[100, 200]
+)
+HISTORY: list[Event] = [
+    STARTED,
+    _event("train", step=100, loss=1.0, rate=0.1, examples=6400),
+    _evaluated(100, 0.5, 100, "before growth"),
+    _event("scored", step=100, growth=1, candidates=10, refined=10, seconds=1.25),
+    _event(
+        "grown",
+        growth=1,
+        step=100,
+        specs=["split{width=w0, units=[1]}", "prune{width=w1, units=[0]}", "split{width=w0, units=[2]}"],
+        predicted=-0.2,
+        realised=-0.15,
+        parameters_before=100,
+        parameters=200,
+        flops=2000,
+        backed_off=1,
+    ),
+    _evaluated(100, 0.6, 200, "after growth"),
+    _event("train", step=200, loss=0.5, rate=0.1, examples=6400),
+    _evaluated(200, 0.7, 200, "before growth"),
+    _event("scored", step=200, growth=2, candidates=12, refined=12, seconds=1.5),
+    _event("rejected", step=200, growth=2, chosen=4),
+    _event("train", step=300, loss=0.4, rate=0.0, examples=6400),
+    _evaluated(300, 0.8, 200),
+    _event("finished", step=300, loss=0.7, accuracy=0.8, parameters=200, flops=2000, seconds=12.0),
+    _event("tested", loss=0.75, accuracy=0.78),
+]
+
+
+def test_report_reads_what_a_run_did() -> None:
+    report = make_report(HISTORY)
+    assert (report.parameters, report.flops, report.limit, report.steps) == (100, 1000, 400, 300)
+    assert (report.seconds, report.test_accuracy, report.test_loss) == (12.0, 0.78, 0.75)
+    assert report.last == Point(300, 0.7, 0.8, 200)
+    first, second = report.growth
+    assert (first.changes, first.predicted, first.realised) == ("2 split, 1 prune", -0.2, -0.15)
+    assert (first.parameters_before, first.parameters, first.flops, first.backed_off) == (100, 200, 2000, 1)
+    assert (first.seconds, second.seconds) == (1.25, 1.5)
+    assert (second.changes, second.parameters, second.backed_off) == ("", 200, 4)
+
+
+def test_table_has_a_row_for_the_seed_each_growth_step_and_the_end() -> None:
+    table = rows(make_report(HISTORY))
+    assert all(len(row) == len(COLUMNS) for row in table)
+    assert [row[1] for row in table] == ["seed", "growth 1", "growth 2", "end"]
+    assert table[1] == ("100", "growth 1", "2 split, 1 prune", "200", "2,000", "-0.2000", "-0.1500", "60.00 %", "1.2")
+    assert table[2][2:7] == ("rejected", "200", "2,000", "", "")
+    assert table[3][7] == "80.00 %"
+
+
+def test_what_was_done_again_after_an_interruption_counts_once() -> None:
+    # Interrupted after step 250, gone on from the checkpoint after growth step 1.
+    cut = [*HISTORY[:10], _evaluated(250, 0.1, 999)]
+    again = [*cut, _event("resumed", step=100, growth=1), *HISTORY[6:]]
+    assert make_report(again) == make_report(HISTORY)
+
+
+def test_a_finished_run_may_be_finished_again() -> None:
+    again = [*HISTORY, _event("resumed", step=300, growth=2), *HISTORY[-2:]]
+    assert make_report(again) == make_report(HISTORY)
+
+
+def test_a_run_that_goes_on_is_reported_so_far() -> None:
+    report = make_report(HISTORY[:6])
+    assert report.seconds is None and report.test_loss is None
+    assert [row[1] for row in rows(report)] == ["seed", "growth 1", "so far"]
+
+
+def test_losses_are_shown_where_there_are_no_labels() -> None:
+    history = [e | {"accuracy": None} if "accuracy" in e else e for e in HISTORY]
+    assert rows(make_report(history))[-1][7] == "0.7000"
+
+
+@pytest.mark.parametrize("history", [[], HISTORY[1:], [{"event": "started", "time": 0.0}]])
+def test_other_histories_are_refused(history: list[Event]) -> None:
+    with pytest.raises(GrowError, match="this is not the history of a run"):
+        make_report(history)
+
+
+def test_summary_counts_passes() -> None:
+    assert summarise(["split{width=w0}", "prune", "split"]) == "2 split, 1 prune"
+    assert summarise([]) == ""
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_plot_is_a_picture(tmp_path: Path, labelled: bool) -> None:
+    history = HISTORY if labelled else [e | {"accuracy": None} if "accuracy" in e else e for e in HISTORY]
+    plot(make_report(history), tmp_path / "growth.png", title="a run")
+    with Image.open(tmp_path / "growth.png") as picture:
+        assert picture.size == (1200, 810)
+        assert len(picture.convert("RGB").getcolors(2**24) or []) > 50
+    assert [p.name for p in tmp_path.iterdir()] == ["growth.png"]
+
+
+def test_plot_tells_why_it_cannot_be_drawn(tmp_path: Path) -> None:
+    with pytest.raises(GrowError, match="nothing to plot"):
+        plot(make_report([STARTED]), tmp_path / "growth.png")
+    with pytest.raises(FileError, match="cannot write"):
+        plot(make_report(HISTORY), tmp_path / "absent" / "growth.png")
