@@ -149,6 +149,6 @@ class SplitPerturbation:
             masked[w] = change if mask is None else change * mask.to(change)
         plus, minus = self.region.evaluate(values, masked, (1, -1))
         return {
-            use: (plus[v] + minus[v]) * 0.5 - values[v] if v in plus else torch.zeros_like(values[v])
+            use: (plus[v] + minus[v]).mul_(0.5).sub_(values[v]) if v in plus else torch.zeros_like(values[v])
             for use, v in self.region.ends
         }

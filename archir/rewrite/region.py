@@ -84,7 +84,8 @@ class Region:
     ) -> list[dict[Value, torch.Tensor]]:
         """Evaluate the region with its weights changed by ±θ, its inputs held at their present values.
 
-        A call that is linear in its weight is evaluated once on the change, whatever the number of signs.
+        While calls are linear (in their weight, then sums and batch normalisation in evaluation mode), they are
+        evaluated once on the change alone, whatever the number of signs.
 
         Args:
             values: values of the unchanged program, at least those in `needs`, stored tensors included.
@@ -92,12 +93,20 @@ class Region:
             signs: the signs with which they are added.
 
         Returns:
-            For each sign the new values, of those nodes that change.
+            For each sign the new values of those that change and are needed; those at the ends among them.
         """
         new: list[dict[Value, torch.Tensor]] = [
             {Value(w): values[Value(w)] + sign * change for w, change in theta.items()} for sign in signs
         ]
         changed = {Value(w) for w in theta}
+        steps: dict[Value, torch.Tensor] = {}
+
+        def read(value: Value, sign: int, found: dict[Value, torch.Tensor]) -> torch.Tensor:
+            if value not in found:
+                base, step = values[value], steps[value]
+                found[value] = base + step if sign > 0 else base - step
+            return found[value]
+
         for node in self.nodes:
             carriers = self.carried[node.id] & changed
             if not carriers:
@@ -106,17 +115,41 @@ class Region:
             if node.id in self.changes and isinstance(weight, Value) and carriers == {weight} and weight.node in theta:
                 change = theta[weight.node]
                 (step,) = self.changes[node.id](lambda v, w=weight, c=change: c if v == w else values[v])  # type: ignore[misc]
-                base = values[Value(node.id)]
-                for sign, found in zip(signs, new, strict=True):
-                    found[Value(node.id)] = base + step if sign > 0 else base - step
+                steps[Value(node.id)] = step
+            elif carriers <= steps.keys() and (linear := _linear_step(node, carriers, steps, values)) is not None:
+                steps[Value(node.id)] = linear
             else:
-                for found in new:
+                for sign, found in zip(signs, new, strict=True):
                     results = self.calls[node.id](
-                        lambda v, f=found, c=carriers: f[v] if v in c else values[v]  # type: ignore[misc]
+                        lambda v, s=sign, f=found, c=carriers: read(v, s, f) if v in c else values[v]  # type: ignore[misc]
                     )
                     found.update({Value(node.id, i): result for i, result in enumerate(results)})
             changed.update(Value(node.id, i) for i in range(len(node.results)))
+        for _, end in self.ends:
+            if end in steps:
+                for sign, found in zip(signs, new, strict=True):
+                    read(end, sign, found)
         return new
+
+
+def _linear_step(
+    node: Node, carriers: frozenset[Value], steps: Mapping[Value, torch.Tensor], values: Values
+) -> torch.Tensor | None:
+    """Return the change of a call's result for changes of its operands, if the call is a sum or batch normalisation."""
+    if node.op == "aten.add.Tensor" and "alpha" not in node.arguments:
+        operands = (node.arguments["self"], node.arguments["other"])
+        moved = [steps[v] for v in operands if isinstance(v, Value) and v in carriers]
+        step = moved[0] if len(moved) == 1 else moved[0] + moved[1]
+        return step if step.shape == values[Value(node.id)].shape else None
+    if node.op == "aten.batch_norm.default" and carriers == {node.arguments["input"]}:
+        variance, weight, epsilon = (node.arguments[n] for n in ("running_var", "weight", "eps"))
+        if not isinstance(variance, Value) or not isinstance(epsilon, float) or node.argument("training"):
+            return None
+        scale = torch.rsqrt(values[variance] + epsilon)
+        scale = scale * values[weight] if isinstance(weight, Value) else scale
+        (step,) = (steps[v] for v in carriers)
+        return step * scale.reshape([-1] + [1] * (step.dim() - 2))
+    return None
 
 
 @lru_cache(maxsize=512)
