@@ -17,6 +17,7 @@ from archir.ir.execute import ATTENTION, Call, compile_call
 from archir.ir.graph import Graph
 from archir.ir.node import Argument, Node, Use, Value
 from archir.rewrite.perturbation import Edge
+from archir.score.program import plain_call
 from archir.score.tangent_rules import (
     IDENTITIES,
     MULTILINEAR,
@@ -56,8 +57,7 @@ class Operator:
 def compile_operator(node: Node, device: torch.device | None = None) -> Operator:
     """Make a call ready to be executed on operands in order."""
     pairs = tuple(node.operands())
-    if node.op == "aten.detach.default":
-        node = replace(node, op="aten.alias.default")
+    plain = plain_call(node)
     count = 0
 
     def number(argument: Argument) -> Argument:
@@ -67,11 +67,14 @@ def compile_operator(node: Node, device: torch.device | None = None) -> Operator
             return Value(count - 1)
         return tuple(map(number, argument)) if isinstance(argument, tuple) else argument
 
-    arguments = {name: number(a) for name, a in node.arguments.items()}
-    numbered = replace(node, arguments=arguments)
-    plain = replace(node, arguments={n: None if n == "bias" else a for n, a in arguments.items()})
-    call = compile_call(numbered, device=device)
-    unbiased = compile_call(plain, device=device) if "bias" in arguments and short_name(node) in MULTILINEAR else call
+    arguments = {name: number(a) for name, a in plain.arguments.items()}
+    without = {n: None if n == "bias" else a for n, a in arguments.items()}
+    call = compile_call(replace(plain, arguments=arguments), device=device)
+    unbiased = (
+        compile_call(replace(plain, arguments=without), device=device)
+        if "bias" in arguments and short_name(node) in MULTILINEAR
+        else call
+    )
     return Operator(node, tuple(u for u, _ in pairs), tuple(v for _, v in pairs), call, unbiased)
 
 

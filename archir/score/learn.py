@@ -139,7 +139,7 @@ class Learner:
             if edge not in first or not delta.requires_grad:
                 continue
             cotangent = first[edge]
-            value += float((delta * cotangent).sum())
+            value += _inner(delta, cotangent)
             reduction = self._reductions.find(i, p, edge, delta, examples)
             for (left, right), (s, t) in zip(pairs, sums, strict=True):
                 if left is right:
@@ -179,6 +179,13 @@ def learn(head: Head, perturbations: Sequence[Perturbation], batches: Iterable[B
             raise no_batches()
         estimates.append(learner.step(batch))
     return Learned(learner.thetas, torch.tensor(estimates, dtype=torch.float64))
+
+
+def _inner(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return `Σ a·b`, without a copy where both lie in memory alike."""
+    if a.stride() == b.stride() and a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last):
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
+    return float(torch.dot(a.reshape(-1), b.reshape(-1)))
 
 
 def _scale(weight: torch.Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,10 +40,34 @@ class _Step:
     """One call: the operand aliases to be made before it, the call, and the values no longer needed after it."""
 
     node: int
-    call: Call
+    call: Call | _Affine
     aliases: tuple[tuple[Use, Value, Value], ...]
     results: int
     dropped: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Affine:
+    """Batch normalisation with known statistics: `x·scale + shift`, whose backward pass is one product."""
+
+    x: Value
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __call__(self, argument_values: Callable[[Value], Any]) -> tuple[torch.Tensor]:
+        x: torch.Tensor = argument_values(self.x)
+        shape = [-1] + [1] * (x.dim() - 2)
+        return (torch.addcmul(self.shift.reshape(shape), x, self.scale.reshape(shape)),)
+
+
+def _affine(node: Node, stored: Sequence[torch.Tensor | None]) -> _Affine:
+    weight, bias, mean, variance = stored
+    x, epsilon = node.argument("input"), node.argument("eps")
+    assert isinstance(x, Value) and isinstance(epsilon, float) and mean is not None and variance is not None
+    scale = torch.rsqrt(variance + epsilon)
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return _Affine(x, scale, shift)
 
 
 class Program:
@@ -72,6 +96,7 @@ class Program:
         self._stored = {Value(i): t for i, t in graph.tensors.items()}
         self._tapped_values = frozenset(e for e in self.edges if isinstance(e, Value))
         self._results = tuple(v for _, v in graph.output.operands())
+        self._channels_last = self._images_on_cpu()
         self._steps = tuple(self._compile())
 
     def __call__(self, inputs: Mapping[Value, Any]) -> Evaluation:
@@ -81,6 +106,9 @@ class Program:
             ScoreError: an operator rejects its operands.
         """
         live: dict[Value, Any] = {**self._stored, **inputs}
+        if self._channels_last:
+            images = {v: t for v, t in inputs.items() if isinstance(t, torch.Tensor) and t.dim() == 4}
+            live |= {v: t.contiguous(memory_format=torch.channels_last) for v, t in images.items()}
         taps: dict[Edge, torch.Tensor] = {}
         with torch.set_grad_enabled(bool(self.edges)):
             for value in self._tapped_values & inputs.keys():
@@ -169,14 +197,27 @@ class Program:
                 made.append((use, value, tapped[use]))
                 return tapped[use]
 
-            seen = _seen_through(node)
-            arguments = {name: _map_uses(node.id, name, a, (), tap) for name, a in seen.arguments.items()}
+            mapped = {name: _map_uses(node.id, name, a, (), tap) for name, a in node.arguments.items()}
             operands = {v for _, v in node.operands()}
             dropped = [v for v in operands if last[v] == node.id and v not in needed and v not in self._stored]
             dropped += [alias for _, _, alias in aliases]
             dropped += [v for i in range(len(node.results)) if (v := Value(node.id, i)) not in last and v not in needed]
-            call = compile_call(replace(seen, arguments=arguments), device=self.device)
+            call = self._prepared(replace(node, arguments=mapped))
             yield _Step(node.id, call, tuple(aliases), len(node.results), tuple(dropped))
+
+    def _images_on_cpu(self) -> bool:
+        """Say whether images are better kept with their channels last: the CPU's convolutions reorder them if not."""
+        convolves = any(n.op in ("aten.conv2d.default", "aten.convolution.default") for n in self.graph.calls)
+        single = any(t.dtype == torch.float32 for t in self.graph.tensors.values())
+        return self.device.type == "cpu" and convolves and single
+
+    def _prepared(self, node: Node) -> Call | _Affine:
+        """Return a call ready to be made; batch normalisation with stored statistics as a product and a sum."""
+        if node.op == "aten.batch_norm.default":
+            given = [node.argument(n) for n in ("weight", "bias", "running_mean", "running_var")]
+            if all(a is None or a in self._stored for a in given):
+                return _affine(node, [self._stored.get(a) for a in given])  # type: ignore[arg-type]
+        return compile_call(plain_call(node), device=self.device)
 
     def _rejected(self, id_: int, error: Exception) -> ScoreError:
         node = self.graph.node(id_)
@@ -188,8 +229,22 @@ class Program:
         )
 
 
-def _seen_through(node: Node) -> Node:
-    return replace(node, op="aten.alias.default") if node.op == "aten.detach.default" else node
+_PLAIN = {
+    "aten.detach.default": "aten.alias.default",
+    "aten.view.default": "aten.reshape.default",
+    "aten._unsafe_view.default": "aten.reshape.default",
+}
+
+
+def plain_call(node: Node) -> Node:
+    """Return a call as the scorer makes it: `detach` lets changes pass, and views may copy.
+
+    Copying matters because images are kept with their channels last, whatever the strides the program was written for.
+    """
+    if node.op not in _PLAIN:
+        return node
+    names = {"size": "shape"} if node.op != "aten.detach.default" else {}
+    return replace(node, op=_PLAIN[node.op], arguments={names.get(n, n): a for n, a in node.arguments.items()})
 
 
 def _map_uses(node: int, name: str, argument: Argument, position: tuple[int, ...], to: Any) -> Argument:
