@@ -41,7 +41,7 @@ class Stage(nn.Module):
 class Net(nn.Module):
     """A stem, three stages, and a linear classifier on the means over height and width."""
 
-    def __init__(self, widths: tuple[int, int, int, int] = (8, 12, 16, 24), classes: int = 10) -> None:
+    def __init__(self, widths: tuple[int, int, int, int] = (6, 10, 16, 20), classes: int = 10) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(widths[0])

@@ -42,15 +42,15 @@ rate = 0.1
 weight_decay = 5e-4
 
 [training]
-steps = 1200
+steps = 3000
 batch_size = 64
 warmup = 30
-evaluate_every = 50
+evaluate_every = 100
 
 [growth]
 growth_steps = 4
-first_growth = 0.1
-last_growth = 0.6
+first_growth = 0.02
+last_growth = 0.2
 learn_steps = 60
 score_examples = 180
 """

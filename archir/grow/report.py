@@ -17,6 +17,8 @@ from archir.errors import FileError, GrowError
 from archir.grow.run import Event
 
 _LINE, _SIZE, _MARK = "#1f6fb4", "#c8553d", "#9a9a9a"
+_PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
+"""What is laid under words that may cross lines."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +292,8 @@ def _draw_quality(axes: Axes, report: Report) -> None:
             color="#555555",
             rotation=90,
             va="bottom",
+            bbox=_PAPER,
+            zorder=1,
         )
 
 
@@ -312,6 +316,7 @@ def _draw_size(axes: Axes, report: Report) -> None:
             textcoords="offset points",
             fontsize=8,
             color=_SIZE,
+            bbox=_PAPER,
         )
         top = max(top, report.limit)
     axes.set_ylim(0, top * 1.18)

@@ -199,7 +199,7 @@ def test_score_rejects_inputs_of_another_shape(folder: Path) -> None:
 
 def test_demo_runs_from_end_to_end_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = demonstration.TEXT
-    for old, new in (("steps = 1200", "steps = 40"), ("learn_steps = 60", "learn_steps = 3")):
+    for old, new in (("steps = 3000", "steps = 40"), ("learn_steps = 60", "learn_steps = 3")):
         assert old in text
         text = text.replace(old, new)
     text = text.replace("growth_steps = 4", "growth_steps = 1").replace("warmup = 30", "warmup = 4")
