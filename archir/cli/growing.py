@@ -63,6 +63,7 @@ def grow(path: Path, *, data: str | None, out: Path | None, resume: bool, quiet:
 
     Raises:
         ArchirError: of whatever part goes wrong; nothing has been written unless the training had begun.
+        SystemExit: it was interrupted.
     """
     config = read_config(path)
     config = config if data is None else config.with_data(data)
@@ -74,7 +75,12 @@ def grow(path: Path, *, data: str | None, out: Path | None, resume: bool, quiet:
         )
     with RunProgress(quiet=quiet) as progress:
         dataset, loss = config.load_data(), config.find_loss()
-        run = start(config, seed_graph(config, dataset.train), dataset, loss, directory, progress, resume=resume)
+        graph = seed_graph(config, dataset.train)
+        try:
+            run = start(config, graph, dataset, loss, directory, progress, resume=resume)
+        except KeyboardInterrupt as interrupt:
+            progress.line(f"interrupted; the run in {directory} goes on with --resume")
+            raise SystemExit(INTERRUPTED) from interrupt
     outcome = finish(run, dataset, loss, directory, title=f"{path.stem}: {cost_line(run.graph)}")
     print_table(COLUMNS, rows(outcome.report))
     for line in outcome_lines(outcome):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -11,11 +12,14 @@ import pytest
 import torch
 
 from archir.cli import demo as demonstration
+from archir.cli import growing
 from archir.cli.control import initialise, widen_uniformly
 from archir.cost import cost
 from archir.emit.check import tensors_in
 from archir.errors import GrowError
-from archir.grow.run import open_run
+from archir.grow.engine import Run, grow_graph
+from archir.grow.run import Event, open_run
+from archir.ir.graph import Graph
 from archir.ir.load import load
 from frontends.pytorch import trace
 from tests.cli.run import archir, refused, write_models
@@ -147,6 +151,31 @@ def test_losses_that_diverge_end_the_run_with_one_error(folder: Path) -> None:
     error = refused("grow", _change(folder, "rate = 0.05", "rate = 1e30"), "--quiet")
     assert "at step" in error and "lower the learning rate" in error
     assert _files(folder / "run") == ["config.toml", "history.jsonl"]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _change(folder, "batch_size = 32", "batch_size = 32\ncheckpoint_every = 20")
+    assert archir("grow", config, "--out", folder / "whole").code == 0
+
+    def interrupted(graph: Graph, **options: Any) -> Run:
+        told = options["on_event"]
+
+        def on_event(event: Event) -> None:
+            told(event)
+            if event["event"] == "grown":
+                raise KeyboardInterrupt
+
+        return grow_graph(graph, **{**options, "on_event": on_event})
+
+    monkeypatch.setattr(growing, "grow_graph", interrupted)
+    done = archir("grow", config, "--out", folder / "cut")
+    assert done.code == 130 and "goes on with --resume" in done.err
+    monkeypatch.setattr(growing, "grow_graph", grow_graph)
+    done = archir("grow", config, "--out", folder / "cut", "--resume")
+    assert done.code == 0 and "going on from step 20" in done.err
+    whole, cut = (load(folder / name / "step-0060.archir") for name in ("whole", "cut"))
+    assert str(whole) == str(cut)
+    assert all(torch.equal(whole.tensor(name), cut.tensor(name)) for name in whole.by_name)
 
 
 def test_grow_takes_other_data_and_another_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
