@@ -9,18 +9,11 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archir.cli.console import RunProgress, print_table, say
-from archir.cli.control import initialise, widen_uniformly
-from archir.cli.growing import Outcome, finish, outcome_lines, seed_graph, start
-from archir.cost import cost
-from archir.grow.config import RunConfig, make_config
-from archir.grow.control import train_static
-from archir.grow.data import Dataset
-from archir.grow.report import COLUMNS, rows
+from archir.cli.console import RunProgress, say
+from archir.cli.control import train_controls
+from archir.cli.growing import finish, print_outcome, seed_graph, start
+from archir.grow.config import make_config
 from archir.grow.run import CONFIG, create_run
-from archir.grow.training import Metrics, evaluate
-from archir.ir.graph import Graph
-from archir.score.losses import Loss
 
 TEXT = """\
 # the run of `archir demo`
@@ -119,55 +112,12 @@ def demo(out: Path, *, quiet: bool, text: str = TEXT) -> None:
         dataset, loss = config.load_data(), config.find_loss()
         seed = seed_graph(config, dataset.train)
         run = start(config, seed, dataset, loss, out, progress, resume=True)
-    # The controls: neither is looked at before the end, so the test data are read once.
-    size = max(seed.parameter_count, run.graph.parameter_count)
-    uniform = initialise(widen_uniformly(seed, size), config.options.seed)
-    statics = [_train(g, label, config, dataset, loss, quiet) for g, label in ((seed, "seed"), (uniform, "uniform"))]
-    outcome = finish(run, dataset, loss, out, title="archir demo: digits")
-    tested = [evaluate(module, dataset.test, loss) for module in statics]
-    _tell(outcome, run.graph, (seed, uniform), tested, config, time.monotonic() - began)
+    controls = train_controls(seed, run.graph.parameter_count, dataset, loss, config.options, quiet=quiet)
+    print_outcome(finish(run, dataset, loss, out, title="archir demo: digits", controls=controls))
+    say(f"{time.monotonic() - began:.0f} seconds in all")
 
 
 def _is_demo(out: Path, text: str) -> bool:
     """Say whether the run in a folder is one of the demo."""
     file = out / CONFIG
     return file.is_file() and file.read_bytes().partition(b"\n")[0] == text.encode().partition(b"\n")[0]
-
-
-def _train(graph: Graph, label: str, config: RunConfig, dataset: Dataset, loss: Loss, quiet: bool) -> nn.Module:
-    total = config.options.steps
-    with RunProgress(quiet=quiet, label=label) as progress:
-        progress.line(f"control: the {label} network, {graph.parameter_count:,} parameters, {total} steps")
-        return train_static(
-            graph, dataset.train, loss, config.options, on_step=lambda step: progress.update(step + 1, total)
-        )
-
-
-def _tell(
-    outcome: Outcome,
-    grown: Graph,
-    controls: tuple[Graph, Graph],
-    tested: list[Metrics],
-    config: RunConfig,
-    seconds: float,
-) -> None:
-    print_table(COLUMNS, rows(outcome.report), title="growth: predicted and realised are changes of the loss")
-    say("")
-    nets = [
-        ("seed, not grown", controls[0], tested[0]),
-        ("uniformly widened", controls[1], tested[1]),
-        ("grown", grown, outcome.test),
-    ]
-    cells = []
-    for name, graph, metrics in nets:
-        price = cost(graph)
-        quality = "" if metrics.accuracy is None else f"{100 * metrics.accuracy:.2f} %"
-        cells.append((name, f"{price.parameters:,}", f"{price.flops:,}", quality, f"{metrics.loss:.4f}"))
-    steps = config.options.steps
-    print_table(
-        ("network", ">parameters", ">FLOPs", ">accuracy", ">loss"), cells, title=f"test data, after {steps} steps each"
-    )
-    say("")
-    for line in outcome_lines(outcome):
-        say(line)
-    say(f"{seconds:.0f} seconds in all")

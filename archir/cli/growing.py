@@ -11,6 +11,7 @@ import torch
 
 from archir.api import trace_on
 from archir.cli.console import RunProgress, print_table, say
+from archir.cli.control import Control, train_controls
 from archir.cli.graphs import read_morphisms
 from archir.cost import cost
 from archir.emit.check import Emitted
@@ -21,10 +22,10 @@ from archir.grow.config import RunConfig, read_config
 from archir.grow.data import Dataset
 from archir.grow.engine import Run, grow_graph
 from archir.grow.model import load_model
-from archir.grow.report import COLUMNS, Report, make_report, plot, rows
+from archir.grow.report import COLUMNS, TEST_COLUMNS, Report, make_report, plot, rows, rows_of_test
 from archir.grow.run import open_run
 from archir.grow.split import Split
-from archir.grow.training import Metrics, evaluate
+from archir.grow.training import evaluate
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.score.losses import Loss
@@ -39,19 +40,17 @@ class Outcome:
     """What a finished run left in its directory.
 
     Attributes:
-        test: how the grown network does on the test data, which nothing was chosen on.
         python: the PyTorch source.
         onnx: the ONNX file.
         report: what the run did.
     """
 
-    test: Metrics
     python: Emitted
     onnx: Emitted
     report: Report
 
 
-def grow(path: Path, *, data: str | None, out: Path | None, resume: bool, quiet: bool) -> None:
+def grow(path: Path, *, data: str | None, out: Path | None, resume: bool, controls: bool, quiet: bool) -> None:
     """Carry out the run of a configuration file, and write the grown network.
 
     Args:
@@ -59,6 +58,7 @@ def grow(path: Path, *, data: str | None, out: Path | None, resume: bool, quiet:
         data: other data than the file's.
         out: another directory than the file's.
         resume: go on with the run in the directory.
+        controls: train networks that do not grow, too, to compare with.
         quiet: show no progress.
 
     Raises:
@@ -81,10 +81,11 @@ def grow(path: Path, *, data: str | None, out: Path | None, resume: bool, quiet:
         except KeyboardInterrupt as interrupt:
             progress.line(f"interrupted; the run in {directory} goes on with --resume")
             raise SystemExit(INTERRUPTED) from interrupt
-    outcome = finish(run, dataset, loss, directory, title=f"{path.stem}: {cost_line(run.graph)}")
-    print_table(COLUMNS, rows(outcome.report))
-    for line in outcome_lines(outcome):
-        say(line)
+    trained = (
+        train_controls(graph, run.graph.parameter_count, dataset, loss, config.options, quiet=quiet) if controls else []
+    )
+    outcome = finish(run, dataset, loss, directory, title=f"{path.stem}: {cost_line(run.graph)}", controls=trained)
+    print_outcome(outcome)
 
 
 def seed_graph(config: RunConfig, train: Split) -> Graph:
@@ -133,23 +134,38 @@ def start(
     )
 
 
-def finish(run: Run, dataset: Dataset, loss: Loss, directory: Path, *, title: str) -> Outcome:
+def finish(
+    run: Run, dataset: Dataset, loss: Loss, directory: Path, *, title: str, controls: Sequence[Control] = ()
+) -> Outcome:
     """Test the grown network and write it: `net.py`, `net.safetensors`, `net.onnx`, `growth.png`.
+
+    The test data are read here, once everything is chosen.
+
+    Args:
+        run: the run.
+        dataset: the examples.
+        loss: what is measured.
+        directory: the directory of the run.
+        title: what stands above the plot.
+        controls: networks to test beside it.
 
     Raises:
         EmitError: the network cannot be emitted, or what is emitted computes something else.
         FileError: a file cannot be written, or the test data are damaged.
         GrowError: the loss on the test data is not finite.
     """
-    test = evaluate(run.model, dataset.test, loss)
     kept = open_run(directory)
-    kept.append("tested", loss=test.loss, accuracy=test.accuracy)
+    tested = [("control", c.name, c.graph, c.module) for c in controls] + [("tested", "grown", run.graph, run.model)]
+    for kind, name, graph, module in tested:
+        metrics, price = evaluate(module, dataset.test, loss), cost(graph)
+        size = {"parameters": price.parameters, "flops": price.flops}
+        kept.append(kind, name=name, **size, loss=metrics.loss, accuracy=metrics.accuracy)
     python = to_python(run.graph, directory, name="net")
     onnx = to_onnx(run.graph, directory / "net.onnx")
     kept.append("emitted", python=python.difference, onnx=onnx.difference)
     report = make_report(kept.history())
     plot(report, directory / "growth.png", title=title)
-    return Outcome(test, python, onnx, report)
+    return Outcome(python, onnx, report)
 
 
 def cost_line(graph: Graph) -> str:
@@ -158,16 +174,22 @@ def cost_line(graph: Graph) -> str:
     return f"{price.parameters:,} parameters, {price.flops:,} FLOPs"
 
 
-def outcome_lines(outcome: Outcome) -> list[str]:
-    """Return what there is to say about a finished run beside its table."""
-    test, folder = outcome.test, outcome.python.path.parent
-    accuracy = "" if test.accuracy is None else f"accuracy {100 * test.accuracy:.2f} %, "
-    return [
-        f"test data: {accuracy}loss {test.loss:.4f}",
+def print_outcome(outcome: Outcome) -> None:
+    """Print the tables of a finished run, and what it wrote."""
+    print_table(COLUMNS, rows(outcome.report), title="growth (predicted, realised: changes of the loss)")
+    say("")
+    print_table(TEST_COLUMNS, rows_of_test(outcome.report), title=_test_title(outcome.report))
+    say("")
+    say(
         f"largest difference from the graph: PyTorch source {outcome.python.difference:.2g}, "
-        f"ONNX {outcome.onnx.difference:.2g}",
-        f"written into {folder}: net.py, net.safetensors, net.onnx, history.jsonl, growth.png",
-    ]
+        f"ONNX {outcome.onnx.difference:.2g}"
+    )
+    folder = outcome.python.path.parent
+    say(f"written into {folder}: net.py, net.safetensors, net.onnx, history.jsonl, growth.png")
+
+
+def _test_title(report: Report) -> str:
+    return f"test data, after {report.steps} steps{' each' if len(report.tested) > 1 else ''}"
 
 
 def report(directory: Path, *, picture: Path | None, markdown: bool, as_json: bool) -> None:
@@ -183,13 +205,14 @@ def report(directory: Path, *, picture: Path | None, markdown: bool, as_json: bo
     if as_json:
         say(json.dumps(asdict(found), indent=2))
         return
-    if markdown:
-        say(markdown_table(COLUMNS, rows(found)))
-    else:
-        print_table(COLUMNS, rows(found))
-    if found.test_loss is not None:
-        accuracy = "" if found.test_accuracy is None else f"accuracy {100 * found.test_accuracy:.2f} %, "
-        say(f"\ntest data: {accuracy}loss {found.test_loss:.4f}")
+    tables = [(COLUMNS, rows(found))] + ([(TEST_COLUMNS, rows_of_test(found))] if found.tested else [])
+    for number, (columns, cells) in enumerate(tables):
+        if number:
+            say("")
+        if markdown:
+            say(markdown_table(columns, cells))
+        else:
+            print_table(columns, cells)
 
 
 def markdown_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

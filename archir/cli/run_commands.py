@@ -59,10 +59,13 @@ def grow(
     data: Annotated[str | None, typer.Option(help="Other data than the file's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Another directory than the file's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Train the seed and a uniformly widened one as long, to compare.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a network and let it grow under a budget."""
-    growing.grow(config, data=data, out=out, resume=resume, quiet=quiet)
+    growing.grow(config, data=data, out=out, resume=resume, controls=controls, quiet=quiet)
 
 
 def report(

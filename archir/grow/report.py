@@ -70,6 +70,25 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Tested:
+    """How a network did on the test data.
+
+    Attributes:
+        name: which network.
+        parameters: number of trainable parameters.
+        flops: FLOPs of one example.
+        loss: loss on the test data.
+        accuracy: accuracy on the test data; None where the targets are not labels.
+    """
+
+    name: str
+    parameters: int
+    flops: int
+    loss: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
 class Report:
     """What a run did.
 
@@ -81,8 +100,7 @@ class Report:
         growth: growth steps, in order.
         steps: optimiser steps asked for.
         seconds: time the run took; None if it has not finished.
-        test_accuracy: accuracy on the test data, if they were read and hold labels.
-        test_loss: loss on the test data, if they were read.
+        tested: how the grown network, and the controls before it, did on the test data, if they were read.
     """
 
     parameters: int
@@ -92,8 +110,7 @@ class Report:
     growth: tuple[Step, ...]
     steps: int
     seconds: float | None
-    test_accuracy: float | None
-    test_loss: float | None
+    tested: tuple[Tested, ...]
 
     @property
     def last(self) -> Point | None:
@@ -129,7 +146,7 @@ def _effective(history: Iterable[Event]) -> list[Event]:
 
 
 def _is_before(event: Event, step: int, growth: int) -> bool:
-    if event["event"] in ("finished", "tested", "emitted"):
+    if event["event"] in ("finished", "tested", "control", "emitted"):
         return False
     return int(event.get("step", 0)) <= step and int(event.get("growth", 0)) <= growth
 
@@ -141,7 +158,7 @@ def _read(events: Sequence[Event]) -> Report:
     if "started" not in by_kind:
         raise GrowError("this is not the history of a run", why="nothing was started", mend="wait until it has begun")
     started = by_kind["started"][0]
-    finished, tested = (by_kind.get(kind, [{}])[-1] for kind in ("finished", "tested"))
+    finished = by_kind.get("finished", [{}])[-1]
     # An evaluation that was repeated after an interruption replaces the first.
     evaluated = {(e["step"], e["phase"]): e for e in by_kind.get("evaluated", [])}
     points = [Point(e["step"], e["loss"], e["accuracy"], e["parameters"]) for e in evaluated.values()]
@@ -155,9 +172,12 @@ def _read(events: Sequence[Event]) -> Report:
         growth=tuple(_steps(by_kind, started)),
         steps=started["steps"],
         seconds=finished.get("seconds"),
-        test_accuracy=tested.get("accuracy"),
-        test_loss=tested.get("loss"),
+        tested=tuple(_tested(e) for kind in ("control", "tested") for e in by_kind.get(kind, [])),
     )
+
+
+def _tested(event: Event) -> Tested:
+    return Tested(event["name"], event["parameters"], event["flops"], event["loss"], event["accuracy"])
 
 
 def _steps(by_kind: dict[str, list[Event]], started: Event) -> list[Step]:
@@ -220,6 +240,24 @@ def rows(report: Report) -> list[tuple[str, ...]]:
         quality = _quality(report.last)
         found.append((str(report.last.step), what, "", f"{size:,}", f"{flops:,}", "", "", quality, seconds))
     return found
+
+
+TEST_COLUMNS = ("network", ">parameters", ">FLOPs", ">accuracy", ">loss")
+"""Columns of the table of the test data."""
+
+
+def rows_of_test(report: Report) -> list[tuple[str, ...]]:
+    """Return the rows of the table of the test data: the controls, if any, and the grown network."""
+    return [
+        (
+            t.name,
+            f"{t.parameters:,}",
+            f"{t.flops:,}",
+            "" if t.accuracy is None else f"{100 * t.accuracy:.2f} %",
+            f"{t.loss:.4f}",
+        )
+        for t in report.tested
+    ]
 
 
 def _quality(point: Point) -> str:

@@ -72,7 +72,7 @@ def _files(run: Path) -> list[str]:
 def test_grow_carries_out_a_run(folder: Path) -> None:
     done = archir("grow", folder / "run.toml")
     assert done.code == 0, done
-    for text in ("seed", "growth 1", "end", "test data: accuracy", "ONNX"):
+    for text in ("seed", "growth 1", "end", "test data, after 60 steps", "ONNX"):
         assert text in done.out
     assert "growth step 1 at step 30: 460 -> " in done.err
     run = folder / "run"
@@ -102,7 +102,7 @@ def test_grow_carries_out_a_run(folder: Path) -> None:
 
     # The report tells the same again.
     told = archir("report", run)
-    assert told.out.splitlines()[:4] == done.out.splitlines()[:4]
+    assert told.out.splitlines()[:4] == done.out.splitlines()[1:5]
     table = archir("report", run, "--markdown").out.splitlines()
     assert table[0].startswith("| step | what |") and table[1].startswith("| ---: | :--- |")
     assert json.loads(archir("report", run, "--json").out)["growth"][0]["parameters"] == grown["parameters"]
@@ -184,8 +184,10 @@ def test_grow_takes_other_data_and_another_directory(folder: Path, monkeypatch: 
     x, y = generator.normal(size=(200, 1, 8, 8)).astype(np.float32), generator.integers(10, size=200)
     np.savez("other.npz", x=x, y=y)
     _change(folder, "limit = 800\n", "")
-    done = archir("grow", "run.toml", "--data", "other.npz", "--out", "elsewhere", "--quiet")
+    done = archir("grow", "run.toml", "--data", "other.npz", "--out", "elsewhere", "--quiet", "--controls")
     assert done.code == 0, done
+    for name in ("seed, not grown", "uniformly widened", "grown"):
+        assert name in done.out and name in archir("report", "elsewhere").out
     assert (folder / "elsewhere" / "net.py").is_file() and not (folder / "run").exists()
     assert open_run(folder / "elsewhere").config.startswith("# with --data other.npz\n")
 

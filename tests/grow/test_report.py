@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from archir.errors import FileError, GrowError
-from archir.grow.report import COLUMNS, Point, make_report, plot, rows, summarise
+from archir.grow.report import COLUMNS, Point, make_report, plot, rows, rows_of_test, summarise
 from archir.grow.run import Event
 
 
@@ -47,14 +47,19 @@ HISTORY: list[Event] = [
     _event("train", step=300, loss=0.4, rate=0.0, examples=6400),
     _evaluated(300, 0.8, 200),
     _event("finished", step=300, loss=0.7, accuracy=0.8, parameters=200, flops=2000, seconds=12.0),
-    _event("tested", loss=0.75, accuracy=0.78),
+    _event("control", name="seed", parameters=100, flops=1000, loss=0.9, accuracy=0.7),
+    _event("tested", name="grown", parameters=200, flops=2000, loss=0.75, accuracy=0.78),
 ]
 
 
 def test_report_reads_what_a_run_did() -> None:
     report = make_report(HISTORY)
     assert (report.parameters, report.flops, report.limit, report.steps) == (100, 1000, 400, 300)
-    assert (report.seconds, report.test_accuracy, report.test_loss) == (12.0, 0.78, 0.75)
+    assert report.seconds == 12.0
+    assert rows_of_test(report) == [
+        ("seed", "100", "1,000", "70.00 %", "0.9000"),
+        ("grown", "200", "2,000", "78.00 %", "0.7500"),
+    ]
     assert report.last == Point(300, 0.7, 0.8, 200)
     first, second = report.growth
     assert (first.changes, first.predicted, first.realised) == ("2 split, 1 prune", -0.2, -0.15)
@@ -80,13 +85,13 @@ def test_what_was_done_again_after_an_interruption_counts_once() -> None:
 
 
 def test_a_finished_run_may_be_finished_again() -> None:
-    again = [*HISTORY, _event("resumed", step=300, growth=2), *HISTORY[-2:]]
+    again = [*HISTORY, _event("resumed", step=300, growth=2), *HISTORY[-3:]]
     assert make_report(again) == make_report(HISTORY)
 
 
 def test_a_run_that_goes_on_is_reported_so_far() -> None:
     report = make_report(HISTORY[:6])
-    assert report.seconds is None and report.test_loss is None
+    assert report.seconds is None and report.tested == ()
     assert [row[1] for row in rows(report)] == ["seed", "growth 1", "so far"]
 
 
