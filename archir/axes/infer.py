@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
+import torch
+
 from archir.axes.rules import (
     attention,
     conv,
@@ -77,7 +79,7 @@ def infer_widths(graph: Graph) -> Widths:
                 for axis in axes.get(Value(node.id), ()):
                     add_role(axis, "boundary")
         elif node.is_call:
-            _infer_call(graph, Context(node, axes, numbers.of(node), stored, spellers))
+            _infer_call(graph, Context(node, axes, numbers.of(node), stored, spellers, _masks(graph, node)))
     for _, value in graph.output.operands():
         for axis in axes.get(value, ()):
             freeze(axis, "an axis of an output")
@@ -108,12 +110,19 @@ class _Numbers:
         return self._known[size]
 
 
+def _masks(graph: Graph, node: Node) -> frozenset[Value]:
+    types = {value: graph.type_of(value) for _, value in node.operands()}
+    return frozenset(v for v, t in types.items() if isinstance(t, TensorType) and t.dtype == torch.bool)
+
+
 def _infer_call(graph: Graph, c: Context) -> None:
     node = c.node
     if not any(isinstance(t, TensorType) for t in node.results):
         return
     rule = RULES.get(node.op) or (pointwise.pointwise if ops.is_pointwise(node.op) else None)
     try:
+        if _names_axes_of_number(c):
+            raise Unknown("it names an axis of a tensor that has none")
         found = _by_index_arrays(graph, c) if rule is None else rule(c)
         results = [tuple(map(resolve, axes)) for axes in found]
         if [tuple(a.size for a in axes) for axes in results] != list(c.sizes):
@@ -140,6 +149,13 @@ def _by_index_arrays(graph: Graph, c: Context) -> Sequence[Sequence[Term]]:
     small = {name: _SMALL for size in sizes for name in symbols_of(size)}
     shape = [evaluate(size, small) for size in tensors[0].shape]
     return data_movement(c, shape, {v: evaluate(n, small) for v, n in numbers.items() if n is not None})
+
+
+def _names_axes_of_number(c: Context) -> bool:
+    """Say whether a call such as `sum(x, dim=0)` is on a tensor without axes, where PyTorch takes it to have one."""
+    named = {"dim", "dims", "dimension"} & c.node.arguments.keys()
+    x = c.node.arguments.get("self", c.node.arguments.get("input"))
+    return bool(named) and isinstance(x, Value) and not c.axes.get(x)
 
 
 def _collect(graph: Graph, axes: Mapping[Value, tuple[Term, ...]]) -> tuple[tuple[Width, ...], tuple[Width, ...]]:

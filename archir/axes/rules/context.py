@@ -41,6 +41,7 @@ class Context:
         sizes: sizes of each result, run-time sizes replaced by large primes; empty for numbers.
         stored: the values that are stored tensors.
         spellers: filled by `spell`.
+        masks: the operands that hold truth values.
     """
 
     node: Node
@@ -48,6 +49,7 @@ class Context:
     sizes: Sequence[tuple[int, ...]]
     stored: frozenset[Value]
     spellers: dict[int, Speller]
+    masks: frozenset[Value] = frozenset()
 
     def value(self, name: str) -> Value | None:
         """Return an argument if it is a value."""

@@ -21,21 +21,27 @@ def index(c: Context) -> Sequence[Sequence[Term]]:
 
 def index_put(c: Context) -> Sequence[Sequence[Term]]:
     """`x[i, :, j] = values`."""
-    x = c.operand("self")
-    places, picked, kept = _indexed(c, x, c.node.argument("indices"))
+    x, given = c.operand("self"), c.node.argument("indices")
+    if isinstance(given, tuple) and len(given) == 1 and given[0] in c.masks and not c.operand("values"):
+        # One number wherever the mask says so is pointwise.
+        (mask,) = c.operands("indices")
+        c.unify_all(x[: len(mask)], mask)
+        return [list(map(resolve, x))]
+    places, picked, kept = _indexed(c, x, given)
     front = 0 if not _neighbours(places) else places[0]
+    if c.node.argument("accumulate"):
+        c.freeze(picked, "what has the same index is added up")
     c.broadcast([*kept[:front], *picked, *kept[front:]], c.operand("values"))
     return [x]
 
 
 def _indexed(c: Context, x: Sequence[Term], given: Argument) -> tuple[list[int], list[Term], list[Term]]:
-    """Return the indexed axes, the axes of the broadcast indices, and the axes left alone.
-
-    A mask is no such index; the size it leaves depends on the data, so the call is seen not to be covered.
-    """
+    """Return the indexed axes, the axes of the broadcast indices, and the axes left alone."""
     indices = given if isinstance(given, tuple) else (given,)
     if any(i is not None and not isinstance(i, Value) for i in indices):
         raise Unknown("its indices are not tensors")
+    if any(i in c.masks for i in indices if isinstance(i, Value)):
+        raise Unknown("its units are picked by a mask")
     places = [d for d, i in enumerate(indices) if i is not None]
     found = [tuple(map(resolve, c.axes[i])) for i in indices if isinstance(i, Value)]
     for d in places:
@@ -87,6 +93,7 @@ def index_add(c: Context) -> Sequence[Sequence[Term]]:
     x, source = c.operand("self"), c.operand("source")
     dim = c.integer("dim") % len(x)
     freeze(x[dim], PICKED)
+    c.freeze(c.operand("index"), "its units are indices")
     for d, (a, b) in enumerate(zip(x, source, strict=True)):
         if d == dim:
             freeze(b, "its units are placed by an index vector")
@@ -112,21 +119,20 @@ def slice_scatter(c: Context) -> Sequence[Sequence[Term]]:
         unify(x[d], source[d])
     whole, part = x[dim].size, source[dim].size
     start = c.node.argument("start")
-    if part == whole:
-        unify(x[dim], source[dim])
-    elif c.node.argument("step") != 1 or not isinstance(start, int | None):
+    if c.node.argument("step") != 1 or not isinstance(start, int | None):
         c.freeze([x[dim], source[dim]], "it is replaced by position")
-    else:
-        first = min(start if start is not None and start >= 0 else (start or 0) % whole, whole - part)
-        before, after = Atom(first), Atom(whole - first - part)
-        unify(x[dim], Sum((before, source[dim], after)))
-        kept = source[dim]
+        return [list(map(resolve, x))]
+    first = min(max(start + whole, 0) if start and start < 0 else start or 0, whole - part)
+    before, kept, after = Atom(first), source[dim], Atom(whole - first - part)
+    unify(x[dim], Sum((before, kept, after)))
 
-        def spell(size: SizeOf) -> Spelling:
-            begin = size(before)
-            return Spelling({"start": begin, "end": begin + size(kept)})
+    def spell(size: SizeOf) -> Spelling:
+        begin, count = size(before), size(kept)
+        if (begin, count) == (before.size, kept.size):
+            return Spelling({})
+        return Spelling({"start": begin, "end": begin + count})
 
-        c.spell(spell)
+    c.spell(spell)
     return [list(map(resolve, x))]
 
 
@@ -135,6 +141,8 @@ def embedding_bag(c: Context) -> Sequence[Sequence[Term]]:
     table = c.operand("weight")
     freeze(table[0], "a vocabulary")
     c.role([table[1]], "produced")
+    for name in ("indices", "offsets", "per_sample_weights"):
+        c.freeze(c.operand(name), "it counts what is put into bags")
     bags, *others = (c.fresh("it counts bags", i) for i in range(len(c.sizes)))
     return [[bags[0], table[1]], *others]
 

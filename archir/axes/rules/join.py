@@ -115,6 +115,7 @@ def index_select(c: Context) -> Sequence[Sequence[Term]]:
     """`index_select`: units picked by an index tensor."""
     x = list(c.operand("self"))
     dim = c.integer("dim") % len(x)
+    c.freeze(c.operand("index"), "its units are indices")
     return [_stuck(x, dim, c.sizes[0][dim], "its units are picked by an index tensor")]
 
 

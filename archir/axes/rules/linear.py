@@ -37,7 +37,8 @@ def addmm(c: Context) -> Sequence[Sequence[Term]]:
     names = list(c.node.arguments)
     left, right = c.operand(names[1]), c.operand(names[2])
     contract(c, left[-1], right[-2])
-    return [c.broadcast(c.operand("self"), [*left[:-1], right[-1]])]
+    batch = c.broadcast(left[:-2], right[:-2])
+    return [c.broadcast(c.operand("self"), [*batch, left[-2], right[-1]])]
 
 
 def einsum(c: Context) -> Sequence[Sequence[Term]]:

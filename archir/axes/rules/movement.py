@@ -70,7 +70,7 @@ def _sources(
 ) -> list[torch.Tensor] | None:
     """Return for each result the number of the element each of its elements comes from, or None."""
     count = math.prod(shape)
-    if count > LARGEST or any(v != operand and v not in others for _, v in node.operands()):
+    if not 0 < count <= LARGEST or any(v != operand and v not in others for _, v in node.operands()):
         return None
     call = compile_call(node)
 
@@ -84,7 +84,7 @@ def _sources(
 
     generator = torch.Generator().manual_seed(0)
     numbers = run(torch.arange(count, dtype=torch.float64))
-    if numbers is None or any(r.dtype != torch.float64 for r in numbers):
+    if numbers is None or any(r.dtype != torch.float64 or not r.numel() for r in numbers):
         return None
     for _ in range(2):
         values = torch.randn(count, generator=generator, dtype=torch.float64)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from archir.axes.rules.context import Context, Rule, Spelling
 from archir.axes.terms import Atom, Product, Term, unify
+from archir.ir.node import Node
 
 
 def batch_norm(c: Context) -> Sequence[Sequence[Term]]:
@@ -16,7 +17,14 @@ def batch_norm(c: Context) -> Sequence[Sequence[Term]]:
             unify(x[1], axis)
     if c.node.op.startswith("aten.instance_norm"):
         c.freeze(x[2:], "a spatial axis")
+    elif uses_batch_statistics(c.node):
+        c.role([x[0], *x[2:]], "norm")
     return [x]
+
+
+def uses_batch_statistics(node: Node) -> bool:
+    """Say whether a batch normalisation takes its statistics from the batch even in evaluation mode."""
+    return bool(node.argument("training")) or node.argument("running_mean") is None
 
 
 def group_norm(c: Context) -> Sequence[Sequence[Term]]:

@@ -8,14 +8,23 @@ from archir.axes.positions import occurrences
 from archir.axes.rules.reshape import PERMUTATIONS, axis_order
 from archir.axes.terms import Atom, Sum, Term
 from archir.ir.node import Node, Value
+from archir.ir.types import is_float
 from archir.rewrite.equations import Equations, Relation
 
 
 def move(q: Equations, node: Node) -> None:
-    """Reshapes, selections, pools and so on: the order of occurrences stays."""
+    """Reshapes, selections, pools and so on: the order of occurrences stays.
+
+    A conversion to integers is not linear; indices, such as those of a pool, do not depend on a factor.
+    """
     given = q.variables(q.operands(node)[0])
-    for value in q.results(node):
-        q.equal(node, q.variables(value), given)
+    first, *others = q.results(node)
+    if not is_float(q.widths.graph.type_of(first)):
+        q.exact(node)
+    q.equal(node, q.variables(first), given)
+    for value in others:
+        linear = is_float(q.widths.graph.type_of(value))
+        q.equal(node, q.variables(value), given) if linear else q.zero(node, q.variables(value))
 
 
 def permute(q: Equations, node: Node) -> None:
@@ -40,7 +49,10 @@ def pad(q: Equations, node: Node) -> None:
 
 def embedding(q: Equations, node: Node) -> None:
     """`embedding`: rows of the table."""
-    q.equal(node, q.variables(Value(node.id), -1), q.variables(q.operand(node, "weight"), 1))
+    out = Value(node.id)
+    for axis in range(q.rank(out) - 1):
+        q.zero(node, q.variables(out, axis))
+    q.equal(node, q.variables(out, -1), q.variables(q.operand(node, "weight"), 1))
 
 
 def cat(q: Equations, node: Node) -> None:

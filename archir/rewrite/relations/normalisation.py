@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from archir.axes.rules.norm import uses_batch_statistics
 from archir.ir.node import Node, Value
 from archir.rewrite.equations import Equations, Relation
 
 
 def batch_norm(q: Equations, node: Node) -> None:
     """`batch_norm`, `instance_norm`: each channel for itself."""
+    x = q.operand(node, "input")
+    others = [axis for axis in range(q.rank(x)) if axis != 1 and q.variables(x, axis)]
+    if others and node.op.startswith("aten.batch_norm") and uses_batch_statistics(node):
+        q.require_uniform(node, "a batch norm runs over it, so all its units must repeat equally")
     for name in ("input", "running_mean", "running_var"):
         q.zero(node, q.variables(q.value(node, name)))
     _affine(q, node)

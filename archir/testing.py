@@ -1,0 +1,241 @@
+"""The value oracle: whether the widths found in a graph are what they claim to be, checked by running the graph.
+
+Units of a width are interchangeable, so permuting them leaves the outputs as they were; deleting a unit does what
+noughts in all its places do; copies and fresh units that a reindexing makes leave the outputs as they were.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from archir.axes.infer import infer_widths
+from archir.axes.widths import Width, Widths
+from archir.errors import GraphError, PassError
+from archir.ir.execute import call
+from archir.ir.graph import Graph
+from archir.ir.node import Value
+from archir.rewrite.reindex import Change, plan_reindexing, reindex
+
+TOLERANCE = 1e-9
+"""Largest relative difference, in float64, of outputs that are called the same."""
+
+
+def randomise(graph: Graph, seed: int = 0) -> Graph:
+    """Return the graph with noise on its trainable tensors and running statistics, so that nothing is trivially nought.
+
+    Args:
+        graph: the graph.
+        seed: of the noise; running means are standard normal, running variances uniform in [0.5, 2).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    for node in graph.parameters:
+        tensor = graph.tensors[node.id]
+        if node.parameter is None or not tensor.is_floating_point():
+            continue
+        name = node.parameter.names[0]
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+        if name.endswith("running_mean"):
+            tensors[name] = noise
+        elif name.endswith("running_var"):
+            tensors[name] = 0.5 + 1.5 * torch.rand(tensor.shape, generator=generator).to(tensor.dtype)
+        elif node.parameter.kind == "parameter":
+            tensors[name] = tensor + 0.1 * noise
+    return graph.with_tensors(tensors)
+
+
+def evaluate(graph: Graph, inputs: Sequence[object]) -> dict[Value, Any]:
+    """Return every value of a graph, in evaluation mode, for the given values of its inputs.
+
+    Raises:
+        GraphError: another number of inputs than the graph has.
+    """
+    if len(inputs) != len(graph.inputs):
+        raise GraphError(f"{graph.name} takes {len(graph.inputs)} inputs, not {len(inputs)}")
+    values: dict[Value, Any] = {Value(n.id): found for n, found in zip(graph.inputs, inputs, strict=True)}
+    values |= {Value(i): tensor for i, tensor in graph.tensors.items()}
+    with torch.no_grad():
+        for node in graph.calls:
+            values |= {Value(node.id, i): found for i, found in enumerate(call(node, values.__getitem__))}
+    return values
+
+
+def outputs(graph: Graph, inputs: Sequence[object]) -> list[Any]:
+    """Return what a graph returns, in evaluation mode, for the given values of its inputs.
+
+    Raises:
+        GraphError: another number of inputs than the graph has.
+    """
+    values = evaluate(graph, inputs)
+    return [values[value] for _, value in graph.output.operands()]
+
+
+def leaves_of(args: Sequence[object], kwargs: Mapping[str, object] | None = None) -> list[Tensor]:
+    """Return the tensors among the arguments of a model, in the order of the graph's inputs, floats as float64."""
+    found, _ = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
+    tensors = [t for t in found if isinstance(t, Tensor)]
+    return [t.double() if t.is_floating_point() else t for t in tensors]
+
+
+def relative_difference(new: Sequence[Tensor], old: Sequence[Tensor]) -> float:
+    """Return the largest absolute difference between tensors over the largest magnitude of the old one.
+
+    Equal infinities and not-a-numbers are no difference; tensors of different shapes differ infinitely.
+    """
+    worst = 0.0
+    for a, b in zip(new, old, strict=True):
+        if a.shape != b.shape:
+            return math.inf
+        a, b = a.double(), b.double()
+        same = (a == b) | (a.isnan() & b.isnan())
+        if bool(same.all()):
+            continue
+        found = (a - b).abs().where(~same, 0).max() / b.abs().where(b.isfinite(), 0).max().clamp(min=1e-30)
+        worst = max(worst, math.inf if found.isnan() else float(found))
+    return worst
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the outputs when the units of a width changed.
+
+    Attributes:
+        difference: largest relative difference from what they should be; nought if it was refused.
+        reason: why the change was refused; empty if it was carried out.
+    """
+
+    difference: float
+    reason: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether it was carried out and the outputs are as they should be."""
+        return not self.reason and self.difference <= TOLERANCE
+
+    def __str__(self) -> str:
+        return self.reason or ("exact" if self.exact else f"off by {self.difference:.2g}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the oracle found out about a width.
+
+    Attributes:
+        width: the width.
+        pruned: single units removed, against noughts in their places.
+        permuted: units in another order.
+        split: one unit repeated twice.
+        tripled: one unit repeated three times and another one twice.
+        doubled: all units repeated twice.
+        widened: two fresh units.
+    """
+
+    width: Width
+    pruned: Outcome
+    permuted: Outcome
+    split: Outcome
+    tripled: Outcome
+    doubled: Outcome
+    widened: Outcome
+
+    @property
+    def outcomes(self) -> Mapping[str, Outcome]:
+        """The outcomes by name."""
+        names = ("pruned", "permuted", "split", "tripled", "doubled", "widened")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def problems(self) -> list[str]:
+        """What contradicts the claim that this is a free width.
+
+        Widths with statistics or reductions over them need not be exact when pruned, only run; repeats and fresh
+        units may be refused.
+        """
+        inexact = {"pruned"} if self.width.roles & {"norm", "reduced"} else set()
+        refusable = {"split", "tripled", "doubled", "widened"}
+        return [
+            f"{self.width.name} {name}: {outcome}"
+            for name, outcome in self.outcomes.items()
+            if not (
+                outcome.exact
+                or (name in inexact and not outcome.reason and math.isfinite(outcome.difference))
+                or (name in refusable and outcome.reason)
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.width.name}: " + ", ".join(f"{name} {outcome}" for name, outcome in self.outcomes.items())
+
+
+def check_widths(
+    graph: Graph,
+    args: Sequence[object],
+    kwargs: Mapping[str, object] | None = None,
+    *,
+    units: int = 3,
+    seed: int = 0,
+) -> list[Verdict]:
+    """Change every free width of a graph in every way there is, and compare outputs in float64.
+
+    Args:
+        graph: the graph; its tensors are randomised first.
+        args: positional arguments of the model.
+        kwargs: keyword arguments of the model.
+        units: how many units of each width are removed, one at a time.
+        seed: of the noise.
+
+    Returns:
+        One verdict a width, in order.
+
+    Raises:
+        GraphError: a changed graph is malformed: an axis rule is wrong.
+    """
+    graph = randomise(graph.to(torch.float64), seed)
+    inputs = leaves_of(args, kwargs)
+    widths, right = infer_widths(graph), outputs(graph, inputs)
+    return [_check(widths, width, inputs, right, units) for width in widths]
+
+
+def _check(widths: Widths, width: Width, inputs: Sequence[Tensor], right: Sequence[Tensor], units: int) -> Verdict:
+    size, middle = width.size, width.size // 2
+
+    def outcome(change: Change, expected: Sequence[Tensor] = right) -> Outcome:
+        try:
+            plan = plan_reindexing(widths, {width.name: change})
+        except PassError as error:
+            return Outcome(0.0, error.why or error.what)
+        return Outcome(relative_difference(outputs(reindex(plan, by="check"), inputs), expected))
+
+    def pruned(unit: int) -> Outcome:
+        kept = tuple(u for u in range(size) if u != unit)
+        return outcome(Change(kept), outputs(zeroed(widths, {width.name: [unit]}), inputs))
+
+    every = tuple(range(size))
+    removed = sorted({round(i * (size - 1) / max(units - 1, 1)) for i in range(units)})
+    return Verdict(
+        width,
+        pruned=max(map(pruned, removed), key=lambda o: o.difference),
+        permuted=outcome(Change((*every[1:], 0))),
+        split=outcome(Change((*every, middle))),
+        tripled=outcome(Change((*every, middle, middle, 0))),
+        doubled=outcome(Change(every * 2)),
+        widened=outcome(Change((*every, size, size + 1), fresh=2)),
+    )
+
+
+def zeroed(widths: Widths, units: Mapping[str, Sequence[int]]) -> Graph:
+    """Return the graph with noughts in all places of some units of widths, by name: what removing them amounts to."""
+    tensors: dict[str, Tensor] = {}
+    for name, removed in units.items():
+        width = widths[name]
+        for place in width.places:
+            tensor = tensors.get(place.parameter, widths.graph.tensor(place.parameter))
+            tensors[place.parameter] = tensor.index_fill(place.axis, width.positions(place, removed), 0)
+    return widths.graph.with_tensors(tensors)
