@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "archir.cost": {"archir.errors", "archir.ir"},
     "archir.rewrite": {"archir.errors", "archir.ir", "archir.axes", "archir.cost"},
     "archir.score": {"archir.errors", "archir.ir", "archir.axes", "archir.cost", "archir.rewrite"},
+    "archir.testing": {"archir.errors", "archir.ir", "archir.axes", "archir.cost", "archir.rewrite", "archir.score"},
     "archir.grow": {"archir.errors", "archir.ir", "archir.axes", "archir.cost", "archir.rewrite", "archir.score"},
     "archir.emit": {"archir.errors", "archir.ir", "archir.axes"},
     "passes": {"archir.errors", "archir.ir", "archir.axes", "archir.cost", "archir.rewrite"},

@@ -29,8 +29,7 @@ def index_put(c: Context) -> Sequence[Sequence[Term]]:
         return [list(map(resolve, x))]
     places, picked, kept = _indexed(c, x, given)
     front = 0 if not _neighbours(places) else places[0]
-    if c.node.argument("accumulate"):
-        c.freeze(picked, "what has the same index is added up")
+    c.freeze(picked, "units with the same index meet")
     c.broadcast([*kept[:front], *picked, *kept[front:]], c.operand("values"))
     return [x]
 

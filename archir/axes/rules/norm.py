@@ -19,12 +19,12 @@ def batch_norm(c: Context) -> Sequence[Sequence[Term]]:
         c.freeze(x[2:], "a spatial axis")
     elif uses_batch_statistics(c.node):
         c.role([x[0], *x[2:]], "norm")
-    return [x]
+    return [x, *([x[1]] for _ in c.sizes[1:])]
 
 
 def uses_batch_statistics(node: Node) -> bool:
     """Say whether a batch normalisation takes its statistics from the batch even in evaluation mode."""
-    return bool(node.argument("training")) or node.argument("running_mean") is None
+    return bool(node.arguments.get("training")) or node.arguments.get("running_mean") is None
 
 
 def group_norm(c: Context) -> Sequence[Sequence[Term]]:
@@ -62,6 +62,7 @@ def softmax(c: Context) -> Sequence[Sequence[Term]]:
 
 RULES: dict[str, Rule] = {
     "aten.batch_norm.default": batch_norm,
+    "aten._native_batch_norm_legit_no_training.default": batch_norm,
     "aten.instance_norm.default": batch_norm,
     "aten.group_norm.default": group_norm,
     "aten.layer_norm.default": layer_norm,

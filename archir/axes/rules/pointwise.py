@@ -15,6 +15,12 @@ def pointwise(c: Context) -> Sequence[Sequence[Term]]:
     return [result for _ in c.sizes]
 
 
+def broadcast_tensors(c: Context) -> Sequence[Sequence[Term]]:
+    """`broadcast_tensors`: every operand in the shape of all."""
+    result = c.broadcast(*c.operands("tensors"))
+    return [result for _ in c.sizes]
+
+
 def prelu(c: Context) -> Sequence[Sequence[Term]]:
     """`prelu`: one slope, or one for each channel."""
     x, slope = c.operand("self"), c.operand("weight")
@@ -43,6 +49,7 @@ LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zero
 
 RULES: dict[str, Rule] = {
     "aten.prelu.default": prelu,
+    "aten.broadcast_tensors.default": broadcast_tensors,
     **{f"aten.{op}": pointwise for op in UNTAGGED},
     **{f"aten.{op}.default": like for op in LIKE},
 }

@@ -215,7 +215,6 @@ RULES: dict[str, Rule] = {
             "alias.default",
             "lift_fresh.default",
             "lift_fresh_copy.default",
-            "pin_memory.default",
             "_to_copy.default",
             "to.dtype",
             "to.device",

@@ -100,7 +100,7 @@ def _occurrences_before(term: Term, atom: Atom, start: int) -> int:
 MOVES = (
     *("_to_copy", "_unsafe_view", "alias", "broadcast_to", "clone", "constant_pad_nd", "contiguous", "cumsum"),
     *("detach", "dropout", "expand", "feature_dropout", "flatten", "flip", "index_select", "lift_fresh"),
-    *("lift_fresh_copy", "pin_memory", "ravel", "repeat", "repeat_interleave", "reshape", "reshape_as", "roll"),
+    *("lift_fresh_copy", "ravel", "repeat", "repeat_interleave", "reshape", "reshape_as", "roll"),
     *("select", "squeeze", "tile", "to", "tril", "triu", "type_as", "unbind", "unflatten", "unsqueeze", "view"),
     *("view_as", "channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "im2col", "col2im"),
     *(f"{kind}_pool{n}d" for kind in ("avg", "max", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)),

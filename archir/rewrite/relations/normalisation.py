@@ -13,7 +13,7 @@ def batch_norm(q: Equations, node: Node) -> None:
     """`batch_norm`, `instance_norm`: each channel for itself."""
     x = q.operand(node, "input")
     others = [axis for axis in range(q.rank(x)) if axis != 1 and q.variables(x, axis)]
-    if others and node.op.startswith("aten.batch_norm") and uses_batch_statistics(node):
+    if others and not node.op.startswith("aten.instance_norm") and uses_batch_statistics(node):
         q.require_uniform(node, "a batch norm runs over it, so all its units must repeat equally")
     for name in ("input", "running_mean", "running_var"):
         q.zero(node, q.variables(q.value(node, name)))
@@ -61,6 +61,7 @@ def _affine(q: Equations, node: Node) -> None:
 
 RELATIONS: Mapping[str, Relation] = {
     "batch_norm": batch_norm,
+    "_native_batch_norm_legit_no_training": batch_norm,
     "instance_norm": batch_norm,
     "group_norm": group_norm,
     "layer_norm": layer_norm,
