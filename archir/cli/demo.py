@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -108,13 +111,25 @@ def demo(out: Path, *, quiet: bool, text: str = TEXT) -> None:
     began = time.monotonic()
     config = make_config(tomllib.loads(text), text=text, base=Path(), where="the demo")
     create_run(out, text, replace=_is_demo(out, text))
-    with RunProgress(quiet=quiet) as progress:
-        dataset, loss = config.load_data(), config.find_loss()
-        seed = seed_graph(config, dataset.train)
-        run = start(config, seed, dataset, loss, out, progress, resume=True)
-    controls = train_controls(seed, run.graph.parameter_count, dataset, loss, config.options, quiet=quiet)
-    print_outcome(finish(run, dataset, loss, out, title="archir demo: digits", controls=controls))
+    with _one_thread():
+        with RunProgress(quiet=quiet) as progress:
+            dataset, loss = config.load_data(), config.find_loss()
+            seed = seed_graph(config, dataset.train)
+            run = start(config, seed, dataset, loss, out, progress, resume=True)
+        controls = train_controls(seed, run.graph.parameter_count, dataset, loss, config.options, quiet=quiet)
+        print_outcome(finish(run, dataset, loss, out, title="archir demo: digits", controls=controls))
     say(f"{time.monotonic() - began:.0f} seconds in all")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: for networks this small, two are no faster, and wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _is_demo(out: Path, text: str) -> bool:
