@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 
-from archir.axes.positions import contains, positions, size_of
+from archir.axes.positions import positions, size_of
 from archir.axes.rules.context import Speller, Spelling
 from archir.axes.terms import Atom, Product, Term, leaves, resolve
 from archir.errors import PassError, suggest
@@ -139,13 +140,40 @@ class Widths:
         speller = self.spellers.get(node)
         return Spelling({}) if speller is None else speller(lambda term: size_of(resolve(term), sizes))
 
-    def axis_of(self, value: Value, width: Width) -> list[int]:
-        """Return the axes of a value in which a width stands."""
-        return [i for i, term in enumerate(self.axes[value]) if contains(term, width.atom)]
-
     def notation(self, term: Term) -> str:
         """Return an axis in words like `(w1*w2)+w3`; atoms without a name are shown by their size."""
         if isinstance(term, Atom):
             return self.names.get(term, str(term.size))
         sign = "*" if isinstance(term, Product) else "+"
         return sign.join(p if p.isalnum() else f"({p})" for p in map(self.notation, term.parts))
+
+    def notation_of(self, name: str) -> str:
+        """Return the axes of a stored tensor in words: `(w1*w2)+(w1*w2)+(w1*w3), w0`.
+
+        Raises:
+            PassError: there is no such tensor.
+        """
+        if name not in self.graph.by_name:
+            raise PassError(f"there is no stored tensor {name!r}", mend=suggest(name, self.graph.by_name))
+        return ", ".join(map(self.notation, self.axes[Value(self.graph.by_name[name].id)]))
+
+    @property
+    def coverage(self) -> float:
+        """Share of the trainable parameters that belong to units of some free width, between 0 and 1."""
+        free = {w.atom for w in self.free}
+        reached = total = 0.0
+        for node in self.graph.parameters:
+            if node.parameter and node.parameter.trainable:
+                count = self.graph.tensors[node.id].numel()
+                missed = math.prod(1 - _share(term, free) for term in self.axes[Value(node.id)])
+                reached, total = reached + count * (1 - missed), total + count
+        return reached / total if total else 0.0
+
+
+def _share(term: Term, atoms: Set[Atom]) -> float:
+    """Return the share of the positions along an axis that belong to units of some atoms."""
+    if isinstance(term, Atom):
+        return float(term in atoms)
+    if isinstance(term, Product):
+        return 1 - math.prod(1 - _share(part, atoms) for part in term.parts)
+    return sum(part.size * _share(part, atoms) for part in term.parts) / term.size

@@ -12,8 +12,8 @@ import torch
 
 from archir.api import candidates
 from archir.api import widths as find_widths
-from archir.axes.terms import leaves
-from archir.axes.widths import Width, Widths
+from archir.axes.describe import axis_names
+from archir.axes.widths import Width
 from archir.cli.console import print_table, say
 from archir.cost import Cost, cost
 from archir.emit.check import tensors_in
@@ -25,8 +25,7 @@ from archir.grow.objects import call_object
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from archir.ir.load import load
-from archir.ir.node import Value
-from archir.ir.text import AxisNames, print_graph
+from archir.ir.text import print_graph
 from archir.ir.types import parse_dtype
 from archir.rewrite.morphism import Morphism, Pass, WidthMorphism
 from archir.rewrite.pipeline import apply_passes
@@ -108,17 +107,6 @@ def show(net: Path, *, widths: bool, locations: bool) -> None:
     """
     graph = load(net)
     say(print_graph(graph, names=axis_names(find_widths(graph)) if widths else None, locations=locations))
-
-
-def axis_names(widths: Widths) -> AxisNames:
-    """Return the names of the free widths in the axes of all values, as `print_graph` takes them."""
-    free = {w.atom for w in widths}
-
-    def names(value: Value) -> tuple[str, ...]:
-        terms = widths.axes.get(value, ())
-        return tuple(widths.notation(t) if free & set(leaves(t)) else "" for t in terms)
-
-    return {n.id: tuple(names(Value(n.id, i)) for i in range(len(n.results))) for n in widths.graph.nodes}
 
 
 def list_widths(net: Path, *, as_json: bool) -> None:

@@ -119,4 +119,3 @@ def grow_once(
     return Growth(
         graph, None, (), 0.0, 0.0, chosen, len(scores), scores.refined, cost(graph), time.monotonic() - started
     )
-

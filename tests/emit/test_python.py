@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
+import archir
 from archir.emit.check import tensors_in
 from archir.emit.python import check, source, to_python
 from archir.errors import EmitError, FileError
@@ -143,6 +145,29 @@ print("done")
     command = [sys.executable, "-c", script]
     result = subprocess.run(command, cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "done", result.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "resnet", "vit", "gpt_tied", "rotary_embedding", "containers", "states", "tied"]
+)
+def test_follows_the_model_to_another_device(name: str, tmp_path: Path) -> None:
+    graph = zoo(name)
+    net = load(to_python(graph, tmp_path).path).to("meta")
+    args, kwargs = tree_map_only(torch.Tensor, lambda t: t.to("meta"), random_inputs(graph))
+    found, wanted = tensors_in(net(*args, **kwargs)), tensors_in(graph.module()(*random_inputs(graph)[0]))
+    assert [t.shape for t in found] == [t.shape for t in wanted]
+    assert {t.device.type for t in found if t.dim()} == {"meta"}
+
+
+@pytest.mark.parametrize("name", ["resnet20", "densenet", "vit", "gpt_tied", "grouped_query_attention"])
+def test_rewritten_graphs(name: str, tmp_path: Path) -> None:
+    graph = zoo(name)
+    for at in (0, -1, 3):
+        specs = [c.spec for c in archir.candidates(graph)]
+        graph = archir.apply(graph, specs[at])
+    emitted = to_python(graph, tmp_path)
+    assert emitted.difference < 1e-6
+    assert all(f"    {spec}\n" in emitted.path.read_text() for spec in graph.history)
 
 
 def test_tied_weights_are_stored_and_made_once(tmp_path: Path) -> None:

@@ -1,0 +1,140 @@
+"""What scoring costs, as ratios of work done in the same run: learning, screening, tangents, analysis.
+
+The network is a ResNet-20 on 128 images of 32x32; the candidates are all splits and prunes of all its widths.
+Times are wall-clock medians of rounds in which everything takes its turn, so that a busy machine disturbs all alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from archir.axes.infer import infer_widths
+from archir.ir.graph import Graph
+from archir.ir.node import Value
+from archir.rewrite.perturbation import Edge
+from archir.score.candidate import find_families
+from archir.score.forward import Linearisation, Tail
+from archir.score.head import Head
+from archir.score.learn import Learner, Recipe
+from archir.score.losses import find_loss
+from archir.score.program import Program
+from archir.score.reduction import Reduction
+from archir.score.screen import screen
+from frontends.pytorch import trace
+from passes.prune import Prune
+from passes.split import Split
+from tests.vision_models import BasicBlock, ResNet20, conv_block
+
+ROUNDS, BATCH = 7, 128
+
+
+def run() -> Mapping[str, float]:
+    """Return the figures."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(0, 10, (BATCH,))
+    graph = trace(ResNet20(), (images[:2],))
+    families, _ = find_families(graph, [Split(), Prune()])
+    perturbations = [f.perturbation for f in families]
+    head = Head(Program(graph), find_loss("cross_entropy"))
+    learner = Learner(head, perturbations, Recipe(steps=1000))
+    thetas = learner.thetas
+    module = graph.module().train()
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
+
+    def train() -> None:
+        optimiser.zero_grad()
+        torch.autograd.backward(F.cross_entropy(module(images), labels))
+        optimiser.step()
+
+    steps = _medians(
+        {
+            "train": train,
+            "learn": lambda: learner.step((images, labels)),
+            "screen": lambda: screen(head, perturbations, thetas, [(images, labels)]),
+        }
+    )
+    deep = trace(_deep(), (images[:2],))
+    copies = [deep.with_history(str(i)) for i in range(ROUNDS)]  # what is known of a graph is kept, so each is new
+    analysis = statistics.median(_seconds(partial(infer_widths, copy)) for copy in copies)
+    return {
+        "learn_step_over_train_step": steps["learn"] / steps["train"],
+        "screen_step_over_train_step": steps["screen"] / steps["train"],
+        **_tangents(graph, images),
+        "train_step_seconds": steps["train"],
+        "candidates": sum(p.members for p in perturbations),
+        "analysis_nodes": len(deep),
+        "analysis_seconds": analysis,
+        "analysis_seconds_500_nodes": analysis * 500 / len(deep),
+    }
+
+
+def _deep() -> nn.Module:
+    """Return a residual network whose graph has about 500 nodes."""
+    blocks = [BasicBlock(8, 8) for _ in range(26)]
+    return nn.Sequential(conv_block(3, 8), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+
+def _tangents(graph: Graph, images: torch.Tensor) -> dict[str, float]:
+    """Return the time of a tangent pass over that of a forward pass of the same tail, over all split families.
+
+    The forward pass is measured both on tensors laid out as the user's model has them and as the scorer has them, with
+    channels last.
+    """
+    families, _ = find_families(graph, [Split()])
+    passes: dict[str, Callable[[], object]] = {}
+    for number, family in enumerate(families):
+        p = family.perturbation
+        tail = Tail(graph, p.edges)
+        program = Program(graph, keep=tail.needs | p.needs)
+        values = program(program.bind(images)).values
+        plain = {v: t.contiguous() if isinstance(t, torch.Tensor) else t for v, t in values.items()}
+        linear = Linearisation(tail, values)
+        with torch.no_grad():
+            deltas = p.delta(values, p.initial_theta(values, 0))
+        start: dict[Edge, torch.Tensor] = {}
+        for edge, delta in deltas.items():
+            reduction = Reduction(p.edges[edge], p.members, delta.shape, len(images))
+            start[edge] = delta * reduction.mask(0, delta)
+        passes |= {
+            f"tangent {number}": partial(linear, start),
+            f"plain {number}": partial(_forward, tail, plain),
+            f"laid out {number}": partial(_forward, tail, values),
+        }
+    times = _medians(passes)
+    total = {
+        kind: sum(t for name, t in times.items() if name.startswith(kind)) for kind in ("tangent", "plain", "laid")
+    }
+    return {
+        "tangent_over_tail_forward": total["tangent"] / total["plain"],
+        "tangent_over_tail_forward_channels_last": total["tangent"] / total["laid"],
+    }
+
+
+def _forward(tail: Tail, values: Mapping[Value, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for operator in tail.operators:
+            operator([values[v] for v in operator.operands])
+
+
+def _medians(tasks: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the median time of each task in seconds, after one round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for number in range(ROUNDS + 1):
+        for name, task in tasks.items():
+            seconds = _seconds(task)
+            if number:
+                times[name].append(seconds)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def _seconds(task: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    task()
+    return time.perf_counter() - start
