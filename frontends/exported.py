@@ -253,7 +253,9 @@ class _Conversion:
     def _size(self, size: torch.SymInt | int) -> Size:
         if isinstance(size, int):
             return size
-        expr = size.node.expr.xreplace(self._symbols)
+        # Sizes that depend on data have symbols of their own, which keep their names.
+        known = {s: self._symbols.get(s, symbol(str(s))) for s in size.node.expr.free_symbols}
+        expr = size.node.expr.xreplace(known)
         for kind, plain in _PLAIN.items():
             expr = expr.replace(kind, plain)
         return as_size(sympy.expand(expr))

@@ -220,16 +220,21 @@ def _written(node: fx.Node) -> fx.Node | None:
 
 
 def _functional(op: Any) -> Any:
+    """Return the operator that takes the same arguments and writes into none of them."""
     if op in _FUNCTIONAL:
         return _FUNCTIONAL[op]
     packet = getattr(aten, op._opname.removesuffix("_"), None)
-    if (
-        op.namespace != "aten"
-        or op._opname.endswith("__")
-        or op._overloadname not in getattr(packet, "overloads", list)()
-    ):
-        raise Inexact(f"{op} has no out-of-place form")
-    return getattr(packet, op._overloadname)
+    if packet is not None and op.namespace == "aten" and not op._opname.endswith("__"):
+        # Overloads of the two need not have the same names: `pow_.Scalar` is `pow.Tensor_Scalar`.
+        names = sorted(packet.overloads(), key=lambda name: name != op._overloadname)
+        for found in (getattr(packet, name) for name in names):
+            if _parameters(found) == _parameters(op):
+                return found
+    raise Inexact(f"{op} has no out-of-place form")
+
+
+def _parameters(op: Any) -> list[tuple[str, str]]:
+    return [(a.name, str(a.type)) for a in op._schema.arguments]
 
 
 def _aliased(node: fx.Node) -> fx.Node | None:

@@ -118,6 +118,18 @@ def test_independent_batches_have_their_own_symbols() -> None:
     assert [str(n.results[0]) for n in graph.inputs] == ["f32[B, 3]", "f32[B1, 3]"]
 
 
+def test_sizes_that_depend_on_data_have_symbols_of_their_own() -> None:
+    class Selects(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            chosen = torch.cat([x[x[:, 0] > 0], self.layer(x)])
+            return chosen.sum(0) + x
+
+    x, model = torch.randn(4, 8), Selects()
+    graph = trace(model, (x,))
+    assert "f32[B + u0, 8]" in str(graph)
+    torch.testing.assert_close(graph.module()(x), model(x))
+
+
 def test_a_batch_of_one_is_still_a_batch() -> None:
     graph = trace(ZOO["vgg"].build(), torch.randn(1, 3, 32, 32))
     assert str(graph.inputs[0].results[0]) == "f32[B, 3, 32, 32]"

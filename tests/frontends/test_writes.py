@@ -50,6 +50,7 @@ class Filled(Linear):
         mixed = y.new_zeros(x.shape[0], 8)
         mixed[1] = x[0]
         mixed.clamp_(0, 1)
+        mixed.abs_().add_(1).pow_(-0.5)
         mixed.unsqueeze_(0)
         copied = torch.empty(x.shape[0], 8, dtype=torch.float64).copy_(y[:, :1])
         wide = y.double()
