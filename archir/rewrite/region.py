@@ -64,7 +64,7 @@ class Region:
             if (
                 node.op in LINEAR_PRODUCERS
                 and isinstance(weight, Value)
-                and carriers <= {weight, node.argument("bias")}
+                and carriers <= {weight, node.arguments.get("bias")}
             ):
                 linear = {n: a for n, a in node.arguments.items() if n != "bias"}
                 found[node.id] = compile_call(replace(node, arguments=linear))

@@ -1,0 +1,69 @@
+"""Sets of rewrites applied as one, and sequences of them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from archir.axes.infer import infer_widths
+from archir.errors import PassError
+from archir.ir.parse import parse_graph
+from archir.rewrite.morphism import Morphism, Theta, WidthMorphism
+from archir.rewrite.pipeline import apply_passes, apply_together
+from archir.rewrite.spec import parse_specs
+from archir.testing import outputs, relative_difference, zeroed
+from passes.catalog import PASSES
+from passes.prune import Prune
+from passes.split import Split
+from passes.widen import Widen
+from tests.models import ZOO
+from tests.rewrite.test_perturbations import capture
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_set_is_applied_as_one(name: str) -> None:
+    """Splits and fresh units of many widths at once keep the function; prunes do what noughts do."""
+    graph, inputs = capture(name)
+    right = outputs(graph, inputs)
+    dice = random.Random(0)
+    keeping: list[tuple[Morphism, Theta | None]] = []
+    for morphism in (Split(), Widen(count=2)):
+        for site in morphism.sites(graph):
+            chosen = dice.sample(site.members, k=min(2, len(site.members)))
+            keeping += [(member, None) for member in chosen if dice.random() < 0.7]
+    if keeping:
+        grown = apply_together(graph, keeping)
+        assert relative_difference(outputs(grown, inputs), right) < 1e-9
+    widths = infer_widths(graph)
+    exact = [w for w in widths if not w.roles & {"norm", "reduced"}]
+    removed = {w.name: sorted(dice.sample(range(w.size), k=w.size // 3 or 1)) for w in exact if dice.random() < 0.7}
+    removed = {n: units for n, units in removed.items() if len(units) < widths[n].size}
+    if removed:
+        smaller = apply_together(graph, [(Prune(n, tuple(units)), None) for n, units in removed.items()])
+        assert relative_difference(outputs(smaller, inputs), outputs(zeroed(widths, removed), inputs)) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["resnet", "gpt", "shufflenet", "unet", "densenet", "mobilenet", "lstm"])
+def test_sequences_of_morphisms_keep_the_function_and_replay(name: str) -> None:
+    graph, inputs = capture(name)
+    right = outputs(graph, inputs)
+    dice = random.Random(1)
+    done = graph
+    for _ in range(12):
+        width = dice.choice([*infer_widths(done)])
+        choices: list[WidthMorphism] = [
+            Split(width.name, (dice.randrange(width.size),)),
+            Widen(width.name, count=1 + dice.randrange(2)),
+            Split(width.name),
+        ]
+        try:
+            done = dice.choice(choices[: 2 if width.size > 40 else 3]).apply(done)
+        except PassError as error:
+            assert error.why
+    assert done.history
+    assert relative_difference(outputs(done, inputs), right) < 1e-9
+    assert str(parse_graph(str(done))) == str(done)
+    replayed = apply_passes(graph, parse_specs("; ".join(done.history), PASSES))
+    assert str(replayed) == str(done)
+    assert relative_difference(outputs(replayed, inputs), right) < 1e-9
