@@ -111,18 +111,17 @@ def test_what_has_no_common_refinement_is_frozen(left: Term, right: Term, reason
     assert all(found.startswith(reason) for found in reasons(left, right))
 
 
-def test_an_axis_does_not_contain_itself() -> None:
+def test_factors_of_one_and_parts_of_nought_are_none() -> None:
     a = Atom(4)
     unify(a, Product((a, Atom(1))))
-    assert reasons(a) == {""}, "a factor of one is none"
-    b = Atom(4)
-    broken = Sum((b, Atom(0)))
-    unify(b, broken)
-    assert reasons(b) == {""}, "a part of nought is none"
-    c, d = Atom(6), Atom(6)
-    unify(c, Product((Atom(2), Atom(3))))
-    unify(d, c)
-    assert resolve(d) == resolve(c)
+    unify(a, Sum((a, Atom(0))))
+    assert reasons(a) == {""}
+
+
+def test_an_axis_does_not_contain_itself() -> None:
+    empty = Atom(0)
+    unify(empty, Product((empty, Atom(5))))
+    assert reasons(empty) == {"an axis would contain itself"}
 
 
 def test_a_unit_that_stands_alone_is_not_free() -> None:
@@ -142,12 +141,12 @@ def test_long_chains_are_followed() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ((2, 3, 4), (6, 4), "a, b, c -> a*b, c"),
-        ((6, 4), (2, 3, 4), "a*b, c -> a, b, c"),
-        ((2, 1, 3), (6, 1), "a, b, c -> a*c, b"),
-        ((4, 6), (8, 3), "a, b*c -> a*b, c"),
-        ((), (1,), " -> a"),
-        ((5, 4, 6), (5, 2, 12), "a, b*c, d -> a, b, c*d"),
+        ((2, 3, 4), (6, 4), "a, b, c, a*b, c"),
+        ((6, 4), (2, 3, 4), "a*b, c, a, b, c"),
+        ((2, 1, 3), (6, 1), "a, b, c, a*c, d"),
+        ((4, 6), (8, 3), "a, b*c, a*b, c"),
+        ((), (1,), "a"),
+        ((5, 4, 6), (5, 2, 12), "a, b*c, d, a, b, c*d"),
     ],
 )
 def test_reshapes_regroup_factors(old: tuple[int, ...], new: tuple[int, ...], expected: str) -> None:
@@ -155,9 +154,7 @@ def test_reshapes_regroup_factors(old: tuple[int, ...], new: tuple[int, ...], ex
     found = regroup(axes, new)
     assert found is not None
     assert [t.size for t in found] == list(new)
-    together = shown(*axes, *found).split(", ")
-    before, after = ", ".join(together[: len(old)]), ", ".join(together[len(old) :])
-    assert f"{before} -> {after}".replace("d -> a, b, c, d", "d -> a, b, c*d") == expected or "b" in expected
+    assert shown(*axes, *found) == expected
 
 
 @pytest.mark.parametrize(("old", "new"), [((2, 3), (5,)), ((0, 3), (3, 0))])

@@ -126,10 +126,9 @@ def slice_scatter(c: Context) -> Sequence[Sequence[Term]]:
     unify(x[dim], Sum((before, kept, after)))
 
     def spell(size: SizeOf) -> Spelling:
-        begin, count = size(before), size(kept)
-        if (begin, count) == (before.size, kept.size):
+        if all(size(part) == part.size for part in (before, kept, after)):
             return Spelling({})
-        return Spelling({"start": begin, "end": begin + count})
+        return Spelling({"start": size(before), "end": size(before) + size(kept)})
 
     c.spell(spell)
     return [list(map(resolve, x))]

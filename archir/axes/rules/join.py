@@ -94,9 +94,9 @@ def slice_(c: Context) -> Sequence[Sequence[Term]]:
     x[dim] = resolve(middle)
 
     def spell(size: SizeOf) -> Spelling:
-        first, count = size(before), size(middle)
-        if (first, count) == (before.size, middle.size):
+        if all(size(part) == part.size for part in (before, middle, after)):
             return Spelling({})
+        first, count = size(before), size(middle)
         if narrow:
             return Spelling({"start": first, "length": count})
         return Spelling({"start": first, "end": first + count})
