@@ -61,8 +61,7 @@ class Widen(WidthMorphism):
     def perturbation(self, graph: Graph, site: Site) -> WidenPerturbation | Miss:
         """Return the change of activations that the fresh units of a width make together."""
         widths = infer_widths(graph)
-        (candidate,) = site.members
-        assert isinstance(candidate, Widen)
+        candidate = next(m for m in site.members if isinstance(m, Widen))
         return _perturbation(widths, widths[site.label], candidate)
 
     def change(self, width: Width, theta: Theta | None = None) -> Change:

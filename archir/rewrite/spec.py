@@ -1,10 +1,12 @@
 """Specifications of passes as text: `split{width=w3, units=[5]}; prune{width=w1, units=[0, 2]}`.
 
-A pass is a frozen dataclass; its options are its fields. Printing and parsing are inverse to each other.
+A pass is a frozen dataclass; its options are its fields: words, numbers, truth values, or tuples of them. Printing
+and parsing are inverse to each other.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,13 +16,15 @@ from typing import Any, cast
 from archir.errors import ParseError, suggest
 from archir.rewrite.morphism import Pass
 
-_TOKEN = re.compile(r"\s*(?:(?P<word>[%\w.@\-+]+)|(?P<string>\"[^\"]*\")|(?P<sign>[{}\[\],=;]))")
+_PLAIN = r"[%\w.@\-+]+"
+_TOKEN = re.compile(rf'\s*(?:(?P<word>{_PLAIN})|(?P<string>"(?:[^"\\]|\\.)*")|(?P<sign>[{{}}\[\],=;]))')
 
 
 @dataclass(frozen=True, slots=True)
 class _Token:
     text: str
     start: int
+    kind: str
 
 
 def options_of(pass_: Pass | type[Pass]) -> tuple[Field[Any], ...]:
@@ -42,7 +46,7 @@ def _format(value: object) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_format, value))}]"
     if isinstance(value, str):
-        return value if re.fullmatch(r"[%\w.@\-+]+", value) else f'"{value}"'
+        return value if re.fullmatch(_PLAIN, value) else json.dumps(value)
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
 
 
@@ -74,8 +78,8 @@ class _Parser:
             if found is None:
                 start = position + len(self.text[position:]) - len(self.text[position:].lstrip())
                 raise self._error("this character has no meaning here", start, 1)
-            group = found.lastgroup or "word"
-            tokens.append(_Token(found[group], found.start(group)))
+            kind = found.lastgroup or "word"
+            tokens.append(_Token(found[kind], found.start(kind), kind))
             position = found.end()
         return tokens
 
@@ -89,12 +93,21 @@ class _Parser:
 
     def _take(self, expected: str = "") -> _Token:
         if self.position >= len(self.tokens):
-            raise self._error(f"it ends where {expected or 'a word'!r} is expected", len(self.text), 1)
+            raise self._error(
+                f"it ends where {repr(expected) if expected else 'a word'} is expected", len(self.text), 1
+            )
         token = self.tokens[self.position]
         if expected and token.text != expected:
             raise self._error(f"{expected!r} is expected here", token.start, len(token.text))
         self.position += 1
         return token
+
+    def _take_comma(self, end: str) -> None:
+        """Take the comma after a part, unless the list ends here."""
+        if self._peek() != end:
+            if self.position >= len(self.tokens):
+                raise self._error(f"it ends where ',' or {end!r} is expected", len(self.text), 1)
+            self._take(",")
 
     def passes(self) -> list[Pass]:
         found: list[Pass] = []
@@ -124,10 +137,11 @@ class _Parser:
                 if key.text not in names:
                     why = f"{name.text} has no option {key.text!r}"
                     raise self._error(why, key.start, len(key.text), suggest(key.text, names))
+                if key.text in options:
+                    raise self._error(f"{key.text} is given twice", key.start, len(key.text))
                 self._take("=")
                 options[key.text] = self._value(known[key.text])
-                if self._peek() != "}":
-                    self._take(",")
+                self._take_comma("}")
             self._take("}")
         missing = [f.name for f in options_of(kind) if f.default is MISSING and f.name not in options]
         if missing:
@@ -140,20 +154,17 @@ class _Parser:
             items: list[object] = []
             while self._peek() != "]":
                 items.append(self._value(typing.get_args(kind)[0]))
-                if self._peek() != "]":
-                    self._take(",")
+                self._take_comma("]")
             self._take("]")
             return tuple(items)
         token = self._take()
-        word = token.text.strip('"')
+        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
         try:
-            if kind is bool:
-                return {"true": True, "false": False}[word]
-            return word if kind is str else kind(word)
-        except (ValueError, KeyError, TypeError) as error:
-            wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(
-                kind, "another kind of value"
-            )
+            if token.kind == "sign":
+                raise ValueError(token.text)
+            word = json.loads(token.text) if token.kind == "string" else token.text
+            return {"true": True, "false": False}[word] if kind is bool else kind(word)
+        except (ValueError, KeyError) as error:
             raise self._error(f"{wanted} is expected here", token.start, len(token.text)) from error
 
 
