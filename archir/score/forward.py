@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import networkx as nx
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from archir.errors import ScoreError
-from archir.ir.execute import ATTENTION, Call, compile_call
-from archir.ir.graph import Graph
-from archir.ir.node import Argument, Node, Use, Value
+from archir.ir.execute import ATTENTION
+from archir.ir.node import Node, Use, Value
 from archir.rewrite.perturbation import Edge
-from archir.score.program import plain_call
+from archir.score.tail import Operator, Tail
 from archir.score.tangent_rules import (
     IDENTITIES,
     MULTILINEAR,
@@ -29,79 +27,6 @@ from archir.score.tangent_rules import (
 )
 
 Values = Mapping[Value, Any]
-
-
-@dataclass(frozen=True)
-class Operator:
-    """A call with its operands numbered: operand `i` is looked up as `Value(i)`.
-
-    Attributes:
-        node: the node.
-        uses: the place of each operand.
-        operands: the value of each operand.
-        call: the call.
-        unbiased: the same without its bias, for operators that have one.
-    """
-
-    node: Node
-    uses: tuple[Use, ...]
-    operands: tuple[Value, ...]
-    call: Call
-    unbiased: Call
-
-    def __call__(self, operands: Sequence[Any], *, bias: bool = True) -> tuple[Any, ...]:
-        """Execute the operator on operands in order."""
-        return (self.call if bias else self.unbiased)(lambda v: operands[v.node])
-
-
-def compile_operator(node: Node, device: torch.device | None = None) -> Operator:
-    """Make a call ready to be executed on operands in order."""
-    pairs = tuple(node.operands())
-    plain = plain_call(node)
-    count = 0
-
-    def number(argument: Argument) -> Argument:
-        nonlocal count
-        if isinstance(argument, Value):
-            count += 1
-            return Value(count - 1)
-        return tuple(map(number, argument)) if isinstance(argument, tuple) else argument
-
-    arguments = {name: number(a) for name, a in plain.arguments.items()}
-    without = {n: None if n == "bias" else a for n, a in arguments.items()}
-    call = compile_call(replace(plain, arguments=arguments), device=device)
-    unbiased = (
-        compile_call(replace(plain, arguments=without), device=device)
-        if "bias" in arguments and short_name(node) in MULTILINEAR
-        else call
-    )
-    return Operator(node, tuple(u for u, _ in pairs), tuple(v for _, v in pairs), call, unbiased)
-
-
-class Tail:
-    """The part of a graph downstream of some edges, ready for forward mode; made once, used for every batch."""
-
-    def __init__(self, graph: Graph, edges: Iterable[Edge]) -> None:
-        """Find the calls between the edges and the outputs."""
-        self.graph = graph
-        self.edges = frozenset(edges)
-        starts = {e.node for e in self.edges if isinstance(e, Use)}
-        starts |= {u.node for e in self.edges if isinstance(e, Value) for u in graph.uses(e)}
-        structure = graph.networkx
-        reached = starts.union(*(nx.descendants(structure, s) for s in starts))
-        needed = nx.ancestors(structure, graph.output.id)
-        device = next((t.device for t in graph.tensors.values()), None)
-        self.operators = tuple(compile_operator(n, device) for n in graph.calls if n.id in reached and n.id in needed)
-        self.shared = frozenset(v for o in self.operators for v in o.operands if len(graph.uses(v)) > 1)
-        self.results = tuple(v for _, v in graph.output.operands())
-        self.output_uses = tuple(u for u, _ in graph.output.operands())
-
-    @property
-    def needs(self) -> frozenset[Value]:
-        """The values forward mode reads."""
-        read = {v for o in self.operators for v in o.operands}
-        made = {Value(o.node.id, i) for o in self.operators for i in range(len(o.node.results))}
-        return frozenset(read | made | set(self.results))
 
 
 @dataclass(frozen=True)
@@ -146,13 +71,15 @@ class Linearisation:
         Args:
             start: tangents in the shapes of the values on the edges, all of them edges of the tail.
         """
-        found: dict[Value, _Tangent] = {e: _Tangent(t) for e, t in start.items() if isinstance(e, Value)}
-        for operator in self._tail.operators:
+        found = {e: _Tangent(t) for e, t in start.items() if isinstance(e, Value)}
+        for operator, dropped in zip(self._tail.operators, self._tail.dropped, strict=True):
             tangents = [
                 self._operand(v, u, found, start) for u, v in zip(operator.uses, operator.operands, strict=True)
             ]
             if all(t is None for t in tangents):
                 continue
+            for value in dropped:
+                found.pop(value, None)
             for i, tangent in enumerate(self._step(operator, tangents)):
                 if tangent is None:
                     continue
@@ -177,9 +104,7 @@ class Linearisation:
         return _Tangent(injected if tangent is None else injected + self._dense(tangent))
 
     def _dense(self, tangent: _Tangent) -> torch.Tensor:
-        if not tangent.chain:
-            return tangent.tensor
-        return tangent.tensor * self._diagonal(tangent.chain)
+        return tangent.tensor * self._diagonal(tangent.chain) if tangent.chain else tangent.tensor
 
     def _diagonal(self, chain: tuple[int, ...]) -> torch.Tensor:
         if chain not in self._diagonals:
@@ -191,12 +116,12 @@ class Linearisation:
         name = short_name(node)
         moving = [i for i, t in enumerate(tangents) if t is not None]
         arguments = {operator.uses[i].argument for i in moving}
+        first = tangents[moving[0]]
         if name in IDENTITIES:
-            return [tangents[moving[0]]]
+            return [first]
         if len(moving) == 1 and self._is_diagonal(operator, name, moving[0]):
-            tangent = tangents[moving[0]]
-            assert tangent is not None
-            return [_Tangent(tangent.tensor, (*tangent.chain, node.id))]
+            assert first is not None
+            return [_Tangent(first.tensor, (*first.chain, node.id))]
         dense = [None if t is None else self._dense(t) for t in tangents]
         if is_linear(node) and arguments <= linear_arguments(node):
             results = self._linear(operator, name, dense)

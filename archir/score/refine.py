@@ -10,10 +10,11 @@ import torch
 
 from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
-from archir.score.forward import Linearisation, Tail
+from archir.score.forward import Linearisation
 from archir.score.head import Head
 from archir.score.program import Program, number_of_examples
 from archir.score.screen import Batch, Moments, Reductions, no_batches
+from archir.score.tail import Tail
 
 LARGEST_STORED = 2**27
 """The largest number of elements of `u` that are kept; beyond it only `a` and `G` are."""

@@ -20,13 +20,14 @@ from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Edge
 from archir.score.candidate import find_families
-from archir.score.forward import Linearisation, Tail
+from archir.score.forward import Linearisation
 from archir.score.head import Head
 from archir.score.learn import Learner, Recipe
 from archir.score.losses import find_loss
 from archir.score.program import Program
 from archir.score.reduction import Reduction
 from archir.score.screen import screen
+from archir.score.tail import Tail
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
