@@ -143,6 +143,10 @@ def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPertur
         return region.matched
     graph, atom, count = widths.graph, width.atom, candidate.count
     ends = [graph.node(use.node) for use, _ in region.ends]
+    nodes = [place.node for place in width.places]
+    twice = next((node for i, node in enumerate(nodes) if node in nodes[:i]), None)
+    if twice is not None:
+        return Miss("a tensor has it on two axes, so fresh units act on each other", (twice,))
     mixed = [n for n in (*region.nodes, *ends) if any(_mixes(t, atom) for t in _terms(widths, n))]
     if mixed:
         return Miss("it is concatenated with other widths", (mixed[0].id,))

@@ -161,7 +161,7 @@ def region_of(widths: Widths, width: Width) -> Region | Miss:
     """
     graph = widths.graph
     equations = relate(widths, width)
-    blocked = equations.miss or equations.uniform or equations.mixed
+    blocked = equations.miss or equations.uniform or equations.fresh or equations.mixed
     if blocked is not None:
         return blocked
     carrying = set(widths.values(width))

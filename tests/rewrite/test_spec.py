@@ -36,7 +36,7 @@ class Every(Pass):
         return graph
 
 
-REGISTRY = {**PASSES, "every": Every}
+REGISTRY: dict[str, type[Pass]] = {**PASSES, "every": Every}
 
 
 @pytest.mark.parametrize(
