@@ -1,0 +1,209 @@
+"""Every estimator against its dense twin: changes injected on the edges, one Jacobian-vector product of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from archir.errors import ScoreError
+from archir.ir.execute import call
+from archir.ir.graph import Graph
+from archir.ir.node import Use, Value
+from archir.rewrite.morphism import Theta
+from archir.rewrite.perturbation import Edge, Perturbation
+from archir.score.candidate import Family, find_families
+from archir.score.head import LARGEST_DENSE, Curvature, Head
+from archir.score.losses import find_loss
+from archir.score.program import Program
+from archir.score.refine import Refinement, refine
+from archir.score.screen import screen
+from archir.testing import evaluate, leaves_of, randomise
+from frontends.pytorch import trace
+from passes.prune import Prune
+from passes.split import Split
+from passes.widen import Widen
+from tests.models import ZOO
+
+MOST = 4
+"""Candidates of each family that are looked at."""
+
+
+def injected(graph: Graph, values: Mapping[Value, Any], deltas: Mapping[Edge, Tensor], scale: Tensor) -> Tensor:
+    """Return the one output of a graph with changes, times `scale`, added on edges."""
+    found: dict[Value, Any] = {Value(n.id): values[Value(n.id)] for n in (*graph.inputs, *graph.parameters)}
+    for node in graph.calls:
+        moved = {value: found[value] + scale * deltas[use] for use, value in node.operands() if use in deltas}
+        results = call(node, {**found, **moved}.__getitem__)
+        for i, result in enumerate(results):
+            value = Value(node.id, i)
+            found[value] = result + scale * deltas[value] if value in deltas else result
+    (output,) = [found[v] for _, v in graph.output.operands()]
+    assert isinstance(output, Tensor)
+    return output
+
+
+def pushed(graph: Graph, values: Mapping[Value, Any], deltas: Mapping[Edge, Tensor]) -> Tensor:
+    """Return the derivative of the output in the scale of the changes, by two reverse passes; `[examples, outputs]`."""
+    scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    with sdpa_kernel(SDPBackend.MATH):
+        output = injected(graph, values, deltas, scale)
+        dummy = torch.ones_like(output, requires_grad=True)
+        (slope,) = torch.autograd.grad(output, scale, dummy, create_graph=True, allow_unused=True)
+        if slope is None or not slope.requires_grad:
+            return torch.zeros_like(output).flatten(1)
+        (found,) = torch.autograd.grad(slope, dummy)
+    return found.flatten(1).detach()
+
+
+def member_of(perturbation: Perturbation, deltas: Mapping[Edge, Tensor], member: int) -> dict[Edge, Tensor]:
+    """Return the changes that one member makes."""
+    found: dict[Edge, Tensor] = {}
+    for edge, delta in deltas.items():
+        members = perturbation.edges[edge]
+        shape = [-1 if d == members.axis else 1 for d in range(delta.dim())]
+        index = members.index
+        if len(index) != delta.shape[members.axis]:
+            index = torch.zeros(delta.shape[members.axis], dtype=torch.long)
+        found[edge] = delta * (index == member).reshape(shape)
+    return found
+
+
+class Case:
+    """A model of the zoo with a loss, its families and their dense effects."""
+
+    def __init__(self, name: str, loss: str) -> None:
+        torch.manual_seed(0)
+        example = ZOO[name]
+        args, kwargs = example.inputs(3), example.kwargs(3)
+        self.graph = randomise(trace(example.build(), args, kwargs).to(torch.float64))
+        tensors = leaves_of(args, kwargs)
+        self.values = evaluate(self.graph, tensors)
+        self.inputs = tuple(tensors) if not kwargs else tensors[0]
+        (value,) = [v for _, v in self.graph.output.operands()]
+        self.output: Tensor = self.values[value]
+        self.loss = find_loss(loss)
+        self.targets = (
+            torch.randint(0, self.output.shape[1], (len(self.output),))
+            if loss == "cross_entropy"
+            else torch.randn_like(self.output)
+        )
+        self.families: list[Family] = find_families(self.graph, (Split(), Prune(), Widen(count=2)))[0]
+        self.perturbations = [f.perturbation for f in self.families]
+        self.thetas: list[Theta] = [dict(p.initial_theta(self.values, 1)) for p in self.perturbations]
+        self.chosen = [(f, m) for f, p in enumerate(self.perturbations) for m in range(min(p.members, MOST))]
+        self.head = Head(Program(self.graph), self.loss)
+        self.batches = [(self.inputs, self.targets)]
+
+    def dense(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `u` `[candidates, examples, outputs]`, `a` `[candidates]` and `G` `[candidates, candidates]`."""
+        deltas = [p.delta(self.values, t) for p, t in zip(self.perturbations, self.thetas, strict=True)]
+        u = torch.stack(
+            [pushed(self.graph, self.values, member_of(self.perturbations[f], deltas[f], m)) for f, m in self.chosen]
+        )
+        flat = self.output.flatten(1)
+        count = len(flat)
+
+        def example(outputs: Tensor, n: int) -> Tensor:
+            shaped = torch.cat([flat[:n], outputs[None], flat[n + 1 :]]).reshape(self.output.shape)
+            found: Tensor = self.loss.per_example(shaped, self.targets)[n]
+            return found
+
+        a, gram = torch.zeros(len(u), dtype=torch.float64), torch.zeros(len(u), len(u), dtype=torch.float64)
+        for n in range(count):
+            gradient = torch.func.grad(example)(flat[n], n)
+            hessian = torch.func.jacrev(torch.func.grad(example))(flat[n], n)
+            a += u[:, n] @ gradient / count
+            gram += u[:, n] @ hessian @ u[:, n].mT / count
+        return u, a, gram
+
+
+def single_output(name: str) -> bool:
+    """Say whether a model returns one real tensor and has something to score."""
+    return name not in ("nested", "two_heads", "shape_branch")
+
+
+MODELS = [name for name in ZOO if single_output(name)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_forward_mode_is_the_dense_jacobian(name: str) -> None:
+    case = Case(name, "mse")
+    if not case.chosen:
+        assert not case.families
+        return
+    u, a, gram = case.dense()
+    found = refine(case.head, case.perturbations, case.thetas, case.chosen, case.batches)
+    scale = u.abs().max().clamp(min=1e-30)
+    assert float((found.batches[0].pushed - u).abs().max() / scale) < 1e-9
+    assert torch.allclose(found.first_order, a, rtol=1e-9, atol=1e-9 * float(a.abs().max()))
+    assert torch.allclose(found.gram, gram, rtol=1e-9, atol=1e-9 * float(gram.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"), [(n, "mse") for n in MODELS] + [("resnet", "cross_entropy"), ("mlp", "cross_entropy")]
+)
+def test_screening_with_every_class_is_the_diagonal(name: str, loss: str) -> None:
+    case = Case(name, loss)
+    if not case.chosen:
+        return
+    if case.output[0].numel() > LARGEST_DENSE:
+        with pytest.raises(ScoreError, match="exact curvature"):
+            screen(case.head, case.perturbations, case.thetas, case.batches, curvature=Curvature.EXACT)
+        return
+    _, a, gram = case.dense()
+    found = screen(case.head, case.perturbations, case.thetas, case.batches, curvature=Curvature.EXACT)
+    first = torch.stack([found[f].first_order[m] for f, m in case.chosen])
+    second = torch.stack([found[f].curvature[m] for f, m in case.chosen])
+    assert torch.allclose(first, a, rtol=1e-9, atol=1e-9 * float(a.abs().max()))
+    assert torch.allclose(second, gram.diagonal(), rtol=1e-9, atol=1e-9 * float(gram.abs().max()))
+
+
+def refined(case: Case) -> Refinement:
+    return refine(case.head, case.perturbations, case.thetas, case.chosen, case.batches)
+
+
+def test_joint_and_linearised_predictions_are_their_formulas() -> None:
+    case = Case("resnet", "cross_entropy")
+    u, a, gram = case.dense()
+    found = refined(case)
+    chosen = list(range(0, len(u), 3))
+    index = torch.tensor(chosen)
+    joint = float(a[index].sum() + gram[index][:, index].sum() / 2)
+    assert found.joint(chosen) == pytest.approx(joint, rel=1e-9)
+    flat = case.output.flatten(1)
+    moved = case.loss.mean((flat + u[index].sum(0)).reshape(case.output.shape), case.targets)
+    change = float(moved - case.loss.mean(case.output, case.targets))
+    assert found.linearised(chosen) == pytest.approx(change, rel=1e-9)
+    for after, single in ((found.after_joint, found.joint), (found.after_linearised, found.linearised)):
+        each = after(chosen)
+        assert float(each[1]) == pytest.approx(single([*chosen, 1]), rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "bce_with_logits"])
+def test_sampled_curvature_is_unbiased(loss: str) -> None:
+    case = Case("mlp", loss)
+    if loss == "bce_with_logits":
+        case.targets = torch.rand_like(case.output).round()
+        case.batches = [(case.inputs, case.targets)]
+    _, _, gram = case.dense()
+    draws = torch.stack(
+        [
+            torch.stack([found[f].curvature[m] for f, m in case.chosen])
+            for seed in range(200)
+            for found in [screen(case.head, case.perturbations, case.thetas, case.batches, seed=seed)]
+        ]
+    )
+    error = (draws.mean(0) - gram.diagonal()).abs()
+    stderr = draws.std(0) / len(draws) ** 0.5
+    assert bool((error <= 4.5 * stderr + 1e-12).all())
+
+
+def test_edges_are_uses_or_values() -> None:
+    case = Case("resnet", "mse")
+    kinds = {type(edge) for p in case.perturbations for edge in p.edges}
+    assert kinds == {Use, Value}

@@ -1,0 +1,201 @@
+"""Scores of a small trained net: predictions against true changes, sets, budgets, and what cannot be scored."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+from sklearn.datasets import load_digits
+from torch import nn
+
+from archir.axes.infer import infer_widths
+from archir.cost import cost
+from archir.errors import ScoreError
+from archir.grow.batches import Batches, stream
+from archir.grow.optimisers import OptimiserOptions
+from archir.grow.split import Split as Examples
+from archir.grow.trainer import Trainer
+from archir.grow.training import evaluate, recalibrate, train
+from archir.ir.graph import Graph
+from archir.score.head import Head
+from archir.score.learn import Recipe, learn
+from archir.score.losses import find_loss
+from archir.score.program import Program
+from archir.score.score import Score, Scores, score
+from frontends.pytorch import trace
+from passes.prune import Prune
+from passes.split import Split
+from passes.widen import Widen
+from tests.vision_models import ResNet
+
+LOSS = find_loss("cross_entropy")
+
+
+class Net(nn.Module):
+    """A small convolutional net with a residual connection."""
+
+    def __init__(self, width: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.inner = nn.Sequential(nn.Conv2d(width, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
+        self.outer = nn.Conv2d(6, width, 3, padding=1)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = nn.functional.max_pool2d(torch.relu(x + self.outer(self.inner(x))), 2)
+        logits: torch.Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def digits() -> Examples:
+    images, labels = load_digits(return_X_y=True)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    inputs = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)[order]
+    return Examples((inputs - inputs.mean()) / inputs.std(), torch.tensor(labels)[order])
+
+
+@pytest.fixture(scope="module")
+def trained(digits: Examples) -> Graph:
+    torch.manual_seed(0)
+    trainer = Trainer(trace(Net(), (torch.randn(4, 1, 8, 8),)), OptimiserOptions(rate=0.05))
+    batches = Batches(digits.take(slice(0, 1000)), 64, seed=0)
+    several = stream(batches)
+    train(trainer.module, (next(several) for _ in range(100)), LOSS, trainer.optimiser)
+    recalibrate(trainer.module, batches)
+    return trainer.graph()
+
+
+@pytest.fixture(scope="module")
+def scores(trained: Graph, digits: Examples) -> Scores:
+    return make_scores(trained, digits)
+
+
+def make_scores(graph: Graph, digits: Examples) -> Scores:
+    return score(
+        graph,
+        Batches(digits.take(slice(1000, 1400)), 200),
+        loss="cross_entropy",
+        morphisms=(Split(), Prune()),
+        learn=Batches(digits.take(slice(0, 1000)), 100, seed=1),
+        steps=60,
+        refine=1000,
+    )
+
+
+def true_change(scores: Scores, subset: list[Score], on: Examples) -> float:
+    before = evaluate(scores.graph.module(), on, LOSS).loss
+    return evaluate(scores.apply(subset).module(), on, LOSS).loss - before
+
+
+def test_single_predictions_rank_the_candidates_as_the_truth_does(scores: Scores, digits: Examples) -> None:
+    on = digits.take(slice(1000, 1400))
+    clear = [s for s in scores if abs(s.predicted) > 2 * s.stderr]
+    true = [true_change(scores, [s], on) for s in clear]
+    assert len(clear) >= 12
+    assert spearmanr([s.predicted for s in clear], true).statistic > 0.9
+
+
+def test_the_joint_models_are_right_about_sets_and_the_additive_one_is_not(scores: Scores, digits: Examples) -> None:
+    on = digits.take(slice(1000, 1400))
+    splits = [s for s in scores if s.spec.startswith("split")]
+    dice = random.Random(0)
+    subsets = [dice.sample(splits, k=dice.randrange(2, len(splits))) for _ in range(25)]
+    true = torch.tensor([true_change(scores, s, on) for s in subsets])
+    errors = {
+        name: float((torch.tensor([getattr(scores, name)(s) for s in subsets]) - true).abs().mean())
+        for name in ("additive", "joint", "linearised")
+    }
+    assert errors["linearised"] < 0.5 * errors["additive"]
+    assert errors["joint"] < errors["additive"]
+
+
+def test_the_chosen_set_does_what_was_predicted(scores: Scores, digits: Examples) -> None:
+    path = scores.choose(k=6)
+    assert len(path) == 6
+    predicted = scores.linearised(path)
+    realised = true_change(scores, path, digits.take(slice(1000, 1400)))
+    assert predicted < 0
+    assert realised == pytest.approx(predicted, rel=0.35)
+    values = [scores.linearised(path[: i + 1]) for i in range(len(path))]
+    assert values == sorted(values, reverse=True)
+
+
+def test_a_budget_is_hard_and_a_price_is_paid(scores: Scores) -> None:
+    now = cost(scores.graph)
+    path = scores.choose(budget=lambda c: c.parameters <= now.parameters + 150)
+    assert path
+    assert cost(scores.apply(path)).parameters <= now.parameters + 150
+    assert cost(scores.apply(path)) == scores.cost_of(path)
+    assert all(s.candidate.cost.parameters < 0 for s in scores.choose(price=lambda c: 10.0 * c.parameters))
+    smaller = scores.choose(price=lambda c: 10.0 * c.parameters)
+    assert cost(scores.apply(smaller)).parameters < now.parameters
+
+
+def test_no_unit_is_both_split_and_pruned_and_no_width_vanishes(scores: Scores) -> None:
+    path = scores.choose(price=lambda c: 1000.0 * c.parameters)
+    widths = infer_widths(scores.apply(path))
+    assert all(w.size >= 1 for w in widths)
+    touched = [(s.candidate.morphism.width, s.candidate.morphism.units) for s in path]  # type: ignore[attr-defined]
+    assert len(set(touched)) == len(touched)
+
+
+def test_the_same_seed_gives_the_same_scores(trained: Graph, digits: Examples, scores: Scores) -> None:
+    again = make_scores(trained, digits)
+    assert [s.spec for s in again] == [s.spec for s in scores]
+    assert [s.predicted for s in again] == [s.predicted for s in scores]
+
+
+def test_learning_lowers_the_estimate_and_stays_in_the_trust_region(scores: Scores, trained: Graph) -> None:
+    assert float(scores.learning[-10:].mean()) < float(scores.learning[:10].mean())
+    for theta in scores.thetas.values():
+        for node, change in (theta or {}).items():
+            weight = trained.tensors[node]
+            assert bool((change.flatten(1).norm(dim=1) <= 0.5 * weight.flatten(1).norm(dim=1) * (1 + 1e-5)).all())
+
+
+def test_widening_is_learned_and_scored_too(trained: Graph, digits: Examples) -> None:
+    on = digits.take(slice(1000, 1400))
+    found = score(trained, Batches(on, 200), morphisms=(Widen(count=3),), steps=60, refine=100)
+    best = next(iter(found))
+    assert best.predicted < 0
+    assert true_change(found, [best], on) == pytest.approx(best.predicted, rel=0.5)
+
+
+def test_what_cannot_be_scored_is_said(trained: Graph, digits: Examples, scores: Scores) -> None:
+    one = Batches(digits.take(slice(0, 64)), 64)
+    with pytest.raises(ScoreError, match="no batches"):
+        score(trained, [], morphisms=(Prune(),))
+    with pytest.raises(ScoreError, match="nan"):
+        score(trained, one, morphisms=(Prune(),), loss=lambda o, t: o.mean(tuple(range(1, o.dim()))) * math.nan)
+    with pytest.raises(ScoreError, match="did you mean cross_entropy"):
+        score(trained, one, morphisms=(Prune(),), loss="cross_entrop")
+    with pytest.raises(ScoreError, match="no candidate"):
+        scores["split{width=w9, units=[0]}"]
+    with pytest.raises(ScoreError, match="no model"):
+        scores.choose(model="additve")
+    few = score(trained, one, morphisms=(Split(), Prune()), steps=2, refine=3)
+    assert few.refined == 3
+    unrefined = [s for s in few if not s.refined]
+    with pytest.raises(ScoreError, match="was not refined"):
+        few.joint(unrefined[:1])
+    torch.manual_seed(0)
+    model = ResNet()
+    with pytest.raises(ScoreError):
+        score(trace(model, (torch.randn(2, 3, 32, 32),)), one, morphisms=(Prune(),))
+
+
+def test_nothing_to_learn_leaves_nothing_learned(trained: Graph, digits: Examples) -> None:
+    site = next(iter(Prune().sites(trained)))
+    perturbation = Prune().perturbation(trained, site)
+    learned = learn(
+        Head(Program(trained), LOSS),
+        [perturbation],  # type: ignore[list-item]
+        Batches(digits.take(slice(0, 64)), 64),
+        Recipe(steps=3),
+    )
+    assert learned.thetas == ({},)
