@@ -28,7 +28,7 @@ from archir.errors import (
 )
 
 if TYPE_CHECKING:
-    from archir.api import Candidate, apply, candidates, grow, score, widths
+    from archir.api import apply, candidates, grow, score, widths
     from archir.axes.widths import Width, Widths
     from archir.emit.onnx import to_onnx
     from archir.emit.python import to_python
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from archir.grow.options import GrowOptions
     from archir.ir.graph import Graph
     from archir.ir.load import load
+    from archir.rewrite.candidate import Candidate
     from archir.score.score import Score, Scores
     from frontends.pytorch import trace
 
@@ -78,8 +79,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Candidate", "apply", "candidates", "grow", "score", "widths"), "archir.api"),
+    **dict.fromkeys(("apply", "candidates", "grow", "score", "widths"), "archir.api"),
     **dict.fromkeys(("Width", "Widths"), "archir.axes.widths"),
+    "Candidate": "archir.rewrite.candidate",
     "to_onnx": "archir.emit.onnx",
     "to_python": "archir.emit.python",
     "Augmentation": "archir.grow.batches",

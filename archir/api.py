@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,15 +10,15 @@ from torch import nn
 
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
-from archir.cost import Cost
 from archir.grow.budget import Budget
 from archir.grow.engine import Listener, Run, grow_graph
 from archir.grow.options import GrowOptions
 from archir.grow.split import Inputs, Split
 from archir.ir.graph import Graph
+from archir.rewrite.candidate import Candidate
 from archir.rewrite.morphism import Morphism, Pass
 from archir.rewrite.pipeline import apply_passes
-from archir.rewrite.spec import format_spec, parse_specs
+from archir.rewrite.spec import parse_specs
 from archir.score.head import Curvature
 from archir.score.losses import Loss, LossFunction
 from archir.score.score import Price, Scores
@@ -28,24 +27,6 @@ from archir.score.screen import Batch
 from frontends.pytorch import trace
 from passes.catalog import PASSES
 from passes.catalog import morphisms as default_morphisms
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A rewrite that may be applied.
-
-    Attributes:
-        morphism: the rewrite.
-        cost: what it adds to the cost of the graph, for one example.
-    """
-
-    morphism: Morphism
-    cost: Cost
-
-    @property
-    def spec(self) -> str:
-        """Its text, which `archir.apply` takes."""
-        return format_spec(self.morphism)
 
 
 def widths(graph: Graph) -> Widths:

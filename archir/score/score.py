@@ -13,10 +13,11 @@ from archir.axes.widths import Widths
 from archir.cost import Cost, cost
 from archir.errors import ScoreError, suggest
 from archir.ir.graph import Graph
+from archir.rewrite.candidate import Candidate
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, Theta
 from archir.rewrite.pipeline import apply_together
-from archir.score.candidate import Candidate, Family, compatible, find_families
+from archir.score.family import Family, compatible, find_families
 from archir.score.head import Curvature, Head
 from archir.score.learn import Recipe
 from archir.score.learn import learn as learn_theta
@@ -274,7 +275,7 @@ def score(
     thetas: dict[str, Theta | None] = {}
     numbers: dict[str, int] = {}
     for number, (f, m) in enumerate(order):
-        candidate = Candidate(families[f].site.members[m], families[f])
+        candidate = Candidate(families[f].site.members[m], families[f].cost)
         spec = candidate.spec
         thetas[spec] = learned.thetas[f] or None
         if found is not None and number < len(best):

@@ -16,7 +16,7 @@ from archir.ir.graph import Graph
 from archir.ir.node import Use, Value
 from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
-from archir.score.candidate import Family, find_families
+from archir.score.family import Family, find_families
 from archir.score.head import LARGEST_DENSE, Curvature, Head
 from archir.score.losses import find_loss
 from archir.score.program import Program

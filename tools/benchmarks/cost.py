@@ -19,7 +19,7 @@ from archir.axes.infer import infer_widths
 from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Edge
-from archir.score.candidate import find_families
+from archir.score.family import find_families
 from archir.score.forward import Linearisation
 from archir.score.head import Head
 from archir.score.learn import Learner, Recipe

@@ -1,4 +1,4 @@
-"""Families of candidates in a graph, and the candidates themselves."""
+"""Families of candidates in a graph, which are scored together."""
 
 from __future__ import annotations
 
@@ -37,29 +37,6 @@ class Family:
     def cost(self) -> Cost:
         """What one member adds to the cost of the graph; units of one width cost the same."""
         return self.site.members[0].cost(self.graph)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A rewrite that may be applied.
-
-    Attributes:
-        morphism: the rewrite, all its options given.
-        family: the family it belongs to.
-    """
-
-    morphism: Morphism
-    family: Family = field(repr=False)
-
-    @property
-    def spec(self) -> str:
-        """Its text, which `archir.apply` takes."""
-        return format_spec(self.morphism)
-
-    @property
-    def cost(self) -> Cost:
-        """What it adds to the cost of the graph, alone, for one example."""
-        return self.family.cost
 
 
 def find_families(graph: Graph, morphisms: Sequence[Morphism]) -> tuple[list[Family], list[tuple[str, Miss]]]:
