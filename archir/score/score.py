@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -260,7 +261,7 @@ def score(
             noisy in evaluation mode.
     """
     scored = list(batches)
-    learned_on = scored if learn is None else list(learn)
+    learned_on = scored if learn is None else list(itertools.islice(learn, steps))
     if not scored or not learned_on:
         raise no_batches()
     families, misses = find_families(graph, morphisms)
