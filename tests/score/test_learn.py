@@ -34,7 +34,7 @@ def setting(name: str) -> tuple[Head, list[Perturbation], tuple[tuple[Tensor, ..
     graph = randomise(trace(example.build(), args).to(torch.float64))
     families, _ = find_families(graph, (Split(), Prune(), Widen(count=2)))
     doubled = tuple(t.double() if t.is_floating_point() else t for t in args)
-    targets = LABELS if name in ("resnet", "mlp") else torch.randn(3, 3, dtype=torch.float64)
+    targets = LABELS if name in ("resnet", "mlp") else torch.randn(3, 5, 3, dtype=torch.float64)
     loss = find_loss("cross_entropy" if name in ("resnet", "mlp") else "mse")
     return Head(Program(graph), loss), [f.perturbation for f in families], (doubled, targets)
 
