@@ -260,13 +260,15 @@ def score(
         ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; or the graph is
             noisy in evaluation mode.
     """
-    scored = list(batches)
-    learned_on = scored if learn is None else list(itertools.islice(learn, steps))
+    program = Program(graph)
+    scored = [_moved(b, program.device) for b in batches]
+    some = itertools.islice(learn, max(steps, 1)) if learn is not None else ()
+    learned_on = scored if learn is None else [_moved(b, program.device) for b in some]
     if not scored or not learned_on:
         raise no_batches()
     families, misses = find_families(graph, morphisms)
     perturbations = [f.perturbation for f in families]
-    head = Head(Program(graph), find_loss(loss))
+    head = Head(program, find_loss(loss))
     learned = learn_theta(head, perturbations, learned_on, Recipe(steps, rate, radius, curvature, seed))
     estimates = screen(head, perturbations, learned.thetas, scored, curvature=curvature, seed=seed + 1)
     order = _ranked(families, estimates, price)
@@ -287,6 +289,20 @@ def score(
         table.append(Score(candidate, float(a + g / 2), float(e), float(a), float(g), spec in numbers))
     table.sort(key=lambda s: s.predicted)
     return Scores(graph, tuple(table), thetas, found, numbers, tuple(misses), learned.estimates)
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch with its targets where the graph is; inputs are moved when they are bound.
+
+    Raises:
+        ScoreError: it is no pair of inputs and targets.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], torch.Tensor):
+        raise ScoreError(
+            f"a batch is a pair (inputs, targets) with targets a tensor, not a {type(batch).__name__}",
+            mend="give an iterable of such pairs",
+        )
+    return batch[0], batch[1].to(device)
 
 
 def _ranked(families: Sequence[Family], estimates: Sequence[Estimate], price: Price | None) -> list[tuple[int, int]]:

@@ -170,6 +170,10 @@ def test_what_cannot_be_scored_is_said(trained: Graph, digits: Examples, scores:
     one = Batches(digits.take(slice(0, 64)), 64)
     with pytest.raises(ScoreError, match="no batches"):
         score(trained, [], morphisms=(Prune(),))
+    images = torch.randn(4, 1, 8, 8)
+    for wrong in (images, [images], [(images, [1, 2, 3, 4])]):
+        with pytest.raises(ScoreError, match="a batch is a pair"):
+            score(trained, wrong, morphisms=(Prune(),))  # type: ignore[arg-type]
     with pytest.raises(ScoreError, match="nan"):
         score(trained, one, morphisms=(Prune(),), loss=lambda o, t: o.mean(tuple(range(1, o.dim()))) * math.nan)
     with pytest.raises(ScoreError, match="did you mean cross_entropy"):
