@@ -1,6 +1,7 @@
 # make demo   install, then grow a small network on scikit-learn's digits
-# make test   install, then check the style and the types, then run the tests
-# make lint   install, then check the style and the types
+# make test   install, third-party models included, then check the style and the types, then run the tests
+# make lint   install likewise, then check the style and the types
+# make bench  install likewise, then compare the analysis of widths with Torch-Pruning's, and write docs/coverage.md
 #
 # PyPI's torch for Linux brings CUDA along; for the smaller CPU build:
 #   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -8,9 +9,11 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install --constraint constraints.txt $(PIP_FLAGS)
 INSTALLED := .venv/installed
+ZOO := .venv/zoo
 
-.PHONY: demo test lint
+.PHONY: demo test lint bench
 
 demo: $(INSTALLED)
 	$(BIN)/archir demo
@@ -18,12 +21,19 @@ demo: $(INSTALLED)
 test: lint
 	$(BIN)/python -m pytest -n 2
 
-lint: $(INSTALLED)
+lint: $(ZOO)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(ZOO)
+	$(BIN)/python tools/bench.py widths --json -
+
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --constraint constraints.txt $(PIP_FLAGS) --editable ".[test]"
+	$(INSTALL) --editable ".[test]"
+	touch $@
+
+$(ZOO): $(INSTALLED)
+	$(INSTALL) --editable ".[test,zoo,bench]"
 	touch $@

@@ -11,6 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+EXTRAS = frozenset({"test", "zoo", "bench"})
 HEADER = "# The versions everything is tested with; written by tools/pin.py, used by the Makefile.\n"
 
 
@@ -31,7 +32,7 @@ def pins(package: str, extras: frozenset[str]) -> dict[str, str]:
 
 def main() -> None:
     """Write the file beside pyproject.toml."""
-    lines = [f"{name}=={number}\n" for name, number in sorted(pins("archir", frozenset({"test"})).items())]
+    lines = [f"{name}=={number}\n" for name, number in sorted(pins("archir", EXTRAS).items())]
     Path(__file__).parent.parent.joinpath("constraints.txt").write_text(HEADER + "".join(lines))
 
 
