@@ -3,8 +3,7 @@
 # make lint   install likewise, then check the style and the types
 # make bench  install likewise, then compare the analysis of widths with Torch-Pruning's, and write docs/coverage.md
 #
-# PyPI's torch for Linux brings CUDA along; for the smaller CPU build:
-#   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# PyPI's torch for Linux brings CUDA along; PIP_FLAGS passes pip an index that has the smaller CPU build.
 
 PYTHON ?= python3
 PIP_FLAGS ?=
