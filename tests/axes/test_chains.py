@@ -105,7 +105,7 @@ def other_moves(b: Builder, values: list[Value], data: st.DataObject) -> list[Va
 STEPS: list[Step] = [reshape, permute, split, slice_, join, other_moves]
 
 
-@settings(deadline=None, max_examples=150, derandomize=True)
+@settings(deadline=None, max_examples=80, derandomize=True)
 @given(st.lists(st.sampled_from([2, 3, 4, 6]), min_size=1, max_size=3), st.data())
 def test_chains_of_data_movement(shape: list[int], data: st.DataObject) -> None:
     b = Builder()
