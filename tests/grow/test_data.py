@@ -195,7 +195,7 @@ def test_damaged_jpeg_archives(tmp_path: Path) -> None:
 def _write_idx(path: Path, array: Array, kind: int = 8) -> None:
     big = array.astype(array.dtype.newbyteorder(">"))
     content = bytes([0, 0, kind, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + big.tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -232,7 +232,7 @@ def test_idx_element_types(tmp_path: Path, kind: int, dtype: str) -> None:
         (b"\0\0\x08\x02\0\0\0\x01\0", "is not an IDX file"),
         (b"\0\0\x08\x01\0\0\0\x03\0\0", "2 bytes of data instead of 3"),
         (b"\0\0\x08\x01\0\0\0\x01\0\0", "2 bytes of data instead of 1"),
-        (gzip.compress(b"\0\0\x08\x01\0\0\0\x01\0")[:-3], "is damaged or not what it seems"),
+        (gzip.compress(b"\0\0\x08\x01\0\0\0\x01\0", mtime=0)[:-3], "is damaged or not what it seems"),
     ],
 )
 def test_damaged_idx_files(tmp_path: Path, content: bytes, message: str) -> None:
