@@ -1,6 +1,6 @@
 """Runs a benchmark by name: `python tools/bench.py cost --json -`.
 
-A benchmark is a file of `tools/benchmarks` with a function `run() -> Mapping[str, float]`.
+A benchmark is a file of `tools/benchmarks` with a function `run() -> Mapping[str, object]`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--json", default="-", metavar="PATH", help="where to write the figures; - for standard output")
     options = parser.parse_args()
     sys.path.insert(0, str(HERE.parent))
-    figures: Mapping[str, float] = importlib.import_module(f"tools.benchmarks.{options.name}").run()
+    figures: Mapping[str, object] = importlib.import_module(f"tools.benchmarks.{options.name}").run()
     text = json.dumps(dict(figures), indent=2) + "\n"
     if options.json == "-":
         sys.stdout.write(text)

@@ -1,0 +1,87 @@
+"""Writes the tables of what is covered and of what it costs, in README.md and docs/coverage.md."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tools.side_by_side import Comparison, Timing
+
+ROOT = Path(__file__).parent.parent
+
+
+def write_tables(comparisons: Mapping[str, Comparison], published: Mapping[str, Timing]) -> None:
+    """Put the tables between their marks in README.md and docs/coverage.md.
+
+    Args:
+        comparisons: small models, by family and name.
+        published: models at published sizes, by name.
+    """
+    _replace(ROOT / "README.md", "widths-table", by_family(comparisons))
+    _replace(ROOT / "docs" / "coverage.md", "widths-table", by_model(comparisons))
+    _replace(ROOT / "docs" / "coverage.md", "times-table", of_times(published))
+
+
+def _replace(path: Path, mark: str, table: str) -> None:
+    text = path.read_text()
+    start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    before, _, rest = text.partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{path.name} has no marks {start} and {end}")
+    path.write_text(f"{before}{start}\n{table}{end}{after}")
+
+
+def by_family(comparisons: Mapping[str, Comparison]) -> str:
+    """Return one row a family of models, and one for all."""
+    families: dict[str, list[Comparison]] = {}
+    for name, comparison in comparisons.items():
+        families.setdefault(name.partition("/")[0], []).append(comparison)
+    header = ["models", "number", "analysed", "free widths", "run", "exact", "median reach", "Torch-Pruning"]
+    rows = [_family(name, found) for name, found in families.items()]
+    return _table(header, [*rows, _family("all", list(comparisons.values()))])
+
+
+def by_model(comparisons: Mapping[str, Comparison]) -> str:
+    """Return one row a model."""
+    header = ["model", "free", "frozen", "run", "exact", "due", "reach", "nodes", "seconds", "Torch-Pruning", "ratio"]
+    return _table(header, [_model(name, comparison) for name, comparison in comparisons.items()])
+
+
+def of_times(timings: Mapping[str, Timing]) -> str:
+    """Return one row a model, of times only."""
+    return _table(["model", "nodes", "seconds", "Torch-Pruning", "ratio"], [[n, *_time(t)] for n, t in timings.items()])
+
+
+def _family(name: str, found: list[Comparison]) -> list[str]:
+    done = [c.verdicts for c in found if c.verdicts is not None]
+    rivals = [c.timing.rival for c in found if c.timing is not None and c.timing.rival is not None]
+    return [
+        name,
+        str(len(found)),
+        str(len(done)),
+        str(sum(v.free for v in done)),
+        str(sum(v.run for v in done)),
+        f"{sum(v.due_exact for v in done)} of {sum(v.due for v in done)}",
+        f"{statistics.median(v.reach for v in done):.0%}" if done else "-",
+        f"{sum(not r.error for r in rivals)} of {len(rivals)}",
+    ]
+
+
+def _model(name: str, comparison: Comparison) -> list[str]:
+    v, timing = comparison.verdicts, comparison.timing
+    if v is None or timing is None:
+        return [name, comparison.error, *[""] * 9]
+    return [name, *map(str, (v.free, v.frozen, v.run, v.exact, v.due)), f"{v.reach:.0%}", *_time(timing)]
+
+
+def _time(timing: Timing) -> list[str]:
+    rival, speedup = timing.rival, timing.speedup
+    other = "-" if rival is None else rival.error.partition(":")[0] or f"{rival.seconds:.3f}"
+    return [str(timing.nodes), f"{timing.seconds:.4f}", other, "-" if speedup is None else f"{speedup:.1f}"]
+
+
+def _table(header: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,28 @@
+"""Generated residual networks, as graphs that were never traced, to see how the cost of analysis grows."""
+
+from __future__ import annotations
+
+from archir.ir.graph import Graph
+from archir.ir.node import Value
+from tests.ir.builder import Builder
+
+WIDTH, HIDDEN = 16, 24
+
+
+def residual_network(layers: int) -> Graph:
+    """Return a residual network of linear layers: for each two of them four calls and four parameters.
+
+    Args:
+        layers: number of linear layers, even.
+    """
+    builder = Builder("residual")
+
+    def linear(x: Value, name: str, inputs: int, outputs: int) -> Value:
+        weight = builder.parameter(f"{name}.weight", f"f32[{outputs}, {inputs}]")
+        return builder.call("aten.linear.default", x, weight, builder.parameter(f"{name}.bias", f"f32[{outputs}]"))
+
+    x = linear(builder.input("x", "f32[B, 8]"), "first", 8, WIDTH)
+    for number in range(layers // 2 - 1):
+        hidden = builder.call("aten.relu.default", linear(x, f"blocks.{number}.up", WIDTH, HIDDEN))
+        x = builder.call("aten.add.Tensor", x, linear(hidden, f"blocks.{number}.down", HIDDEN, WIDTH))
+    return builder.graph(linear(x, "last", WIDTH, 4))
