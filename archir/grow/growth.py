@@ -93,6 +93,7 @@ def grow_once(
         rate=options.learn_rate,
         radius=options.radius,
         refine=options.refine,
+        price=options.prices.of,
         seed=seed,
     )
     path = scores.choose(budget=budget.allows, price=options.prices.of)
@@ -102,7 +103,7 @@ def grow_once(
         grown = scores.apply(path)
         realised = evaluate(grown.module(), check, loss).loss - before
         price = options.prices.of(cost(grown) - cost(graph))
-        if realised + price < 0:
+        if realised < 0 and realised + price < 0:
             return Growth(
                 graph=grown,
                 plan=plan_set(graph, scores.members(path)),

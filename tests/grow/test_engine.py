@@ -162,6 +162,28 @@ def test_a_high_price_of_parameters_forbids_growth(seed_graph: Graph) -> None:
     assert cost(run.graph).parameters <= cost(seed_graph).parameters
 
 
+@pytest.mark.parametrize("price", [0.0, 1e-4, 10.0])
+def test_no_price_buys_a_rise_of_the_loss(seed_graph: Graph, price: float) -> None:
+    """Removing units may pay ever so much; a set that raises the held-out loss is refused all the same."""
+    trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=150)).graph
+    examples, check = data(400, 1), data(200, 2)
+    growth = grow_once(
+        trained,
+        train=examples,
+        selection=examples.take(slice(0, 100)),
+        check=check,
+        loss=find_loss("cross_entropy"),
+        budget=Budget(parameters=2000),
+        options=replace(OPTIONS, prices=Prices(parameters=price)),
+        morphisms=MORPHISMS,
+        seed=0,
+    )
+    before = evaluate(trained.module(), check, find_loss("cross_entropy")).loss
+    after = evaluate(growth.graph.module(), check, find_loss("cross_entropy")).loss
+    assert growth.chosen > 0
+    assert growth.plan is None or after < before
+
+
 def test_a_set_that_raises_the_loss_is_never_committed(seed_graph: Graph) -> None:
     """Scores made for other targets promise what the held-out examples do not keep."""
     trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=150)).graph
