@@ -60,7 +60,7 @@ _OTHER = 1_000_117
 """Stands for sizes that depend on data."""
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def infer_widths(graph: Graph) -> Widths:
     """Find the widths of a graph: what may change, what may not and why, and what changes together.
 

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 from archir.axes.widths import Width, Widths
 from archir.ir.node import Node, Value
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Equations, Miss, Relation, Variable, solve
+from archir.rewrite.memory import remembered
 from archir.rewrite.relations import (
     arithmetic,
     attention,
@@ -81,7 +81,7 @@ def _only_asks_sizes(node: Node) -> bool:
     return not makes_tensor and (not node.results or node.op.startswith("aten.sym_"))
 
 
-@lru_cache(maxsize=512)
+@remembered
 def solve_exponents(widths: Widths, width: Width) -> Exponents | Miss:
     """Find out how units of a width can be repeated with the function kept.
 

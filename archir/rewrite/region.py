@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import torch
 
@@ -15,6 +15,7 @@ from archir.ir.execute import Call, compile_call
 from archir.ir.node import Node, Use, Value
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss
+from archir.rewrite.memory import remembered
 from archir.rewrite.multiplicity import relate
 from archir.rewrite.perturbation import Edge, Members
 
@@ -152,7 +153,7 @@ def _linear_step(
     return None
 
 
-@lru_cache(maxsize=512)
+@remembered
 def region_of(widths: Widths, width: Width) -> Region | Miss:
     """Find the region of a width.
 
