@@ -7,6 +7,7 @@ is Python source generated through an fx graph. Operators that behave differentl
 
 from __future__ import annotations
 
+import keyword
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -198,7 +199,22 @@ class _Lowering:
         return self._values[value]
 
     def _attribute(self, path: str) -> fx.Node:
-        return self._fx.create_node("get_attr", path)
+        """Read a tensor or a flag of a submodule; one named like a Python keyword is not an attribute in the source."""
+        parts = path.split(".")
+        odd = next((i for i, part in enumerate(parts) if keyword.iskeyword(part)), None)
+        if odd is None:
+            return self._fx.create_node("get_attr", path)
+        last = odd == len(parts) - 1
+        kept_in = ("_parameters" if self._is_parameter(path) else "_buffers") if last else "_modules"
+        holder = self._fx.create_node("get_attr", ".".join([*parts[:odd], kept_in]))
+        found = self._fx.call_function(operator.getitem, (holder, parts[odd]))
+        for part in parts[odd + 1 :]:
+            found = self._fx.call_function(getattr, (found, part))
+        return found
+
+    def _is_parameter(self, name: str) -> bool:
+        parameter = self._graph.by_name[name].parameter
+        return parameter is not None and parameter.kind == "parameter"
 
     def _argument(self, argument: Argument) -> Any:
         if isinstance(argument, Value):

@@ -291,3 +291,28 @@ def test_tracebacks_show_the_generated_source() -> None:
         graph.module().eval()(torch.randn(4, 9))
     lines = [f.line or "" for f in traceback.extract_tb(caught.value.__traceback__)]
     assert any("torch.ops.aten.linear.default(x" in line for line in lines)
+
+
+def test_names_that_are_keywords_of_python() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module("lambda", nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)))
+            self.register_parameter("class", nn.Parameter(torch.randn(4)))
+            self.register_buffer("in", torch.randn(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden: Tensor = self.get_submodule("lambda")(x)
+            return hidden * self.get_parameter("class") + self.get_buffer("in")
+
+    model = Named().double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    lowered = trace(model, (x,)).module()
+    assert set(lowered.state_dict()) == set(model.state_dict())
+    assert torch.equal(lowered.eval()(x), model.eval()(x))
+    lowered.train()
+    model.train()
+    torch.manual_seed(1)
+    expected = model(x)
+    torch.manual_seed(1)
+    assert torch.allclose(lowered(x), expected, rtol=1e-12)
