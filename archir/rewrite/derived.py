@@ -102,8 +102,23 @@ def add_theta(
 
 
 def with_theta(before: Graph, after: Graph, theta: Mapping[int, torch.Tensor]) -> Graph:
-    """Return a rewritten graph with θ, found for the rewrite of `before`, added to its stored tensors."""
-    changed = add_theta(after.tensors, added_tensors(before, after), theta)
+    """Return a rewritten graph with θ, found for the rewrite of `before`, added to its stored tensors.
+
+    Raises:
+        PassError: the rewrite has brought other tensors than θ was found for, as it may after other rewrites.
+    """
+    added = added_tensors(before, after)
+    shapes = {-1 - i: after.tensors[node].shape for i, node in enumerate(added)}
+    shapes |= {i: t.shape for i, t in after.tensors.items()}
+    for key, change in theta.items():
+        if shapes.get(key) != change.shape:
+            raise PassError(
+                "what the rewrite learned does not fit the tensors it brings",
+                where=after.history[-1] if after.history else "",
+                why=f"{list(change.shape)} was learned, {list(shapes.get(key, ()))} is there",
+                mend="rewrites before it have changed its surroundings: apply it first, or alone",
+            )
+    changed = add_theta(after.tensors, added, theta)
     named = {n.parameter.names[0]: changed[n.id] for n in after.parameters if n.parameter}
     return after.with_tensors({name: t for name, t in named.items() if t is not after.tensor(name)})
 

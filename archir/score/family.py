@@ -69,8 +69,8 @@ def find_families(graph: Graph, morphisms: Sequence[Morphism]) -> tuple[list[Fam
 def compatible(graph: Graph, families: Sequence[Family], members: Sequence[Morphism]) -> bool:
     """Say whether candidates found in one graph can be applied together.
 
-    No unit may be both removed and copied, of every width some unit has to stay, and no two rewrites that are no
-    changes of widths may claim the same call.
+    No unit may be both removed and copied, of every width some unit has to stay, no two rewrites that are no
+    changes of widths may claim the same call, and none may bring tensors of other shapes because of those before it.
 
     Args:
         graph: the graph.
@@ -89,7 +89,12 @@ def compatible(graph: Graph, families: Sequence[Family], members: Sequence[Morph
         claimed |= claims
     try:
         if claimed:
-            rewrite_together(graph, [(m, None) for m in members])
+            # θ of a splice has the shapes of what it is measured by; a change of a width has one size alone
+            like = [
+                None if isinstance(m, WidthMorphism) else f.perturbation.theta
+                for f, m in zip(families, members, strict=True)
+            ]
+            rewrite_together(graph, list(zip(members, like, strict=True)))
         else:
             widths = infer_widths(graph)
             on_widths = [(m, None) for m in members if isinstance(m, WidthMorphism)]
