@@ -67,8 +67,9 @@ def grow_once(
     """Grow a network by the best set of candidates under a budget.
 
     θ is learned on training batches and the set is selected on other examples; its true effect is then measured on a
-    third set of examples. While the loss there rises, the set is shortened along the path it was selected on; a set
-    that raises the loss is never committed.
+    third set of examples. While the loss there rises, is predicted to rise, or falls by less than `options.agreement`
+    of what is predicted there, the set is shortened along the path it was selected on. Where no set keeps its
+    promise the longest that lowers the loss is taken; one that raises it is never committed.
 
     Args:
         graph: the network, batch statistics recalibrated.
@@ -107,26 +108,32 @@ def grow_once(
     path = scores.choose(budget=budget.allows, price=options.prices.of)
     chosen = len(path)
     before = evaluate(graph.module(), check, loss).loss
+    found: Growth | None = None
     while path:
         rewriting = rewrite_together(graph, scores.members(path))
-        grown = rewriting.graph
-        realised = evaluate(grown.module(), check, loss).loss - before
-        price = options.prices.of(cost(grown) - cost(graph))
-        if realised < 0 and realised + price < 0:
-            return Growth(
-                graph=grown,
+        grown = cost(rewriting.graph)
+        price = options.prices.of(grown - cost(graph))
+        expected = scores.predict(path, Batches(check, options.batch_size))
+        realised = evaluate(rewriting.graph.module(), check, loss).loss - before
+        if max(realised, expected) < min(0.0, -price) and (found is None or realised <= options.agreement * expected):
+            found = Growth(
+                graph=rewriting.graph,
                 rewriting=rewriting,
                 specs=tuple(format_spec(m) for m, _ in scores.members(path)),
                 predicted=scores.linearised(path),
-                expected=scores.predict(path, Batches(check, options.batch_size)),
+                expected=expected,
                 realised=realised,
                 chosen=chosen,
                 candidates=len(scores),
                 refined=scores.refined,
-                cost=cost(grown),
+                cost=grown,
                 seconds=time.monotonic() - started,
             )
+            if realised <= options.agreement * expected:
+                return found
         path = path[: len(path) // 2]
+    if found is not None:
+        return found
     return Growth(
         graph, None, (), 0.0, 0.0, 0.0, chosen, len(scores), scores.refined, cost(graph), time.monotonic() - started
     )

@@ -31,6 +31,8 @@ class GrowOptions:
         score_examples: validation examples that candidates are scored on; as many again check the chosen set.
         recalibrate_batches: training batches that batch statistics are averaged over before scoring.
         refine: number of candidates, best first, whose joint effect is found in forward mode.
+        agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or be
+            shortened: below it, the set has left the range in which the network is linear.
         composites: pairs of the rewrites that scored best to score again as one candidate each; 0 for none.
         prices: what cost is worth in loss.
         evaluate_every: steps between evaluations on the validation split; 0 for phase ends only.
@@ -54,6 +56,7 @@ class GrowOptions:
     score_examples: int = 1000
     recalibrate_batches: int = 20
     refine: int = 64
+    agreement: float = 0.8
     composites: int = 0
     prices: Prices = field(default_factory=Prices)
     evaluate_every: int = 100
@@ -69,6 +72,7 @@ class GrowOptions:
         problems += ["checkpoint_every is not positive"] if self.checkpoint_every < 1 else []
         problems += ["evaluate_every is negative"] if self.evaluate_every < 0 else []
         problems += ["composites is negative"] if self.composites < 0 else []
+        problems += ["agreement is not between 0 and 1"] if not 0 <= self.agreement <= 1 else []
         problems += ["growth_steps is negative"] if self.growth_steps < 0 else []
         problems += ["radius and learn_rate must be positive"] if min(self.radius, self.learn_rate) <= 0 else []
         if not 0 <= self.first_growth <= self.last_growth <= 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import rewrite_together
 from archir.score.losses import find_loss
+from archir.score.score import Scores
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.residual_branch import ResidualBranch
@@ -227,6 +228,39 @@ def test_a_set_that_raises_the_loss_is_never_committed(seed_graph: Graph) -> Non
     assert growth.chosen > 0
     assert after <= before
     assert (growth.rewriting is None) == (growth.graph is trained)
+
+
+@pytest.mark.parametrize(
+    ("promise", "sizes"),
+    [
+        (lambda size: 0.01, {0}),  # a rise
+        (lambda size: -1e-9, {4}),  # kept by the whole set
+        (lambda size: -100.0, {4}),  # kept by none: the longest that lowers the loss
+        (lambda size: -100.0 if size > 1 else -1e-9, {1}),  # kept by the shortest alone
+    ],
+)
+def test_a_set_is_shortened_until_it_keeps_its_promise(
+    seed_graph: Graph, monkeypatch: pytest.MonkeyPatch, promise: Callable[[int], float], sizes: set[int]
+) -> None:
+    trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=150)).graph
+    chosen = Scores.choose
+    monkeypatch.setattr(Scores, "choose", lambda self, **options: chosen(self, 4, **options))
+    monkeypatch.setattr(Scores, "predict", lambda self, subset, batches: promise(len(subset)))
+    examples, loss = data(400, 1), find_loss("cross_entropy")
+    growth = grow_once(
+        trained,
+        train=examples,
+        selection=examples.take(slice(0, 200)),
+        check=examples.take(slice(0, 200)),
+        loss=loss,
+        budget=Budget(parameters=2000),
+        options=OPTIONS,
+        morphisms=MORPHISMS,
+        seed=0,
+    )
+    assert growth.chosen == 4
+    assert len(growth.specs) in sizes
+    assert growth.realised < 0 or not growth.specs
 
 
 def test_the_optimiser_is_carried_over_by_the_maps_of_the_weights(seed_graph: Graph) -> None:
