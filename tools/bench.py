@@ -1,15 +1,15 @@
 """Runs a benchmark by name: `python tools/bench.py cost --json -`.
 
-A benchmark is a file of `tools/benchmarks` with a function `run() -> Mapping[str, object]`.
+A benchmark is a file of `tools/benchmarks` with a function `run` that returns figures; its arguments are options here.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -21,10 +21,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="run a benchmark")
     parser.add_argument("name", choices=BENCHMARKS)
     parser.add_argument("--json", default="-", metavar="PATH", help="where to write the figures; - for standard output")
+    parser.add_argument("--data", metavar="SPEC", help="CIFAR-10, as `archir grow --data` takes it")
+    parser.add_argument("--records", metavar="FOLDER", help="where to keep what was measured, and to go on from")
     options = parser.parse_args()
     sys.path.insert(0, str(HERE.parent))
-    figures: Mapping[str, object] = importlib.import_module(f"tools.benchmarks.{options.name}").run()
-    text = json.dumps(dict(figures), indent=2) + "\n"
+    run = importlib.import_module(f"tools.benchmarks.{options.name}").run
+    given = {name: value for name in ("data", "records") if (value := getattr(options, name)) is not None}
+    if refused := given.keys() - inspect.signature(run).parameters.keys():
+        parser.error(f"{options.name} takes no --{min(refused)}")
+    text = json.dumps(dict(run(**given)), indent=2) + "\n"
     if options.json == "-":
         sys.stdout.write(text)
     else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from tools.side_by_side import Comparison, Timing
+from tools.tables import markdown, replace_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,19 +19,9 @@ def write_tables(comparisons: Mapping[str, Comparison], published: Mapping[str, 
         comparisons: small models, by family and name.
         published: models at published sizes, by name.
     """
-    _replace(ROOT / "README.md", "widths-table", by_family(comparisons))
-    _replace(ROOT / "docs" / "coverage.md", "widths-table", by_model(comparisons))
-    _replace(ROOT / "docs" / "coverage.md", "times-table", of_times(published))
-
-
-def _replace(path: Path, mark: str, table: str) -> None:
-    text = path.read_text()
-    start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-    before, _, rest = text.partition(start)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise ValueError(f"{path.name} has no marks {start} and {end}")
-    path.write_text(f"{before}{start}\n{table}{end}{after}")
+    replace_table(ROOT / "README.md", "widths-table", by_family(comparisons))
+    replace_table(ROOT / "docs" / "coverage.md", "widths-table", by_model(comparisons))
+    replace_table(ROOT / "docs" / "coverage.md", "times-table", of_times(published))
 
 
 def by_family(comparisons: Mapping[str, Comparison]) -> str:
@@ -40,18 +31,20 @@ def by_family(comparisons: Mapping[str, Comparison]) -> str:
         families.setdefault(name.partition("/")[0], []).append(comparison)
     header = ["models", "number", "analysed", "free widths", "run", "exact", "median reach", "Torch-Pruning"]
     rows = [_family(name, found) for name, found in families.items()]
-    return _table(header, [*rows, _family("all", list(comparisons.values()))])
+    return markdown(header, [*rows, _family("all", list(comparisons.values()))])
 
 
 def by_model(comparisons: Mapping[str, Comparison]) -> str:
     """Return one row a model."""
     header = ["model", "free", "frozen", "run", "exact", "due", "reach", "nodes", "seconds", "Torch-Pruning", "ratio"]
-    return _table(header, [_model(name, comparison) for name, comparison in comparisons.items()])
+    return markdown(header, [_model(name, comparison) for name, comparison in comparisons.items()])
 
 
 def of_times(timings: Mapping[str, Timing]) -> str:
     """Return one row a model, of times only."""
-    return _table(["model", "nodes", "seconds", "Torch-Pruning", "ratio"], [[n, *_time(t)] for n, t in timings.items()])
+    return markdown(
+        ["model", "nodes", "seconds", "Torch-Pruning", "ratio"], [[n, *_time(t)] for n, t in timings.items()]
+    )
 
 
 def _family(name: str, found: list[Comparison]) -> list[str]:
@@ -80,8 +73,3 @@ def _time(timing: Timing) -> list[str]:
     rival, speedup = timing.rival, timing.speedup
     other = "-" if rival is None else rival.error.partition(":")[0] or f"{rival.seconds:.3f}"
     return [str(timing.nodes), f"{timing.seconds:.4f}", other, "-" if speedup is None else f"{speedup:.1f}"]
-
-
-def _table(header: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

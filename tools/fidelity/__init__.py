@@ -1,0 +1,1 @@
+"""How good predictions are: networks trained in part, their candidates scored, and the truth found by building them."""

@@ -1,0 +1,186 @@
+"""Scores the candidates of one network and builds them, alone and in sets, to find out what they truly do."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from archir.cost import cost
+from archir.grow.batches import Batches
+from archir.grow.budget import Budget
+from archir.grow.growth import grow_once
+from archir.grow.options import GrowOptions
+from archir.grow.training import evaluate
+from archir.ir.graph import Graph
+from archir.rewrite.compose import Compose
+from archir.rewrite.morphism import Morphism
+from archir.score.baselines.rules import RULES, find_rule
+from archir.score.baselines.task import Task
+from archir.score.family import compatible
+from archir.score.head import Head
+from archir.score.learn import Recipe
+from archir.score.losses import LOSSES
+from archir.score.program import Program
+from archir.score.refine import refine
+from archir.score.score import Score, Scores, score
+from archir.score.screen import Batch
+from passes.catalog import MORPHISMS
+from passes.prune import Prune
+from passes.split import Split as SplitUnits
+from tools.fidelity.records import Committed, Moment, Ruled, Single, Together
+from tools.fidelity.subjects import Subject, stages
+
+KINDS: tuple[Morphism, ...] = tuple(kind() for kind in MORPHISMS if issubclass(kind, Morphism) and kind is not Compose)
+"""Every morphism, with default options; composites are made of these."""
+
+THREE = ("additive", "joint", "linearised")
+LOSS = LOSSES["cross_entropy"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        morphisms: kinds of candidates.
+        steps: steps of learning θ.
+        singles: candidates of each morphism, half of them the best, the others drawn.
+        refine: candidates that sets are made of.
+        sizes: numbers of candidates of random sets and of prefixes of chosen ones.
+        draws: random sets of each size.
+        together: number of candidates each rule is asked for.
+        growth: part of its parameters that a network may gain in a growth step.
+    """
+
+    morphisms: tuple[Morphism, ...] = KINDS
+    steps: int = 40
+    singles: int = 10
+    refine: int = 64
+    sizes: tuple[int, ...] = (4, 8, 16, 32)
+    draws: int = 4
+    together: int = 16
+    growth: float = 0.3
+
+
+def measure(subject: Subject, seed: int, plan: Plan) -> Iterator[Moment]:
+    """Yield what is measured at every stage of a training."""
+    for stage, graph, loss in stages(subject, seed):
+        yield _moment(subject, graph, loss, stage, seed, plan)
+
+
+def _moment(subject: Subject, graph: Graph, loss: float, stage: str, seed: int, plan: Plan) -> Moment:
+    truth = _truth(graph, subject)
+    learn = list(Batches(subject.train, subject.batch, seed))[: plan.steps]
+    scored = list(Batches(subject.held[0], subject.batch))
+    scores = score(
+        graph, scored, morphisms=plan.morphisms, loss=LOSS, learn=learn, steps=plan.steps, refine=plan.refine, seed=seed
+    )
+    draw = random.Random(f"{subject.name} {seed} {stage}")
+    head = Head(Program(graph), LOSS)
+    widths = (SplitUnits(), Prune())
+    task = Task(head, widths, scored, learn, Recipe(plan.steps, seed=seed), plan.refine)
+    return Moment(
+        subject.name,
+        subject.data,
+        seed,
+        stage,
+        loss,
+        len(scores),
+        tuple(_singles(scores, scored, truth, draw, plan)),
+        tuple(_sets(scores, truth, draw, plan)),
+        tuple(_rules(task, truth, plan)),
+        _committed(subject, graph, truth, seed, plan),
+    )
+
+
+Truth = Callable[[Graph], tuple[float, float]]
+"""Gives the true change of the loss from the old graph to a new one: on the examples scored on, and on others."""
+
+
+def _truth(graph: Graph, subject: Subject) -> Truth:
+    def losses(of: Graph) -> list[float]:
+        module = of.module()
+        return [evaluate(module, part, LOSS).loss for part in subject.held[:2]]
+
+    before = losses(graph)
+
+    def change(of: Graph) -> tuple[float, float]:
+        one, other = (after - old for after, old in zip(losses(of), before, strict=True))
+        return one, other
+
+    return change
+
+
+def _singles(
+    scores: Scores, batches: Sequence[Batch], truth: Truth, draw: random.Random, plan: Plan
+) -> Iterator[Single]:
+    chosen: list[Score] = []
+    for kind in plan.morphisms:
+        found = [s for s in scores if s.candidate.morphism.name == kind.name]
+        best, others = found[: plan.singles // 2], found[plan.singles // 2 :]
+        chosen += best + draw.sample(others, min(len(others), plan.singles - len(best)))
+    places = [scores.places[s.spec] for s in chosen]
+    exact = refine(scores.head, [f.perturbation for f in scores.families], scores.learned, places, batches)
+    predicted = exact.first_order + exact.gram.diagonal() / 2
+    for s, value, stderr in zip(chosen, predicted.tolist(), exact.stderr.tolist(), strict=True):
+        yield Single(s.candidate.morphism.name, s.spec, value, stderr, *truth(scores.apply([s])))
+
+
+def _sets(scores: Scores, truth: Truth, draw: random.Random, plan: Plan) -> Iterator[Together]:
+    def together(chosen: str, subset: Sequence[Score]) -> Together:
+        predicted = scores.additive(subset), scores.joint(subset), scores.linearised(subset)
+        return Together(chosen, len(subset), *predicted, *truth(scores.apply(subset)))
+
+    for model in THREE:
+        path = scores.choose(model=model)
+        for size in [*(k for k in plan.sizes if k < len(path)), len(path)]:
+            if size:
+                yield together(model, path[:size])
+    pool = [scores[spec] for spec in scores.numbers]
+    for size in plan.sizes:
+        for _ in range(plan.draws):
+            yield together("random", _draw(scores, draw.sample(pool, len(pool)), size))
+
+
+def _draw(scores: Scores, pool: Sequence[Score], size: int) -> list[Score]:
+    """Return the first candidates of a pool that can be applied together."""
+    subset: list[Score] = []
+    for s in pool:
+        more = [*subset, s]
+        if compatible(scores.graph, [scores.family(m.spec) for m in more], [m.candidate.morphism for m in more]):
+            subset = more
+        if len(subset) == size:
+            break
+    return subset
+
+
+def _rules(task: Task, truth: Truth, plan: Plan) -> Iterator[Ruled]:
+    """Yield what rules do with splits and prunes of single units; brute force, and the joint model's, take too long."""
+    for name in RULES:
+        if name in ("brute-force", "joint"):
+            continue
+        ranking = find_rule(name)(task)
+        subset = ranking.choose(plan.together)
+        yield Ruled(name, len(subset), *(truth(ranking.apply(subset)) if subset else (0.0, 0.0)))
+
+
+def _committed(subject: Subject, graph: Graph, truth: Truth, seed: int, plan: Plan) -> Committed:
+    selection, _, check = subject.held
+    growth = grow_once(
+        graph,
+        train=subject.train,
+        selection=selection,
+        check=check,
+        loss=LOSS,
+        budget=Budget(parameters=round(cost(graph).parameters * (1 + plan.growth))),
+        options=GrowOptions(batch_size=subject.batch, learn_steps=plan.steps, refine=plan.refine),
+        morphisms=plan.morphisms,
+        seed=seed,
+    )
+    if growth.rewriting is None:
+        return Committed(0, growth.chosen, 0.0, 0.0, 0.0, 0.0, 0.0)
+    in_sample, held_out = truth(growth.graph)
+    return Committed(
+        len(growth.specs), growth.chosen, growth.predicted, in_sample, growth.expected, growth.realised, held_out
+    )
