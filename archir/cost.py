@@ -1,4 +1,4 @@
-"""What a graph costs, read off its types: parameters, FLOPs, bytes of activations.
+"""What a graph costs, read off its types: parameters, FLOPs, bytes of activations, in all and at once.
 
 Nothing is run. A multiply-add counts as two FLOPs, as PyTorch's own counter has it; biases added on the
 way are not counted, other operators count one FLOP an element, and moving data counts none.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import torch
@@ -30,20 +30,28 @@ class Cost:
         parameters: trainable numbers, tied ones once.
         flops: floating-point operations of the forward pass.
         bytes: total size of the tensors the forward pass makes, views left out; what training keeps, at most.
+        peak_bytes: size of those among them that are alive at once, at most: each is made when its call is due and let
+            go after its last use. Inputs and stored tensors belong to the caller and are left out.
     """
 
     parameters: int = 0
     flops: int = 0
     bytes: int = 0
+    peak_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.parameters + other.parameters, self.flops + other.flops, self.bytes + other.bytes)
+        return self - -other
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.parameters - other.parameters, self.flops - other.flops, self.bytes - other.bytes)
+        return Cost(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
     def __neg__(self) -> Cost:
         return Cost() - self
+
+    @property
+    def frees(self) -> bool:
+        """Whether, as a difference, it frees room in any budget."""
+        return min(self.parameters, self.flops, self.peak_bytes) < 0
 
 
 def cost(graph: Graph, batch: int = 1) -> Cost:
@@ -52,14 +60,30 @@ def cost(graph: Graph, batch: int = 1) -> Cost:
     Sizes that are not known until run time are all taken to be `batch`.
     """
     flops = sum(node_flops(graph, node, batch) for node in graph.calls)
-    made = sum(
-        _numel(_sizes(t, batch)) * t.dtype.itemsize
-        for node in graph.calls
-        if not _is_view(node.op)
-        for t in node.results
-        if isinstance(t, TensorType)
-    )
-    return Cost(graph.parameter_count, flops, made)
+    return Cost(graph.parameter_count, flops, *_memory(graph, batch))
+
+
+def _memory(graph: Graph, batch: int) -> tuple[int, int]:
+    """Return the bytes all calls make, and the most of them that are alive at once."""
+    owner: dict[int, int] = {}  # of a call that makes views, the one that made the memory
+    last: dict[int, int] = {}
+    for node in (*graph.calls, graph.output):
+        read = [owner.get(v.node, v.node) for _, v in node.operands()]
+        owner[node.id] = read[0] if read and node.is_call and _is_view(node.op) else node.id
+        last |= dict.fromkeys((*read, owner[node.id]), node.id)
+    freed: dict[int, list[int]] = {}
+    for id_, end in last.items():
+        freed.setdefault(end, []).append(id_)
+    sizes: dict[int, int] = {}
+    total = alive = peak = 0
+    for node in graph.calls:
+        if owner[node.id] == node.id:
+            made = sum(_numel(_sizes(t, batch)) * t.dtype.itemsize for t in node.results if isinstance(t, TensorType))
+            sizes[node.id] = made
+            total, alive = total + made, alive + made
+            peak = max(peak, alive)
+        alive -= sum(sizes.get(id_, 0) for id_ in freed.get(node.id, ()))
+    return total, peak
 
 
 def node_flops(graph: Graph, node: Node, batch: int = 1) -> int:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from archir.cost import MULTIPLY_ADDS, Cost, cost, node_flops
 from archir.errors import GraphError
 from archir.ir import ops
+from archir.ir.execute import compile_call
 from archir.ir.graph import Graph
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Node, Parameter, Signature, Tree, Value
 from archir.ir.types import TensorType, symbol
 from frontends.pytorch import trace
+from tests.ir.builder import Builder
 from tests.models import ZOO
 
 B = symbol("B")
@@ -194,7 +199,7 @@ def test_bytes_are_those_of_what_is_made_views_left_out() -> None:
 
 def test_one_example_is_the_default() -> None:
     graph = _one_call("aten.linear.default", [T(B, 5), T(3, 5)], {})
-    assert cost(graph) == Cost(0, 2 * 15, 8 * 3)
+    assert cost(graph) == Cost(0, 2 * 15, 8 * 3, 8 * 3)
 
 
 def test_trainable_parameters_are_counted_once() -> None:
@@ -209,9 +214,72 @@ def test_trainable_parameters_are_counted_once() -> None:
 
 
 def test_costs_add_and_subtract() -> None:
-    assert Cost(3, 5, 7) + Cost(1, 1, 1) == Cost(4, 6, 8)
-    assert Cost(3, 5, 7) - Cost(1, 1, 1) == Cost(2, 4, 6)
-    assert -Cost(3, 5, 7) == Cost(-3, -5, -7)
+    assert Cost(3, 5, 7, 9) + Cost(1, 1, 1, 1) == Cost(4, 6, 8, 10)
+    assert Cost(3, 5, 7, 9) - Cost(1, 1, 1, 1) == Cost(2, 4, 6, 8)
+    assert -Cost(3, 5, 7, 9) == Cost(-3, -5, -7, -9)
+
+
+def test_what_frees_room() -> None:
+    assert not Cost(3, 0, -7, 1).frees
+    assert Cost(3, -1, 7, 1).frees and Cost(3, 1, 7, -1).frees
+
+
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the memory of the tensors operators make, and lets go of it with them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive = self.peak = self.total = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]:
+            storage = tensor.untyped_storage()
+            if storage._cdata in self.known:
+                continue
+            self.known.add(storage._cdata)
+            size = tensor.numel() * tensor.itemsize
+            self.total, self.alive = self.total + size, self.alive + size
+            self.peak = max(self.peak, self.alive)
+            weakref.finalize(storage, self._free, storage._cdata, size)
+        return result
+
+    def _free(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.alive -= size
+
+
+def test_peak_bytes_are_those_of_a_run_that_lets_go_of_what_is_used() -> None:
+    b = Builder("net")
+    x = b.input("x", "f64[B, 4]")
+    wide = b.call("aten.repeat.default", x, (1, 8))  # 32 numbers
+    seen = b.call("aten.view.default", wide, (-1, 4, 8))  # no memory of its own, keeps that of `wide`
+    halves = b.call("aten.split.Tensor", b.call("aten.relu.default", seen), 2, 1)
+    left = b.call("aten.sigmoid.default", Value(halves.node, 0))
+    right = b.call("aten.exp.default", Value(halves.node, 1))
+    total = b.call("aten.add.Tensor", left, right)
+    graph = b.graph(
+        b.call(
+            "aten.add.Tensor",
+            b.call("aten.sum.dim_IntList", seen, (1, 2)),
+            b.call("aten.sum.dim_IntList", total, (1, 2)),
+        )
+    )
+    found = cost(graph, BATCH)
+    mode = _Alive()
+    values: dict[Value, Any] = {Value(graph.inputs[0].id): torch.randn(BATCH, 4, dtype=torch.float64)}
+    last = {v: n.id for n in (*graph.calls, graph.output) for _, v in n.operands()}
+    with mode:
+        for node in graph.calls:
+            results = compile_call(node)(values.__getitem__)
+            values |= {Value(node.id, i): r for i, r in enumerate(results)}
+            del results
+            for _, value in node.operands():
+                if last[value] == node.id:
+                    values.pop(value, None)
+    assert (mode.peak, mode.total) == (found.peak_bytes, found.bytes)
+    assert 0 < found.peak_bytes < found.bytes
 
 
 def test_only_calls_have_flops() -> None:

@@ -74,6 +74,7 @@ def _found(ranking: Ranking, best: Sequence[Ranked]) -> dict[str, Any]:
             "predicted": r.predicted,
             "parameters": r.candidate.cost.parameters,
             "flops": r.candidate.cost.flops,
+            "peak_bytes": r.candidate.cost.peak_bytes,
         }
         for r in best
     ]

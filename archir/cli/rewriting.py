@@ -173,6 +173,7 @@ def cost_rows(before: Cost, after: Cost) -> list[tuple[str, str, str, str]]:
             ("parameters", before.parameters, after.parameters),
             ("FLOPs of one example", before.flops, after.flops),
             ("bytes of activations", before.bytes, after.bytes),
+            ("bytes alive at once", before.peak_bytes, after.peak_bytes),
         )
     ]
 

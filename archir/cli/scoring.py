@@ -212,6 +212,7 @@ def _row(score: Score) -> dict[str, Any]:
         "second_order": score.curvature / 2,
         "parameters": score.candidate.cost.parameters,
         "flops": score.candidate.cost.flops,
+        "peak_bytes": score.candidate.cost.peak_bytes,
         "gain_per_thousand_parameters": _gain(score),
         "refined": score.refined,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from archir.cost import Cost
 from archir.errors import GrowError
@@ -15,15 +15,27 @@ class Budget:
     Attributes:
         parameters: most trainable parameters, None for no limit.
         flops: most FLOPs of the forward pass of one example, None for no limit.
+        peak_bytes: most bytes of activations that are alive at once in that pass, None for no limit.
+        latency: most seconds that pass takes on this machine, None for no limit; measured.
     """
 
     parameters: int | None = None
     flops: int | None = None
+    peak_bytes: int | None = None
+    latency: float | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are given, by name."""
+        return {name: limit for name, limit in asdict(self).items() if limit is not None}
 
     def allows(self, cost: Cost) -> bool:
-        """Say whether a network of some cost is within the limits."""
-        within = self.parameters is None or cost.parameters <= self.parameters
-        return within and (self.flops is None or cost.flops <= self.flops)
+        """Say whether a network of some cost is within the limits on what is read off its types."""
+        return all(getattr(cost, name) <= limit for name, limit in self.limits.items() if name != "latency")
+
+    def allows_latency(self, seconds: float) -> bool:
+        """Say whether a network that takes so many seconds an example is within the limit."""
+        return self.latency is None or seconds <= self.latency
 
     def check(self, seed: Cost) -> None:
         """Check that a seed network leaves room to grow.
@@ -31,28 +43,35 @@ class Budget:
         Raises:
             GrowError: there is no limit, or the seed exceeds one.
         """
-        if self.parameters is None and self.flops is None:
-            raise GrowError("growth needs a budget", mend="give a limit on parameters or on FLOPs")
+        if not self.limits:
+            raise GrowError("growth needs a budget", mend="give a limit on parameters, FLOPs, peak bytes or latency")
         if not self.allows(seed):
             raise GrowError(
                 "the budget is below the size of the seed",
-                where=f"seed: {seed.parameters} parameters, {seed.flops} FLOPs",
+                where=f"seed: {seed.parameters} parameters, {seed.flops} FLOPs, {seed.peak_bytes} peak bytes",
                 why=f"budget: {self}",
                 mend="raise the budget or start from a smaller network",
             )
 
     def stage(self, seed: Cost, step: int, steps: int) -> Budget:
-        """Return the limits of one growth step: geometrically spaced between the seed and the final budget."""
+        """Return the limits of one growth step: geometrically spaced between the seed and the final budget.
+
+        That on latency is the final one in every step.
+        """
 
         def between(low: int, high: int | None) -> int | None:
             return None if high is None else round(low * (high / max(low, 1)) ** (step / steps))
 
-        return Budget(between(seed.parameters, self.parameters), between(seed.flops, self.flops))
+        return Budget(
+            between(seed.parameters, self.parameters),
+            between(seed.flops, self.flops),
+            between(seed.peak_bytes, self.peak_bytes),
+            self.latency,
+        )
 
     def __str__(self) -> str:
-        parts = [f"{self.parameters} parameters"] if self.parameters is not None else []
-        parts += [f"{self.flops} FLOPs"] if self.flops is not None else []
-        return ", ".join(parts) or "no limit"
+        units = {"parameters": "parameters", "flops": "FLOPs", "peak_bytes": "peak bytes", "latency": "seconds"}
+        return ", ".join(f"{limit} {units[name]}" for name, limit in self.limits.items()) or "no limit"
 
 
 @dataclass(frozen=True)
@@ -62,13 +81,21 @@ class Prices:
     Attributes:
         parameters: nats a parameter.
         flops: nats a FLOP.
+        peak_bytes: nats a byte of activations alive at once.
+        latency: nats a second of the forward pass of one example.
 
     Source: Lawton, Galstyan, Ver Steeg 2024 for the price of a parameter.
     """
 
     parameters: float = 0.0
     flops: float = 0.0
+    peak_bytes: float = 0.0
+    latency: float = 0.0
 
     def of(self, cost: Cost) -> float:
-        """Return the price of a cost, in nats."""
-        return self.parameters * cost.parameters + self.flops * cost.flops
+        """Return the price of a cost, in nats; that of latency is not part of it."""
+        return self.parameters * cost.parameters + self.flops * cost.flops + self.peak_bytes * cost.peak_bytes
+
+    def by_flops(self, seconds_per_flop: float) -> Prices:
+        """Return prices in which latency is taken to be proportional to FLOPs, as far as nothing is measured."""
+        return replace(self, flops=self.flops + self.latency * seconds_per_flop, latency=0.0)

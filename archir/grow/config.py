@@ -263,12 +263,9 @@ def _options(tables: Mapping[str, dict[str, Any]], seed: int, problems: Problems
 
 
 def _problems_of_budget(budget: Budget) -> list[str]:
-    if budget == Budget():
-        return ["budget needs one of parameters and flops"]
-    limits = {"parameters": budget.parameters, "flops": budget.flops}
-    return [
-        f"budget.{name} is {limit}, not positive" for name, limit in limits.items() if limit is not None and limit < 1
-    ]
+    if not budget.limits:
+        return [f"budget needs one of {', '.join(f.name for f in fields(Budget))}"]
+    return [f"budget.{name} is {limit}, not positive" for name, limit in budget.limits.items() if limit <= 0]
 
 
 def _problems_of_loss(name: str) -> list[str]:

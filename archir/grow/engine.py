@@ -145,7 +145,8 @@ class _Engine:
                 "started",
                 parameters=price.parameters,
                 flops=price.flops,
-                budget={"parameters": self.budget.parameters, "flops": self.budget.flops},
+                peak_bytes=price.peak_bytes,
+                budget=self.budget.limits,
                 steps=options.steps,
                 growth_at=options.growth_at(),
             )
@@ -261,6 +262,8 @@ class _Engine:
             parameters_before=before,
             parameters=growth.cost.parameters,
             flops=growth.cost.flops,
+            peak_bytes=growth.cost.peak_bytes,
+            latency=growth.latency,
             backed_off=growth.chosen - len(growth.specs),
         )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from archir.cost import Cost, cost
 from archir.grow.batches import Batches
 from archir.grow.budget import Budget
+from archir.grow.latency import measure_latency
 from archir.grow.options import GrowOptions
 from archir.grow.split import Split
 from archir.grow.training import evaluate
@@ -36,6 +37,7 @@ class Growth:
         candidates: number of candidates screened.
         refined: number of candidates whose joint effect was found.
         cost: cost of the graph.
+        latency: seconds of its forward pass of one example; None where neither a budget nor a price asks for it.
         seconds: wall-clock time.
     """
 
@@ -49,6 +51,7 @@ class Growth:
     candidates: int
     refined: int
     cost: Cost
+    latency: float | None
     seconds: float
 
 
@@ -71,6 +74,9 @@ def grow_once(
     of what is predicted there, the set is shortened along the path it was selected on. Where no set keeps its
     promise the longest that lowers the loss is taken; one that raises it is never committed.
 
+    Latency is measured where a budget or a price asks for it: what candidates add to it is taken to be proportional to
+    their FLOPs, but a set is committed only if what is measured then is within the budget and worth its price.
+
     Args:
         graph: the network, batch statistics recalibrated.
         train: examples that θ is learned on.
@@ -86,6 +92,13 @@ def grow_once(
         ScoreError: the loss is not finite, or the network cannot be scored.
     """
     started = time.monotonic()
+    timed = budget.latency is not None or options.prices.latency > 0
+
+    def latency_of(of: Graph) -> float:
+        return measure_latency(of.module(), check) if timed else 0.0
+
+    old, old_latency = cost(graph), latency_of(graph)
+    prices = options.prices.by_flops(old_latency / max(old.flops, 1))
 
     def score_all(morphisms: Sequence[Morphism]) -> Scores:
         return score(
@@ -98,24 +111,25 @@ def grow_once(
             rate=options.learn_rate,
             radius=options.radius,
             refine=options.refine,
-            price=options.prices.of,
+            price=prices.of,
             seed=seed,
         )
 
     scores = score_all(morphisms)
     if options.composites and (proposed := propose_composites(scores, options.composites)):
         scores = score_all((*morphisms, *proposed))
-    path = scores.choose(budget=budget.allows, price=options.prices.of)
+    path = scores.choose(budget=budget.allows, price=prices.of)
     chosen = len(path)
     before = evaluate(graph.module(), check, loss).loss
     found: Growth | None = None
     while path:
         rewriting = rewrite_together(graph, scores.members(path))
-        grown = cost(rewriting.graph)
-        price = options.prices.of(grown - cost(graph))
+        grown, latency = cost(rewriting.graph), latency_of(rewriting.graph)
+        price = options.prices.of(grown - old) + options.prices.latency * (latency - old_latency)
         expected = scores.predict(path, Batches(check, options.batch_size))
         realised = evaluate(rewriting.graph.module(), check, loss).loss - before
-        if max(realised, expected) < min(0.0, -price) and (found is None or realised <= options.agreement * expected):
+        allowed = budget.allows_latency(latency) and max(realised, expected) < min(0.0, -price)
+        if allowed and (found is None or realised <= options.agreement * expected):
             found = Growth(
                 graph=rewriting.graph,
                 rewriting=rewriting,
@@ -127,6 +141,7 @@ def grow_once(
                 candidates=len(scores),
                 refined=scores.refined,
                 cost=grown,
+                latency=latency if timed else None,
                 seconds=time.monotonic() - started,
             )
             if realised <= options.agreement * expected:
@@ -135,5 +150,16 @@ def grow_once(
     if found is not None:
         return found
     return Growth(
-        graph, None, (), 0.0, 0.0, 0.0, chosen, len(scores), scores.refined, cost(graph), time.monotonic() - started
+        graph=graph,
+        rewriting=None,
+        specs=(),
+        predicted=0.0,
+        expected=0.0,
+        realised=0.0,
+        chosen=chosen,
+        candidates=len(scores),
+        refined=scores.refined,
+        cost=old,
+        latency=old_latency if timed else None,
+        seconds=time.monotonic() - started,
     )

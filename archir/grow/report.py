@@ -167,7 +167,7 @@ def _read(events: Sequence[Event]) -> Report:
     return Report(
         parameters=started["parameters"],
         flops=started["flops"],
-        limit=started["budget"]["parameters"],
+        limit=started["budget"].get("parameters"),
         points=tuple(points),
         growth=tuple(_steps(by_kind, started)),
         steps=started["steps"],

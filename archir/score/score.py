@@ -203,7 +203,7 @@ class Scores:
                 [candidates[c].morphism for c in chosen],
             ),
             fits=lambda chosen: budget is None or budget(self.cost_of([candidates[c] for c in chosen])),
-            frees=[budget is not None and (c.cost.parameters < 0 or c.cost.flops < 0) for c in candidates],
+            frees=[budget is not None and c.cost.frees for c in candidates],
             k=k,
         )
         return [scores[step.candidate] for step in path]

@@ -170,7 +170,7 @@ flops = "much"
         ('factory = "models.py:seed"', 'graph = "a.archir"\narguments = { a = 1 }', "a graph takes none"),
         ('source = "digits"', 'source = "digits"\nvalidation = 1.5', "validation must be between 0 and 1"),
         ('source = "digits"', 'source = "digits"\nlimit = 0', "limit is 0, not positive"),
-        ("parameters = 1000", "", "budget needs one of parameters and flops"),
+        ("parameters = 1000", "", "budget needs one of parameters, flops, peak_bytes, latency"),
         ("parameters = 1000", "parameters = true", "budget.parameters is True, not a whole number"),
         ("parameters = 1000", "parameters = 9\n[training]\nsteps = 0", "steps is 0, not positive"),
         ("parameters = 1000", "parameters = 9\n[training]\nwarmup = 5000", "warm-up of 5000 steps does not fit"),

@@ -147,7 +147,7 @@ class Ranking:
             [0.0 if price is None else price(c) for c in costs],
             compatible=self._compatible,
             fits=fits,
-            frees=[budget is not None and (c.parameters < 0 or c.flops < 0) for c in costs],
+            frees=[budget is not None and c.frees for c in costs],
             k=k,
         )
         return [self.table[step.candidate] for step in path]
