@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from archir.rewrite.reference import Reference, find_value, refer
     from archir.rewrite.spec import format_spec
     from archir.rewrite.surroundings import layer_ends, look_around
+    from archir.score.losses import Loss, coupled
     from archir.score.score import Score, Scores
     from frontends.pytorch import trace
 
@@ -69,6 +70,7 @@ __all__ = [
     "GrowError",
     "GrowOptions",
     "Insertion",
+    "Loss",
     "Miss",
     "Morphism",
     "OptimiserOptions",
@@ -89,6 +91,7 @@ __all__ = [
     "apply",
     "candidates",
     "compare",
+    "coupled",
     "find_value",
     "format_spec",
     "grow",
@@ -134,6 +137,7 @@ _HOMES = {
     **dict.fromkeys(("Reference", "find_value", "refer"), "archir.rewrite.reference"),
     "format_spec": "archir.rewrite.spec",
     **dict.fromkeys(("layer_ends", "look_around"), "archir.rewrite.surroundings"),
+    **dict.fromkeys(("Loss", "coupled"), "archir.score.losses"),
     **dict.fromkeys(("Score", "Scores"), "archir.score.score"),
     "trace": "frontends.pytorch",
 }

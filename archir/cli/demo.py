@@ -117,7 +117,8 @@ def demo(out: Path, *, quiet: bool, text: str = TEXT) -> None:
             seed = seed_graph(config, dataset.train)
             run = start(config, seed, dataset, loss, out, progress, resume=True)
         controls = train_controls(seed, run.graph.parameter_count, dataset, loss, config.options, quiet=quiet)
-        print_outcome(finish(run, dataset, loss, out, title="archir demo: digits", controls=controls))
+        size, title = config.options.batch_size, "archir demo: digits"
+        print_outcome(finish(run, dataset, loss, out, batch_size=size, title=title, controls=controls))
     say(f"{time.monotonic() - began:.0f} seconds in all")
 
 

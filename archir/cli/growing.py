@@ -93,7 +93,8 @@ def grow(
     trained = (
         train_controls(graph, run.graph.parameter_count, dataset, loss, config.options, quiet=quiet) if controls else []
     )
-    outcome = finish(run, dataset, loss, directory, title=f"{path.stem}: {cost_line(run.graph)}", controls=trained)
+    size, title = config.options.batch_size, f"{path.stem}: {cost_line(run.graph)}"
+    outcome = finish(run, dataset, loss, directory, batch_size=size, title=title, controls=trained)
     print_outcome(outcome)
 
 
@@ -146,7 +147,14 @@ def start(
 
 
 def finish(
-    run: Run, dataset: Dataset, loss: Loss, directory: Path, *, title: str, controls: Sequence[Control] = ()
+    run: Run,
+    dataset: Dataset,
+    loss: Loss,
+    directory: Path,
+    *,
+    batch_size: int,
+    title: str,
+    controls: Sequence[Control] = (),
 ) -> Outcome:
     """Test the grown network and write it: `net.py`, `net.safetensors`, `net.onnx`, `growth.png`.
 
@@ -157,6 +165,7 @@ def finish(
         dataset: the examples.
         loss: what is measured.
         directory: the directory of the run.
+        batch_size: number of examples at once, as in training: the value of a coupled loss may depend on it.
         title: what stands above the plot.
         controls: networks to test beside it.
 
@@ -168,7 +177,7 @@ def finish(
     kept = open_run(directory)
     tested = [("control", c.name, c.graph, c.module) for c in controls] + [("tested", "grown", run.graph, run.model)]
     for kind, name, graph, module in tested:
-        metrics, price = evaluate(module, dataset.test, loss), cost(graph)
+        metrics, price = evaluate(module, dataset.test, loss, batch_size=batch_size), cost(graph)
         size = {"parameters": price.parameters, "flops": price.flops}
         kept.append(kind, name=name, **size, loss=metrics.loss, accuracy=metrics.accuracy)
     python = to_python(run.graph, directory, name="net")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -206,7 +207,7 @@ def _row(score: Score) -> dict[str, Any]:
     return {
         "spec": score.spec,
         "predicted": score.predicted,
-        "stderr": score.stderr,
+        "stderr": None if math.isnan(score.stderr) else score.stderr,
         "first_order": score.first_order,
         "curvature": score.curvature,
         "second_order": score.curvature / 2,

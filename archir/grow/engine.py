@@ -167,7 +167,7 @@ class _Engine:
             if step % options.checkpoint_every == 0 and step < options.steps:
                 self._save(trainer, step, grown, spent + time.monotonic() - started)
         seconds = spent + time.monotonic() - started
-        metrics = evaluate(trainer.module, self.validation, self.loss)
+        metrics = evaluate(trainer.module, self.validation, self.loss, batch_size=self.options.batch_size)
         graph = trainer.graph()
         self._save(trainer, step, grown, seconds)
         price = cost(graph)
@@ -208,7 +208,7 @@ class _Engine:
         return stop
 
     def _evaluate(self, trainer: Trainer, step: int, phase: str) -> None:
-        metrics = evaluate(trainer.module, self.validation, self.loss)
+        metrics = evaluate(trainer.module, self.validation, self.loss, batch_size=self.options.batch_size)
         parameters = sum(p.numel() for p in trainer.module.parameters() if p.requires_grad)
         self.log(
             "evaluated", step=step, phase=phase, loss=metrics.loss, accuracy=metrics.accuracy, parameters=parameters

@@ -119,15 +119,15 @@ def grow_once(
     if options.composites and (proposed := propose_composites(scores, options.composites)):
         scores = score_all((*morphisms, *proposed))
     path = scores.choose(budget=budget.allows, price=prices.of)
-    chosen = len(path)
-    before = evaluate(graph.module(), check, loss).loss
+    chosen, checked = len(path), Batches(check, options.batch_size)
+    before = evaluate(graph.module(), checked, loss).loss
     found: Growth | None = None
     while path:
         rewriting = rewrite_together(graph, scores.members(path))
         grown, latency = cost(rewriting.graph), latency_of(rewriting.graph)
         price = options.prices.of(grown - old) + options.prices.latency * (latency - old_latency)
-        expected = scores.predict(path, Batches(check, options.batch_size))
-        realised = evaluate(rewriting.graph.module(), check, loss).loss - before
+        expected = scores.predict(path, checked)
+        realised = evaluate(rewriting.graph.module(), checked, loss).loss - before
         allowed = budget.allows_latency(latency) and max(realised, expected) < min(0.0, -price)
         if allowed and (found is None or realised <= options.agreement * expected):
             found = Growth(

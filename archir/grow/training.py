@@ -42,7 +42,7 @@ class Metrics:
 
     Attributes:
         loss: mean loss over the examples.
-        accuracy: part of the labels predicted right; None where the targets are not labels.
+        accuracy: part of the labels predicted right; None where the targets are not labels, or the loss is coupled.
     """
 
     loss: float
@@ -113,7 +113,8 @@ def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_s
         module: what is evaluated; its mode is left as it was.
         batches: the examples.
         loss: what is measured.
-        batch_size: largest number of examples at once, where a split is given.
+        batch_size: largest number of examples at once, where a split is given; the value of a coupled loss may
+            depend on it.
 
     Raises:
         GrowError: the loss is not finite, or the model rejects the inputs.
@@ -227,7 +228,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 def _hits(outputs: Any, targets: torch.Tensor, loss: Loss) -> torch.Tensor | None:
     """Return which labels are predicted right, None where there are no labels."""
-    if not isinstance(outputs, torch.Tensor):
+    if not isinstance(outputs, torch.Tensor) or loss.coupled:
         return None
     if loss.name == "bce_with_logits":
         return (outputs > 0) == (targets.reshape(outputs.shape) > 0.5)

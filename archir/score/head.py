@@ -15,10 +15,16 @@ from archir.score.losses import LOSSES, Loss, check_loss, class_axis
 from archir.score.program import Program
 
 LARGEST_DENSE = 64
-"""The number of outputs of an example up to which the Hessian of a loss without a closed form is computed densely."""
+"""The number of outputs of an example, or of a batch under a coupled loss, up to which Hessians are computed densely.
+
+Only for losses whose Hessian has no root in closed form.
+"""
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-"""Two vectors for each example, `[examples, outputs]` each, with `E[v wᵀ] = H`; often one and the same."""
+"""Two vectors for each example, `[examples, outputs]` each, with `E[v wᵀ] = H`; often one and the same.
+
+Under a coupled loss it is one vector of the whole batch, in the same shape.
+"""
 
 
 class Curvature(Enum):
@@ -26,7 +32,7 @@ class Curvature(Enum):
 
     Attributes:
         SAMPLED: one random vector an example, whose outer product has the Hessian as its mean.
-        EXACT: one vector for each output of an example; the cost grows with their number.
+        EXACT: one vector for each output of an example, of the batch under a coupled loss; the cost grows with it.
         NONE: the second order is left out.
     """
 
@@ -46,6 +52,18 @@ class Head:
 
     program: Program
     loss: Loss
+
+    @property
+    def coupled(self) -> bool:
+        """Whether what is predicted for one example depends on the others of its batch."""
+        return self.loss.coupled
+
+    def united(self, sums: torch.Tensor) -> torch.Tensor:
+        """Return sums over each example, `[examples, ...]`, as sums over each unit: a batch `[1, ...]` if coupled.
+
+        Units are what does not depend on each other; inner products are squared after they are summed over one.
+        """
+        return sums.sum(0, keepdim=True) if self.coupled else sums
 
     def flatten(self, outputs: Sequence[Any], examples: int) -> torch.Tensor:
         """Return all real outputs side by side; `[examples, outputs]`.
@@ -79,10 +97,6 @@ class Head:
             start += size
         return result
 
-    def per_example(self, flat: torch.Tensor, outputs: Sequence[Any], targets: torch.Tensor) -> torch.Tensor:
-        """Return the loss of every example; `[examples]`, in nats for likelihoods."""
-        return self.loss.per_example(self.program.structure(self.split(flat, outputs)), targets)
-
     def check(self, outputs: Sequence[Any], targets: torch.Tensor) -> None:
         """Check the loss on a batch.
 
@@ -93,6 +107,9 @@ class Head:
 
     def gradient(self, outputs: Sequence[Any], targets: torch.Tensor, *, record: bool = False) -> Pair:
         """Return the flat outputs and the gradient of each example's loss in them; `[examples, outputs]` each.
+
+        Under a coupled loss it is the gradient of the batch's loss times the number of its examples, so that it
+        counts by that number.
 
         Args:
             outputs: the outputs of the program.
@@ -141,7 +158,8 @@ class Head:
         Where the Hessian has a known root R, the sampled vector is `R ε` with random signs ε: its square is exact for
         one output, and for two classes nearly so, where sampling a label from the model is right but noisy.
         Any other loss with few outputs has its Hessian decomposed, negative eigenvalues set to nought; with many, the
-        pair is (ε, H ε).
+        pair is (ε, H ε). Under a coupled loss the Hessian is that of the whole batch, and a vector's inner products are
+        to be summed over the examples before they are squared.
 
         Raises:
             ScoreError: the exact curvature is asked for with more than `LARGEST_DENSE` outputs.
@@ -158,18 +176,23 @@ class Head:
             yield root, root
             return
         flat, gradient = self.gradient(plain, targets, record=True)
-        if flat.shape[1] <= LARGEST_DENSE:
-            roots = _dense_root(self, flat, gradient)
+        units = 1 if self.loss.coupled else len(flat)
+        count = flat.numel() // units
+        if count <= LARGEST_DENSE:
+            roots = _dense_root(self, flat, gradient, units)
             if curvature is Curvature.SAMPLED:
-                roots = (roots * _signs(flat.detach(), generator)[:, None, :]).sum(2, keepdim=True)
+                signs = _signs(flat.detach(), generator).reshape(units, 1, count)
+                roots = (roots * signs).sum(2, keepdim=True)
             for column in roots.unbind(2):
-                yield column, column
+                vector = column.reshape(flat.shape)
+                yield vector, vector
         elif curvature is Curvature.SAMPLED:
             signs = _signs(flat.detach(), generator)
             yield signs, self.hessian_product(flat, gradient, signs[None])[0]
         else:
             raise ScoreError(
-                f"the exact curvature of {flat.shape[1]} outputs an example is not computed",
+                f"the exact curvature of {count} outputs {'a batch' if self.loss.coupled else 'an example'} "
+                "is not computed",
                 mend=f"use the sampled one; {LARGEST_DENSE} outputs are the most",
             )
 
@@ -179,11 +202,12 @@ def _signs(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return (2 * bits - 1).to(like)
 
 
-def _dense_root(head: Head, flat: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Return R with `R Rᵀ = H` for every example, negative eigenvalues left out; `[examples, outputs, outputs]`."""
-    examples, count = flat.shape
-    basis = torch.eye(count, dtype=flat.dtype, device=flat.device)[:, None, :].expand(count, examples, count)
-    hessian = head.hessian_product(flat, gradient, basis).transpose(0, 1)
+def _dense_root(head: Head, flat: torch.Tensor, gradient: torch.Tensor, units: int) -> torch.Tensor:
+    """Return R with `R Rᵀ = H` for every unit, negative eigenvalues left out; `[units, outputs, outputs]`."""
+    count = flat.numel() // units
+    basis = torch.eye(count, dtype=flat.dtype, device=flat.device)[:, None, :].expand(count, units, count)
+    products = head.hessian_product(flat, gradient, basis.reshape(count, *flat.shape))
+    hessian = products.reshape(count, units, count).transpose(0, 1)
     values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
     found: torch.Tensor = vectors * values.clamp(min=0).sqrt()[:, None, :]
     return found

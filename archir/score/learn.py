@@ -126,14 +126,15 @@ class Learner:
     ) -> float:
         """Set the gradient of θ of one family and return its predicted change of the loss.
 
-        With `s = Σ g̃·Δ` for each example and member, the gradient of the estimate in Δ is `g + s g̃`: formed here
+        With `s = Σ g̃·Δ` for each unit and member, the gradient of the estimate in Δ is `g + s g̃`: formed here
         in one pass, so that only Δ(θ) itself is ever differentiated.
         """
         p, theta = self._perturbations[i], self._thetas[i]
         sums = []
         for left, right in pairs:
-            one = self._reductions.total(i, p, left, deltas, examples)
-            sums.append((one, one if left is right else self._reductions.total(i, p, right, deltas, examples)))
+            one = self._head.united(self._reductions.total(i, p, left, deltas, examples))
+            other = one if left is right else self._head.united(self._reductions.total(i, p, right, deltas, examples))
+            sums.append((one, other))
         value = sum(float((s * t).sum()) for s, t in sums) / 2
         ends, cotangents = [], []
         for edge, delta in deltas.items():

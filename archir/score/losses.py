@@ -1,4 +1,4 @@
-"""Losses by name or from any callable: per example for the scorer, as a mean for training."""
+"""Losses by name or from any callable: per example for the scorer, as a mean for training; coupled ones of a batch."""
 
 from __future__ import annotations
 
@@ -17,21 +17,46 @@ LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss that is a mean over examples.
+    """A loss of the outputs and the targets of a batch.
+
+    Most are means over examples. A coupled one is a function of the whole batch; over several batches each counts by
+    the number of its examples.
 
     Attributes:
         name: its name in configurations and reports.
-        per_example: losses of the examples of a batch, in nats for likelihoods: `(outputs, targets) -> [batch]`.
-        mean: mean over the examples of a batch: `(outputs, targets) -> []`.
+        per_example: losses of the examples of a batch, in nats for likelihoods: `(outputs, targets) -> [batch]`;
+            raises a ScoreError for a coupled loss.
+        mean: mean over the examples of a batch, or the coupled loss of the batch: `(outputs, targets) -> []`.
+        coupled: whether the loss of a batch is no mean over its examples.
     """
 
     name: str
     per_example: LossFunction
     mean: LossFunction
+    coupled: bool = False
 
     def __call__(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss over a batch."""
+        """Return the loss of a batch, the mean over its examples if it is not coupled."""
         return self.mean(outputs, targets)
+
+
+def coupled(function: LossFunction) -> Loss:
+    """Return the loss of a callable that couples the examples of a batch, as contrastive losses do.
+
+    A batch is then scored as one unit: what a rewrite does is summed over its examples before it is squared, and
+    standard errors are over batches. Its value may depend on the size of the batch; score with the size trained with.
+
+    Args:
+        function: returns the loss of a whole batch, a scalar: `(outputs, targets) -> []`; may be decorated by this.
+
+    Source: ours.
+    """
+    name = _name(function)
+
+    def per_example(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+        raise ScoreError(f"the loss {name} couples the examples of a batch, so a single one has none")
+
+    return Loss(name, per_example, function, coupled=True)
 
 
 def find_loss(spec: str | LossFunction | Loss) -> Loss:
@@ -39,7 +64,8 @@ def find_loss(spec: str | LossFunction | Loss) -> Loss:
 
     A callable takes `(outputs, targets)` and returns either the losses of the examples, `[batch]`, or
     their mean, a scalar. The per-example losses of a scalar one are found by calling it on batches of
-    one, which is slower and right only if it is a mean over examples (`check_loss` tests that).
+    one, which is slower and right only if it is a mean over examples (`check_loss` tests that). A scalar of the whole
+    batch that is no such mean is declared by `coupled`.
 
     Args:
         spec: `cross_entropy`, `mse`, `bce_with_logits`, a callable, or a loss.
@@ -59,9 +85,14 @@ def find_loss(spec: str | LossFunction | Loss) -> Loss:
 def check_loss(loss: Loss, outputs: Any, targets: torch.Tensor) -> None:
     """Check a loss on a batch: shapes, finiteness, and that the mean is the mean of the per-example losses.
 
+    Of a coupled loss: that it is one finite number.
+
     Raises:
         ScoreError: it cannot be used on these outputs and targets.
     """
+    if loss.coupled:
+        _check_coupled(loss, outputs, targets)
+        return
     with torch.no_grad():
         parts, mean = loss.per_example(outputs, targets), loss.mean(outputs, targets)
     if parts.shape != targets.shape[:1] or mean.dim() != 0:
@@ -77,8 +108,21 @@ def check_loss(loss: Loss, outputs: Any, targets: torch.Tensor) -> None:
         raise ScoreError(
             f"the loss {loss.name} is not a mean over examples",
             why=f"it is {float(mean):.6g} on a batch whose examples have the mean {float(parts.mean()):.6g}",
-            mend="return the losses of the examples, [batch], instead of a scalar",
+            mend="return the losses of the examples, [batch], or declare a loss of the whole batch by archir.coupled",
         )
+
+
+@torch.no_grad()
+def _check_coupled(loss: Loss, outputs: Any, targets: torch.Tensor) -> None:
+    found = loss.mean(outputs, targets)
+    if not isinstance(found, torch.Tensor) or found.dim() != 0:
+        shown = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        raise ScoreError(
+            f"the coupled loss {loss.name} returns {shown}",
+            mend="return one number for the batch, a scalar tensor; one loss an example needs no archir.coupled",
+        )
+    if not bool(torch.isfinite(found)):
+        raise ScoreError(f"the loss {loss.name} is {float(found)} on a batch")
 
 
 def class_axis(outputs: torch.Tensor, targets: torch.Tensor) -> int:
@@ -179,7 +223,11 @@ def _from_callable(function: LossFunction) -> Loss:
         ones = (function(_slice(outputs, i), targets[i : i + 1]) for i in range(len(targets)))
         return torch.stack(list(ones))
 
-    return Loss(getattr(function, "__name__", type(function).__name__), per_example, mean)
+    return Loss(_name(function), per_example, mean)
+
+
+def _name(function: LossFunction) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _slice(value: Any, example: int) -> Any:

@@ -57,8 +57,12 @@ class Reduction:
         return result.index_add_(1, self._member[inside], rows[:, inside])
 
     def spread(self, amounts: torch.Tensor) -> torch.Tensor:
-        """Return amounts `[examples, members]` at every position, nought where there is no member; broadcastable."""
-        sizes = [1] * len(self._shape)
+        """Return amounts at every position, nought where there is no member; broadcastable to the shape.
+
+        Args:
+            amounts: `[examples, members]`, or `[1, members]` for the same in every example.
+        """
+        sizes, amounts = [1] * len(self._shape), amounts.expand(self.examples, -1)
         if self._axis == self._example_axis:
             found = amounts[self._example, self._member.clamp(min=0)] * (self._member >= 0)
             sizes[self._axis] = len(found)

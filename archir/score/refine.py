@@ -45,7 +45,7 @@ class Refinement:
         head: the loss.
         first_order: `a_c = mean_n r·u_c`, `[candidates]`, in nats for likelihoods.
         gram: `G_cd = mean_n u_cᵀ H u_d`, `[candidates, candidates]`.
-        stderr: standard error of `a + G/2` of each over the examples, `[candidates]`.
+        stderr: standard error of `a + G/2` of each over the units (see `Head.united`), `[candidates]`.
         batches: the linearised network; empty if it would take too much memory.
         methods: how operators that are neither linear nor diagonal were differentiated.
     """
@@ -153,7 +153,8 @@ def refine(
                     ]
                     pushed[number] = head.flatten(filled, count)
         curved = head.hessian_product(flat, gradient, pushed)
-        moments.add((pushed * gradient.detach()).sum(2).mT, (pushed * curved).sum(2).mT)
+        first, second = (pushed * gradient.detach()).sum(2).mT, (pushed * curved).sum(2).mT
+        moments.add(head.united(first), head.united(second), count)
         gram += (pushed.flatten(1) @ curved.flatten(1).mT).to("cpu", torch.float64)
         examples += count
         stored += pushed.numel()

@@ -38,7 +38,7 @@ class Score:
     Attributes:
         candidate: the candidate.
         predicted: change of the mean loss, `first_order + curvature / 2`; in nats for likelihoods.
-        stderr: its standard error over the examples.
+        stderr: its standard error over the examples, over the batches under a coupled loss; not a number for one alone.
         first_order: `a`, the mean of r·u.
         curvature: `G`, the mean of uᵀHu; a sampled estimate unless the candidate was refined.
         refined: whether it may be part of joint predictions.

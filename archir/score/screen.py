@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,8 @@ class Estimate:
     Attributes:
         first_order: `a`, `[members]`, in nats for likelihoods.
         curvature: `G`, `[members]`.
-        stderr: standard error of `a + G/2` over the examples, `[members]`; that of the sampling is part of it.
+        stderr: standard error of `a + G/2` over the units (see `Head.united`), `[members]`; that of the sampling is
+            part of it. Not a number where there is one unit.
     """
 
     first_order: torch.Tensor
@@ -40,28 +42,39 @@ class Estimate:
 
 
 class Moments:
-    """Running sums of per-example values, in float64."""
+    """Running sums of values of units, in float64: of examples, or of batches that count by their examples."""
 
     def __init__(self, size: int) -> None:
         self._first = torch.zeros(size, dtype=torch.float64)
         self._second = torch.zeros(size, dtype=torch.float64)
         self._square = torch.zeros(size, dtype=torch.float64)
-        self._examples = 0
+        self._weighted = torch.zeros(size, dtype=torch.float64)
+        self._examples, self._weights, self._units = 0, 0.0, 0
 
-    def add(self, first: torch.Tensor, second: torch.Tensor) -> None:
-        """Add first-order and curvature terms, `[examples, members]` each."""
+    def add(self, first: torch.Tensor, second: torch.Tensor, examples: int) -> None:
+        """Add first-order and curvature terms of a batch of so many examples, sums over units; `[units, members]`."""
         first, second = first.to("cpu", torch.float64), second.to("cpu", torch.float64)
+        change, weight = first + second / 2, examples / len(first)
         self._first += first.sum(0)
         self._second += second.sum(0)
-        self._square += ((first + second / 2) ** 2).sum(0)
-        self._examples += len(first)
+        self._square += (change**2).sum(0)
+        self._weighted += weight * change.sum(0)
+        self._weights += weight**2 * len(first)
+        self._examples += examples
+        self._units += len(first)
 
     def estimate(self) -> Estimate:
-        """Return the means and the standard error."""
+        """Return the means and the standard error.
+
+        With `y` the sum over a unit, `w` its number of examples and `x̄ = Σ y / Σ w`, the standard error squared is
+        `B / (B − 1) · Σ (y − w x̄)² / (Σ w)²` over B units.
+        """
         n = self._examples
         first, second = self._first / n, self._second / n
-        variance = (self._square / n - (first + second / 2) ** 2).clamp(min=0)
-        return Estimate(first, second, (variance / max(n - 1, 1)).sqrt())
+        mean = first + second / 2
+        spread = (self._square - 2 * mean * self._weighted + mean**2 * self._weights).clamp(min=0)
+        correction = self._units / (self._units - 1) if self._units > 1 else math.nan
+        return Estimate(first, second, (correction * spread).sqrt() / n)
 
 
 def tapped_program(program: Program, perturbations: Sequence[Perturbation]) -> Program:
@@ -174,7 +187,8 @@ def screen(
     """Predict what every member of every family would do to the loss, each alone.
 
     `ΔL ≈ mean_n [a + q/2]` with `a = Σ g·Δ` and `q = (Σ g̃·Δ)²` for every example and member, summed over all
-    positions and edges before squaring. One forward and two backwards a batch, and the children of every region.
+    positions and edges before squaring; under a coupled loss over all examples of the batch, too. One forward and two
+    backwards a batch, and the children of every region.
 
     Args:
         head: the loss; its program gives the graph.
@@ -205,16 +219,17 @@ def screen(
         with torch.no_grad():
             deltas = [p.delta(evaluation.values, t) for p, t in zip(perturbations, thetas, strict=True)]
             linear = [
-                reductions.total(i, p, first, d, examples)
+                head.united(reductions.total(i, p, first, d, examples))
                 for i, (p, d) in enumerate(zip(perturbations, deltas, strict=True))
             ]
             square = [torch.zeros_like(a) for a in linear]
             for left, right in second:
                 for i, (p, d) in enumerate(zip(perturbations, deltas, strict=True)):
-                    one = reductions.total(i, p, left, d, examples)
-                    square[i] += one * (one if left is right else reductions.total(i, p, right, d, examples))
+                    one = head.united(reductions.total(i, p, left, d, examples))
+                    other = one if left is right else head.united(reductions.total(i, p, right, d, examples))
+                    square[i] += one * other
         for moment, a, q in zip(moments, linear, square, strict=True):
-            moment.add(a, q)
+            moment.add(a, q, examples)
     if empty:
         raise no_batches()
     return [m.estimate() for m in moments]
