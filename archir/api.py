@@ -27,6 +27,7 @@ from archir.score.losses import Loss, LossFunction
 from archir.score.score import Price, Scores
 from archir.score.score import score as score_candidates
 from archir.score.screen import Batch
+from archir.score.targets import Targets
 from frontends.pytorch import trace
 from passes.catalog import morphisms as default_morphisms
 from passes.prune import Prune
@@ -184,8 +185,8 @@ def score(
 def grow(
     model: nn.Module | Graph,
     *,
-    train: Split | tuple[Inputs, torch.Tensor],
-    validation: Split | tuple[Inputs, torch.Tensor],
+    train: Split | tuple[Inputs, Targets],
+    validation: Split | tuple[Inputs, Targets],
     budget: Budget | int,
     loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",
     options: GrowOptions | None = None,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from archir.errors import GrowError
 from archir.grow.split import Inputs, Split
+from archir.score.targets import Targets, map_tensors
 
 
 @dataclass(frozen=True)
@@ -75,21 +76,19 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(len(self.split) / self.size)
 
-    def __iter__(self) -> Iterator[tuple[Inputs, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Inputs, Targets]]:
         generator = torch.Generator().manual_seed(self.seed or 0)
         count = len(self.split)
         order = torch.arange(count) if self.seed is None else torch.randperm(count, generator=generator)
         for examples in order.tensor_split(len(self)):
             batch = self.split.take(examples)
-            inputs, targets = batch.inputs, batch.targets.to(self.device)
-            if not isinstance(inputs, torch.Tensor):
-                yield {name: t.to(self.device) for name, t in inputs.items()}, targets
-                continue
-            changed = self.augmentation(inputs, generator) if self.augmentation else inputs
-            yield changed.to(self.device), targets
+            inputs = batch.inputs
+            if self.augmentation and isinstance(inputs, torch.Tensor):
+                inputs = self.augmentation(inputs, generator)
+            yield tuple(map_tensors(lambda t: t.to(self.device), part) for part in (inputs, batch.targets))
 
 
-def stream(batches: Batches, start: int = 0) -> Iterator[tuple[Inputs, torch.Tensor]]:
+def stream(batches: Batches, start: int = 0) -> Iterator[tuple[Inputs, Targets]]:
     """Yield batches without end, every pass over the data shuffled anew.
 
     Args:

@@ -16,6 +16,7 @@ from archir.errors import FileError, GrowError, suggest
 from archir.grow.files import SPLITS, Source, open_path
 from archir.grow.objects import call_object
 from archir.grow.split import Inputs, Split, make_split
+from archir.score.targets import tensors_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ def load_data(
     - an IDX file of images (or a folder of them) with the labels beside, plain or gzipped;
     - a folder of class folders of images, or of such folders called `train`, `validation`, `test`;
     - `module:function` or `file.py:function`, which returns `(inputs, targets)` or a dictionary of such pairs by split;
-      these are taken as they are, not standardised;
+      these are taken as they are, not standardised; inputs may be a mapping of arrays, targets a mapping or tuple;
     - `train=SPEC, test=SPEC, validation=SPEC`, with test and validation optional.
 
     Test data that are not given are a random part of all data, the same for every seed; validation data that
@@ -196,7 +197,7 @@ def _matching(split: Split, train: Split) -> Split:
     def shapes(found: Split) -> dict[str, tuple[int, ...]]:
         inputs: Inputs = found.inputs
         named = {"inputs": inputs} if isinstance(inputs, torch.Tensor) else inputs
-        return {name: tuple(t.shape[1:]) for name, t in {**named, "targets": found.targets}.items()}
+        return {name: tuple(t.shape[1:]) for name, t in {**named, **dict(tensors_of(found.targets))}.items()}
 
     if shapes(split) != shapes(train):
         raise FileError(
@@ -207,22 +208,28 @@ def _matching(split: Split, train: Split) -> Split:
     return split
 
 
-def _are_labels(targets: torch.Tensor) -> bool:
-    return targets.dim() == 1 and not targets.is_floating_point()
+def _labels(split: Split) -> torch.Tensor | None:
+    """Return the targets if they are class numbers, `[examples]`."""
+    found = split.targets
+    return found if isinstance(found, torch.Tensor) and found.dim() == 1 and not found.is_floating_point() else None
 
 
 def _classes(*splits: Split) -> tuple[str, ...]:
-    if not _are_labels(splits[0].targets):
+    if _labels(splits[0]) is None:
         return ()
-    return tuple(map(str, range(max(int(s.targets.max()) for s in splits) + 1)))
+    found = [labels for s in splits if (labels := _labels(s)) is not None]
+    return tuple(map(str, range(max(int(labels.max()) for labels in found) + 1)))
 
 
 def _with_labels(split: Split, classes: tuple[str, ...]) -> Split:
     """Return the split, whose class numbers must be in range."""
-    if classes and not _are_labels(split.targets):
+    if not classes:
+        return split
+    labels = _labels(split)
+    if labels is None:
         raise FileError(f"there are {len(classes)} classes, but the targets are no class numbers", where=split.where)
-    low, high = (int(split.targets.min()), int(split.targets.max())) if classes else (0, -1)
-    if low < 0 or high >= len(classes) > 0:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(classes):
         raise FileError(f"class numbers run from {low} to {high}, there are {len(classes)} classes", where=split.where)
     return split
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from archir.errors import FileError
+from archir.score.targets import Targets, map_tensors, tensors_of
 
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 """What a model is called with: one tensor, or several by argument name; the first axis runs over the examples."""
@@ -21,17 +22,21 @@ class Split:
 
     Attributes:
         inputs: `[examples, ...]`, or a mapping of such tensors by argument name.
-        targets: `[examples, ...]`: class numbers (int64) or values (float).
+        targets: `[examples, ...]`: class numbers (int64) or values (float); or a tuple or mapping of such tensors,
+            which losses that are callables get as they are.
         where: where they come from, for errors.
     """
 
     inputs: Inputs
-    targets: torch.Tensor
+    targets: Targets
     where: str = ""
 
     def __post_init__(self) -> None:
         tensors = {"inputs": self.inputs} if isinstance(self.inputs, torch.Tensor) else self.inputs
-        lengths = {name: len(t) if t.dim() else 0 for name, t in {**tensors, "targets": self.targets}.items()}
+        wanted = dict(tensors_of(self.targets))
+        if not wanted or not all(isinstance(t, torch.Tensor) for t in wanted.values()):
+            raise FileError("there are no targets, or they are no tensors", where=self.where)
+        lengths = {name: len(t) if t.dim() else 0 for name, t in {**tensors, **wanted}.items()}
         if len(set(lengths.values())) != 1:
             found = ", ".join(f"{n} in {name}" for name, n in lengths.items())
             raise FileError(f"the numbers of examples differ: {found}", where=self.where)
@@ -39,19 +44,15 @@ class Split:
             raise FileError("there are no examples", where=self.where)
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return next(len(t) for _, t in tensors_of(self.targets))
 
     def __repr__(self) -> str:
         return f"Split({len(self)} examples from {self.where or 'tensors'})"
 
     def take(self, examples: torch.Tensor | slice) -> Split:
         """Return the split made of some of its examples, given as numbers or as a slice."""
-        return Split(self._pick(examples), self.targets[examples], self.where)
-
-    def _pick(self, examples: torch.Tensor | slice) -> Inputs:
-        if isinstance(self.inputs, torch.Tensor):
-            return self.inputs[examples]
-        return {name: t[examples] for name, t in self.inputs.items()}
+        inputs, targets = (map_tensors(lambda t: t[examples], part) for part in (self.inputs, self.targets))
+        return Split(inputs, targets, self.where)
 
 
 def make_split(inputs: Any, targets: Any, where: str) -> Split:
@@ -59,7 +60,7 @@ def make_split(inputs: Any, targets: Any, where: str) -> Split:
 
     Bytes are intensities, and those of images are given channel axes: `[n, h, w]` and `[n, h, w, c]`
     become `[n, c, h, w]`. Floats become float32, other integers int64. Targets lose a trailing axis of size 1
-    if they are integers.
+    if they are integers; they may be a mapping of arrays, or a tuple of arrays or tensors.
 
     Raises:
         FileError: the arrays are not numeric, are empty, or differ in length.
@@ -68,10 +69,16 @@ def make_split(inputs: Any, targets: Any, where: str) -> Split:
         found: Inputs = {str(name): _numbers(array, name, where) for name, array in inputs.items()}
     else:
         found = _channels_first(_numbers(inputs, "inputs", where, intensities=True))
-    values = _numbers(targets, "targets", where)
-    if values.dim() == 2 and values.shape[1] == 1 and not values.is_floating_point():
-        values = values[:, 0]
-    return Split(found, values, where)
+    return Split(found, _targets(targets, "targets", where), where)
+
+
+def _targets(given: Any, name: str, where: str) -> Targets:
+    if isinstance(given, Mapping):
+        return {str(key): _targets(part, f"{name}[{key!r}]", where) for key, part in given.items()}
+    if isinstance(given, tuple) and all(isinstance(part, torch.Tensor | np.ndarray) for part in given):
+        return tuple(_targets(part, f"{name}[{i}]", where) for i, part in enumerate(given))
+    values = _numbers(given, name, where)
+    return values[:, 0] if values.dim() == 2 and values.shape[1] == 1 and not values.is_floating_point() else values
 
 
 def _numbers(array: Any, name: str, where: str, *, intensities: bool = False) -> torch.Tensor:

@@ -17,8 +17,10 @@ from archir.errors import GrowError, ScoreError
 from archir.grow.batches import Batches
 from archir.grow.split import Inputs, Split
 from archir.score.losses import Loss, class_axis
+from archir.score.program import number_of_examples
+from archir.score.targets import Targets
 
-Batch = tuple[Inputs, torch.Tensor]
+Batch = tuple[Inputs, Targets]
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ def train(
         if clip is not None:
             nn.utils.clip_grads_with_norm_(module.parameters(), clip, norm)
         optimiser.step()
-        examples, total = examples + len(targets), total + found * len(targets)
+        count = number_of_examples(targets)
+        examples, total = examples + count, total + found * count
         if on_step is not None:
             on_step(step, found)
         step += 1
@@ -125,7 +128,7 @@ def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_s
     with _evaluating(module), torch.no_grad():
         for inputs, targets in chosen:
             outputs = call(module, inputs)
-            total += float(loss(outputs, targets)) * len(targets)
+            total += float(loss(outputs, targets)) * number_of_examples(targets)
             hits = _hits(outputs, targets, loss)
             if hits is not None:
                 right, labels = right + int(hits.sum()), labels + hits.numel()
@@ -226,9 +229,9 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _hits(outputs: Any, targets: torch.Tensor, loss: Loss) -> torch.Tensor | None:
+def _hits(outputs: Any, targets: Targets, loss: Loss) -> torch.Tensor | None:
     """Return which labels are predicted right, None where there are no labels."""
-    if not isinstance(outputs, torch.Tensor) or loss.coupled:
+    if not isinstance(outputs, torch.Tensor) or not isinstance(targets, torch.Tensor) or loss.coupled:
         return None
     if loss.name == "bce_with_logits":
         return (outputs > 0) == (targets.reshape(outputs.shape) > 0.5)

@@ -12,7 +12,8 @@ import torch
 
 from archir.errors import ScoreError
 from archir.score.losses import LOSSES, Loss, check_loss, class_axis
-from archir.score.program import Program
+from archir.score.program import Program, number_of_examples
+from archir.score.targets import Targets
 
 LARGEST_DENSE = 64
 """The number of outputs of an example, or of a batch under a coupled loss, up to which Hessians are computed densely.
@@ -97,7 +98,7 @@ class Head:
             start += size
         return result
 
-    def check(self, outputs: Sequence[Any], targets: torch.Tensor) -> None:
+    def check(self, outputs: Sequence[Any], targets: Targets) -> None:
         """Check the loss on a batch.
 
         Raises:
@@ -105,7 +106,7 @@ class Head:
         """
         check_loss(self.loss, self.program.structure(outputs), targets)
 
-    def gradient(self, outputs: Sequence[Any], targets: torch.Tensor, *, record: bool = False) -> Pair:
+    def gradient(self, outputs: Sequence[Any], targets: Targets, *, record: bool = False) -> Pair:
         """Return the flat outputs and the gradient of each example's loss in them; `[examples, outputs]` each.
 
         Under a coupled loss it is the gradient of the batch's loss times the number of its examples, so that it
@@ -119,7 +120,7 @@ class Head:
         Raises:
             ScoreError: the loss does not depend on the outputs, or is not finite.
         """
-        examples = len(targets)
+        examples = number_of_examples(targets)
         flat = self.flatten([o.detach() if isinstance(o, torch.Tensor) else o for o in outputs], examples)
         flat.requires_grad_()
         with torch.enable_grad():
@@ -151,7 +152,7 @@ class Head:
         return torch.stack(list(products))
 
     def pairs(
-        self, outputs: Sequence[Any], targets: torch.Tensor, curvature: Curvature, generator: torch.Generator
+        self, outputs: Sequence[Any], targets: Targets, curvature: Curvature, generator: torch.Generator
     ) -> Iterator[Pair]:
         """Yield vectors whose outer products, summed over all that are yielded, have the Hessian as their mean.
 
@@ -169,10 +170,13 @@ class Head:
         if curvature is Curvature.NONE:
             return
         plain = [o.detach() if isinstance(o, torch.Tensor) else o for o in outputs]
-        first = plain[self.real(plain, len(targets))[0]]
+        first = plain[self.real(plain, number_of_examples(targets))[0]]
         named = LOSSES.get(self.loss.name) is self.loss
         if curvature is Curvature.SAMPLED and named:
-            root = _ROOTS[self.loss.name](first, targets, _signs(first, generator)).reshape(len(targets), -1)
+            assert isinstance(targets, torch.Tensor), "a loss with a name takes one tensor"
+            root = _ROOTS[self.loss.name](first, targets, _signs(first, generator)).reshape(
+                number_of_examples(targets), -1
+            )
             yield root, root
             return
         flat, gradient = self.gradient(plain, targets, record=True)

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from archir.errors import ScoreError, suggest
+from archir.score.targets import Targets, map_tensors, tensors_of
 
-LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
-"""A function of a model's outputs and the targets."""
+LossFunction = Callable[[Any, Any], torch.Tensor]
+"""A function of a model's outputs and the targets (`Targets`), as a batch holds them."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Loss:
     mean: LossFunction
     coupled: bool = False
 
-    def __call__(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    def __call__(self, outputs: Any, targets: Targets) -> torch.Tensor:
         """Return the loss of a batch, the mean over its examples if it is not coupled."""
         return self.mean(outputs, targets)
 
@@ -53,7 +54,7 @@ def coupled(function: LossFunction) -> Loss:
     """
     name = _name(function)
 
-    def per_example(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    def per_example(outputs: Any, targets: Targets) -> torch.Tensor:
         raise ScoreError(f"the loss {name} couples the examples of a batch, so a single one has none")
 
     return Loss(name, per_example, function, coupled=True)
@@ -82,7 +83,7 @@ def find_loss(spec: str | LossFunction | Loss) -> Loss:
     return LOSSES[spec]
 
 
-def check_loss(loss: Loss, outputs: Any, targets: torch.Tensor) -> None:
+def check_loss(loss: Loss, outputs: Any, targets: Targets) -> None:
     """Check a loss on a batch: shapes, finiteness, and that the mean is the mean of the per-example losses.
 
     Of a coupled loss: that it is one finite number.
@@ -95,9 +96,10 @@ def check_loss(loss: Loss, outputs: Any, targets: torch.Tensor) -> None:
         return
     with torch.no_grad():
         parts, mean = loss.per_example(outputs, targets), loss.mean(outputs, targets)
-    if parts.shape != targets.shape[:1] or mean.dim() != 0:
+    examples = next(len(t) for _, t in tensors_of(targets))
+    if parts.shape != (examples,) or mean.dim() != 0:
         raise ScoreError(
-            f"the loss {loss.name} returns {list(parts.shape)} and {list(mean.shape)} for {len(targets)} examples",
+            f"the loss {loss.name} returns {list(parts.shape)} and {list(mean.shape)} for {examples} examples",
             mend="return one loss an example, [batch], or their mean, a scalar",
         )
     if not bool(torch.isfinite(parts).all()):
@@ -113,7 +115,7 @@ def check_loss(loss: Loss, outputs: Any, targets: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def _check_coupled(loss: Loss, outputs: Any, targets: torch.Tensor) -> None:
+def _check_coupled(loss: Loss, outputs: Any, targets: Targets) -> None:
     found = loss.mean(outputs, targets)
     if not isinstance(found, torch.Tensor) or found.dim() != 0:
         shown = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
@@ -150,8 +152,8 @@ def class_axis(outputs: torch.Tensor, targets: torch.Tensor) -> int:
     return 1 if second else outputs.dim() - 1
 
 
-def _cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
-    logits = _tensor("cross_entropy", outputs)
+def _cross_entropy(outputs: Any, given: Any) -> torch.Tensor:
+    logits, targets = _tensor("cross_entropy", outputs), _target("cross_entropy", given)
     if targets.is_floating_point():
         if targets.shape != logits.shape:
             raise ScoreError(f"class probabilities {list(targets.shape)} do not fit outputs {list(logits.shape)}")
@@ -172,12 +174,12 @@ _NO_LABEL = torch.iinfo(torch.int64).min
 """No label is ignored: leaving some out would make the mean one over positions, not examples."""
 
 
-def _mse(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+def _mse(outputs: Any, targets: Any) -> torch.Tensor:
     values = _tensor("mse", outputs)
     return _over_positions((values - _like(values, targets, "mse")) ** 2)
 
 
-def _bce_with_logits(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+def _bce_with_logits(outputs: Any, targets: Any) -> torch.Tensor:
     logits = _tensor("bce_with_logits", outputs)
     wanted = _like(logits, targets, "bce_with_logits")
     return _over_positions(F.binary_cross_entropy_with_logits(logits, wanted, reduction="none"))
@@ -192,8 +194,18 @@ def _tensor(name: str, outputs: Any) -> torch.Tensor:
     return outputs
 
 
-def _like(values: torch.Tensor, targets: torch.Tensor, name: str) -> torch.Tensor:
+def _target(name: str, targets: Any) -> torch.Tensor:
+    if not isinstance(targets, torch.Tensor):
+        raise ScoreError(
+            f"the loss {name} takes one tensor of targets, the batch has a {type(targets).__name__}",
+            mend="give a callable loss that picks the part it needs",
+        )
+    return targets
+
+
+def _like(values: torch.Tensor, given: Any, name: str) -> torch.Tensor:
     """Return the targets in the shape of the outputs, where they differ by axes of size 1 only."""
+    targets = _target(name, given)
     if [s for s in values.shape[1:] if s != 1] != [s for s in targets.shape[1:] if s != 1] or len(values) != len(
         targets
     ):
@@ -206,22 +218,22 @@ def _over_positions(losses: torch.Tensor) -> torch.Tensor:
 
 
 def _mean_of(per_example: LossFunction) -> LossFunction:
-    def mean(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    def mean(outputs: Any, targets: Any) -> torch.Tensor:
         return per_example(outputs, targets).mean()
 
     return mean
 
 
 def _from_callable(function: LossFunction) -> Loss:
-    def mean(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    def mean(outputs: Any, targets: Any) -> torch.Tensor:
         return function(outputs, targets).mean()
 
-    def per_example(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    def per_example(outputs: Any, targets: Any) -> torch.Tensor:
         losses = function(outputs, targets)
         if losses.dim() > 0:
             return losses
-        ones = (function(_slice(outputs, i), targets[i : i + 1]) for i in range(len(targets)))
-        return torch.stack(list(ones))
+        count = next(len(t) for _, t in tensors_of(targets))
+        return torch.stack([function(_one(outputs, i), _one(targets, i)) for i in range(count)])
 
     return Loss(_name(function), per_example, mean)
 
@@ -230,12 +242,8 @@ def _name(function: LossFunction) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _slice(value: Any, example: int) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value[example : example + 1]
-    if isinstance(value, dict):
-        return {k: _slice(v, example) for k, v in value.items()}
-    return type(value)(_slice(v, example) for v in value) if isinstance(value, list | tuple) else value
+def _one(batch: Any, example: int) -> Any:
+    return map_tensors(lambda t: t[example : example + 1], batch)
 
 
 LOSSES = {

@@ -15,6 +15,7 @@ from archir.ir.graph import Graph
 from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Use, Value
 from archir.ir.types import ScalarType
 from archir.rewrite.perturbation import Edge
+from archir.score.targets import Targets, tensors_of
 
 Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
 """What a model is called with: one tensor, positional arguments, or arguments by name."""
@@ -315,12 +316,18 @@ def _unnest(leaf: Leaf, given: Any, name: str, found: dict[int, Any]) -> None:
         raise ScoreError(f"{name} is {given!r}, and the program was captured for {leaf.value!r}")
 
 
-def number_of_examples(targets: torch.Tensor) -> int:
+def number_of_examples(targets: Targets) -> int:
     """Return the number of examples of a batch, the length of its targets.
 
     Raises:
-        ScoreError: the targets are no tensor, or empty.
+        ScoreError: the targets are no tensors, are empty, or differ in length.
     """
-    if not isinstance(targets, torch.Tensor) or targets.dim() == 0 or len(targets) == 0:
-        raise ScoreError("a batch is (inputs, targets) with targets a tensor of one or more examples")
-    return len(targets)
+    found = list(tensors_of(targets))
+    if not found or not all(isinstance(t, torch.Tensor) and t.dim() and len(t) for _, t in found):
+        raise ScoreError(
+            "a batch is a pair (inputs, targets) with targets a tensor of one or more examples",
+            mend="several tensors may be a tuple or a mapping; the first axis of each runs over the examples",
+        )
+    if len({len(t) for _, t in found}) > 1:
+        raise ScoreError("the targets differ in length: " + ", ".join(f"{len(t)} in {name}" for name, t in found))
+    return len(found[0][1])

@@ -15,6 +15,7 @@ from archir.score.head import Head
 from archir.score.program import Program, number_of_examples
 from archir.score.screen import Batch, Moments, Reductions, no_batches
 from archir.score.tail import Tail
+from archir.score.targets import Targets
 
 LARGEST_STORED = 2**27
 """The largest number of elements of `u` that are kept; beyond it only `a` and `G` are."""
@@ -33,7 +34,7 @@ class LinearBatch:
 
     outputs: Sequence[Any]
     flat: torch.Tensor
-    targets: torch.Tensor
+    targets: Targets
     pushed: torch.Tensor
 
 
@@ -90,7 +91,7 @@ class Refinement:
         wanted = list(added)
         totals, examples = torch.zeros(len(wanted), dtype=torch.float64), 0
         for batch in self.batches:
-            count = len(batch.targets)
+            count = len(batch.flat)
             before = self._loss(batch, batch.flat) * count
             moved = batch.flat + batch.pushed[list(chosen)].sum(0) if chosen else batch.flat
             for i, c in enumerate(wanted):

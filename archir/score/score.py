@@ -24,7 +24,7 @@ from archir.score.losses import Loss, LossFunction, find_loss
 from archir.score.program import Program
 from archir.score.refine import Refinement
 from archir.score.refine import refine as refine_best
-from archir.score.screen import Batch, Estimate, no_batches, screen
+from archir.score.screen import Batch, Estimate, moved, no_batches, screen
 from archir.score.select import select
 
 Price = Callable[[Cost], float]
@@ -154,8 +154,8 @@ class Scores:
             return 0.0
         perturbations = [f.perturbation for f in self.families]
         members = [self.places[self[c.spec].spec] for c in subset]
-        moved = [_moved(b, self.head.program.device) for b in batches]
-        return refine_best(self.head, perturbations, self.learned, members, moved).linearised(range(len(members)))
+        there = [moved(b, self.head.program.device) for b in batches]
+        return refine_best(self.head, perturbations, self.learned, members, there).linearised(range(len(members)))
 
     def choose(
         self,
@@ -270,7 +270,9 @@ def score(
 
     Args:
         graph: the graph, batch statistics recalibrated.
-        batches: pairs (inputs, targets) to score on, inputs a tensor, a tuple of arguments, or a mapping by name.
+        batches: pairs (inputs, targets) to score on, inputs a tensor, a tuple of arguments, or a mapping by name,
+            targets a tensor, or several nested in tuples, lists and mappings if the loss is a callable, which gets
+            them as they are.
         morphisms: the kinds of rewrite.
         loss: name of a loss, or a callable of outputs and targets.
         learn: batches to learn θ on; those scored on if not given, and the predictions are then optimistic.
@@ -287,9 +289,9 @@ def score(
             noisy in evaluation mode.
     """
     program = Program(graph)
-    scored = [_moved(b, program.device) for b in batches]
+    scored = [moved(b, program.device) for b in batches]
     some = itertools.islice(learn, max(steps, 1)) if learn is not None else ()
-    learned_on = scored if learn is None else [_moved(b, program.device) for b in some]
+    learned_on = scored if learn is None else [moved(b, program.device) for b in some]
     if not scored or not learned_on:
         raise no_batches()
     families, misses = find_families(graph, morphisms)
@@ -326,20 +328,6 @@ def score(
         tuple(misses),
         learned.estimates,
     )
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    """Return a batch with its targets where the graph is; inputs are moved when they are bound.
-
-    Raises:
-        ScoreError: it is no pair of inputs and targets.
-    """
-    if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], torch.Tensor):
-        raise ScoreError(
-            f"a batch is a pair (inputs, targets) with targets a tensor, not a {type(batch).__name__}",
-            mend="give an iterable of such pairs",
-        )
-    return batch[0], batch[1].to(device)
 
 
 def _ranked(families: Sequence[Family], estimates: Sequence[Estimate], price: Price | None) -> list[tuple[int, int]]:

@@ -14,8 +14,10 @@ from archir.rewrite.perturbation import Edge, Perturbation
 from archir.score.head import Curvature, Head
 from archir.score.program import Evaluation, Inputs, Program, number_of_examples
 from archir.score.reduction import Reduction
+from archir.score.targets import Targets, map_tensors
 
-Batch = tuple[Inputs, torch.Tensor]
+Batch = tuple[Inputs, Targets]
+"""What a model is called with, and what its outputs are compared with."""
 Gradient = Mapping[Edge, torch.Tensor]
 """Gradients on edges; an edge the loss does not depend on is left out."""
 
@@ -87,7 +89,7 @@ def tapped_program(program: Program, perturbations: Sequence[Perturbation]) -> P
 def backward(
     head: Head,
     evaluation: Evaluation,
-    targets: torch.Tensor,
+    targets: Targets,
     curvature: Curvature,
     generator: torch.Generator,
 ) -> tuple[Gradient, Iterator[tuple[Gradient, Gradient]]]:
@@ -96,7 +98,7 @@ def backward(
     Raises:
         ScoreError: the loss is not finite, or does not fit.
     """
-    examples = len(targets)
+    examples = number_of_examples(targets)
     _, gradient = head.gradient(evaluation.outputs, targets)
     chosen = head.real(evaluation.outputs, examples)
     wanted = [i for i in chosen if evaluation.outputs[i].requires_grad]
@@ -168,6 +170,21 @@ class Reductions:
             any_delta = next(iter(deltas.values()))
             return any_delta.new_zeros(examples, perturbation.members)
         return torch.stack(found).sum(0) if len(found) > 1 else found[0]
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch with its targets where the graph is; inputs are moved when they are bound.
+
+    Raises:
+        ScoreError: it is no pair of inputs and targets.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise ScoreError(
+            f"a batch is a pair (inputs, targets), not a {type(batch).__name__}", mend="give an iterable of such pairs"
+        )
+    inputs, targets = batch
+    number_of_examples(targets)
+    return inputs, map_tensors(lambda t: t.to(device), targets)
 
 
 def no_batches() -> ScoreError:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from archir.errors import GrowError
 from archir.grow.batches import Augmentation, Batches, stream
 from archir.grow.split import Split
+from archir.score.targets import Targets
 
 
 def _numbered(count: int) -> Split:
@@ -19,7 +20,12 @@ def _numbered(count: int) -> Split:
 
 
 def _targets(batches: Batches) -> list[int]:
-    return [int(t) for _, targets in batches for t in targets]
+    return [t for _, targets in batches for t in _numbers(targets)]
+
+
+def _numbers(targets: Targets) -> list[int]:
+    assert isinstance(targets, torch.Tensor)
+    return [int(t) for t in targets]
 
 
 @given(count=st.integers(1, 40), size=st.integers(1, 45), seed=st.none() | st.integers(0, 9))
@@ -29,7 +35,7 @@ def test_every_example_is_used_once_in_batches_of_nearly_equal_size(count: int, 
     assert len(sizes) == len(batches)
     assert max(sizes) <= size and max(sizes) - min(sizes) <= 1
     assert sorted(_targets(batches)) == list(range(count))
-    assert all(torch.equal(x[:, 0], t.float()) for x, t in batches if isinstance(x, torch.Tensor))
+    assert all(x[:, 0].tolist() == _numbers(t) for x, t in batches if isinstance(x, torch.Tensor))
 
 
 def test_without_a_seed_the_order_is_that_of_the_split() -> None:
@@ -50,17 +56,28 @@ def test_a_stream_goes_on_where_it_was(start: int) -> None:
     again = list(islice(stream(batches, start), 20 - start))
     for (x, t), (y, u) in zip(whole[start:], again, strict=True):
         assert isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)
-        assert torch.equal(x, y) and torch.equal(t, u)
-    passes = [sorted(int(i) for _, t in whole[k : k + 4] for i in t) for k in range(0, 20, 4)]
+        assert torch.equal(x, y) and _numbers(t) == _numbers(u)
+    passes = [sorted(i for _, t in whole[k : k + 4] for i in _numbers(t)) for k in range(0, 20, 4)]
     assert passes == [list(range(20))] * 5
-    assert not torch.equal(whole[0][1], whole[4][1])
+    assert _numbers(whole[0][1]) != _numbers(whole[4][1])
 
 
 def test_inputs_by_name_stay_together() -> None:
     split = Split({"a": torch.arange(9), "b": torch.arange(9) * 2}, torch.arange(9))
     for inputs, targets in Batches(split, 4, seed=1):
         assert isinstance(inputs, dict)
-        assert torch.equal(inputs["a"], targets) and torch.equal(inputs["b"], 2 * targets)
+        assert inputs["a"].tolist() == _numbers(targets) and torch.equal(inputs["b"], 2 * inputs["a"])
+
+
+def test_several_targets_stay_together() -> None:
+    split = Split(torch.arange(9), {"a": torch.arange(9) * 2, "b": (torch.arange(9) * 3, torch.arange(9) * 4)})
+    seen = 0
+    for x, targets in Batches(split, 4, seed=1):
+        assert isinstance(x, torch.Tensor) and isinstance(targets, dict) and isinstance(targets["b"], tuple)
+        for factor, found in zip((2, 3, 4), (targets["a"], *targets["b"]), strict=True):
+            assert torch.equal(found, factor * x)
+        seen += len(x)
+    assert seen == 9
 
 
 def test_flipping_mirrors_about_half_of_the_images() -> None:

@@ -36,9 +36,14 @@ def _tensor(split: Split) -> torch.Tensor:
     return split.inputs
 
 
+def _wanted(split: Split) -> torch.Tensor:
+    assert isinstance(split.targets, torch.Tensor)
+    return split.targets
+
+
 def _rows(*splits: Split) -> list[tuple[float, ...]]:
     """Return the examples of splits, target included, in a fixed order."""
-    pairs = ((x, t) for s in splits for x, t in zip(_tensor(s), s.targets, strict=True))
+    pairs = ((x, t) for s in splits for x, t in zip(_tensor(s), _wanted(s), strict=True))
     return sorted((*map(float, x.flatten()), float(t)) for x, t in pairs)
 
 
@@ -51,7 +56,7 @@ def test_digits_are_all_there_and_standardised() -> None:
     assert (len(data.train), len(data.validation), len(data.test)) == (1294, 144, 359)
     assert _tensor(data.train).shape == (1294, 1, 8, 8)
     assert data.classes == tuple("0123456789")
-    assert data.train.targets.dtype == torch.int64
+    assert _wanted(data.train).dtype == torch.int64
     assert _tensor(data.train).mean().item() == pytest.approx(0, abs=1e-6)
     assert _tensor(data.train).std(correction=0).item() == pytest.approx(1, abs=1e-6)
     raw = load_data("digits", normalise=False)
@@ -62,7 +67,7 @@ def test_digits_are_all_there_and_standardised() -> None:
 def test_the_seed_draws_the_validation_data_and_never_the_test_data() -> None:
     one, same, other = (load_data("digits", seed=s, normalise=False) for s in (1, 1, 2))
     assert torch.equal(_tensor(one.train), _tensor(same.train))
-    assert not torch.equal(one.validation.targets, other.validation.targets)
+    assert not torch.equal(_wanted(one.validation), _wanted(other.validation))
     assert torch.equal(_tensor(one.test), _tensor(other.test))
 
 
@@ -106,7 +111,7 @@ def test_npz_of_splits(tmp_path: Path, pattern: str) -> None:
     data = load_data("data.npz", base=tmp_path)
     assert [len(s) for s in (data.train, data.validation, data.test)] == [10, 11, 12]
     assert _tensor(data.test).shape == (12, 1, 4, 5)
-    assert data.validation.targets.tolist() == [i % 3 for i in range(11)]
+    assert _wanted(data.validation).tolist() == [i % 3 for i in range(11)]
     assert data.classes == ("cat", "dog", "eel")
 
 
@@ -134,7 +139,7 @@ def test_tokens_and_values_are_left_as_they_are(tmp_path: Path) -> None:
     _savez(tmp_path / "data.npz", x=tokens, y=values)
     data = load_data("data.npz", base=tmp_path)
     assert _tensor(data.train).dtype == torch.int64
-    assert data.train.targets.dtype == torch.float32
+    assert _wanted(data.train).dtype == torch.float32
     assert data.classes == ()
     assert _everything(data) == _rows(make_split(tokens, values, ""))
 
@@ -318,6 +323,12 @@ def splits():
 def named():
     return {"a": torch.ones(20, 2), "b": torch.ones(20, dtype=torch.long)}, torch.ones(20)
 
+def several():
+    return torch.ones(20, 1), {"label": torch.arange(20) % 3, "values": (torch.ones(20, 2), torch.ones(20))}
+
+def uneven():
+    return torch.ones(20, 1), {"label": torch.ones(20), "value": torch.ones(19)}
+
 def nothing():
     return None
 
@@ -338,6 +349,13 @@ def test_functions(tmp_path: Path) -> None:
     data = load_data("mine.py:named", base=tmp_path)
     assert isinstance(data.test.inputs, dict) and data.test.inputs["b"].shape == (4,)
     assert data.classes == ()
+    data = load_data("mine.py:several", base=tmp_path)
+    targets = data.test.targets
+    assert isinstance(targets, dict) and isinstance(targets["values"], tuple)
+    assert targets["label"].dtype == torch.int64 and targets["values"][0].shape == (4, 2)
+    assert data.classes == ()
+    with pytest.raises(FileError, match=r"20 in targets\['label'\], 19 in targets\['value'\]"):
+        load_data("mine.py:uneven", base=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import rewrite_together
 from archir.score.losses import find_loss
 from archir.score.score import Scores
+from archir.score.targets import map_tensors
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.residual_branch import ResidualBranch
@@ -210,7 +211,7 @@ def test_a_set_that_raises_the_loss_is_never_committed(seed_graph: Graph) -> Non
     """Scores made for other targets promise what the held-out examples do not keep."""
     trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=150)).graph
     wrong = data(400, 1)
-    swapped = Split(wrong.inputs, (wrong.targets + 1) % 3)
+    swapped = Split(wrong.inputs, map_tensors(lambda labels: (labels + 1) % 3, wrong.targets))
     check = data(200, 2)
     growth = grow_once(
         trained,

@@ -46,6 +46,11 @@ def _images(split: Split) -> Tensor:
     return split.inputs
 
 
+def _labels(split: Split) -> Tensor:
+    assert isinstance(split.targets, Tensor)
+    return split.targets
+
+
 def _net() -> Net:
     torch.manual_seed(0)
     return Net().double()
@@ -62,7 +67,7 @@ def test_training_is_the_plain_loop() -> None:
     for i in range(3):
         optimiser.zero_grad()
         batch = slice(8 * i, 8 * i + 8)
-        loss = F.cross_entropy(twin(_images(split)[batch]), split.targets[batch])
+        loss = F.cross_entropy(twin(_images(split)[batch]), _labels(split)[batch])
         torch.autograd.backward(loss)
         optimiser.step()
         losses.append(loss.item())
@@ -156,9 +161,9 @@ def test_evaluation_is_the_mean_over_all_examples_whatever_the_batches() -> None
     whole, parts = evaluate(module, split, loss), evaluate(module, split, loss, batch_size=5)
     module.eval()
     outputs = module(split.inputs)
-    assert whole.loss == pytest.approx(F.cross_entropy(outputs, split.targets).item(), rel=1e-12)
+    assert whole.loss == pytest.approx(F.cross_entropy(outputs, _labels(split)).item(), rel=1e-12)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-12)
-    assert whole.accuracy == parts.accuracy == float((outputs.argmax(1) == split.targets).double().mean())
+    assert whole.accuracy == parts.accuracy == float((outputs.argmax(1) == _labels(split)).double().mean())
 
 
 def test_evaluation_leaves_every_mode_as_it_was() -> None:

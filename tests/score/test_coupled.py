@@ -90,6 +90,7 @@ class Case:
             values = evaluate(self.graph, [inputs])
             (result,) = [v for _, v in self.graph.output.operands()]
             output: Tensor = values[result]
+            assert isinstance(targets, Tensor)
             deltas = [p.delta(values, t) for p, t in zip(self.perturbations, self.thetas, strict=True)]
             u = torch.stack(
                 [pushed(self.graph, values, member_of(self.perturbations[f], deltas[f], m)) for f, m in self.chosen]

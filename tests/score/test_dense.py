@@ -34,7 +34,7 @@ MOST = 4
 
 
 def injected(graph: Graph, values: Mapping[Value, Any], deltas: Mapping[Edge, Tensor], scale: Tensor) -> Tensor:
-    """Return the one output of a graph with changes, times `scale`, added on edges."""
+    """Return the outputs of a graph side by side, `[examples, outputs]`, with changes, times `scale`, on edges."""
     found: dict[Value, Any] = {Value(n.id): values[Value(n.id)] for n in (*graph.inputs, *graph.parameters)}
     for node in graph.calls:
         moved = {value: found[value] + scale * deltas[use] for use, value in node.operands() if use in deltas}
@@ -42,9 +42,8 @@ def injected(graph: Graph, values: Mapping[Value, Any], deltas: Mapping[Edge, Te
         for i, result in enumerate(results):
             value = Value(node.id, i)
             found[value] = result + scale * deltas[value] if value in deltas else result
-    (output,) = [found[v] for _, v in graph.output.operands()]
-    assert isinstance(output, Tensor)
-    return output
+    outputs = [found[v] for _, v in graph.output.operands()]
+    return torch.cat([o.reshape(len(o), -1) for o in outputs], 1)
 
 
 def pushed(graph: Graph, values: Mapping[Value, Any], deltas: Mapping[Edge, Tensor]) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -85,6 +87,28 @@ def test_binary_cross_entropy_is_torchs_and_takes_integers() -> None:
 def test_named_losses_refuse_nested_outputs() -> None:
     with pytest.raises(ScoreError, match="takes one tensor, the model returns a tuple"):
         find_loss("mse")((_random(2),), _random(2))
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "mse", "bce_with_logits"])
+def test_named_losses_refuse_several_targets(name: str) -> None:
+    with pytest.raises(ScoreError, match=f"the loss {name} takes one tensor of targets, the batch has a dict"):
+        find_loss(name)(_random(2, 3), {"a": _random(2, 3)})
+
+
+def test_several_targets_of_a_mean_are_taken_apart() -> None:
+    class Pair(NamedTuple):
+        labels: Tensor
+        values: Tensor
+
+    def both(outputs: Tensor, targets: dict[str, Pair]) -> Tensor:
+        pair = targets["pair"]
+        return F.cross_entropy(outputs, pair.labels) + F.mse_loss(outputs[:, 0], pair.values)
+
+    logits, pair = _random(5, 3), Pair(torch.tensor([0, 1, 2, 2, 1]), _random(5, seed=1))
+    loss = find_loss(both)
+    expected = F.cross_entropy(logits, pair.labels, reduction="none") + (logits[:, 0] - pair.values) ** 2
+    assert torch.allclose(loss.per_example(logits, {"pair": pair}), expected, rtol=1e-12)
+    check_loss(loss, logits, {"pair": pair})
 
 
 def test_unknown_names_get_close_matches() -> None:

@@ -193,6 +193,11 @@ def test_targets_count_the_examples() -> None:
     for wrong in (torch.zeros(0), torch.tensor(1.0), [1, 2]):
         with pytest.raises(ScoreError, match="targets a tensor"):
             number_of_examples(wrong)  # type: ignore[arg-type]
+    assert number_of_examples({"a": torch.zeros(4), "b": (torch.zeros(4, 2), torch.ones(4))}) == 4
+    with pytest.raises(ScoreError, match="targets a tensor"):
+        number_of_examples({})
+    with pytest.raises(ScoreError, match=r"differ in length: 4 in targets\['a'\], 3 in targets\['b'\]\[0\]"):
+        number_of_examples({"a": torch.zeros(4), "b": (torch.zeros(3),)})
 
 
 def test_a_use_is_tapped_inside_a_list() -> None:

@@ -14,7 +14,7 @@ from archir.score.baselines.ranking import Ranking
 from archir.score.baselines.task import Opinion, Task, collect
 from archir.score.head import Curvature
 from archir.score.learn import learn
-from archir.score.program import Program
+from archir.score.program import Program, number_of_examples
 from archir.score.screen import screen
 
 
@@ -83,9 +83,9 @@ def mean_loss(task: Task, graph: Graph) -> float:
     program = Program(graph)
     total, examples = 0.0, 0
     for inputs, targets in task.batches:
-        outputs = program(program.bind(inputs)).outputs
-        total += float(task.head.loss.mean(program.structure(outputs), targets)) * len(targets)
-        examples += len(targets)
+        outputs, count = program(program.bind(inputs)).outputs, number_of_examples(targets)
+        total += float(task.head.loss.mean(program.structure(outputs), targets)) * count
+        examples += count
     return total / examples
 
 

@@ -21,7 +21,7 @@ from archir.score.family import Family, compatible
 from archir.score.head import Head
 from archir.score.refine import refine
 from archir.score.score import Price
-from archir.score.screen import Batch
+from archir.score.screen import Batch, moved
 from archir.score.select import select
 
 
@@ -188,8 +188,8 @@ class Ranking:
                 thetas.append(r.theta or {})
             places.append((number, family.site.members.index(r.candidate.morphism)))
         device = self.head.program.device
-        moved = [(inputs, targets.to(device)) for inputs, targets in batches]
-        return refine(self.head, perturbations, thetas, places, moved).linearised(range(len(places)))
+        there = [moved(b, device) for b in batches]
+        return refine(self.head, perturbations, thetas, places, there).linearised(range(len(places)))
 
     def members(self, subset: Sequence[Ranked | Candidate]) -> list[tuple[Morphism, Theta | None]]:
         """Return the rewrites of a set, each with its θ, as `apply_together` takes them.

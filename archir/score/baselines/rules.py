@@ -22,7 +22,7 @@ from archir.score.learn import Recipe
 from archir.score.losses import Loss, LossFunction, find_loss
 from archir.score.program import Program
 from archir.score.score import Price
-from archir.score.screen import Batch, no_batches
+from archir.score.screen import Batch, moved, no_batches
 
 _ALL: tuple[Rule, ...] = (
     Linearised(),
@@ -97,9 +97,9 @@ def rank(
     """
     found = find_rule(rule) if isinstance(rule, str) else rule
     program = Program(graph)
-    scored = [(inputs, targets.to(program.device)) for inputs, targets in batches]
+    scored = [moved(b, program.device) for b in batches]
     some = itertools.islice(learn, max(steps, 1)) if learn is not None else ()
-    learned_on = scored if learn is None else [(inputs, targets.to(program.device)) for inputs, targets in some]
+    learned_on = scored if learn is None else [moved(b, program.device) for b in some]
     if not scored or not learned_on:
         raise no_batches()
     recipe = Recipe(steps, rate, radius, curvature, seed)
