@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed import ProcessGroup
 
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
@@ -157,6 +158,7 @@ def score(
     price: Price | None = None,
     curvature: Curvature = Curvature.SAMPLED,
     seed: int = 0,
+    group: ProcessGroup | None = None,
 ) -> Scores:
     """Predict what every candidate rewrite of a graph, and any set of them, would do to the loss.
 
@@ -179,6 +181,7 @@ def score(
         price=price,
         curvature=curvature,
         seed=seed,
+        group=group,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from archir.errors import ScoreError
 from archir.score.losses import LOSSES, Loss, check_loss, class_axis
 from archir.score.program import Program, number_of_examples
+from archir.score.ranks import ALONE, Ranks
 from archir.score.targets import Targets
 
 LARGEST_DENSE = 64
@@ -49,10 +50,12 @@ class Head:
     Attributes:
         program: what gives the outputs.
         loss: the loss.
+        ranks: the processes over whose batches everything is a mean.
     """
 
     program: Program
     loss: Loss
+    ranks: Ranks = ALONE
 
     @property
     def coupled(self) -> bool:

@@ -64,7 +64,7 @@ class Learner:
         self._perturbations = tuple(perturbations)
         self._learnable = [i for i, p in enumerate(perturbations) if p.theta]
         self._program: Program = tapped_program(head.program, [perturbations[i] for i in self._learnable])
-        self._generator = torch.Generator().manual_seed(recipe.seed)
+        self._generator = torch.Generator().manual_seed(head.ranks.seed(recipe.seed))
         self._reductions = Reductions()
         self._thetas: dict[int, dict[int, torch.Tensor]] = {}
         stored = {Value(i): t for i, t in head.program.graph.tensors.items()}
@@ -105,6 +105,7 @@ class Learner:
             with torch.enable_grad():
                 deltas = self._perturbations[i].delta(evaluation.values, self._thetas[i])
             total += self._pull(i, deltas, first, pairs, number_of_examples(targets))
+        total = self._share(total, number_of_examples(targets))
         progress = self._step / max(self._recipe.steps, 1)
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
@@ -114,6 +115,18 @@ class Learner:
             for theta_tensor, limit in self._region:
                 _project(theta_tensor, limit)
         return total
+
+    @torch.no_grad()
+    def _share(self, total: float, examples: int) -> float:
+        """Make the gradients of θ, and the predicted change, means over the examples of all ranks."""
+        ranks = self._head.ranks
+        if ranks.group is None:
+            return total
+        (every,) = ranks.total(examples)
+        pulled = [(t, t.grad) for theta in self._thetas.values() for t in theta.values() if t.grad is not None]
+        for (tensor, _), found in zip(pulled, ranks.sum(*(g * examples for _, g in pulled)), strict=True):
+            tensor.grad = found / every
+        return ranks.total(total * examples)[0] / every
 
     @torch.no_grad()
     def _pull(

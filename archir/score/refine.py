@@ -89,7 +89,7 @@ class Refinement:
             added: candidates; None adds nothing.
         """
         wanted = list(added)
-        totals, examples = torch.zeros(len(wanted), dtype=torch.float64), 0
+        totals, examples = torch.zeros(len(wanted), dtype=torch.float64), 0.0
         for batch in self.batches:
             count = len(batch.flat)
             before = self._loss(batch, batch.flat) * count
@@ -97,6 +97,7 @@ class Refinement:
             for i, c in enumerate(wanted):
                 totals[i] += self._loss(batch, moved if c is None else moved + batch.pushed[c]) * count - before
             examples += count
+        (totals,), (examples,) = self.head.ranks.sum(totals), self.head.ranks.total(examples)
         return totals / examples
 
     def _loss(self, batch: LinearBatch, flat: torch.Tensor) -> float:
@@ -165,8 +166,11 @@ def refine(
         methods |= linear.methods
     if not examples:
         raise no_batches()
-    estimate = moments.estimate()
-    gram = (gram + gram.mT) / (2 * examples)
+    estimate = moments.estimate(head.ranks)
+    (gram,), (every, too_large) = head.ranks.sum(gram), head.ranks.total(examples, stored > LARGEST_STORED)
+    gram = (gram + gram.mT) / (2 * every)
+    if too_large:  # on some rank, and all have to do the same
+        kept = []
     return Refinement(head, estimate.first_order, gram, estimate.stderr, tuple(kept), methods)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from torch.distributed import ProcessGroup
 
 from archir.cost import Cost, cost
 from archir.errors import ScoreError, suggest
@@ -22,6 +23,7 @@ from archir.score.learn import Recipe
 from archir.score.learn import learn as learn_theta
 from archir.score.losses import Loss, LossFunction, find_loss
 from archir.score.program import Program
+from archir.score.ranks import Ranks
 from archir.score.refine import Refinement
 from archir.score.refine import refine as refine_best
 from archir.score.screen import Batch, Estimate, moved, no_batches, screen
@@ -262,6 +264,7 @@ def score(
     price: Price | None = None,
     curvature: Curvature = Curvature.SAMPLED,
     seed: int = 0,
+    group: ProcessGroup | None = None,
 ) -> Scores:
     """Predict what every candidate rewrite of a graph would do to the loss.
 
@@ -283,6 +286,8 @@ def score(
         price: what cost is worth, in nats; part of what decides which candidates are the best.
         curvature: how the second order is estimated in learning and screening.
         seed: seed of everything random.
+        group: processes of `torch.distributed` that share the batches out among them. Each calls this with its own, as
+            many to learn on as the others, and makes the same calls on the scores; all get the same results.
 
     Raises:
         ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; or the graph is
@@ -296,7 +301,7 @@ def score(
         raise no_batches()
     families, misses = find_families(graph, morphisms)
     perturbations = [f.perturbation for f in families]
-    head = Head(program, find_loss(loss))
+    head = Head(program, find_loss(loss), Ranks(group))
     learned = learn_theta(head, perturbations, learned_on, Recipe(steps, rate, radius, curvature, seed))
     estimates = screen(head, perturbations, learned.thetas, scored, curvature=curvature, seed=seed + 1)
     order = _ranked(families, estimates, price)

@@ -13,6 +13,7 @@ from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
 from archir.score.head import Curvature, Head
 from archir.score.program import Evaluation, Inputs, Program, number_of_examples
+from archir.score.ranks import Ranks
 from archir.score.reduction import Reduction
 from archir.score.targets import Targets, map_tensors
 
@@ -65,17 +66,18 @@ class Moments:
         self._examples += examples
         self._units += len(first)
 
-    def estimate(self) -> Estimate:
-        """Return the means and the standard error.
+    def estimate(self, ranks: Ranks) -> Estimate:
+        """Return the means over all ranks, and the standard error.
 
         With `y` the sum over a unit, `w` its number of examples and `x̄ = Σ y / Σ w`, the standard error squared is
         `B / (B − 1) · Σ (y − w x̄)² / (Σ w)²` over B units.
         """
-        n = self._examples
-        first, second = self._first / n, self._second / n
+        n, weights, units = ranks.total(self._examples, self._weights, self._units)
+        first, second, square, weighted = ranks.sum(self._first, self._second, self._square, self._weighted)
+        first, second = first / n, second / n
         mean = first + second / 2
-        spread = (self._square - 2 * mean * self._weighted + mean**2 * self._weights).clamp(min=0)
-        correction = self._units / (self._units - 1) if self._units > 1 else math.nan
+        spread = (square - 2 * mean * weighted + mean**2 * weights).clamp(min=0)
+        correction = units / (units - 1) if units > 1 else math.nan
         return Estimate(first, second, (correction * spread).sqrt() / n)
 
 
@@ -224,7 +226,7 @@ def screen(
     Source: SCORING model after Lawton, Galstyan, Ver Steeg 2024; the per-example estimator is ours.
     """
     program = tapped_program(head.program, perturbations)
-    generator, reductions = torch.Generator().manual_seed(seed), Reductions()
+    generator, reductions = torch.Generator().manual_seed(head.ranks.seed(seed)), Reductions()
     moments = [Moments(p.members) for p in perturbations]
     empty = True
     for inputs, targets in batches:
@@ -249,4 +251,4 @@ def screen(
             moment.add(a, q, examples)
     if empty:
         raise no_batches()
-    return [m.estimate() for m in moments]
+    return [m.estimate(head.ranks) for m in moments]

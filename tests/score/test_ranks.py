@@ -1,0 +1,89 @@
+"""Scores of processes that share the batches out are those of one process that has them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from archir.score.head import Curvature
+from archir.score.score import Scores, score
+from frontends.pytorch import trace
+from passes.prune import Prune
+from passes.residual_branch import ResidualBranch
+from passes.split import Split
+
+WORLD = 2
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    """Return batches of several sizes; every second belongs to one of two ranks."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (torch.randn(n, 5, generator=generator, dtype=torch.float64), torch.randint(0, 3, (n,), generator=generator))
+        for n in (12, 9, 7, 16)
+    ]
+
+
+def score_on(shared: Sequence[tuple[Tensor, Tensor]], *, steps: int, **options: Any) -> Scores:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    graph = trace(net, (torch.zeros(2, 5, dtype=torch.float64),))
+    kinds = (Split(), Prune(), ResidualBranch())
+    return score(graph, shared, morphisms=kinds, curvature=Curvature.EXACT, steps=steps, seed=3, **options)
+
+
+def summary(scores: Scores) -> dict[str, Any]:
+    path = scores.choose(4)
+    return {
+        "table": [(s.spec, s.predicted, s.stderr, s.first_order, s.curvature) for s in scores],
+        "path": [s.spec for s in path],
+        "joint": scores.joint(path),
+        "linearised": scores.linearised(path),
+        "learning": scores.learning.tolist(),
+    }
+
+
+def work(rank: int, folder: str, steps: int) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD, timeout=timedelta(seconds=120))
+    try:
+        own = batches()[rank::WORLD]
+        scores = score_on(own, steps=steps, group=dist.group.WORLD)
+        found = summary(scores)
+        found["predict"] = scores.predict(scores.choose(4), own)
+        torch.save(found, f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_two_processes_give_what_one_does(tmp_path: Path, steps: int) -> None:
+    with ProcessPoolExecutor(WORLD, mp_context=get_context("spawn")) as pool:
+        list(pool.map(work, range(WORLD), [str(tmp_path)] * WORLD, [steps] * WORLD))
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD))
+    assert first == second
+    if steps:  # a step of two processes is one on both their batches
+        pairs = list(zip(batches()[0::WORLD], batches()[1::WORLD], strict=True))
+        together = [(torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in pairs]
+    else:
+        together = batches()
+    alone = score_on(together, steps=steps)
+    expected = summary(alone)
+    assert first["path"] == expected["path"] and len(first["path"]) > 1
+    assert first["joint"] == pytest.approx(expected["joint"], rel=1e-9)
+    assert first["linearised"] == pytest.approx(expected["linearised"], rel=1e-9)
+    assert first["learning"] == pytest.approx(expected["learning"], rel=1e-9)
+    assert first["predict"] == pytest.approx(alone.predict(alone.choose(4), together), rel=1e-9)
+    for (spec, *numbers), (other, *wanted) in zip(first["table"], expected["table"], strict=True):
+        assert spec == other
+        assert numbers == pytest.approx(wanted, rel=1e-8, abs=1e-12)
