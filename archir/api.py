@@ -157,6 +157,7 @@ def score(
     refine: int = 64,
     price: Price | None = None,
     curvature: Curvature = Curvature.SAMPLED,
+    batch_statistics: bool = False,
     seed: int = 0,
     group: ProcessGroup | None = None,
 ) -> Scores:
@@ -180,6 +181,7 @@ def score(
         refine=refine,
         price=price,
         curvature=curvature,
+        batch_statistics=batch_statistics,
         seed=seed,
         group=group,
     )

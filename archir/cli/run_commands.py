@@ -41,6 +41,9 @@ def score(
     examples: Annotated[int, typer.Option(min=1, help="Held-out examples to score on.")] = 1000,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     learn_steps: Annotated[int, typer.Option(min=1, help="Steps of learning.")] = 100,
+    batch_statistics: Annotated[
+        bool, typer.Option("--batch-statistics", help="Normalise by each batch, as in training.")
+    ] = False,
     plugin: Plugins = None,
     seed: Seed = 0,
     json: Json = False,
@@ -53,10 +56,12 @@ def score(
     ] = None,
 ) -> None:
     """Predict what each candidate rewrite would do to the loss."""
-    options = scoring.ScoreOptions(examples=examples, batch_size=batch_size, learn_steps=learn_steps, seed=seed)
+    options = scoring.ScoreOptions(examples, batch_size, learn_steps, seed, batch_statistics)
     if rule is not None:
         if save or annotate:
             raise typer.BadParameter("only scores can be saved, not the order of a rule", param_hint="--rule")
+        if batch_statistics:
+            raise typer.BadParameter("rules take running statistics", param_hint="--batch-statistics")
         ranking.rank_candidates(
             net, data, loss, passes, options, rule=rule, plugins=plugin or [], top=top, as_json=json
         )

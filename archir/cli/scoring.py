@@ -41,12 +41,14 @@ class ScoreOptions:
         batch_size: examples of a batch.
         learn_steps: steps in which θ is learned, on training batches.
         seed: seed of everything random.
+        batch_statistics: normalise by the statistics of each batch.
     """
 
     examples: int
     batch_size: int
     learn_steps: int
     seed: int
+    batch_statistics: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def score(
             morphisms=subject.morphisms,
             learn=subject.learn,
             steps=options.learn_steps,
+            batch_statistics=options.batch_statistics,
             seed=options.seed,
         )
     if save is not None:

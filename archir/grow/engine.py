@@ -217,8 +217,7 @@ class _Engine:
     def _grow(self, trainer: Trainer, step: int, number: int) -> Trainer:
         options = self.options
         seed = options.seed * 1_000_003 + number + 1
-        fresh = itertools.islice(stream(Batches(self.train, options.batch_size, seed)), options.recalibrate_batches)
-        recalibrate(trainer.module, fresh)
+        self._recalibrate(trainer, seed)
         # Evaluated after that, so that what growth did is not mixed with what fresh batch statistics did.
         self._evaluate(trainer, step, "before growth")
         graph = trainer.graph()
@@ -247,8 +246,14 @@ class _Engine:
             return trainer
         self._log_growth(growth, step, number + 1, cost(graph).parameters)
         grown = trainer.become(growth.rewriting)
+        if options.batch_statistics:
+            self._recalibrate(grown, seed)
         self._evaluate(grown, step, "after growth")
         return grown
+
+    def _recalibrate(self, trainer: Trainer, seed: int) -> None:
+        batches = stream(Batches(self.train, self.options.batch_size, seed))
+        recalibrate(trainer.module, itertools.islice(batches, self.options.recalibrate_batches))
 
     def _log_growth(self, growth: Growth, step: int, number: int, before: int) -> None:
         self.log(

@@ -17,6 +17,7 @@ from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import Rewriting, rewrite_together
 from archir.rewrite.spec import format_spec
+from archir.score.batch_statistics import with_batch_statistics
 from archir.score.losses import Loss
 from archir.score.propose import propose_composites
 from archir.score.score import Scores, score
@@ -91,7 +92,7 @@ def grow_once(
     Raises:
         ScoreError: the loss is not finite, or the network cannot be scored.
     """
-    started = time.monotonic()
+    started, checked = time.monotonic(), Batches(check, options.batch_size)
     timed = budget.latency is not None or options.prices.latency > 0
 
     def latency_of(of: Graph) -> float:
@@ -112,22 +113,26 @@ def grow_once(
             radius=options.radius,
             refine=options.refine,
             price=prices.of,
+            batch_statistics=options.batch_statistics,
             seed=seed,
         )
+
+    def measure(graph: Graph) -> float:
+        judged = with_batch_statistics(graph) if options.batch_statistics else graph
+        return evaluate(judged.module(), checked, loss).loss
 
     scores = score_all(morphisms)
     if options.composites and (proposed := propose_composites(scores, options.composites)):
         scores = score_all((*morphisms, *proposed))
     path = scores.choose(budget=budget.allows, price=prices.of)
-    chosen, checked = len(path), Batches(check, options.batch_size)
-    before = evaluate(graph.module(), checked, loss).loss
+    chosen, before = len(path), measure(graph)
     found: Growth | None = None
     while path:
         rewriting = rewrite_together(graph, scores.members(path))
         grown, latency = cost(rewriting.graph), latency_of(rewriting.graph)
         price = options.prices.of(grown - old) + options.prices.latency * (latency - old_latency)
         expected = scores.predict(path, checked)
-        realised = evaluate(rewriting.graph.module(), checked, loss).loss - before
+        realised = measure(rewriting.graph) - before
         allowed = budget.allows_latency(latency) and max(realised, expected) < min(0.0, -price)
         if allowed and (found is None or realised <= options.agreement * expected):
             found = Growth(

@@ -30,6 +30,8 @@ class GrowOptions:
         radius: trust region: largest norm of θ relative to that of the weights it changes.
         score_examples: validation examples that candidates are scored on; as many again check the chosen set.
         recalibrate_batches: training batches that batch statistics are averaged over before scoring.
+        batch_statistics: score and check candidates with the batch statistics of training; they are averaged anew once
+            the network has grown. Otherwise the running ones stand still.
         refine: number of candidates, best first, whose joint effect is found in forward mode.
         agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or be
             shortened: below it, the set has left the range in which the network is linear.
@@ -55,6 +57,7 @@ class GrowOptions:
     radius: float = 0.5
     score_examples: int = 1000
     recalibrate_batches: int = 20
+    batch_statistics: bool = False
     refine: int = 64
     agreement: float = 0.8
     composites: int = 0

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from archir.axes.rules.norm import uses_batch_statistics
 from archir.errors import ScoreError
 from archir.ir.execute import ATTENTION
 from archir.ir.node import Node, Use, Value
@@ -40,10 +41,10 @@ class _Tangent:
 class Linearisation:
     """The derivative of a program at its values on one batch, applied to one tangent after another.
 
-    Linear operators are called again on the tangent, without bias. Pointwise operators and batch normalisation are
-    multiplications by a derivative found once a batch; chains of them are one multiplication. Everything else is
-    one `torch.func.jvp` of that call; where an operator has no forward mode, its product is found by two reverse
-    passes.
+    Linear operators are called again on the tangent, without bias. Pointwise operators and batch normalisation by
+    running statistics are multiplications by a derivative found once a batch; chains of them are one multiplication.
+    Everything else is one `torch.func.jvp` of that call; where an operator has no forward mode, its product is found by
+    two reverse passes.
 
     Attributes:
         methods: for operators that are neither linear nor diagonal, how they were differentiated: `jvp`,
@@ -137,7 +138,7 @@ class Linearisation:
     def _is_diagonal(self, operator: Operator, name: str, operand: int) -> bool:
         """Say whether a call multiplies its one moving operand elementwise; its derivative is then at hand."""
         node, use = operator.node, operator.uses[operand]
-        batch_norm = name == "batch_norm" and use.argument == "input"
+        batch_norm = name == "batch_norm" and use.argument == "input" and not uses_batch_statistics(node)
         result = self._values.get(Value(node.id))
         source = self._values[operator.operands[operand]]
         pointwise = (

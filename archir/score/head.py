@@ -34,7 +34,7 @@ class Curvature(Enum):
 
     Attributes:
         SAMPLED: one random vector an example, whose outer product has the Hessian as its mean.
-        EXACT: one vector for each output of an example, of the batch under a coupled loss; the cost grows with it.
+        EXACT: one vector for each output of an example, of the batch where it is coupled; the cost grows with it.
         NONE: the second order is left out.
     """
 
@@ -60,7 +60,7 @@ class Head:
     @property
     def coupled(self) -> bool:
         """Whether what is predicted for one example depends on the others of its batch."""
-        return self.loss.coupled
+        return self.loss.coupled or self.program.coupled
 
     def united(self, sums: torch.Tensor) -> torch.Tensor:
         """Return sums over each example, `[examples, ...]`, as sums over each unit: a batch `[1, ...]` if coupled.
@@ -162,8 +162,8 @@ class Head:
         Where the Hessian has a known root R, the sampled vector is `R ε` with random signs ε: its square is exact for
         one output, and for two classes nearly so, where sampling a label from the model is right but noisy.
         Any other loss with few outputs has its Hessian decomposed, negative eigenvalues set to nought; with many, the
-        pair is (ε, H ε). Under a coupled loss the Hessian is that of the whole batch, and a vector's inner products are
-        to be summed over the examples before they are squared.
+        pair is (ε, H ε). Under a coupled loss the Hessian is that of the whole batch. Wherever the batch is coupled, a
+        vector's inner products are to be summed over the examples before they are squared.
 
         Raises:
             ScoreError: the exact curvature is asked for with more than `LARGEST_DENSE` outputs.
@@ -190,6 +190,10 @@ class Head:
             if curvature is Curvature.SAMPLED:
                 signs = _signs(flat.detach(), generator).reshape(units, 1, count)
                 roots = (roots * signs).sum(2, keepdim=True)
+            elif self.coupled:
+                # What is summed over the batch before it is squared has no products of different examples in the mean.
+                alone = torch.eye(units, dtype=roots.dtype, device=roots.device)[:, None, :, None]
+                roots = (alone * roots[:, :, None]).reshape(units, count, -1)
             for column in roots.unbind(2):
                 vector = column.reshape(flat.shape)
                 yield vector, vector

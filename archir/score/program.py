@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from archir.axes.rules.norm import uses_batch_statistics
 from archir.errors import ScoreError
 from archir.ir import ops
 from archir.ir.execute import MODE_ARGUMENTS, Call, compile_call, mode_argument
@@ -15,6 +16,7 @@ from archir.ir.graph import Graph
 from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Use, Value
 from archir.ir.types import ScalarType
 from archir.rewrite.perturbation import Edge
+from archir.score.batch_statistics import BATCH_NORM, is_coupled, with_batch_statistics
 from archir.score.targets import Targets, tensors_of
 
 Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
@@ -79,23 +81,37 @@ def _affine(node: Node, stored: Sequence[torch.Tensor | None]) -> _Affine:
 class Program:
     """The calls of a graph in order, in evaluation mode, weights frozen.
 
-    Dropout is off and batch normalisation uses its running statistics; `detach` is seen through, because a change
-    does pass it. Only what lies downstream of a tapped edge is recorded for differentiation.
+    Dropout is off and batch normalisation uses its running statistics, unless those of the batch are asked for;
+    `detach` is seen through, because a change does pass it. Only what lies downstream of a tapped edge is recorded for
+    differentiation.
     """
 
-    def __init__(self, graph: Graph, edges: Collection[Edge] = (), *, keep: Collection[Value] = ()) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        edges: Collection[Edge] = (),
+        *,
+        keep: Collection[Value] = (),
+        batch_statistics: bool = False,
+    ) -> None:
         """Compile a graph.
 
         Args:
             graph: the program.
             edges: the edges to tap.
             keep: the values to keep.
+            batch_statistics: take the graph with the statistics of the batch wherever a batch normalisation is.
 
         Raises:
-            ScoreError: the graph uses random numbers or the statistics of the batch even in evaluation mode.
+            ScoreError: the graph uses random numbers, or statistics of the batch that were not asked for, even in
+                evaluation mode.
         """
-        _refuse_noise(graph)
+        if batch_statistics:
+            graph = with_batch_statistics(graph)
+        _refuse_noise(graph, batch_statistics)
         self.graph = graph
+        self.batch_statistics = batch_statistics
+        self.coupled = is_coupled(graph)
         self.keep = frozenset(keep)
         self.edges = tuple(dict.fromkeys(edges))
         self.device = next((t.device for t in graph.tensors.values()), torch.device("cpu"))
@@ -141,6 +157,10 @@ class Program:
                 outputs = (*outputs[:i], tap, *outputs[i + 1 :])
         kept = {v: live[v].detach() if isinstance(live[v], torch.Tensor) else live[v] for v in self.keep}
         return Evaluation(outputs, kept, taps)
+
+    def tapped(self, edges: Collection[Edge] = (), *, keep: Collection[Value] = ()) -> Program:
+        """Return the same program with other taps, which keeps other values."""
+        return Program(self.graph, edges, keep=keep, batch_statistics=self.batch_statistics)
 
     def structure(self, outputs: Sequence[Any]) -> Any:
         """Return outputs nested as the model returns them."""
@@ -221,7 +241,7 @@ class Program:
 
     def _prepared(self, node: Node) -> Call | _Affine:
         """Return a call ready to be made; batch normalisation with stored statistics as a product and a sum."""
-        if node.op == "aten.batch_norm.default":
+        if node.op == BATCH_NORM and not uses_batch_statistics(node):
             given = [node.argument(n) for n in ("weight", "bias", "running_mean", "running_var")]
             if all(a is None or a in self._stored for a in given):
                 return _affine(node, [self._stored.get(a) for a in given])  # type: ignore[arg-type]
@@ -264,15 +284,15 @@ def _map_uses(node: int, name: str, argument: Argument, position: tuple[int, ...
     return argument
 
 
-def _refuse_noise(graph: Graph) -> None:
-    """Raise an error if an evaluation would depend on chance or on which examples share a batch."""
-    noisy = [n for n in graph.calls if _is_noisy(n)]
+def _refuse_noise(graph: Graph, batch_statistics: bool) -> None:
+    """Raise an error if an evaluation would depend on chance or, unless asked for, on which examples share a batch."""
+    noisy = [n for n in graph.calls if _is_noisy(n) and not (batch_statistics and n.op == BATCH_NORM)]
     if noisy:
         raise ScoreError(
             f"the model cannot be scored: {', '.join(sorted({n.op for n in noisy}))} is active in evaluation mode",
             where="; ".join(f"node {n.id} {n.location or ''}".strip() for n in noisy[:5]),
             why="scores would be noise",
-            mend="capture the model in evaluation mode, with running statistics",
+            mend="capture the model in evaluation mode, with running statistics; or score with batch_statistics=True",
         )
 
 

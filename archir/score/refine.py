@@ -12,7 +12,7 @@ from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
 from archir.score.forward import Linearisation
 from archir.score.head import Head
-from archir.score.program import Program, number_of_examples
+from archir.score.program import number_of_examples
 from archir.score.screen import Batch, Moments, Reductions, no_batches
 from archir.score.tail import Tail
 from archir.score.targets import Targets
@@ -130,7 +130,7 @@ def refine(
     families = sorted({family for family, _ in chosen})
     used = [perturbations[f] for f in families]
     tail = Tail(head.program.graph, [e for p in used for e in p.edges])
-    program = Program(head.program.graph, keep=tail.needs | frozenset(v for p in used for v in p.needs))
+    program = head.program.tapped(keep=tail.needs | frozenset(v for p in used for v in p.needs))
     moments, gram = Moments(len(chosen)), torch.zeros(len(chosen), len(chosen), dtype=torch.float64)
     kept: list[LinearBatch] = []
     methods: dict[str, str] = {}

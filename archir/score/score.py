@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -40,7 +40,7 @@ class Score:
     Attributes:
         candidate: the candidate.
         predicted: change of the mean loss, `first_order + curvature / 2`; in nats for likelihoods.
-        stderr: its standard error over the examples, over the batches under a coupled loss; not a number for one alone.
+        stderr: its standard error over the examples, over batches where they are coupled; not a number for one alone.
         first_order: `a`, the mean of r·u.
         curvature: `G`, the mean of uᵀHu; a sampled estimate unless the candidate was refined.
         refined: whether it may be part of joint predictions.
@@ -263,6 +263,7 @@ def score(
     refine: int = 64,
     price: Price | None = None,
     curvature: Curvature = Curvature.SAMPLED,
+    batch_statistics: bool = False,
     seed: int = 0,
     group: ProcessGroup | None = None,
 ) -> Scores:
@@ -285,6 +286,9 @@ def score(
         refine: number of candidates to refine, best first.
         price: what cost is worth, in nats; part of what decides which candidates are the best.
         curvature: how the second order is estimated in learning and screening.
+        batch_statistics: normalise by the mean and the variance of the batch, as in training, instead of running ones;
+            the examples of a batch are then coupled (see `Head.united`). Layers a rewrite brings use what they come
+            with.
         seed: seed of everything random.
         group: processes of `torch.distributed` that share the batches out among them. Each calls this with its own, as
             many to learn on as the others, and makes the same calls on the scores; all get the same results.
@@ -293,13 +297,14 @@ def score(
         ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; or the graph is
             noisy in evaluation mode.
     """
-    program = Program(graph)
+    program = Program(graph, batch_statistics=batch_statistics)
     scored = [moved(b, program.device) for b in batches]
     some = itertools.islice(learn, max(steps, 1)) if learn is not None else ()
     learned_on = scored if learn is None else [moved(b, program.device) for b in some]
     if not scored or not learned_on:
         raise no_batches()
-    families, misses = find_families(graph, morphisms)
+    found_in, misses = find_families(program.graph, morphisms)
+    families = [replace(f, graph=graph) for f in found_in]
     perturbations = [f.perturbation for f in families]
     head = Head(program, find_loss(loss), Ranks(group))
     learned = learn_theta(head, perturbations, learned_on, Recipe(steps, rate, radius, curvature, seed))

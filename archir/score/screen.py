@@ -85,7 +85,7 @@ def tapped_program(program: Program, perturbations: Sequence[Perturbation]) -> P
     """Return a program with taps on the edges of some families, which keeps the values they need."""
     edges = [e for p in perturbations for e in p.edges]
     needs = frozenset(v for p in perturbations for v in p.needs)
-    return Program(program.graph, edges, keep=needs)
+    return program.tapped(edges, keep=needs)
 
 
 def backward(

@@ -48,6 +48,10 @@ def arguments() -> tuple[torch.Tensor]:
 
 def infinite(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return outputs.sum(1) * float("nan")
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
 '''
 
 

@@ -244,6 +244,19 @@ def test_score_lists_the_candidates_by_another_rule(folder: Path) -> None:
     assert archir("score", net, *options, "random", "--save", folder / "scores.json").code == 2
 
 
+def test_score_takes_the_statistics_of_each_batch(folder: Path) -> None:
+    net = folder / "net.archir"
+    assert archir("trace", f"{folder / 'models.py'}:normed", "--input", "2,1,8,8", "-o", net).code == 0
+    options = ("--data", "digits", "--examples", "64", "--learn-steps", "3", "--json")
+    running = json.loads(archir("score", net, *options).out)["scores"]
+    one = json.loads(archir("score", net, *options, "--batch-statistics").out)["scores"]
+    several = json.loads(archir("score", net, *options, "--batch-statistics", "--batch-size", "16").out)["scores"]
+    assert len(running) == len(one) == len(several) == 8
+    assert all(row["stderr"] > 0 for row in (*running, *several)) and all(row["stderr"] is None for row in one)
+    assert one[0]["predicted"] != running[0]["predicted"]
+    assert archir("score", net, *options, "--batch-statistics", "--rule", "random").code == 2
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -80,7 +80,7 @@ def mean_loss(task: Task, graph: Graph) -> float:
     Raises:
         ScoreError: the graph is noisy in evaluation mode, or an operator rejects a batch.
     """
-    program = Program(graph)
+    program = Program(graph, batch_statistics=task.head.program.batch_statistics)
     total, examples = 0.0, 0
     for inputs, targets in task.batches:
         outputs, count = program(program.bind(inputs)).outputs, number_of_examples(targets)
