@@ -25,9 +25,10 @@ from archir.rewrite.spec import format_spec, parse_specs
 from archir.score.compensate import compensated
 from archir.score.head import Curvature
 from archir.score.losses import Loss, LossFunction
-from archir.score.score import Price, Scores
+from archir.score.score import Scores
 from archir.score.score import score as score_candidates
 from archir.score.screen import Batch
+from archir.score.sets import Price
 from archir.score.targets import Targets
 from frontends.pytorch import trace
 from passes.catalog import morphisms as default_morphisms

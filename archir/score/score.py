@@ -10,14 +10,13 @@ from functools import cached_property
 import torch
 from torch.distributed import ProcessGroup
 
-from archir.cost import Cost, cost
+from archir.cost import Cost
 from archir.errors import ScoreError, suggest
 from archir.ir.graph import Graph
 from archir.rewrite.candidate import Candidate
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, Theta
-from archir.rewrite.pipeline import apply_together
-from archir.score.family import Family, compatible, find_families
+from archir.score.family import Family, find_families
 from archir.score.head import Curvature, Head
 from archir.score.learn import Recipe
 from archir.score.learn import learn as learn_theta
@@ -27,10 +26,7 @@ from archir.score.ranks import Ranks
 from archir.score.refine import Refinement
 from archir.score.refine import refine as refine_best
 from archir.score.screen import Batch, Estimate, moved, no_batches, screen
-from archir.score.select import select
-
-Price = Callable[[Cost], float]
-"""What a difference of cost is worth, in nats."""
+from archir.score.sets import Limit, Member, Price, apply_set, choose, cost_of_set, linearised_loss
 
 
 @dataclass(frozen=True)
@@ -152,18 +148,13 @@ class Scores:
         Raises:
             ScoreError: there are no batches, or the loss does not fit one.
         """
-        if not subset:
-            return 0.0
-        perturbations = [f.perturbation for f in self.families]
-        members = [self.places[self[c.spec].spec] for c in subset]
-        there = [moved(b, self.head.program.device) for b in batches]
-        return refine_best(self.head, perturbations, self.learned, members, there).linearised(range(len(members)))
+        return linearised_loss(self.head, self._set(subset), batches)
 
     def choose(
         self,
         k: int | None = None,
         *,
-        budget: Callable[[Cost], bool] | None = None,
+        budget: Limit | None = None,
         price: Price | None = None,
         model: str = "linearised",
     ) -> list[Score]:
@@ -189,26 +180,14 @@ class Scores:
         if refinement is None:
             return []
         scores = [self[spec] for spec in self.numbers]
-        candidates = [s.candidate for s in scores]
         alone = torch.tensor([s.predicted for s in scores], dtype=torch.float64)
         after: dict[str, Callable[[Sequence[int]], torch.Tensor]] = {
             "linearised": refinement.after_linearised,
             "joint": refinement.after_joint,
             "additive": lambda chosen: alone + alone[list(chosen)].sum(),
         }
-        path = select(
-            after[model],
-            [0.0 if price is None else price(c.cost) for c in candidates],
-            compatible=lambda chosen: compatible(
-                self.graph,
-                [self.family(candidates[c].spec) for c in chosen],
-                [candidates[c].morphism for c in chosen],
-            ),
-            fits=lambda chosen: budget is None or budget(self.cost_of([candidates[c] for c in chosen])),
-            frees=[budget is not None and c.cost.frees for c in candidates],
-            k=k,
-        )
-        return [scores[step.candidate] for step in path]
+        path = choose(self.graph, self._set(scores), after[model], k=k, budget=budget, price=price)
+        return [scores[c] for c in path]
 
     def members(self, subset: Subset) -> list[tuple[Morphism, Theta | None]]:
         """Return the rewrites of a set, each with its θ, as `apply_together` takes them.
@@ -216,7 +195,7 @@ class Scores:
         Raises:
             ScoreError: a candidate is not one of these.
         """
-        return [(self[c.spec].candidate.morphism, self.theta(c.spec)) for c in subset]
+        return [(m.candidate.morphism, m.theta) for m in self._set(subset)]
 
     def apply(self, subset: Subset) -> Graph:
         """Return the graph with a set of candidates applied together, θ included.
@@ -225,7 +204,7 @@ class Scores:
             PassError: they cannot be applied together.
             ScoreError: a candidate is not one of these.
         """
-        return apply_together(self.graph, self.members(subset))
+        return apply_set(self.graph, self._set(subset))
 
     def cost_of(self, subset: Subset) -> Cost:
         """Return the exact cost of the graph with a set of candidates applied.
@@ -233,7 +212,10 @@ class Scores:
         Raises:
             PassError: they cannot be applied together.
         """
-        return cost(apply_together(self.graph, [(m, None) for m, _ in self.members(subset)]))
+        return cost_of_set(self.graph, self._set(subset))
+
+    def _set(self, subset: Subset) -> list[Member]:
+        return [Member(self[c.spec].candidate, self.family(c.spec), self.theta(c.spec)) for c in subset]
 
     @cached_property
     def _by_spec(self) -> Mapping[str, Score]:

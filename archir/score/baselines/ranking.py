@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
 import torch
 
-from archir.cost import Cost, cost
+from archir.cost import Cost
 from archir.errors import ScoreError, suggest
 from archir.ir.graph import Graph
 from archir.rewrite.candidate import Candidate
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, Theta
-from archir.rewrite.perturbation import Perturbation
-from archir.rewrite.pipeline import apply_together
-from archir.score.family import Family, compatible
+from archir.score.family import Family
 from archir.score.head import Head
-from archir.score.refine import refine
-from archir.score.score import Price
-from archir.score.screen import Batch, moved
-from archir.score.select import select
+from archir.score.screen import Batch
+from archir.score.sets import Limit, Member, Price, apply_set, choose, cost_of_set, linearised_loss
 
 
 @dataclass(frozen=True)
@@ -119,9 +115,7 @@ class Ranking:
         """
         return self.table[self._number(spec)]
 
-    def choose(
-        self, k: int | None = None, *, budget: Callable[[Cost], bool] | None = None, price: Price | None = None
-    ) -> list[Ranked]:
+    def choose(self, k: int | None = None, *, budget: Limit | None = None, price: Price | None = None) -> list[Ranked]:
         """Choose a set of candidates that can be applied together, one after another.
 
         A rule that predicts the change of the loss adds the candidate with the lowest objective, given those before
@@ -135,22 +129,9 @@ class Ranking:
         Returns:
             The path of the selection: every prefix of it is a smaller set to fall back on.
         """
-
-        def fits(chosen: Sequence[int]) -> bool:
-            return budget is None or budget(self.cost_of([self.table[c] for c in chosen]))
-
-        if self.model is None:
-            return [self.table[c] for c in self._take(k, fits)]
-        costs = [r.candidate.cost for r in self.table]
-        path = select(
-            self.model.after,
-            [0.0 if price is None else price(c) for c in costs],
-            compatible=self._compatible,
-            fits=fits,
-            frees=[budget is not None and c.frees for c in costs],
-            k=k,
-        )
-        return [self.table[step.candidate] for step in path]
+        after = None if self.model is None else self.model.after
+        path = choose(self.graph, self._set(self.table), after, k=k, budget=budget, price=price)
+        return [self.table[c] for c in path]
 
     def predict(self, subset: Sequence[Ranked | Candidate]) -> float | None:
         """Return the predicted change of the loss for a set, in nats; None if the rule predicts none.
@@ -173,23 +154,7 @@ class Ranking:
         Raises:
             ScoreError: a candidate is not ranked, there are no batches, or the loss does not fit one.
         """
-        if not subset:
-            return 0.0
-        ranked = [self[c.spec] for c in subset]
-        families = list(dict.fromkeys(map(id, (self.families[r.spec] for r in ranked))))
-        perturbations: list[Perturbation] = []
-        thetas: list[Theta] = []
-        places: list[tuple[int, int]] = []
-        for r in ranked:
-            family = self.families[r.spec]
-            number = families.index(id(family))
-            if number == len(perturbations):
-                perturbations.append(family.perturbation)
-                thetas.append(r.theta or {})
-            places.append((number, family.site.members.index(r.candidate.morphism)))
-        device = self.head.program.device
-        there = [moved(b, device) for b in batches]
-        return refine(self.head, perturbations, thetas, places, there).linearised(range(len(places)))
+        return linearised_loss(self.head, self._set(subset), batches)
 
     def members(self, subset: Sequence[Ranked | Candidate]) -> list[tuple[Morphism, Theta | None]]:
         """Return the rewrites of a set, each with its θ, as `apply_together` takes them.
@@ -206,7 +171,7 @@ class Ranking:
             PassError: they cannot be applied together.
             ScoreError: a candidate is not ranked.
         """
-        return apply_together(self.graph, self.members(subset))
+        return apply_set(self.graph, self._set(subset))
 
     def cost_of(self, subset: Sequence[Ranked | Candidate]) -> Cost:
         """Return the exact cost of the graph with a set of candidates applied.
@@ -215,21 +180,10 @@ class Ranking:
             PassError: they cannot be applied together.
             ScoreError: a candidate is not ranked.
         """
-        return cost(apply_together(self.graph, [(m, None) for m, _ in self.members(subset)]))
+        return cost_of_set(self.graph, self._set(subset))
 
-    def _take(self, k: int | None, fits: Callable[[Sequence[int]], bool]) -> list[int]:
-        chosen: list[int] = []
-        for c in range(len(self.table)):
-            if k is not None and len(chosen) >= k:
-                break
-            if self._compatible([*chosen, c]) and fits([*chosen, c]):
-                chosen.append(c)
-        return chosen
-
-    def _compatible(self, chosen: Sequence[int]) -> bool:
-        candidates = [self.table[c].candidate for c in chosen]
-        families = [self.families[c.spec] for c in candidates]
-        return compatible(self.graph, families, [c.morphism for c in candidates])
+    def _set(self, subset: Sequence[Ranked | Candidate]) -> list[Member]:
+        return [Member(r.candidate, self.families[r.spec], r.theta) for r in (self[c.spec] for c in subset)]
 
     @cached_property
     def _numbers(self) -> Mapping[str, int]:

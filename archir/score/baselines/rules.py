@@ -21,8 +21,8 @@ from archir.score.head import Curvature, Head
 from archir.score.learn import Recipe
 from archir.score.losses import Loss, LossFunction, find_loss
 from archir.score.program import Program
-from archir.score.score import Price
 from archir.score.screen import Batch, moved, no_batches
+from archir.score.sets import Price
 
 _ALL: tuple[Rule, ...] = (
     Linearised(),

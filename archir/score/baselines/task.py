@@ -19,8 +19,8 @@ from archir.score.baselines.ranking import Additive, Ranked, Ranking
 from archir.score.family import Family, find_families
 from archir.score.head import Head
 from archir.score.learn import Recipe, learn
-from archir.score.score import Price
 from archir.score.screen import Batch
+from archir.score.sets import Price
 
 
 @dataclass(frozen=True)
