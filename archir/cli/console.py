@@ -131,10 +131,10 @@ class RunProgress:
                 phase = "score" if event["phase"] == "before growth" else "train"
                 self._describe(phase, completed=event["step"], note=f"{_quality(event)}, {event['parameters']:,} par.")
             case "grown":
+                predicted = "" if event["predicted"] is None else f"{event['predicted']:+.4f} predicted, "
                 self.line(
                     f"growth step {event['growth']} at step {event['step']}: {event['parameters_before']:,} -> "
-                    f"{event['parameters']:,} parameters, loss {event['predicted']:+.4f} predicted, "
-                    f"{event['realised']:+.4f} realised"
+                    f"{event['parameters']:,} parameters, loss {predicted}{event['realised']:+.4f} realised"
                 )
             case "rejected":
                 self.line(f"growth step {event['growth']} at step {event['step']}: nothing that lowers the loss")

@@ -53,6 +53,7 @@ def grow(
     path: Path,
     *,
     data: str | None,
+    rule: str | None,
     plugins: Sequence[str],
     out: Path | None,
     resume: bool,
@@ -64,6 +65,7 @@ def grow(
     Args:
         path: the configuration.
         data: other data than the file's.
+        rule: another rule to choose candidates by than the file's.
         plugins: modules whose passes are known, beside those the file names.
         out: another directory than the file's.
         resume: go on with the run in the directory.
@@ -76,6 +78,7 @@ def grow(
     """
     config = read_config(path)
     config = config if data is None else config.with_data(data)
+    config = config if rule is None else config.with_rule(rule)
     directory = config.output if out is None else out
     if resume and open_run(directory).config != config.text:
         raise GrowError(

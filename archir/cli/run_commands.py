@@ -83,6 +83,9 @@ def score(
 def grow(
     config: Annotated[Path, typer.Argument(metavar="RUN.toml", help="The configuration of the run.")],
     data: Annotated[str | None, typer.Option(help="Other data than the file's.")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="Choose candidates by another rule than the file's: random, first-order, ...")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Another directory than the file's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
     controls: Annotated[
@@ -92,7 +95,16 @@ def grow(
     quiet: Quiet = False,
 ) -> None:
     """Train a network and let it grow under a budget."""
-    growing.grow(config, data=data, plugins=plugin or [], out=out, resume=resume, controls=controls, quiet=quiet)
+    growing.grow(
+        config,
+        data=data,
+        rule=rule,
+        plugins=plugin or [],
+        out=out,
+        resume=resume,
+        controls=controls,
+        quiet=quiet,
+    )
 
 
 def report(

@@ -158,6 +158,14 @@ class RunConfig:
         text = f"# with --data {source}\n{self.text}"
         return replace(self, data=replace(self.data, source=source, base=Path()), text=text)
 
+    def with_rule(self, rule: str) -> RunConfig:
+        """Return the configuration with candidates chosen by another rule.
+
+        Raises:
+            GrowError: there is no such rule.
+        """
+        return replace(self, options=replace(self.options, rule=rule), text=f"# with --rule {rule}\n{self.text}")
+
 
 def loss_of(spec: str, base: Path = Path()) -> Loss:
     """Return the loss of a name, or of a user's function named by `file.py:function`.

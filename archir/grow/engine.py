@@ -237,8 +237,9 @@ class _Engine:
             "scored",
             step=step,
             growth=number + 1,
+            rule=growth.rule,
             candidates=growth.candidates,
-            refined=growth.refined,
+            ranked=growth.ranked,
             seconds=growth.seconds,
         )
         if growth.rewriting is None:

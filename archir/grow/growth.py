@@ -16,11 +16,15 @@ from archir.grow.training import evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import Rewriting, rewrite_together
-from archir.rewrite.spec import format_spec
+from archir.score.baselines.ranking import Ranking
+from archir.score.baselines.rules import rank
 from archir.score.batch_statistics import with_batch_statistics
 from archir.score.losses import Loss
 from archir.score.propose import propose_composites
-from archir.score.score import Scores, score
+
+TOLERANCE = 1e-3
+"""The largest rise of the loss, relative to it, that is let pass where the rule predicts nothing: rewrites that keep
+the function but for rounding, or for noise that tells new units apart, would else be refused by chance."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,15 @@ class Growth:
         graph: the grown graph, or the old one if nothing was committed.
         rewriting: how it was rewritten, None if nothing was committed.
         specs: the committed candidates.
-        predicted: predicted change of the loss, on the examples they were selected on, in nats.
-        expected: the same on the held-out examples they were checked on, where it owes nothing to the selection.
+        rule: the rule they were chosen by.
+        predicted: predicted change of the loss, on the examples they were selected on, in nats; None if the rule
+            predicts none, or nothing was committed.
+        expected: change of the linearised network's loss on the held-out examples they were checked on, where it owes
+            nothing to the selection; None where `predicted` is.
         realised: true change of the loss on these.
         chosen: number of candidates selected, before backing off.
         candidates: number of candidates screened.
-        refined: number of candidates whose joint effect was found.
+        ranked: number of candidates the rule ranked.
         cost: cost of the graph.
         latency: seconds of its forward pass of one example; None where neither a budget nor a price asks for it.
         seconds: wall-clock time.
@@ -45,12 +52,13 @@ class Growth:
     graph: Graph
     rewriting: Rewriting | None
     specs: tuple[str, ...]
-    predicted: float
-    expected: float
+    rule: str
+    predicted: float | None
+    expected: float | None
     realised: float
     chosen: int
     candidates: int
-    refined: int
+    ranked: int
     cost: Cost
     latency: float | None
     seconds: float
@@ -73,7 +81,8 @@ def grow_once(
     θ is learned on training batches and the set is selected on other examples; its true effect is then measured on a
     third set of examples. While the loss there rises, is predicted to rise, or falls by less than `options.agreement`
     of what is predicted there, the set is shortened along the path it was selected on. Where no set keeps its
-    promise the longest that lowers the loss is taken; one that raises it is never committed.
+    promise the longest that lowers the loss is taken; one that raises it is never committed. A rule that predicts
+    nothing promises nothing, and need not pay prices: its sets may only not raise the loss by more than `TOLERANCE`.
 
     Latency is measured where a budget or a price asks for it: what candidates add to it is taken to be proportional to
     their FLOPs, but a set is committed only if what is measured then is within the budget and worth its price.
@@ -101,10 +110,11 @@ def grow_once(
     old, old_latency = cost(graph), latency_of(graph)
     prices = options.prices.by_flops(old_latency / max(old.flops, 1))
 
-    def score_all(morphisms: Sequence[Morphism]) -> Scores:
-        return score(
+    def rank_all(morphisms: Sequence[Morphism]) -> Ranking:
+        return rank(
             graph,
             Batches(selection, options.batch_size),
+            rule=options.rule,
             loss=loss,
             morphisms=morphisms,
             learn=Batches(train, options.batch_size, seed),
@@ -121,36 +131,41 @@ def grow_once(
         judged = with_batch_statistics(graph) if options.batch_statistics else graph
         return evaluate(judged.module(), checked, loss).loss
 
-    scores = score_all(morphisms)
-    if options.composites and (proposed := propose_composites(scores, options.composites)):
-        scores = score_all((*morphisms, *proposed))
-    path = scores.choose(budget=budget.allows, price=prices.of)
+    ranking = rank_all(morphisms)
+    if options.composites and (proposed := propose_composites(ranking, options.composites)):
+        ranking = rank_all((*morphisms, *proposed))
+    path = ranking.choose(budget=budget.allows, price=prices.of)
     chosen, before = len(path), measure(graph)
     found: Growth | None = None
     while path:
-        rewriting = rewrite_together(graph, scores.members(path))
-        grown, latency = cost(rewriting.graph), latency_of(rewriting.graph)
-        price = options.prices.of(grown - old) + options.prices.latency * (latency - old_latency)
-        expected = scores.predict(path, checked)
-        realised = measure(rewriting.graph) - before
-        allowed = budget.allows_latency(latency) and max(realised, expected) < min(0.0, -price)
-        if allowed and (found is None or realised <= options.agreement * expected):
-            found = Growth(
-                graph=rewriting.graph,
-                rewriting=rewriting,
-                specs=tuple(format_spec(m) for m, _ in scores.members(path)),
-                predicted=scores.linearised(path),
-                expected=expected,
-                realised=realised,
-                chosen=chosen,
-                candidates=len(scores),
-                refined=scores.refined,
-                cost=grown,
-                latency=latency if timed else None,
-                seconds=time.monotonic() - started,
-            )
-            if realised <= options.agreement * expected:
-                return found
+        expected = None if ranking.model is None else ranking.linearised(path, checked)
+        if expected is None or expected < 0:
+            rewriting = rewrite_together(graph, ranking.members(path))
+            grown, latency = cost(rewriting.graph), latency_of(rewriting.graph)
+            realised = measure(rewriting.graph) - before
+            if expected is None:
+                allowed, kept = realised <= TOLERANCE * abs(before), True
+            else:
+                price = options.prices.of(grown - old) + options.prices.latency * (latency - old_latency)
+                allowed, kept = max(realised, expected) < min(0.0, -price), realised <= options.agreement * expected
+            if allowed and budget.allows_latency(latency) and (found is None or kept):
+                found = Growth(
+                    graph=rewriting.graph,
+                    rewriting=rewriting,
+                    specs=tuple(r.spec for r in path),
+                    rule=ranking.rule,
+                    predicted=ranking.predict(path),
+                    expected=expected,
+                    realised=realised,
+                    chosen=chosen,
+                    candidates=ranking.candidates,
+                    ranked=len(ranking),
+                    cost=grown,
+                    latency=latency if timed else None,
+                    seconds=time.monotonic() - started,
+                )
+                if kept:
+                    return found
         path = path[: len(path) // 2]
     if found is not None:
         return found
@@ -158,12 +173,13 @@ def grow_once(
         graph=graph,
         rewriting=None,
         specs=(),
-        predicted=0.0,
-        expected=0.0,
+        rule=ranking.rule,
+        predicted=None,
+        expected=None,
         realised=0.0,
         chosen=chosen,
-        candidates=len(scores),
-        refined=scores.refined,
+        candidates=ranking.candidates,
+        ranked=len(ranking),
         cost=old,
         latency=old_latency if timed else None,
         seconds=time.monotonic() - started,

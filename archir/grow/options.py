@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from archir.errors import GrowError
+from archir.errors import GrowError, suggest
 from archir.grow.batches import Augmentation
 from archir.grow.budget import Prices
 from archir.grow.optimisers import OptimiserOptions, Schedule
+from archir.score.baselines.rules import DEFAULT, JOINT, RULES
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class GrowOptions:
         recalibrate_batches: training batches that batch statistics are averaged over before scoring.
         batch_statistics: score and check candidates with the batch statistics of training; they are averaged anew once
             the network has grown. Otherwise the running ones stand still.
+        rule: the rule that ranks and chooses the candidates, one of `archir.score.baselines.rules.RULES`.
         refine: number of candidates, best first, whose joint effect is found in forward mode.
         agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or be
             shortened: below it, the set has left the range in which the network is linear.
@@ -58,6 +60,7 @@ class GrowOptions:
     score_examples: int = 1000
     recalibrate_batches: int = 20
     batch_statistics: bool = False
+    rule: str = DEFAULT
     refine: int = 64
     agreement: float = 0.8
     composites: int = 0
@@ -74,6 +77,9 @@ class GrowOptions:
         ]
         problems += ["checkpoint_every is not positive"] if self.checkpoint_every < 1 else []
         problems += ["evaluate_every is negative"] if self.evaluate_every < 0 else []
+        problems += [f"there is no rule {self.rule!r}: {suggest(self.rule, RULES)}"] if self.rule not in RULES else []
+        if self.batch_statistics and self.rule not in JOINT:
+            problems.append(f"the rule {self.rule} takes running statistics, not those of the batch")
         problems += ["composites is negative"] if self.composites < 0 else []
         problems += ["agreement is not between 0 and 1"] if not 0 <= self.agreement <= 1 else []
         problems += ["growth_steps is negative"] if self.growth_steps < 0 else []

@@ -46,7 +46,8 @@ class Step:
         number: its number, from 1.
         step: optimiser steps done before it.
         changes: what was done, such as `8 split, 2 prune`; empty if nothing was committed.
-        predicted: predicted change of the loss, in nats.
+        rule: the rule the candidates were chosen by; None if it was not recorded.
+        predicted: predicted change of the loss, in nats; None if the rule predicts none, or nothing was committed.
         realised: true change of the loss on held-out examples.
         stderr: standard error of that, if it was recorded.
         parameters_before: parameters before it.
@@ -59,7 +60,8 @@ class Step:
     number: int
     step: int
     changes: str
-    predicted: float
+    rule: str | None
+    predicted: float | None
     realised: float
     stderr: float | None
     parameters_before: int
@@ -181,7 +183,7 @@ def _tested(event: Event) -> Tested:
 
 
 def _steps(by_kind: dict[str, list[Event]], started: Event) -> list[Step]:
-    seconds = {e["growth"]: e["seconds"] for e in by_kind.get("scored", [])}
+    scored = {e["growth"]: e for e in by_kind.get("scored", [])}
     done = {e["growth"]: e for kind in ("rejected", "grown") for e in by_kind.get(kind, [])}
     size: int = started["parameters"]
     flops: int = started["flops"]
@@ -195,14 +197,15 @@ def _steps(by_kind: dict[str, list[Event]], started: Event) -> list[Step]:
                 number=number,
                 step=event["step"],
                 changes=summarise(specs),
-                predicted=event.get("predicted", 0.0),
+                rule=scored.get(number, {}).get("rule"),
+                predicted=event.get("predicted"),
                 realised=event.get("realised", 0.0),
                 stderr=event.get("stderr"),
                 parameters_before=before,
                 parameters=size,
                 flops=flops,
                 backed_off=event["backed_off"] if "backed_off" in event else event["chosen"],
-                seconds=seconds.get(number),
+                seconds=scored.get(number, {}).get("seconds"),
             )
         )
     return steps
@@ -229,7 +232,8 @@ def rows(report: Report) -> list[tuple[str, ...]]:
     for g in report.growth:
         size, flops = g.parameters, g.flops
         after = [p for p in report.points if p.step <= g.step]
-        losses = (f"{g.predicted:+.4f}", f"{g.realised:+.4f}") if g.changes else ("", "")
+        predicted = "" if g.predicted is None else f"{g.predicted:+.4f}"
+        losses = (predicted, f"{g.realised:+.4f}") if g.changes else ("", "")
         quality = _quality(after[-1]) if after else ""
         seconds = "" if g.seconds is None else f"{g.seconds:.1f}"
         cells = (g.changes or "rejected", f"{size:,}", f"{flops:,}", *losses, quality, seconds)

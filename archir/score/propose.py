@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 
 from archir.errors import PassError
+from archir.ir.graph import Graph
+from archir.rewrite.candidate import Candidate
 from archir.rewrite.compose import Compose
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.reference import Later
-from archir.score.score import Score, Scores
+from archir.score.baselines.ranking import Ranking
+from archir.score.score import Scores
 
 
-def propose_composites(scores: Scores, most: int) -> tuple[Compose, ...]:
+def propose_composites(scores: Scores | Ranking, most: int) -> tuple[Compose, ...]:
     """Return composites of two rewrites each, of those that scored best alone.
 
     At least one of the two is no change of a width: changes of widths already go together in a set, while rewrites
@@ -19,7 +22,7 @@ def propose_composites(scores: Scores, most: int) -> tuple[Compose, ...]:
     left its place.
 
     Args:
-        scores: the scores of single candidates.
+        scores: what is predicted of single candidates; where nothing is, nothing is proposed.
         most: most composites.
 
     Returns:
@@ -27,28 +30,29 @@ def propose_composites(scores: Scores, most: int) -> tuple[Compose, ...]:
 
     Source: ours.
     """
-    best = [s for s in scores if s.predicted < 0 and not isinstance(s.candidate.morphism, Compose)]
+    alone = [(s.candidate, s.predicted) for s in scores if s.predicted is not None and s.predicted < 0]
+    best = [(c, predicted) for c, predicted in alone if not isinstance(c.morphism, Compose)]
     pairs = [
-        (first, second)
-        for first, second in itertools.permutations(best[: 2 * most], 2)
-        if not isinstance(first.candidate.morphism, WidthMorphism)
+        (first + second, one, other)
+        for (one, first), (other, second) in itertools.permutations(best[: 2 * most], 2)
+        if not isinstance(one.morphism, WidthMorphism)
     ]
-    pairs.sort(key=lambda pair: pair[0].predicted + pair[1].predicted)
+    pairs.sort(key=lambda pair: pair[0])
     found: list[Compose] = []
-    for first, second in pairs:
+    for _, one, other in pairs:
         if len(found) == most:
             break
-        composite = _compose(scores, first, second)
-        if composite is not None and not any(set(composite.steps) == set(other.steps) for other in found):
+        composite = _compose(scores.graph, one, other)
+        if composite is not None and not any(set(composite.steps) == set(known.steps) for known in found):
             found.append(composite)
     return tuple(found)
 
 
-def _compose(scores: Scores, first: Score, second: Score) -> Compose | None:
-    one: Morphism = first.candidate.morphism
+def _compose(graph: Graph, first: Candidate, second: Candidate) -> Compose | None:
+    one: Morphism = first.morphism
     try:
-        after = one.apply(scores.graph)
-        composite = Compose((one, second.candidate.morphism.followed(Later(scores.graph, after))))
-        return composite if composite.match(scores.graph) is None else None
+        after = one.apply(graph)
+        composite = Compose((one, second.morphism.followed(Later(graph, after))))
+        return composite if composite.match(graph) is None else None
     except PassError:
         return None

@@ -121,6 +121,14 @@ def test_defaults_are_those_of_the_options(tmp_path: Path) -> None:
     assert (config.loss, config.output, config.passes) == ("cross_entropy", tmp_path / "run", ())
 
 
+def test_another_rule_is_part_of_the_text(tmp_path: Path) -> None:
+    config = _read(tmp_path, SMALL).with_rule("net2net")
+    assert config.options == GrowOptions(rule="net2net")
+    assert config.text == f"# with --rule net2net\n{SMALL}"
+    assert _read(tmp_path, SMALL + '[growth]\nrule = "random"\n').options.rule == "random"
+    assert "did you mean random" in " ".join(_problems(tmp_path, SMALL + '[growth]\nrule = "randon"\n'))
+
+
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     text = """
 losss = "mse"

@@ -15,20 +15,22 @@ from torch import nn
 from archir.axes.infer import infer_widths
 from archir.cost import cost
 from archir.errors import FileError, GrowError
+from archir.grow import growth as growth_module
 from archir.grow.budget import Budget, Prices
 from archir.grow.engine import Run, grow_graph
 from archir.grow.growth import grow_once
 from archir.grow.optimisers import OptimiserOptions
 from archir.grow.options import GrowOptions
+from archir.grow.report import make_report, rows
 from archir.grow.run import Event, open_run
 from archir.grow.split import Split
 from archir.grow.trainer import Trainer, carry_over
 from archir.grow.training import evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
-from archir.rewrite.pipeline import rewrite_together
+from archir.rewrite.pipeline import Rewriting, rewrite_together
+from archir.score.baselines.ranking import Ranking
 from archir.score.losses import find_loss
-from archir.score.score import Scores
 from archir.score.targets import map_tensors
 from frontends.pytorch import trace
 from passes.prune import Prune
@@ -244,9 +246,9 @@ def test_a_set_is_shortened_until_it_keeps_its_promise(
     seed_graph: Graph, monkeypatch: pytest.MonkeyPatch, promise: Callable[[int], float], sizes: set[int]
 ) -> None:
     trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=150)).graph
-    chosen = Scores.choose
-    monkeypatch.setattr(Scores, "choose", lambda self, **options: chosen(self, 4, **options))
-    monkeypatch.setattr(Scores, "predict", lambda self, subset, batches: promise(len(subset)))
+    chosen = Ranking.choose
+    monkeypatch.setattr(Ranking, "choose", lambda self, **options: chosen(self, 4, **options))
+    monkeypatch.setattr(Ranking, "linearised", lambda self, subset, batches: promise(len(subset)))
     examples, loss = data(400, 1), find_loss("cross_entropy")
     growth = grow_once(
         trained,
@@ -262,6 +264,68 @@ def test_a_set_is_shortened_until_it_keeps_its_promise(
     assert growth.chosen == 4
     assert len(growth.specs) in sizes
     assert growth.realised < 0 or not growth.specs
+
+
+def test_a_set_predicted_to_raise_the_loss_is_not_even_built(
+    seed_graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is one whose predicted fall is not worth its price committed, whatever the loss does."""
+    trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=150)).graph
+    chosen = Ranking.choose
+    monkeypatch.setattr(Ranking, "choose", lambda self, **options: chosen(self, 4, budget=options["budget"]))
+    built: list[int] = []
+
+    def build(graph: Graph, members: Sequence[tuple[Morphism, Any]]) -> Rewriting:
+        built.append(len(members))
+        return rewrite_together(graph, members)
+
+    monkeypatch.setattr(growth_module, "rewrite_together", build)
+
+    def grown(promise: dict[int, float], price: float) -> tuple[int, list[int]]:
+        built.clear()
+        monkeypatch.setattr(Ranking, "linearised", lambda self, subset, batches: promise[len(subset)])
+        growth = grow_once(
+            trained,
+            train=data(400, 1),
+            selection=data(200, 1),
+            check=data(200, 1),
+            loss=find_loss("cross_entropy"),
+            budget=Budget(parameters=2000),
+            options=replace(OPTIONS, prices=Prices(parameters=price)),
+            morphisms=(SplitUnits(),),
+            seed=0,
+        )
+        return len(growth.specs), list(built)
+
+    assert grown({4: 0.013, 2: 0.0, 1: -1e-9}, 0.0) == (1, [1])
+    assert grown({4: -1e-9, 2: 0.01, 1: 0.01}, 1e-9) == (0, [4])
+
+
+@pytest.mark.parametrize("rule", ["random", "net2net", "gradmax", "first-order"])
+def test_networks_grow_by_other_rules_under_the_same_checks(seed_graph: Graph, rule: str) -> None:
+    """One that predicts nothing is held to the true loss alone: what all but keeps the function may be committed."""
+    morphisms = (SplitUnits(), Widen(count=1))
+    options = replace(OPTIONS, rule=rule, growth_steps=1, composites=2)
+    run = grow(seed_graph, options=options, morphisms=morphisms)
+    (scored,) = [e for e in run.history if e["event"] == "scored"]
+    assert scored["rule"] == rule and 0 < scored["ranked"] <= scored["candidates"]
+    (grown,) = [e for e in run.history if e["event"] == "grown"]
+    assert cost(seed_graph).parameters < grown["parameters"] <= 900
+    predicts = rule == "first-order"
+    assert (grown["predicted"] is not None) == (grown["expected"] is not None) == predicts
+    before, after = (e for e in run.history if e["event"] == "evaluated" and "growth" in e["phase"])
+    assert grown["realised"] <= (0.0 if predicts else 1e-3 * before["loss"])
+    assert after["loss"] < before["loss"] * 1.01
+    report = make_report(run.history)
+    assert (report.growth[0].rule, report.growth[0].predicted) == (rule, grown["predicted"])
+    assert (rows(report)[1][5] == "") == (not predicts)
+
+
+def test_rules_that_are_not_there_are_told() -> None:
+    with pytest.raises(GrowError, match="there is no rule 'randon': did you mean random"):
+        replace(OPTIONS, rule="randon")
+    with pytest.raises(GrowError, match="the rule random takes running statistics"):
+        replace(OPTIONS, rule="random", batch_statistics=True)
 
 
 def test_the_optimiser_is_carried_over_by_the_maps_of_the_weights(seed_graph: Graph) -> None:

@@ -26,7 +26,7 @@ HISTORY: list[Event] = [
     STARTED,
     _event("train", step=100, loss=1.0, rate=0.1, examples=6400),
     _evaluated(100, 0.5, 100, "before growth"),
-    _event("scored", step=100, growth=1, candidates=10, refined=10, seconds=1.25),
+    _event("scored", step=100, growth=1, candidates=10, rule="linearised", ranked=10, seconds=1.25),
     _event(
         "grown",
         growth=1,
@@ -42,7 +42,7 @@ HISTORY: list[Event] = [
     _evaluated(100, 0.6, 200, "after growth"),
     _event("train", step=200, loss=0.5, rate=0.1, examples=6400),
     _evaluated(200, 0.7, 200, "before growth"),
-    _event("scored", step=200, growth=2, candidates=12, refined=12, seconds=1.5),
+    _event("scored", step=200, growth=2, candidates=12, rule="linearised", ranked=12, seconds=1.5),
     _event("rejected", step=200, growth=2, chosen=4),
     _event("train", step=300, loss=0.4, rate=0.0, examples=6400),
     _evaluated(300, 0.8, 200),
@@ -65,6 +65,7 @@ def test_report_reads_what_a_run_did() -> None:
     assert (first.changes, first.predicted, first.realised) == ("2 split, 1 prune", -0.2, -0.15)
     assert (first.parameters_before, first.parameters, first.flops, first.backed_off) == (100, 200, 2000, 1)
     assert (first.seconds, second.seconds) == (1.25, 1.5)
+    assert (first.rule, second.predicted) == ("linearised", None)
     assert (second.changes, second.parameters, second.backed_off) == ("", 200, 4)
 
 

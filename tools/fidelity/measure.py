@@ -178,7 +178,7 @@ def _committed(subject: Subject, graph: Graph, truth: Truth, seed: int, plan: Pl
         morphisms=plan.morphisms,
         seed=seed,
     )
-    if growth.rewriting is None:
+    if growth.predicted is None or growth.expected is None:
         return Committed(0, growth.chosen, 0.0, 0.0, 0.0, 0.0, 0.0)
     in_sample, held_out = truth(growth.graph)
     return Committed(

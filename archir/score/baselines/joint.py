@@ -85,6 +85,7 @@ def _ranked(rule: str, task: Task, predictors: Callable[[Refinement], _Predictor
         refine=task.refine,
         price=task.price,
         curvature=recipe.curvature,
+        batch_statistics=task.head.program.batch_statistics,
         seed=recipe.seed,
     )
     refined = [s for s in scores if s.refined]
@@ -97,4 +98,4 @@ def _ranked(rule: str, task: Task, predictors: Callable[[Refinement], _Predictor
         numbers = torch.tensor([scores.numbers[s.spec] for s in refined], dtype=torch.long)
         model = _Numbered(*predictors(scores.refinement), numbers)
     families = {s.spec: scores.family(s.spec) for s in refined}
-    return Ranking(rule, scores.head, len(scores), table, families, model, scores.misses)
+    return Ranking(rule, scores.graph, scores.head, len(scores), table, families, model, scores.misses)

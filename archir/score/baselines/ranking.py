@@ -80,6 +80,7 @@ class Ranking:
 
     Attributes:
         rule: name of the rule.
+        graph: the graph the candidates were found in.
         head: the loss on top of the graph.
         candidates: number of candidates looked at.
         table: the candidates the rule ranks, best first.
@@ -89,17 +90,13 @@ class Ranking:
     """
 
     rule: str
+    graph: Graph = field(repr=False)
     head: Head = field(repr=False)
     candidates: int
     table: tuple[Ranked, ...]
     families: Mapping[str, Family] = field(repr=False)
     model: SetModel | None = field(repr=False)
     misses: tuple[tuple[str, Miss], ...] = field(repr=False)
-
-    @property
-    def graph(self) -> Graph:
-        """The graph the candidates were found in."""
-        return self.head.program.graph
 
     def __iter__(self) -> Iterator[Ranked]:
         return iter(self.table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from archir.errors import ScoreError, suggest
@@ -46,6 +47,9 @@ RULES: Mapping[str, Rule] = MappingProxyType({rule.name: rule for rule in _ALL})
 DEFAULT = "linearised"
 """The rule that is used unless another is asked for."""
 
+JOINT = ("linearised", "joint")
+"""The rules of the scorer itself, which can take the statistics of the batch."""
+
 
 def find_rule(name: str) -> Rule:
     """Return the rule of a name.
@@ -72,6 +76,7 @@ def rank(
     refine: int = 64,
     price: Price | None = None,
     curvature: Curvature = Curvature.SAMPLED,
+    batch_statistics: bool = False,
     seed: int = 0,
 ) -> Ranking:
     """Rank the candidate rewrites of a graph by a rule.
@@ -89,18 +94,22 @@ def rank(
         refine: for the joint rules, the number of candidates to refine and rank.
         price: for the joint rules, what decides with the loss which these are.
         curvature: how the second order is estimated in learning and screening.
+        batch_statistics: for the joint rules, normalise by the statistics of the batch, as in training.
         seed: seed of everything random.
 
     Raises:
-        ScoreError: there is no such rule or loss, the loss is not finite or does not fit a batch, there are no
-            batches, or the graph is noisy in evaluation mode.
+        ScoreError: there is no such rule or loss, the rule takes running statistics alone, the loss is not finite or
+            does not fit a batch, there are no batches, or the graph is noisy in evaluation mode.
     """
     found = find_rule(rule) if isinstance(rule, str) else rule
-    program = Program(graph)
+    if batch_statistics and found.name not in JOINT:
+        raise ScoreError(f"the rule {found.name} takes running statistics, not those of the batch")
+    program = Program(graph, batch_statistics=batch_statistics)
     scored = [moved(b, program.device) for b in batches]
     some = itertools.islice(learn, max(steps, 1)) if learn is not None else ()
     learned_on = scored if learn is None else [moved(b, program.device) for b in some]
     if not scored or not learned_on:
         raise no_batches()
     recipe = Recipe(steps, rate, radius, curvature, seed)
-    return found(Task(Head(program, find_loss(loss)), tuple(morphisms), scored, learned_on, recipe, refine, price))
+    task = Task(Head(program, find_loss(loss)), tuple(morphisms), scored, learned_on, recipe, refine, price)
+    return replace(found(task), graph=graph)

@@ -139,7 +139,7 @@ def collect(rule: str, task: Task, opinions: Sequence[Opinion | Miss]) -> Rankin
     alone = [r.predicted for r in ranked if r.predicted is not None]
     model = Additive(torch.tensor(alone, dtype=torch.float64)) if alone and len(alone) == len(ranked) else None
     candidates = sum(len(f.site.members) for f in task.families)
-    return Ranking(rule, task.head, candidates, tuple(ranked), by_spec, model, tuple(misses))
+    return Ranking(rule, task.graph, task.head, candidates, tuple(ranked), by_spec, model, tuple(misses))
 
 
 def only(kind: str, family: Family) -> Miss | None:

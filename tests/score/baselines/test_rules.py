@@ -113,6 +113,8 @@ def test_what_is_not_there_is_said() -> None:
         rank(graph, batches, rule="randon", morphisms=KINDS)
     with pytest.raises(ScoreError, match="no batches"):
         rank(graph, [], morphisms=KINDS)
+    with pytest.raises(ScoreError, match="the rule taylor takes running statistics"):
+        rank(graph, batches, rule="taylor", morphisms=KINDS, batch_statistics=True)
     ranking = ranked("taylor")
     with pytest.raises(ScoreError, match="the rule taylor ranks no candidate"):
         ranking["split{width=w0, units=[0]}"]
