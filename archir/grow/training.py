@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from archir.errors import GrowError, ScoreError
 from archir.grow.batches import Batches
 from archir.grow.split import Inputs, Split
-from archir.score.losses import Loss, class_axis
+from archir.score.losses import NO_LABEL, Loss, class_axis
 from archir.score.program import number_of_examples
 from archir.score.targets import Targets
 
@@ -241,4 +241,4 @@ def _hits(outputs: Any, targets: Targets, loss: Loss) -> torch.Tensor | None:
         axis = class_axis(outputs, targets)
     except ScoreError:
         return None
-    return outputs.argmax(axis) == targets
+    return (outputs.argmax(axis) == targets)[targets != NO_LABEL]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from archir.errors import ScoreError
-from archir.score.losses import LOSSES, Loss, check_loss, class_axis
+from archir.score.losses import LOSSES, Loss, check_loss, class_axis, label_weights
 from archir.score.program import Program, number_of_examples
 from archir.score.ranks import ALONE, Ranks
 from archir.score.targets import Targets
@@ -231,10 +231,12 @@ def _cross_entropy_root(outputs: torch.Tensor, targets: torch.Tensor, signs: tor
     p = outputs.softmax(axis)
     root = p.sqrt() * signs
     root = root - p * root.sum(axis, keepdim=True)
-    positions = outputs[0].numel() // outputs.shape[axis]
     if soft:
-        root = root * targets.sum(axis, keepdim=True).clamp(min=0).sqrt()
-    return root / math.sqrt(positions)
+        positions = outputs[0].numel() // outputs.shape[axis]
+        weights = targets.sum(axis, keepdim=True).clamp(min=0) / positions
+    else:
+        weights = label_weights(targets).unsqueeze(axis).to(root)
+    return root * weights.sqrt()
 
 
 def _mse_root(outputs: torch.Tensor, targets: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:

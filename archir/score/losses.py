@@ -15,6 +15,9 @@ from archir.score.targets import Targets, map_tensors, tensors_of
 LossFunction = Callable[[Any, Any], torch.Tensor]
 """A function of a model's outputs and the targets (`Targets`), as a batch holds them."""
 
+NO_LABEL = -100
+"""The class number of a position that has no label, as in PyTorch."""
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -152,6 +155,24 @@ def class_axis(outputs: torch.Tensor, targets: torch.Tensor) -> int:
     return 1 if second else outputs.dim() - 1
 
 
+def label_weights(labels: torch.Tensor) -> torch.Tensor:
+    """Return what every position counts in the cross-entropy of its example, in float64.
+
+    That is one over the number of labelled positions of the example, and nought where the label is `NO_LABEL`. So the
+    loss of an example is the mean over its labelled positions, nought if it has none, and the loss of a batch is the
+    mean over all its examples, whatever the number of labels of each.
+
+    Args:
+        labels: class numbers, `[batch, ...]`.
+
+    Returns:
+        `[batch, ...]`.
+    """
+    labelled = (labels != NO_LABEL).double()
+    positions = tuple(range(1, labels.dim()))
+    return labelled / labelled.sum(positions, keepdim=True).clamp(min=1) if positions else labelled
+
+
 def _cross_entropy(outputs: Any, given: Any) -> torch.Tensor:
     logits, targets = _tensor("cross_entropy", outputs), _target("cross_entropy", given)
     if targets.is_floating_point():
@@ -161,17 +182,21 @@ def _cross_entropy(outputs: Any, given: Any) -> torch.Tensor:
     else:
         labels, scores = targets.long(), logits.movedim(class_axis(logits, targets), 1)
         try:
-            losses = F.cross_entropy(scores, labels, reduction="none", ignore_index=_NO_LABEL)
+            losses = F.cross_entropy(scores, labels, reduction="none", ignore_index=NO_LABEL)
         except IndexError as error:
-            raise ScoreError(
-                f"class numbers run from {int(labels.min())} to {int(labels.max())}, the model has {scores.shape[1]}",
-                mend="class numbers start at 0",
-            ) from error
+            raise unknown_classes(labels, scores.shape[1]) from error
+        losses = losses * label_weights(labels).to(losses)
+        return losses if losses.dim() == 1 else losses.flatten(1).sum(1)
     return _over_positions(losses)
 
 
-_NO_LABEL = torch.iinfo(torch.int64).min
-"""No label is ignored: leaving some out would make the mean one over positions, not examples."""
+def unknown_classes(labels: torch.Tensor, classes: int) -> ScoreError:
+    """Return the error for class numbers that a model does not have."""
+    found = labels[labels != NO_LABEL]
+    return ScoreError(
+        f"class numbers run from {int(found.min())} to {int(found.max())}, the model has {classes}",
+        mend=f"class numbers start at 0; {NO_LABEL} leaves a position out",
+    )
 
 
 def _mse(outputs: Any, targets: Any) -> torch.Tensor:

@@ -49,6 +49,7 @@ CASES: list[tuple[str | Callable[..., Tensor], tuple[int, ...], Tensor]] = [
     ("cross_entropy", (3, 4), LABELS),
     ("cross_entropy", (3, 4, 2), torch.stack([LABELS, LABELS.flip(0)], 1)),
     ("cross_entropy", (3, 2, 4), torch.stack([LABELS, LABELS.flip(0)], 1)),
+    ("cross_entropy", (3, 2, 4), torch.tensor([[1, 0], [-100, 3], [-100, -100]])),
     ("cross_entropy", (3, 4), torch.rand(3, 4, dtype=torch.float64)),
     ("mse", (3, 4), torch.randn(3, 4, dtype=torch.float64)),
     ("bce_with_logits", (3, 4), torch.rand(3, 4, dtype=torch.float64)),

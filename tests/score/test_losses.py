@@ -39,9 +39,27 @@ def test_cross_entropy_takes_class_probabilities() -> None:
     assert torch.allclose(find_loss("cross_entropy").per_example(logits, wanted), expected, rtol=1e-14)
 
 
-def test_every_label_counts_torchs_default_ignored_one_included() -> None:
-    with pytest.raises(ScoreError, match="run from -100 to 1, the model has 3"):
-        find_loss("cross_entropy")(_random(2, 3), torch.tensor([-100, 1]))
+@pytest.mark.parametrize("axis", [1, 2])
+def test_positions_without_a_label_are_left_out_of_the_mean_of_their_example(axis: int) -> None:
+    logits, loss = _random(4, 5, 3), find_loss("cross_entropy")
+    labels = torch.tensor([[0, 1, 2], [-100, 4, -100], [3, -100, 0], [-100, -100, -100]])
+    rows = [F.cross_entropy(logits[i].mT, labels[i]) for i in range(3)]
+    expected = torch.stack([*rows, torch.zeros((), dtype=torch.float64)])
+    moved = logits.movedim(1, axis)
+    assert torch.allclose(loss.per_example(moved, labels), expected, rtol=1e-14)
+    assert float(loss(moved, labels)) == pytest.approx(float(expected.mean()), rel=1e-14)
+    check_loss(loss, moved, labels)
+
+
+def test_an_example_without_a_label_counts_nought() -> None:
+    logits = _random(2, 3)
+    losses = find_loss("cross_entropy").per_example(logits, torch.tensor([-100, 1]))
+    assert torch.equal(losses, torch.stack([torch.zeros_like(losses[0]), -logits[1].log_softmax(0)[1]]))
+
+
+def test_class_numbers_the_model_lacks_are_refused() -> None:
+    with pytest.raises(ScoreError, match="run from 1 to 3, the model has 3"):
+        find_loss("cross_entropy")(_random(3, 3), torch.tensor([-100, 1, 3]))
 
 
 def test_an_ambiguous_class_axis_is_refused() -> None:
