@@ -101,6 +101,10 @@ class Head:
             start += size
         return result
 
+    def mean(self, flat: torch.Tensor, outputs: Sequence[Any], targets: Targets) -> torch.Tensor:
+        """Return the mean loss for flat outputs, or that of the batch where it is coupled; `[]`."""
+        return self.loss.mean(self.program.structure(self.split(flat, outputs)), targets)
+
     def check(self, outputs: Sequence[Any], targets: Targets) -> None:
         """Check the loss on a batch.
 
@@ -109,7 +113,7 @@ class Head:
         """
         check_loss(self.loss, self.program.structure(outputs), targets)
 
-    def gradient(self, outputs: Sequence[Any], targets: Targets, *, record: bool = False) -> Pair:
+    def gradient(self, outputs: Sequence[Any], targets: Targets) -> Pair:
         """Return the flat outputs and the gradient of each example's loss in them; `[examples, outputs]` each.
 
         Under a coupled loss it is the gradient of the batch's loss times the number of its examples, so that it
@@ -118,16 +122,40 @@ class Head:
         Args:
             outputs: the outputs of the program.
             targets: the targets.
-            record: let the gradient be differentiated again in the flat outputs.
 
         Raises:
             ScoreError: the loss does not depend on the outputs, or is not finite.
         """
+        flat, found = self._recorded(outputs, targets, record=False)
+        return flat.detach(), found
+
+    def hessian_product(self, outputs: Sequence[Any], targets: Targets, u: torch.Tensor) -> torch.Tensor:
+        """Return `H u` for vectors in the space of the flat outputs.
+
+        Args:
+            outputs: the outputs of the program.
+            targets: the targets.
+            u: `[vectors, examples, outputs]`.
+
+        Returns:
+            `[vectors, examples, outputs]`.
+
+        Raises:
+            ScoreError: the loss does not depend on the outputs, or is not finite.
+        """
+        flat, gradient = self._recorded(outputs, targets, record=True)
+        if not gradient.requires_grad:
+            return torch.zeros_like(u)
+        products = (torch.autograd.grad(gradient, flat, one, retain_graph=True, materialize_grads=True)[0] for one in u)
+        return torch.stack(list(products))
+
+    def _recorded(self, outputs: Sequence[Any], targets: Targets, *, record: bool) -> Pair:
+        """Return the flat outputs and the gradient in them, which can be differentiated again if it was recorded."""
         examples = number_of_examples(targets)
         flat = self.flatten([o.detach() if isinstance(o, torch.Tensor) else o for o in outputs], examples)
         flat.requires_grad_()
         with torch.enable_grad():
-            total = self.loss.mean(self.program.structure(self.split(flat, outputs)), targets) * examples
+            total = self.mean(flat, outputs, targets) * examples
             if not bool(torch.isfinite(total)):
                 raise ScoreError(
                     f"the loss {self.loss.name} is {float(total)} on a batch",
@@ -137,22 +165,6 @@ class Head:
                 raise ScoreError(f"the loss {self.loss.name} does not depend on the outputs of the model")
             (found,) = torch.autograd.grad(total, flat, create_graph=record)
         return flat, found
-
-    def hessian_product(self, flat: torch.Tensor, gradient: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        """Return `H u` for vectors in the space of the outputs.
-
-        Args:
-            flat: the flat outputs, from `gradient(record=True)`.
-            gradient: the gradient, from the same.
-            u: `[vectors, examples, outputs]`.
-
-        Returns:
-            `[vectors, examples, outputs]`.
-        """
-        if not gradient.requires_grad:
-            return torch.zeros_like(u)
-        products = (torch.autograd.grad(gradient, flat, one, retain_graph=True, materialize_grads=True)[0] for one in u)
-        return torch.stack(list(products))
 
     def pairs(
         self, outputs: Sequence[Any], targets: Targets, curvature: Curvature, generator: torch.Generator
@@ -177,18 +189,18 @@ class Head:
         named = LOSSES.get(self.loss.name) is self.loss
         if curvature is Curvature.SAMPLED and named:
             assert isinstance(targets, torch.Tensor), "a loss with a name takes one tensor"
-            root = _ROOTS[self.loss.name](first, targets, _signs(first, generator)).reshape(
+            root = _ROOTS[self.loss.name](first, targets, random_signs(first, generator)).reshape(
                 number_of_examples(targets), -1
             )
             yield root, root
             return
-        flat, gradient = self.gradient(plain, targets, record=True)
+        flat = self.flatten(plain, number_of_examples(targets))
         units = 1 if self.loss.coupled else len(flat)
         count = flat.numel() // units
         if count <= LARGEST_DENSE:
-            roots = _dense_root(self, flat, gradient, units)
+            roots = _dense_root(self, plain, targets, units)
             if curvature is Curvature.SAMPLED:
-                signs = _signs(flat.detach(), generator).reshape(units, 1, count)
+                signs = random_signs(flat, generator).reshape(units, 1, count)
                 roots = (roots * signs).sum(2, keepdim=True)
             elif self.coupled:
                 # What is summed over the batch before it is squared has no products of different examples in the mean.
@@ -198,8 +210,8 @@ class Head:
                 vector = column.reshape(flat.shape)
                 yield vector, vector
         elif curvature is Curvature.SAMPLED:
-            signs = _signs(flat.detach(), generator)
-            yield signs, self.hessian_product(flat, gradient, signs[None])[0]
+            signs = random_signs(flat, generator)
+            yield signs, self.hessian_product(plain, targets, signs[None])[0]
         else:
             raise ScoreError(
                 f"the exact curvature of {count} outputs {'a batch' if self.loss.coupled else 'an example'} "
@@ -208,24 +220,26 @@ class Head:
             )
 
 
-def _signs(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def random_signs(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return ones with random signs, in the shape and element type of `like`."""
     bits = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8)
     return (2 * bits - 1).to(like)
 
 
-def _dense_root(head: Head, flat: torch.Tensor, gradient: torch.Tensor, units: int) -> torch.Tensor:
+def _dense_root(head: Head, outputs: Sequence[Any], targets: Targets, units: int) -> torch.Tensor:
     """Return R with `R Rᵀ = H` for every unit, negative eigenvalues left out; `[units, outputs, outputs]`."""
+    flat = head.flatten(outputs, number_of_examples(targets))
     count = flat.numel() // units
     basis = torch.eye(count, dtype=flat.dtype, device=flat.device)[:, None, :].expand(count, units, count)
-    products = head.hessian_product(flat, gradient, basis.reshape(count, *flat.shape))
+    products = head.hessian_product(outputs, targets, basis.reshape(count, *flat.shape))
     hessian = products.reshape(count, units, count).transpose(0, 1)
     values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
     found: torch.Tensor = vectors * values.clamp(min=0).sqrt()[:, None, :]
     return found
 
 
-def _cross_entropy_root(outputs: torch.Tensor, targets: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
-    """Return `√p∘ε − p (√p·ε)`, whose second moment is `diag(p) − p pᵀ`."""
+def cross_entropy_root(outputs: torch.Tensor, targets: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+    """Return `√p∘ε − p (√p·ε)`, whose second moment is `diag(p) − p pᵀ`, weighted as positions are in the loss."""
     soft = targets.is_floating_point()
     axis = 1 if soft else class_axis(outputs, targets)
     p = outputs.softmax(axis)
@@ -248,4 +262,4 @@ def _bce_root(outputs: torch.Tensor, targets: torch.Tensor, signs: torch.Tensor)
     return signs * (p * (1 - p) / outputs[0].numel()).sqrt()
 
 
-_ROOTS = {"cross_entropy": _cross_entropy_root, "mse": _mse_root, "bce_with_logits": _bce_root}
+_ROOTS = {"cross_entropy": cross_entropy_root, "mse": _mse_root, "bce_with_logits": _bce_root}

@@ -105,9 +105,7 @@ def check_loss(loss: Loss, outputs: Any, targets: Targets) -> None:
             f"the loss {loss.name} returns {list(parts.shape)} and {list(mean.shape)} for {examples} examples",
             mend="return one loss an example, [batch], or their mean, a scalar",
         )
-    if not bool(torch.isfinite(parts).all()):
-        bad = int((~torch.isfinite(parts)).nonzero()[0])
-        raise ScoreError(f"the loss {loss.name} is {float(parts[bad])}", where=f"example {bad} of the batch")
+    check_finite(loss, parts)
     tolerance = 1e-3 * float(parts.abs().mean()) + 1e-6
     if abs(float(parts.mean() - mean)) > tolerance:
         raise ScoreError(
@@ -128,6 +126,17 @@ def _check_coupled(loss: Loss, outputs: Any, targets: Targets) -> None:
         )
     if not bool(torch.isfinite(found)):
         raise ScoreError(f"the loss {loss.name} is {float(found)} on a batch")
+
+
+def check_finite(loss: Loss, parts: torch.Tensor) -> None:
+    """Check that the losses of the examples of a batch, `[batch]`, are finite.
+
+    Raises:
+        ScoreError: one is not.
+    """
+    if not bool(torch.isfinite(parts).all()):
+        bad = int((~torch.isfinite(parts)).nonzero()[0])
+        raise ScoreError(f"the loss {loss.name} is {float(parts[bad])}", where=f"example {bad} of the batch")
 
 
 def class_axis(outputs: torch.Tensor, targets: torch.Tensor) -> int:

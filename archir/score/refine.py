@@ -29,7 +29,8 @@ class LinearBatch:
         outputs: the outputs of the network.
         flat: the same side by side, `[examples, outputs]`.
         targets: the targets.
-        pushed: `u`, how each candidate moves the outputs, `[candidates, examples, outputs]`.
+        pushed: `u`, how each candidate moves the outputs, `[candidates, examples, outputs]`; where these are made in
+            chunks (`stream.StreamedHead`), how it moves the features they are made from.
     """
 
     outputs: Sequence[Any]
@@ -101,8 +102,7 @@ class Refinement:
         return totals / examples
 
     def _loss(self, batch: LinearBatch, flat: torch.Tensor) -> float:
-        structure = self.head.program.structure(self.head.split(flat, batch.outputs))
-        return float(self.head.loss.mean(structure, batch.targets))
+        return float(self.head.mean(flat, batch.outputs, batch.targets))
 
 
 def refine(
@@ -140,7 +140,7 @@ def refine(
         evaluation = program(program.bind(inputs))
         head.check(evaluation.outputs, targets)
         linear = Linearisation(tail, evaluation.values)
-        flat, gradient = head.gradient(evaluation.outputs, targets, record=True)
+        flat, gradient = head.gradient(evaluation.outputs, targets)
         pushed = torch.zeros(len(chosen), *flat.shape, dtype=flat.dtype, device=flat.device)
         for f in families:
             with torch.no_grad():
@@ -154,15 +154,13 @@ def refine(
                         for o, t in zip(evaluation.outputs, moved, strict=True)
                     ]
                     pushed[number] = head.flatten(filled, count)
-        curved = head.hessian_product(flat, gradient, pushed)
-        first, second = (pushed * gradient.detach()).sum(2).mT, (pushed * curved).sum(2).mT
+        curved = head.hessian_product(evaluation.outputs, targets, pushed)
+        first, second = (pushed * gradient).sum(2).mT, (pushed * curved).sum(2).mT
         moments.add(head.united(first), head.united(second), count)
         gram += (pushed.flatten(1) @ curved.flatten(1).mT).to("cpu", torch.float64)
         examples += count
         stored += pushed.numel()
-        kept = (
-            [*kept, LinearBatch(evaluation.outputs, flat.detach(), targets, pushed)] if stored <= LARGEST_STORED else []
-        )
+        kept = [*kept, LinearBatch(evaluation.outputs, flat, targets, pushed)] if stored <= LARGEST_STORED else []
         methods |= linear.methods
     if not examples:
         raise no_batches()

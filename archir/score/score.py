@@ -27,6 +27,7 @@ from archir.score.refine import Refinement
 from archir.score.refine import refine as refine_best
 from archir.score.screen import Batch, Estimate, moved, no_batches, screen
 from archir.score.sets import Limit, Member, Price, apply_set, choose, cost_of_set, linearised_loss
+from archir.score.stream import streamed
 
 
 @dataclass(frozen=True)
@@ -289,11 +290,12 @@ def score(
     families = [replace(f, graph=graph) for f in found_in]
     perturbations = [f.perturbation for f in families]
     head = Head(program, find_loss(loss), Ranks(group))
-    learned = learn_theta(head, perturbations, learned_on, Recipe(steps, rate, radius, curvature, seed))
-    estimates = screen(head, perturbations, learned.thetas, scored, curvature=curvature, seed=seed + 1)
+    chunked = streamed(head, perturbations, [*learned_on, *scored])
+    learned = learn_theta(chunked, perturbations, learned_on, Recipe(steps, rate, radius, curvature, seed))
+    estimates = screen(chunked, perturbations, learned.thetas, scored, curvature=curvature, seed=seed + 1)
     order = _ranked(families, estimates, price)
     best = order[:refine]
-    found = refine_best(head, perturbations, learned.thetas, best, scored) if best else None
+    found = refine_best(chunked, perturbations, learned.thetas, best, scored) if best else None
     table: list[Score] = []
     places: dict[str, tuple[int, int]] = {}
     numbers: dict[str, int] = {}

@@ -18,6 +18,7 @@ from archir.score.head import Head
 from archir.score.refine import refine
 from archir.score.screen import Batch, moved
 from archir.score.select import select
+from archir.score.stream import streamed
 
 Price = Callable[[Cost], float]
 """What a difference of cost is worth, in nats."""
@@ -78,7 +79,8 @@ def linearised_loss(head: Head, members: Sequence[Member], batches: Iterable[Bat
             thetas.append(m.theta or {})
         places.append((number, m.family.site.members.index(m.candidate.morphism)))
     there = [moved(b, head.program.device) for b in batches]
-    return refine(head, perturbations, thetas, places, there).linearised(range(len(places)))
+    chunked = streamed(head, perturbations, there)
+    return refine(chunked, perturbations, thetas, places, there).linearised(range(len(places)))
 
 
 def choose(

@@ -102,18 +102,17 @@ def test_any_loss_with_many_outputs_is_sampled_in_pairs() -> None:
 def test_gradients_and_hessian_products_are_those_of_single_examples() -> None:
     head = head_of("cross_entropy")
     outputs = torch.randn(3, 4, dtype=torch.float64)
-    flat, gradient = head.gradient([outputs], LABELS, record=True)
+    _, gradient = head.gradient([outputs], LABELS)
     assert torch.allclose(gradient, outputs.softmax(1) - F.one_hot(LABELS, 4), rtol=1e-12)
     u = torch.randn(5, 3, 4, dtype=torch.float64)
     expected = torch.einsum("nij,cnj->cni", hessians(head.loss, outputs, LABELS), u)
-    assert torch.allclose(head.hessian_product(flat, gradient, u), expected, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(head.hessian_product([outputs], LABELS, u), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_a_linear_loss_has_no_curvature() -> None:
     head = head_of(lambda outputs, targets: outputs.sum(1))
     outputs = torch.randn(3, 4, dtype=torch.float64)
-    flat, gradient = head.gradient([outputs], LABELS, record=True)
-    assert not head.hessian_product(flat, gradient, torch.randn(2, 3, 4, dtype=torch.float64)).any()
+    assert not head.hessian_product([outputs], LABELS, torch.randn(2, 3, 4, dtype=torch.float64)).any()
 
 
 def test_several_outputs_lie_side_by_side() -> None:

@@ -33,7 +33,7 @@ class FirstOrder:
         """Rank the candidates of a task."""
         recipe = replace(task.recipe, curvature=Curvature.NONE)
         return _screened(
-            self.name, task, learn(task.head, task.perturbations, task.learn, recipe).thetas, recipe.curvature
+            self.name, task, learn(task.chunked, task.perturbations, task.learn, recipe).thetas, recipe.curvature
         )
 
 
@@ -90,6 +90,8 @@ def mean_loss(task: Task, graph: Graph) -> float:
 
 
 def _screened(rule: str, task: Task, thetas: Sequence[Theta], curvature: Curvature) -> Ranking:
-    found = screen(task.head, task.perturbations, thetas, task.batches, curvature=curvature, seed=task.recipe.seed + 1)
+    found = screen(
+        task.chunked, task.perturbations, thetas, task.batches, curvature=curvature, seed=task.recipe.seed + 1
+    )
     pairs = zip(found, thetas, strict=True)
     return collect(rule, task, [Opinion(e.predicted, e.predicted, theta) for e, theta in pairs])

@@ -66,12 +66,12 @@ class GradMax:
 
     def _matrices(self, task: Task, prepared: Mapping[int, _Fresh]) -> dict[int, torch.Tensor]:
         """Return M of each family, `[outgoing, incoming]`."""
-        program = tapped_program(task.head.program, [task.perturbations[i] for i in prepared])
+        program = tapped_program(task.chunked.program, [task.perturbations[i] for i in prepared])
         totals: dict[int, torch.Tensor] = {}
         examples, generator = 0, torch.Generator()
         for inputs, targets in itertools.islice(task.learn, self.batches):
             evaluation = program(program.bind(inputs))
-            gradient, _ = backward(task.head, evaluation, targets, Curvature.NONE, generator)
+            gradient, _ = backward(task.chunked, evaluation, targets, Curvature.NONE, generator)
             at = {e: g for e, g in gradient.items() if isinstance(e, Value)}
             for i, fresh in prepared.items():
                 found = fresh.covariance(evaluation.values, at)

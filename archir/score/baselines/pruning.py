@@ -49,13 +49,13 @@ class Taylor:
         """Rank the candidates of a task."""
         ranked = [i for i, f in enumerate(task.families) if only("prune", f) is None]
         perturbations = [task.perturbations[i] for i in ranked]
-        program, reductions = tapped_program(task.head.program, perturbations), Reductions()
+        program, reductions = tapped_program(task.chunked.program, perturbations), Reductions()
         totals = [torch.zeros(p.members, dtype=torch.float64) for p in perturbations]
         examples, generator = 0, torch.Generator()
         for inputs, targets in task.batches:
             count = number_of_examples(targets)
             evaluation = program(program.bind(inputs))
-            gradient, _ = backward(task.head, evaluation, targets, Curvature.NONE, generator)
+            gradient, _ = backward(task.chunked, evaluation, targets, Curvature.NONE, generator)
             with torch.no_grad():
                 for i, p in enumerate(perturbations):
                     products = reductions.total(i, p, gradient, p.delta(evaluation.values, {}), count)

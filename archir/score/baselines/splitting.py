@@ -75,11 +75,11 @@ class SplittingIndex:
 
     def _observe(self, task: Task) -> list[_Observation]:
         perturbations = [f.perturbation for f in task.families if only("split", f) is None]
-        program, generator = tapped_program(task.head.program, perturbations), torch.Generator()
+        program, generator = tapped_program(task.chunked.program, perturbations), torch.Generator()
         found: list[_Observation] = []
         for inputs, targets in itertools.islice(task.learn, self.batches):
             evaluation = program(program.bind(inputs))
-            gradient, _ = backward(task.head, evaluation, targets, Curvature.NONE, generator)
+            gradient, _ = backward(task.chunked, evaluation, targets, Curvature.NONE, generator)
             found.append(_Observation(evaluation.values, gradient, number_of_examples(targets)))
         if not found:
             raise no_batches()

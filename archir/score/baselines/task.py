@@ -21,6 +21,7 @@ from archir.score.head import Head
 from archir.score.learn import Recipe, learn
 from archir.score.screen import Batch
 from archir.score.sets import Price
+from archir.score.stream import streamed
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,14 @@ class Task:
         return tuple(f.perturbation for f in self.families)
 
     @cached_property
+    def chunked(self) -> Head:
+        """The head that all families are scored with: it makes wide outputs in chunks where it can."""
+        return streamed(self.head, self.perturbations, [*self.learn, *self.batches])
+
+    @cached_property
     def learned(self) -> tuple[Theta, ...]:
         """θ of each family as the Gauss-Newton scorer learns it; empty where there is nothing to learn."""
-        return learn(self.head, self.perturbations, self.learn, self.recipe).thetas
+        return learn(self.chunked, self.perturbations, self.learn, self.recipe).thetas
 
     @cached_property
     def _found(self) -> tuple[tuple[Family, ...], tuple[tuple[str, Miss], ...]]:
