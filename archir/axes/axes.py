@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from archir.axes.terms import Term, resolve_all
+from archir.axes.terms import Term, resolve
 from archir.ir.node import Value
 
 
 class Axes(Mapping[Value, tuple[Term, ...]]):
     """The axes of every tensor value; a number that is the result of a call has none, and is not here.
 
-    They are kept by node, which is found sooner than a value, and brought to their simplest form when looked up.
+    They are kept by node, which is found sooner than a value, and resolved when looked up.
     """
 
     __slots__ = ("_of_node",)
 
     def __init__(self) -> None:
-        self._of_node: dict[int, list[tuple[Term, ...] | None]] = {}
+        self._of_node: dict[int, Sequence[tuple[Term, ...] | None]] = {}
 
     def __getitem__(self, value: Value) -> tuple[Term, ...]:
         found = self.find(value)
@@ -34,14 +34,14 @@ class Axes(Mapping[Value, tuple[Term, ...]]):
 
     def find(self, value: Value) -> tuple[Term, ...] | None:
         """Return the axes of a value, None if it is a number."""
-        results = self._of_node.get(value.node)
-        if results is None or value.index >= len(results):
-            return None
-        axes = results[value.index]
-        if axes:
-            axes = results[value.index] = resolve_all(axes)
-        return axes
+        axes = self.as_inferred(value)
+        return axes and tuple(map(resolve, axes))
 
-    def put(self, node: int, results: list[tuple[Term, ...] | None]) -> None:
+    def as_inferred(self, value: Value) -> tuple[Term, ...] | None:
+        """Return the same before what has been found out since: each term resolves to what `find` has in its place."""
+        results = self._of_node.get(value.node, ())
+        return results[value.index] if value.index < len(results) else None
+
+    def put(self, node: int, results: Sequence[tuple[Term, ...] | None]) -> None:
         """Keep the axes of the results of a node, None for a number."""
         self._of_node[node] = results

@@ -80,7 +80,7 @@ def infer_widths(graph: Graph) -> Widths:
         elif node.op != OUTPUT:
             _infer_call(Context(graph, node, axes, sizes, spellers))
     for value in graph.output.values:
-        _boundary(axes.find(value) or (), "an axis of an output")
+        _boundary(axes.as_inferred(value) or (), "an axis of an output")
     free, frozen = _collect(graph, axes)
     return Widths(graph, free, frozen, axes, spellers)
 
@@ -160,7 +160,7 @@ def _names_axes_of_number(c: Context) -> bool:
     if _NAMES_OF_AXES.isdisjoint(arguments):
         return False
     x = arguments.get("self", arguments.get("input"))
-    return isinstance(x, Value) and not c.axes.find(x)
+    return isinstance(x, Value) and not c.axes.as_inferred(x)
 
 
 def _collect(graph: Graph, axes: Axes) -> tuple[tuple[Width, ...], tuple[Width, ...]]:

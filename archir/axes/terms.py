@@ -47,12 +47,14 @@ class Product:
     Attributes:
         parts: the factors.
         size: number of units.
+        binding: its simplest form, if that is another term.
         atoms: the atoms in row-major order, once the term is in its simplest form.
     """
 
-    __slots__ = ("atoms", "parts", "size")
+    __slots__ = ("atoms", "binding", "parts", "size")
 
     def __init__(self, parts: Iterable[Term]) -> None:
+        self.binding: Term | None = None
         self.atoms: tuple[Atom, ...] = ()
         self.parts = tuple(parts)
         self.size: int = math.prod([p.size for p in self.parts])
@@ -67,12 +69,14 @@ class Sum:
     Attributes:
         parts: the axes.
         size: number of units.
+        binding: its simplest form, if that is another term.
         atoms: the atoms in order, once the term is in its simplest form.
     """
 
-    __slots__ = ("atoms", "parts", "size")
+    __slots__ = ("atoms", "binding", "parts", "size")
 
     def __init__(self, parts: Iterable[Term]) -> None:
+        self.binding: Term | None = None
         self.atoms: tuple[Atom, ...] = ()
         self.parts = tuple(parts)
         self.size: int = sum([p.size for p in self.parts])
@@ -91,11 +95,26 @@ def unit() -> Atom:
 
 def resolve(term: Term) -> Term:
     """Return the term in its simplest form: bindings followed, nested products and sums flattened."""
-    if isinstance(term, Atom):
-        bound = term.binding
-        if bound is None:
-            return term
-        return bound if isinstance(bound, Atom) and bound.binding is None else _follow(term)
+    bound = term.binding
+    if bound is None:
+        return term if isinstance(term, Atom) else _simplify(term)
+    if bound.binding is None and isinstance(bound, Atom):
+        return bound
+    passed = [term]
+    while bound.binding is not None:
+        passed.append(bound)
+        bound = bound.binding
+    found = bound if isinstance(bound, Atom) else _simplify(bound)
+    for other in passed:
+        other.binding = found
+    return found
+
+
+_binding = attrgetter("binding")
+
+
+def _simplify(term: Product | Sum) -> Term:
+    """Return the simplest form of a product or a sum, and bind the term to it if it is another."""
     if term.atoms and not any(map(_binding, term.atoms)):
         return term  # none of its atoms has been bound since it was made
     kind, neutral = (Product, 1) if isinstance(term, Product) else (Sum, 0)
@@ -105,37 +124,16 @@ def resolve(term: Term) -> Term:
             parts += part.parts
         elif part.size != neutral:
             parts.append(part)
+    found: Term
     if len(parts) == 1:
-        return parts[0]
-    if not parts:
-        return unit() if kind is Product else Atom(0, "size zero")
-    found = term if tuple(parts) == term.parts else kind(parts)
-    found.atoms = tuple([atom for part in parts for atom in leaves(part)])
-    return found
-
-
-def resolve_all(terms: tuple[Term, ...]) -> tuple[Term, ...]:
-    """Return each term in its simplest form; the same tuple where all of them are."""
-    for term in terms:
-        if (not isinstance(term, Atom) or term.binding is not None) and resolve(term) is not term:
-            return tuple([t if isinstance(t, Atom) and t.binding is None else resolve(t) for t in terms])
-    return terms
-
-
-_binding = attrgetter("binding")
-
-
-def _follow(atom: Atom) -> Term:
-    """Return what a bound atom is bound to in the end, and bind it and those on the way to that directly."""
-    chain: list[Atom] = []
-    found: Term = atom
-    while isinstance(found, Atom) and found.binding is not None:
-        chain.append(found)
-        found = found.binding
-    if not isinstance(found, Atom):
-        found = resolve(found)
-    for passed in chain:
-        passed.binding = found
+        found = parts[0]
+    elif not parts:
+        found = unit() if kind is Product else Atom(0, "size zero")
+    else:
+        found = term if tuple(parts) == term.parts else kind(parts)
+        found.atoms = tuple([atom for part in parts for atom in leaves(part)])
+    if found is not term:
+        term.binding = found
     return found
 
 
@@ -261,7 +259,7 @@ def regroup(axes: Iterable[Term], sizes: Iterable[int]) -> list[Term] | None:
                 right *= proper[j].size
                 j += 1
         unify(_product(old[first:i]), _product(proper[last:j]))
-    return [resolve(a) for a in new]
+    return new
 
 
 def _product(parts: Sequence[Term]) -> Term:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archir.axes.rules.context import Context, Rule, SizeOf, Spelling, Unknown
-from archir.axes.terms import Atom, Sum, Term, freeze, resolve, unify
+from archir.axes.terms import Atom, Sum, Term, freeze, unify
 from archir.ir.node import Argument, Value
 
 PICKED = "its units are picked by an index tensor"
@@ -26,7 +26,7 @@ def index_put(c: Context) -> Sequence[Sequence[Term]]:
         # One number wherever the mask says so is pointwise.
         mask = c.axes_of(given[0])
         c.unify_all(x[: len(mask)], mask)
-        return [list(map(resolve, x))]
+        return [x]
     places, picked, kept = _indexed(c, x, given)
     front = 0 if not _neighbours(places) else places[0]
     c.freeze(picked, "units with the same index meet")
@@ -61,7 +61,7 @@ def gather(c: Context) -> Sequence[Sequence[Term]]:
     """`gather`: `y[i][j] = x[index[i][j]][j]`; along the other axes units correspond where the sizes are equal."""
     x, chosen = c.operand("self"), c.operand("index" if "index" in c.node.arguments else "indices")
     _correspond(x, chosen, c.integer("dim") % max(len(x), 1))
-    return [list(map(resolve, chosen))]
+    return [chosen]
 
 
 def scatter(c: Context) -> Sequence[Sequence[Term]]:
@@ -76,7 +76,7 @@ def scatter(c: Context) -> Sequence[Sequence[Term]]:
                 unify(a, b)
             else:
                 freeze(b, "only a part of it is placed")
-    return [list(map(resolve, x))]
+    return [x]
 
 
 def _correspond(x: Sequence[Term], chosen: Sequence[Term], dim: int) -> None:
@@ -102,7 +102,7 @@ def index_add(c: Context) -> Sequence[Sequence[Term]]:
             freeze(b, "its units are placed by an index vector")
         else:
             unify(a, b)
-    return [list(map(resolve, x))]
+    return [x]
 
 
 def select_scatter(c: Context) -> Sequence[Sequence[Term]]:
@@ -111,7 +111,7 @@ def select_scatter(c: Context) -> Sequence[Sequence[Term]]:
     dim = c.integer("dim") % len(x)
     freeze(x[dim], "one of its units is replaced by position")
     c.unify_all([a for d, a in enumerate(x) if d != dim], source)
-    return [list(map(resolve, x))]
+    return [x]
 
 
 def slice_scatter(c: Context) -> Sequence[Sequence[Term]]:
@@ -124,7 +124,7 @@ def slice_scatter(c: Context) -> Sequence[Sequence[Term]]:
     start = c.node.argument("start")
     if c.node.argument("step") != 1 or not isinstance(start, int | None):
         c.freeze([x[dim], source[dim]], "it is replaced by position")
-        return [list(map(resolve, x))]
+        return [x]
     first = min(max(start + whole, 0) if start and start < 0 else start or 0, whole - part)
     before, kept, after = Atom(first), source[dim], Atom(whole - first - part)
     unify(x[dim], Sum((before, kept, after)))
@@ -135,7 +135,7 @@ def slice_scatter(c: Context) -> Sequence[Sequence[Term]]:
         return Spelling({"start": size(before), "end": size(before) + size(kept)})
 
     c.spell(spell)
-    return [list(map(resolve, x))]
+    return [x]
 
 
 def embedding_bag(c: Context) -> Sequence[Sequence[Term]]:

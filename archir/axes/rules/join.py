@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archir.axes.rules.context import Context, Rule, SizeOf, Spelling
-from archir.axes.terms import Atom, Sum, Term, freeze, resolve, unify
+from archir.axes.terms import Atom, Sum, Term, freeze, unify
 from archir.ir.node import Argument
 
 
@@ -18,7 +18,7 @@ def cat(c: Context) -> Sequence[Sequence[Term]]:
         for d in range(rank):
             if d != dim:
                 unify(operands[0][d], other[d])
-    return [[Sum(o[d] for o in operands) if d == dim else resolve(operands[0][d]) for d in range(rank)]]
+    return [[Sum(o[d] for o in operands) if d == dim else operands[0][d] for d in range(rank)]]
 
 
 def stack(c: Context) -> Sequence[Sequence[Term]]:
@@ -26,7 +26,7 @@ def stack(c: Context) -> Sequence[Sequence[Term]]:
     operands = c.operands("tensors")
     for other in operands[1:]:
         c.unify_all(operands[0], other)
-    result = [resolve(a) for a in operands[0]]
+    result = list(operands[0])
     result.insert(c.integer("dim") % (len(result) + 1), Atom(len(operands), "one unit for each stacked tensor"))
     return [result]
 
@@ -91,7 +91,7 @@ def slice_(c: Context) -> Sequence[Sequence[Term]]:
     start = max(start + whole, 0) if start < 0 else min(start, whole)
     before, middle, after = Atom(start), Atom(kept), Atom(whole - start - kept)
     unify(x[dim], Sum((before, middle, after)))
-    x[dim] = resolve(middle)
+    x[dim] = middle
 
     def spell(size: SizeOf) -> Spelling:
         if all(size(part) == part.size for part in (before, middle, after)):
