@@ -34,13 +34,13 @@ class Axes(Mapping[Value, tuple[Term, ...]]):
 
     def find(self, value: Value) -> tuple[Term, ...] | None:
         """Return the axes of a value, None if it is a number."""
-        axes = self.as_inferred(value)
+        results = self._of_node.get(value.node, ())
+        axes = results[value.index] if value.index < len(results) else None
         return axes and tuple(map(resolve, axes))
 
-    def as_inferred(self, value: Value) -> tuple[Term, ...] | None:
-        """Return the same before what has been found out since: each term resolves to what `find` has in its place."""
-        results = self._of_node.get(value.node, ())
-        return results[value.index] if value.index < len(results) else None
+    def as_inferred(self, value: Value) -> tuple[Term, ...]:
+        """Return the same as they were put, of a value that is here or a number, which has none."""
+        return self._of_node[value.node][value.index] or ()
 
     def put(self, node: int, results: Sequence[tuple[Term, ...] | None]) -> None:
         """Keep the axes of the results of a node, None for a number."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from operator import attrgetter
 
 from archir.axes.axes import Axes
 from archir.axes.rules import (
@@ -22,12 +23,12 @@ from archir.axes.rules import (
 )
 from archir.axes.rules.context import Context, Rule, Speller, Unknown
 from archir.axes.rules.movement import data_movement
-from archir.axes.terms import Atom, Term, add_role, freeze
+from archir.axes.terms import Atom, Term, add_role, freeze, resolve
 from archir.axes.widths import Place, Width, Widths
 from archir.ir import ops
 from archir.ir.graph import Graph
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Node, Value
-from archir.ir.types import ScalarType, Size, TensorType, evaluate, symbols_of
+from archir.ir.types import ScalarType, Size, TensorType, Type, evaluate, symbols_of
 
 RULES: Mapping[str, Rule] = {
     op: rule
@@ -72,17 +73,20 @@ def infer_widths(graph: Graph) -> Widths:
     axes = Axes()
     spellers: dict[int, Speller] = {}
     for node in graph.nodes:
-        sizes = numbers.of(node)
         if node.op == PARAMETER:
-            axes.put(node.id, [tuple(map(Atom, sizes[0]))])
+            axes.put(node.id, [_atoms(node, numbers)])
         elif node.op == INPUT:
-            axes.put(node.id, [_boundary(tuple(map(Atom, sizes[0])), "an axis of an input")])
+            axes.put(node.id, [_boundary(_atoms(node, numbers), "an axis of an input")])
         elif node.op != OUTPUT:
-            _infer_call(Context(graph, node, axes, sizes, spellers))
+            axes.put(node.id, _infer_call(Context(graph, node, axes, list(map(numbers.of, node.results)), spellers)))
     for value in graph.output.values:
-        _boundary(axes.as_inferred(value) or (), "an axis of an output")
+        _boundary(axes.as_inferred(value), "an axis of an output")
     free, frozen = _collect(graph, axes)
     return Widths(graph, free, frozen, axes, spellers)
+
+
+def _atoms(node: Node, numbers: _Numbers) -> tuple[Term, ...]:
+    return tuple(map(Atom, numbers.of(node.results[0])))
 
 
 def _boundary(axes: tuple[Term, ...], reason: str) -> tuple[Term, ...]:
@@ -99,38 +103,33 @@ class _Numbers:
         types = [t for n in graph.inputs for t in n.results if isinstance(t, TensorType)]
         names = sorted({name for t in types for size in t.shape for name in symbols_of(size)})
         self._symbols = {name: _PRIMES[i % len(_PRIMES)] for i, name in enumerate(names)}
-        self._shapes: dict[tuple[Size, ...], tuple[int, ...]] = {}
         self._sizes: dict[Size, int] = {}
 
-    def of(self, node: Node) -> list[tuple[int, ...]]:
-        """Return the sizes of each result of a node; none for a number."""
-        return [
-            (self._shapes.get(t.shape) or self._evaluate(t.shape)) if isinstance(t, TensorType) else ()
-            for t in node.results
-        ]
-
-    def _evaluate(self, shape: tuple[Size, ...]) -> tuple[int, ...]:
-        found = self._shapes[shape] = tuple([s if isinstance(s, int) else self._number(s) for s in shape])
-        return found
+    def of(self, type_: Type) -> tuple[int, ...]:
+        """Return the sizes of a result; none for a number."""
+        if not isinstance(type_, TensorType):
+            return ()
+        return tuple([size if isinstance(size, int) else self._number(size) for size in type_.shape])
 
     def _number(self, size: Size) -> int:
-        if size not in self._sizes:
-            self._sizes[size] = evaluate(size, {s: self._symbols.get(s, _OTHER) for s in symbols_of(size)})
-        return self._sizes[size]
+        found = self._sizes.get(size)
+        if found is None:
+            found = evaluate(size, {s: self._symbols.get(s, _OTHER) for s in symbols_of(size)})
+            self._sizes[size] = found
+        return found
 
 
-def _infer_call(c: Context) -> None:
+def _infer_call(c: Context) -> Sequence[tuple[Term, ...] | None]:
+    """Return the axes of each result of a call, None for a number."""
     node = c.node
     are_tensors = [isinstance(t, TensorType) for t in node.results]
     if not any(are_tensors):
-        return
-    rule = RULES.get(node.op) or (pointwise.pointwise if ops.is_pointwise(node.op) else None)
+        return [None] * len(are_tensors)
     try:
         if _names_axes_of_number(c):
             raise Unknown("it names an axis of a tensor that has none")
-        found = _by_index_arrays(c) if rule is None else rule(c)
-        results = list(map(tuple, found))
-        if [tuple([axis.size for axis in axes]) for axes in results] != c.sizes:
+        results = list(map(tuple, _rule_of(node.op)(c)))
+        if [tuple(map(_size, axes)) for axes in results] != c.sizes:
             raise Unknown("its axis rule does not cover this call")
     except Unknown as unknown:
         c.spellers.pop(node.id, None)
@@ -138,7 +137,17 @@ def _infer_call(c: Context) -> None:
         for value in node.values:
             c.freeze(c.axes_of(value), reason)
         results = [tuple(c.fresh(reason, i)) for i in range(len(node.results))]
-    c.axes.put(node.id, [axes if tensor else None for axes, tensor in zip(results, are_tensors, strict=True)])
+    if all(are_tensors):
+        return results
+    return [axes if tensor else None for axes, tensor in zip(results, are_tensors, strict=True)]
+
+
+_size = attrgetter("size")
+
+
+@cache
+def _rule_of(op: str) -> Rule:
+    return RULES.get(op) or (pointwise.pointwise if ops.is_pointwise(op) else _by_index_arrays)
 
 
 def _by_index_arrays(c: Context) -> Sequence[Sequence[Term]]:
@@ -160,14 +169,14 @@ def _names_axes_of_number(c: Context) -> bool:
     if _NAMES_OF_AXES.isdisjoint(arguments):
         return False
     x = arguments.get("self", arguments.get("input"))
-    return isinstance(x, Value) and not c.axes.as_inferred(x)
+    return isinstance(x, Value) and not c.axes_of(x)
 
 
 def _collect(graph: Graph, axes: Axes) -> tuple[tuple[Width, ...], tuple[Width, ...]]:
     places: dict[Atom, list[Place]] = {}
     for node in _by_first_use(graph):
         name = node.parameter.names[0] if node.parameter else ""
-        for axis, term in enumerate(axes[Value(node.id)]):
+        for axis, term in enumerate(map(resolve, axes.as_inferred(Value(node.id)))):
             place = Place(name, axis, node.id, term)
             for atom in [term] if isinstance(term, Atom) else dict.fromkeys(term.atoms):
                 places.setdefault(atom, []).append(place)

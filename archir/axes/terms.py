@@ -119,11 +119,11 @@ def _simplify(term: Product | Sum) -> Term:
         return term  # none of its atoms has been bound since it was made
     kind, neutral = (Product, 1) if isinstance(term, Product) else (Sum, 0)
     parts: list[Term] = []
+    atoms: list[Atom] = []
     for part in map(resolve, term.parts):
-        if isinstance(part, kind):
-            parts += part.parts
-        elif part.size != neutral:
-            parts.append(part)
+        if part.size != neutral:
+            parts += part.parts if isinstance(part, kind) else (part,)
+            atoms += _atoms(part)
     found: Term
     if len(parts) == 1:
         found = parts[0]
@@ -131,7 +131,7 @@ def _simplify(term: Product | Sum) -> Term:
         found = unit() if kind is Product else Atom(0, "size zero")
     else:
         found = term if tuple(parts) == term.parts else kind(parts)
-        found.atoms = tuple([atom for part in parts for atom in leaves(part)])
+        found.atoms = tuple(atoms)
     if found is not term:
         term.binding = found
     return found
@@ -139,8 +139,11 @@ def _simplify(term: Product | Sum) -> Term:
 
 def leaves(term: Term) -> tuple[Atom, ...]:
     """Return the atoms of a term in row-major order; one that occurs twice comes twice."""
-    found = resolve(term)
-    return (found,) if isinstance(found, Atom) else found.atoms
+    return _atoms(resolve(term))
+
+
+def _atoms(resolved: Term) -> tuple[Atom, ...]:
+    return (resolved,) if isinstance(resolved, Atom) else resolved.atoms
 
 
 def freeze(term: Term, reason: str) -> None:
@@ -184,7 +187,7 @@ def _freeze_both(left: Term, right: Term, reason: str) -> None:
 
 
 def _bind(atom: Atom, term: Term) -> None:
-    found = leaves(term)
+    found = _atoms(term)
     if atom in found:
         freeze(term, "an axis would contain itself")
         return
@@ -239,26 +242,30 @@ def _distribute(total: Sum, product: Product) -> None:
     unify(product.parts[0], Sum(outer))
 
 
-def regroup(axes: Iterable[Term], sizes: Iterable[int]) -> list[Term] | None:
+def regroup(axes: Iterable[Term], sizes: Sequence[int]) -> list[Term] | None:
     """Return the axes of a row-major reshape of `axes` to `sizes`, or None where the two cannot be aligned."""
-    old = [a for a in map(resolve, axes) if a.size != 1]
-    new: list[Term] = [unit() if n == 1 else Atom(n) for n in sizes]
-    proper = [a for a in new if a.size != 1]
+    old = [a for a in axes if a.size != 1]
     count = math.prod([a.size for a in old])
-    if count == 0 or count != math.prod([a.size for a in proper]):
+    if count == 0 or count != math.prod(sizes):
         return None
+    new: list[Term] = [unit() if n == 1 else Atom(n) for n in sizes]
+    proper = [d for d, n in enumerate(sizes) if n != 1]
     i = j = 0
     while i < len(old):
-        first, last, left, right = i, j, old[i].size, proper[j].size
+        first, last, left, right = i, j, old[i].size, sizes[proper[j]]
         i, j = i + 1, j + 1
         while left != right:
             if left < right:
                 left *= old[i].size
                 i += 1
             else:
-                right *= proper[j].size
+                right *= sizes[proper[j]]
                 j += 1
-        unify(_product(old[first:i]), _product(proper[last:j]))
+        whole = _product(old[first:i])
+        if j - last == 1:
+            new[proper[last]] = whole
+        else:
+            unify(whole, Product([new[d] for d in proper[last:j]]))
     return new
 
 

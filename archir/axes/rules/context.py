@@ -56,7 +56,7 @@ class Context:
 
     def axes_of(self, argument: Argument) -> tuple[Term, ...]:
         """Return the axes of an argument that is a tensor; none if it is anything else."""
-        return self.axes.as_inferred(argument) or () if isinstance(argument, Value) else ()
+        return self.axes.as_inferred(argument) if isinstance(argument, Value) else ()
 
     def operand(self, name: str) -> tuple[Term, ...]:
         """Return the axes of a tensor argument; none if it is not given or is a number."""
