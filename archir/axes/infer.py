@@ -23,7 +23,7 @@ from archir.axes.rules import (
 )
 from archir.axes.rules.context import Context, Rule, Speller, Unknown
 from archir.axes.rules.movement import data_movement
-from archir.axes.terms import Atom, Term, add_role, freeze, resolve
+from archir.axes.terms import Atom, Term, add_role, freeze
 from archir.axes.widths import Place, Width, Widths
 from archir.ir import ops
 from archir.ir.graph import Graph
@@ -176,9 +176,9 @@ def _collect(graph: Graph, axes: Axes) -> tuple[tuple[Width, ...], tuple[Width, 
     places: dict[Atom, list[Place]] = {}
     for node in _by_first_use(graph):
         name = node.parameter.names[0] if node.parameter else ""
-        for axis, term in enumerate(map(resolve, axes.as_inferred(Value(node.id)))):
+        for axis, term in enumerate(axes[Value(node.id)]):
             place = Place(name, axis, node.id, term)
-            for atom in [term] if isinstance(term, Atom) else dict.fromkeys(term.atoms):
+            for atom in (term,) if isinstance(term, Atom) else dict.fromkeys(term.atoms):
                 places.setdefault(atom, []).append(place)
     free: list[Width] = []
     frozen: list[Width] = []
@@ -191,10 +191,9 @@ def _collect(graph: Graph, axes: Axes) -> tuple[tuple[Width, ...], tuple[Width, 
 
 
 def _by_first_use(graph: Graph) -> Iterator[Node]:
-    unused = {n.id: n for n in graph.parameters}
-    for node in graph.nodes:
-        for value in node.values:
-            source = unused.pop(value.node, None)
-            if source is not None:
-                yield source
-    yield from unused.values()
+    used = dict.fromkeys([value.node for node in graph.nodes for value in node.values])
+    stored = {node.id: node for node in graph.parameters}
+    for id_ in used:
+        if id_ in stored:
+            yield stored.pop(id_)
+    yield from stored.values()

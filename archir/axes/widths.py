@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
@@ -29,8 +30,7 @@ ROLES = {
 """What may be done along a width."""
 
 
-@dataclass(frozen=True, eq=False)
-class Place:
+class Place(NamedTuple):
     """One axis of one stored tensor in which a width stands.
 
     Attributes:
@@ -42,8 +42,8 @@ class Place:
 
     parameter: str
     axis: int
-    node: int = field(repr=False)
-    term: Term = field(repr=False)
+    node: int
+    term: Term
 
 
 @dataclass(frozen=True, eq=False)
