@@ -92,6 +92,14 @@ def apply(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The graph to write.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Compare the outputs before and after, in float64.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
+    compensate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="For prunes: let the units that stay take over, by least squares on training examples of these data "
+            "(digits, a .npz, ...). The history keeps the prunes alone; replaying them does not bring the new weights.",
+        ),
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
     """Apply passes to a graph."""
@@ -99,7 +107,9 @@ def apply(
         raise typer.BadParameter("give one of them", param_hint="SPECS or --file")
     if output is None and not dry_run:
         raise typer.BadParameter("give a file to write, or --dry-run", param_hint="--output")
-    rewriting.apply_specs(net, specs or f"@{file}", plugin or [], None if dry_run else output, check=check)
+    rewriting.apply_specs(
+        net, specs or f"@{file}", plugin or [], None if dry_run else output, check=check, compensate=compensate
+    )
 
 
 def diff(

@@ -10,12 +10,14 @@ from typing import Any, get_type_hints
 
 import torch
 
-from archir.api import morphisms
+from archir.api import morphisms, prune_with_compensation
 from archir.api import widths as find_widths
 from archir.cli.console import print_table, say
 from archir.cost import Cost, cost
 from archir.emit.check import tensors_in
 from archir.errors import FileError, PassError
+from archir.grow.batches import Batches
+from archir.grow.data import load_data
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from archir.ir.load import load
@@ -23,6 +25,7 @@ from archir.plugins import Registry, find_passes, type_name
 from archir.rewrite.morphism import Morphism, Pass, WidthMorphism
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import format_spec, format_value, options_of, parse_spec_lines, parse_specs
+from passes.prune import Prune
 
 
 def list_passes(plugins: Sequence[str], *, as_json: bool) -> None:
@@ -139,7 +142,13 @@ def read_specs(text: str, registry: Registry) -> list[Pass]:
         raise FileError(f"cannot read {path}", why=str(error)) from error
 
 
-def apply_specs(net: Path, specs: str, plugins: Sequence[str], output: Path | None, *, check: bool) -> None:
+EXAMPLES, BATCH = 1000, 100
+"""Training examples that compensation looks at, and how many of them at a time."""
+
+
+def apply_specs(
+    net: Path, specs: str, plugins: Sequence[str], output: Path | None, *, check: bool, compensate: str | None = None
+) -> None:
     """Apply passes to a graph and write the result.
 
     Args:
@@ -148,14 +157,17 @@ def apply_specs(net: Path, specs: str, plugins: Sequence[str], output: Path | No
         plugins: modules whose passes are known, too.
         output: the file to write, None for none.
         check: whether to compare outputs before and after, in float64.
+        compensate: what `load_data` takes, for prunes whose units are compensated for on the training data.
 
     Raises:
         FileError: a file is missing, damaged, or cannot be written.
+        GrowError: the data make no sense.
         ParseError: the text is no specification.
-        PassError: a pass does not apply, or a plugin cannot be used.
+        PassError: a pass does not apply or cannot be compensated, or a plugin cannot be used.
+        ScoreError: the graph cannot be evaluated on the data.
     """
-    graph = load(net)
-    result = apply_passes(graph, read_specs(specs, find_passes(plugins)))
+    graph, passes = load(net), read_specs(specs, find_passes(plugins))
+    result = apply_passes(graph, passes) if compensate is None else _compensated(graph, passes, compensate)
     print_table(("", ">before", ">after", ">change"), cost_rows(cost(graph), cost(result)))
     if check:
         worst, scale = difference(graph, result)
@@ -163,6 +175,18 @@ def apply_specs(net: Path, specs: str, plugins: Sequence[str], output: Path | No
     if output is not None:
         result.save(output)
         say(f"wrote {output}")
+
+
+def _compensated(graph: Graph, passes: Sequence[Pass], data: str) -> Graph:
+    prunes = [p for p in passes if isinstance(p, Prune)]
+    if len(prunes) < len(passes):
+        others = ", ".join(sorted({p.name for p in passes if not isinstance(p, Prune)}))
+        raise PassError(
+            f"only removed units are compensated for, not {others}", mend="apply the other passes before or after"
+        )
+    train = load_data(data).train
+    batches = Batches(train.take(slice(0, min(EXAMPLES, len(train)))), BATCH)
+    return prune_with_compensation(graph, batches, prunes)
 
 
 def cost_rows(before: Cost, after: Cost) -> list[tuple[str, str, str, str]]:

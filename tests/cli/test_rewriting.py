@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from archir.api import apply, prune_with_compensation
+from archir.grow.data import load_data
 from archir.ir.load import load
 from passes.catalog import PASSES
 from tests.cli.run import archir, refused, write_models
@@ -133,3 +137,21 @@ def test_diff_of_equal_graphs(net: Path, tmp_path: Path) -> None:
     assert "other numbers of the same shape in 1 stored tensors: 0.bias" in text
     assert "the same" not in text.replace("of the same shape", "")
     assert "there is no file" in refused("diff", net, tmp_path / "absent.archir")
+
+
+def test_removed_units_are_compensated_for_on_data(net: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    data = tmp_path / "data.npz"
+    np.savez(data, x=generator.normal(size=(200, 8)).astype("float32"), y=np.arange(200) % 4)
+    prune, out = "prune{width=w0, units=[1, 4]}", tmp_path / "small.archir"
+    done = archir("apply", net, prune, "-o", out, "--compensate", str(data))
+    assert done.code == 0, done.err
+    small, plain = load(out), apply(load(net), prune)
+    train = load_data(str(data)).train
+    wanted = prune_with_compensation(load(net), [(train.inputs, train.targets)], prune)
+    assert torch.allclose(small.tensor("2.weight"), wanted.tensor("2.weight"), atol=1e-6)
+    assert not torch.allclose(small.tensor("2.weight"), plain.tensor("2.weight"), atol=1e-3)
+    replayed = apply(load(net), "; ".join(small.history))
+    assert torch.equal(replayed.tensor("2.weight"), plain.tensor("2.weight"))
+    said = refused("apply", net, f"{prune}; split{{width=w0, units=[0]}}", "-o", out, "--compensate", str(data))
+    assert "only removed units are compensated for, not split" in said
