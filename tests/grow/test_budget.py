@@ -36,7 +36,7 @@ def examples() -> Split:
 def graph(examples: Split) -> Graph:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
-    assert isinstance(examples.inputs, torch.Tensor)
+    assert isinstance(examples.inputs, torch.Tensor) and isinstance(examples.targets, torch.Tensor)
     optimiser = torch.optim.Adam(net.parameters(), 0.01)
     for _ in range(60):
         optimiser.zero_grad()
