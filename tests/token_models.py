@@ -12,11 +12,13 @@ from torch import Tensor, nn
 class GPT(nn.Module):
     """One block of a GPT with fused qkv weights and causal attention; embedding and head tied on request."""
 
-    def __init__(self, vocabulary: int = 50, width: int = 32, heads: int = 4, tied: bool = False) -> None:
+    def __init__(
+        self, vocabulary: int = 50, width: int = 32, heads: int = 4, tied: bool = False, length: int = 16
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.tokens = nn.Embedding(vocabulary, width)
-        self.positions = nn.Embedding(16, width)
+        self.positions = nn.Embedding(length, width)
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)

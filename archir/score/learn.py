@@ -6,15 +6,18 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from archir.ir.node import Value
 from archir.rewrite.morphism import Theta
-from archir.rewrite.perturbation import Edge, Perturbation
+from archir.rewrite.perturbation import Perturbation
 from archir.score.head import Curvature, Head
+from archir.score.parts import in_parts
 from archir.score.program import Program, number_of_examples
 from archir.score.screen import Batch, Gradient, Reductions, backward, no_batches, tapped_program
+from archir.score.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -95,17 +98,14 @@ class Learner:
         """
         if self._optimiser is None:
             return 0.0
-        inputs, targets = batch
-        program = self._program
-        evaluation = program(program.bind(inputs))
-        first, second = backward(self._head, evaluation, targets, self._recipe.curvature, self._generator)
-        pairs = list(second)
-        total = 0.0
-        for i in self._learnable:
-            with torch.enable_grad():
-                deltas = self._perturbations[i].delta(evaluation.values, self._thetas[i])
-            total += self._pull(i, deltas, first, pairs, number_of_examples(targets))
-        total = self._share(total, number_of_examples(targets))
+        self._optimiser.zero_grad()
+        examples, total = number_of_examples(batch[1]), 0.0
+        for inputs, targets in in_parts(self._head, self._program, [batch]):
+            total += self._accumulate(inputs, targets)
+        for theta in self._thetas.values():
+            for tensor in theta.values():
+                tensor.grad = None if tensor.grad is None else tensor.grad / examples
+        total = self._share(total / examples, examples)
         progress = self._step / max(self._recipe.steps, 1)
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
@@ -114,6 +114,16 @@ class Learner:
         with torch.no_grad():
             for theta_tensor, limit in self._region:
                 _project(theta_tensor, limit)
+        return total
+
+    def _accumulate(self, inputs: Mapping[Value, Any], targets: Targets) -> float:
+        """Add the gradient of θ on some examples, summed over them, and return their predicted changes of the loss."""
+        evaluation = self._program(inputs)
+        first, second = backward(self._head, evaluation, targets, self._recipe.curvature, self._generator)
+        pairs = list(second)
+        total = 0.0
+        for i in self._learnable:
+            total += self._pull(i, evaluation.values, first, pairs, number_of_examples(targets))
         return total
 
     @torch.no_grad()
@@ -132,17 +142,19 @@ class Learner:
     def _pull(
         self,
         i: int,
-        deltas: Mapping[Edge, torch.Tensor],
+        values: Mapping[Value, torch.Tensor],
         first: Gradient,
         pairs: Sequence[tuple[Gradient, Gradient]],
         examples: int,
     ) -> float:
-        """Set the gradient of θ of one family and return its predicted change of the loss.
+        """Add to the gradient of θ of one family and return its predicted change of the loss, summed over examples.
 
         With `s = Σ g̃·Δ` for each unit and member, the gradient of the estimate in Δ is `g + s g̃`: formed here
         in one pass, so that only Δ(θ) itself is ever differentiated.
         """
         p, theta = self._perturbations[i], self._thetas[i]
+        with torch.enable_grad():
+            deltas = p.delta(values, theta)
         sums = []
         for left, right in pairs:
             one = self._head.united(self._reductions.total(i, p, left, deltas, examples))
@@ -167,8 +179,9 @@ class Learner:
         if ends:
             found = torch.autograd.grad(ends, list(theta.values()), cotangents, allow_unused=True)
             for tensor, gradient in zip(theta.values(), found, strict=True):
-                tensor.grad = None if gradient is None else gradient / examples
-        return value / examples
+                if gradient is not None:
+                    tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+        return value
 
 
 def learn(head: Head, perturbations: Sequence[Perturbation], batches: Iterable[Batch], recipe: Recipe) -> Learned:

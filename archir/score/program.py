@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from archir.axes.rules.norm import uses_batch_statistics
+from archir.cost import cost
 from archir.errors import ScoreError
 from archir.ir import ops
 from archir.ir.execute import MODE_ARGUMENTS, Call, compile_call, mode_argument
@@ -161,6 +163,11 @@ class Program:
     def tapped(self, edges: Collection[Edge] = (), *, keep: Collection[Value] = ()) -> Program:
         """Return the same program with other taps, which keeps other values."""
         return Program(self.graph, edges, keep=keep, batch_statistics=self.batch_statistics)
+
+    @cached_property
+    def bytes_per_example(self) -> int:
+        """The bytes of all activations of one example, views left out."""
+        return cost(self.graph).bytes
 
     def structure(self, outputs: Sequence[Any]) -> Any:
         """Return outputs nested as the model returns them."""

@@ -12,7 +12,8 @@ from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
 from archir.score.forward import Linearisation
 from archir.score.head import Head
-from archir.score.program import number_of_examples
+from archir.score.parts import in_parts
+from archir.score.program import Evaluation, number_of_examples
 from archir.score.screen import Batch, Moments, Reductions, no_batches
 from archir.score.tail import Tail
 from archir.score.targets import Targets
@@ -135,33 +136,18 @@ def refine(
     kept: list[LinearBatch] = []
     methods: dict[str, str] = {}
     examples, stored, reductions = 0, 0, Reductions()
-    for inputs, targets in batches:
-        count = number_of_examples(targets)
-        evaluation = program(program.bind(inputs))
-        head.check(evaluation.outputs, targets)
-        linear = Linearisation(tail, evaluation.values)
-        flat, gradient = head.gradient(evaluation.outputs, targets)
-        pushed = torch.zeros(len(chosen), *flat.shape, dtype=flat.dtype, device=flat.device)
-        for f in families:
-            with torch.no_grad():
-                deltas = perturbations[f].delta(evaluation.values, thetas[f])
-            for number, (family, member) in enumerate(chosen):
-                if family == f:
-                    start = _single(reductions, f, perturbations[f], deltas, member, count)
-                    moved = linear(start)
-                    filled = [
-                        o if not isinstance(o, torch.Tensor) else torch.zeros_like(o) if t is None else t
-                        for o, t in zip(evaluation.outputs, moved, strict=True)
-                    ]
-                    pushed[number] = head.flatten(filled, count)
-        curved = head.hessian_product(evaluation.outputs, targets, pushed)
+    for inputs, targets in in_parts(head, program, batches):
+        batch, found = _linearised(head, tail, program(inputs), targets, perturbations, thetas, chosen, reductions)
+        methods |= found
+        count, pushed = number_of_examples(targets), batch.pushed
+        _, gradient = head.gradient(batch.outputs, targets)
+        curved = head.hessian_product(batch.outputs, targets, pushed)
         first, second = (pushed * gradient).sum(2).mT, (pushed * curved).sum(2).mT
         moments.add(head.united(first), head.united(second), count)
         gram += (pushed.flatten(1) @ curved.flatten(1).mT).to("cpu", torch.float64)
         examples += count
         stored += pushed.numel()
-        kept = [*kept, LinearBatch(evaluation.outputs, flat, targets, pushed)] if stored <= LARGEST_STORED else []
-        methods |= linear.methods
+        kept = [*kept, batch] if stored <= LARGEST_STORED else []
     if not examples:
         raise no_batches()
     estimate = moments.estimate(head.ranks)
@@ -170,6 +156,37 @@ def refine(
     if too_large:  # on some rank, and all have to do the same
         kept = []
     return Refinement(head, estimate.first_order, gram, estimate.stderr, tuple(kept), methods)
+
+
+def _linearised(
+    head: Head,
+    tail: Tail,
+    evaluation: Evaluation,
+    targets: Targets,
+    perturbations: Sequence[Perturbation],
+    thetas: Sequence[Theta],
+    chosen: Sequence[tuple[int, int]],
+    reductions: Reductions,
+) -> tuple[LinearBatch, Mapping[str, str]]:
+    """Return a batch with the tangents of its outputs, and how operators were differentiated."""
+    count = number_of_examples(targets)
+    head.check(evaluation.outputs, targets)
+    linear = Linearisation(tail, evaluation.values)
+    flat = head.flatten(evaluation.outputs, count)
+    pushed = torch.zeros(len(chosen), *flat.shape, dtype=flat.dtype, device=flat.device)
+    for f in sorted({family for family, _ in chosen}):
+        with torch.no_grad():
+            deltas = perturbations[f].delta(evaluation.values, thetas[f])
+        for number, (family, member) in enumerate(chosen):
+            if family == f:
+                start = _single(reductions, f, perturbations[f], deltas, member, count)
+                moved = linear(start)
+                filled = [
+                    o if not isinstance(o, torch.Tensor) else torch.zeros_like(o) if t is None else t
+                    for o, t in zip(evaluation.outputs, moved, strict=True)
+                ]
+                pushed[number] = head.flatten(filled, count)
+    return LinearBatch(evaluation.outputs, flat, targets, pushed), linear.methods
 
 
 def _single(

@@ -12,6 +12,7 @@ from archir.errors import ScoreError
 from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
 from archir.score.head import Curvature, Head
+from archir.score.parts import in_parts
 from archir.score.program import Evaluation, Inputs, Program, number_of_examples
 from archir.score.ranks import Ranks
 from archir.score.reduction import Reduction
@@ -229,26 +230,39 @@ def screen(
     generator, reductions = torch.Generator().manual_seed(head.ranks.seed(seed)), Reductions()
     moments = [Moments(p.members) for p in perturbations]
     empty = True
-    for inputs, targets in batches:
+    for inputs, targets in in_parts(head, program, batches):
         empty = False
-        examples = number_of_examples(targets)
-        evaluation = program(program.bind(inputs))
-        head.check(evaluation.outputs, targets)
-        first, second = backward(head, evaluation, targets, curvature, generator)
-        with torch.no_grad():
-            deltas = [p.delta(evaluation.values, t) for p, t in zip(perturbations, thetas, strict=True)]
-            linear = [
-                head.united(reductions.total(i, p, first, d, examples))
-                for i, (p, d) in enumerate(zip(perturbations, deltas, strict=True))
-            ]
-            square = [torch.zeros_like(a) for a in linear]
-            for left, right in second:
-                for i, (p, d) in enumerate(zip(perturbations, deltas, strict=True)):
-                    one = head.united(reductions.total(i, p, left, d, examples))
-                    other = one if left is right else head.united(reductions.total(i, p, right, d, examples))
-                    square[i] += one * other
-        for moment, a, q in zip(moments, linear, square, strict=True):
-            moment.add(a, q, examples)
+        terms = _terms(head, program(inputs), targets, perturbations, thetas, reductions, curvature, generator)
+        for moment, (a, q) in zip(moments, terms, strict=True):
+            moment.add(a, q, number_of_examples(targets))
     if empty:
         raise no_batches()
     return [m.estimate(head.ranks) for m in moments]
+
+
+def _terms(
+    head: Head,
+    evaluation: Evaluation,
+    targets: Targets,
+    perturbations: Sequence[Perturbation],
+    thetas: Sequence[Theta],
+    reductions: Reductions,
+    curvature: Curvature,
+    generator: torch.Generator,
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return a and q of every unit and member, `[units, members]` each, of one family after another."""
+    examples = number_of_examples(targets)
+    head.check(evaluation.outputs, targets)
+    first, second = backward(head, evaluation, targets, curvature, generator)
+    pairs, terms = list(second), []
+    with torch.no_grad():
+        for i, (p, theta) in enumerate(zip(perturbations, thetas, strict=True)):
+            delta = p.delta(evaluation.values, theta)
+            linear = head.united(reductions.total(i, p, first, delta, examples))
+            square = torch.zeros_like(linear)
+            for left, right in pairs:
+                one = head.united(reductions.total(i, p, left, delta, examples))
+                square += one * (one if left is right else head.united(reductions.total(i, p, right, delta, examples)))
+            terms.append((linear, square))
+            del delta  # before that of the next family is made
+    return terms

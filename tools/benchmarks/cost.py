@@ -1,8 +1,8 @@
-"""What scoring costs, as ratios of work done in the same run: learning, screening, tangents, analysis, brute force.
+"""What scoring costs, as ratios of work done in the same run: learning, screening, tangents, brute force, memory.
 
-Except for brute force, the network is a ResNet-20 on 128 images of 32x32; the candidates are all splits and prunes of
-all its widths.
-Times are wall-clock medians of rounds in which everything takes its turn, so that a busy machine disturbs all alike.
+Except for brute force and memory, the network is a ResNet-20 on 128 images of 32x32; the candidates are all splits and
+prunes of all its widths. Times are wall-clock medians of rounds in which everything takes its turn, so that a busy
+machine disturbs all alike.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
 from tests.vision_models import BasicBlock, ResNet20, conv_block
-from tools.benchmarks import brute_force
+from tools.benchmarks import brute_force, memory
 from tools.timing import medians, seconds
 
 ROUNDS, BATCH = 7, 128
@@ -77,6 +77,7 @@ def run() -> Mapping[str, float]:
         "analysis_seconds": analysis,
         "analysis_seconds_500_nodes": analysis * 500 / len(deep),
         **brute_force.run(),
+        **memory.run(),
     }
 
 

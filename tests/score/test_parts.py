@@ -1,0 +1,111 @@
+"""Batches in parts: what is summed over examples does not change, and less is held at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from archir.rewrite.morphism import Theta
+from archir.rewrite.perturbation import Perturbation
+from archir.score import parts
+from archir.score.family import find_families
+from archir.score.head import Head
+from archir.score.learn import Recipe, learn
+from archir.score.losses import coupled, find_loss
+from archir.score.parts import MOST_PARTS, in_parts
+from archir.score.program import Program, number_of_examples
+from archir.score.refine import refine
+from archir.score.screen import screen
+from archir.testing import randomise
+from frontends.pytorch import trace
+from passes.prune import Prune
+from passes.split import Split
+from passes.widen import Widen
+from tests.ir.builder import Builder
+from tests.models import ZOO
+
+EXAMPLES = 7
+
+
+def setting(name: str) -> tuple[Head, list[Perturbation], list[tuple[Tensor, Tensor]]]:
+    torch.manual_seed(0)
+    (x,) = ZOO[name].inputs(EXAMPLES)
+    graph = randomise(trace(ZOO[name].build(), (x,)).to(torch.float64))
+    perturbations = [f.perturbation for f in find_families(graph, (Split(), Prune(), Widen(count=2)))[0]]
+    inputs = x.double() if x.is_floating_point() else x
+    program = Program(graph)
+    outputs = program(program.bind(inputs)).outputs[0]
+    targets = torch.randint(0, outputs.shape[-1], outputs.shape[:-1])
+    return Head(program, find_loss("cross_entropy")), perturbations, [(inputs, targets)]
+
+
+def everything(
+    head: Head, perturbations: list[Perturbation], batches: list[tuple[Tensor, Tensor]]
+) -> tuple[list[Tensor], tuple[Theta, ...]]:
+    """Return all estimates, and θ."""
+    learned = learn(head, perturbations, batches, Recipe(steps=2))
+    screened = screen(head, perturbations, learned.thetas, batches)
+    chosen = [(f, m) for f, p in enumerate(perturbations) for m in range(min(p.members, 2))]
+    refined = refine(head, perturbations, learned.thetas, chosen, batches)
+    found = [learned.estimates, refined.first_order, refined.gram, refined.stderr, refined.after_linearised([0])]
+    return [*found, *(t for e in screened for t in (e.first_order, e.curvature, e.stderr))], learned.thetas
+
+
+@pytest.mark.parametrize("name", ["resnet", "gpt"])
+def test_parts_give_what_the_whole_batch_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = setting(name)
+    expected, thetas = everything(*case)
+    monkeypatch.setattr(parts, "LARGEST_ACTIVATIONS", 1)
+    found, others = everything(*case)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9 * float(b.abs().max()))
+    for one, other in zip(others, thetas, strict=True):
+        assert all(torch.allclose(one[key], other[key], rtol=1e-9) for key in other)
+
+
+def test_parts_are_nearly_equal_and_as_many_as_the_activations_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(EXAMPLES, 4)
+    program = Program(trace(nn.Linear(4, 5), (x,)))
+    head = Head(program, find_loss("cross_entropy"))
+    targets = torch.arange(EXAMPLES)
+    for limit, sizes in ((1, [1, 2, 2, 2]), (20 * 3, [2, 2, 3]), (20 * 4, [3, 4]), (20 * 7, [7])):
+        monkeypatch.setattr(parts, "LARGEST_ACTIVATIONS", limit)
+        found = list(in_parts(head, program, [(x, targets)]))
+        assert [number_of_examples(t) for _, t in found] == sizes
+        assert len(found) <= MOST_PARTS
+        labels = [t for _, t in found if isinstance(t, Tensor)]
+        assert torch.equal(torch.cat(labels), targets)
+        assert torch.equal(torch.cat([next(iter(bound.values())) for bound, _ in found]), x)
+
+
+def test_inputs_without_examples_are_in_every_part_and_those_that_do_not_fit_are_left_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parts, "LARGEST_ACTIVATIONS", 1)
+    builder = Builder()
+    x, scale = builder.input("x", "f32[B, 4]"), builder.input("scale", "f32[4]")
+    program = Program(builder.graph(builder.call("aten.mul.Tensor", x, scale)))
+    inputs, targets = (torch.randn(4, 4), torch.randn(4)), torch.zeros(4)
+    head = Head(program, find_loss("mse"))
+    found = list(in_parts(head, program, [(inputs, targets)]))
+    assert [bound[x].shape[0] for bound, _ in found] == [1, 1, 1, 1]
+    assert all(torch.equal(bound[scale], inputs[1]) for bound, _ in found)
+    ((bound, whole),) = in_parts(head, program, [(inputs, targets[:3])])
+    assert bound[x].shape[0] == 4
+    assert len(whole) == 3
+    together = Head(program, coupled(lambda outputs, targets: outputs.sum()))
+    ((bound, whole),) = in_parts(together, program, [(inputs, targets)])
+    assert len(bound[x]) == len(whole) == 4
+
+
+def test_nested_targets_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "LARGEST_ACTIVATIONS", 1)
+    x = torch.randn(4, 4)
+    program = Program(trace(nn.Linear(4, 5), (x,)))
+    head = Head(program, find_loss(lambda outputs, targets: (outputs[:, 0] - targets["a"][0]) ** 2))
+    given = {"a": (torch.arange(4),)}
+    found: list[Any] = [targets for _, targets in in_parts(head, program, [(x, given)])]
+    assert [int(t["a"][0]) for t in found] == [0, 1, 2, 3]

@@ -1,0 +1,128 @@
+"""The peak memory of scoring over that of a training step on the same batch, in bytes of tensors that are alive.
+
+The networks are a ResNet-20 on 128 images of 32x32 and a GPT of one block with 50,000 classes on one and on four texts
+of 64 tokens; the candidates are all splits and prunes. Scoring is a step of learning, screening, and the refinement of
+64 candidates; a training step is one of SGD with momentum. Weights, gradients and the state of the optimiser count
+where they are there; what kernels use inside themselves does not.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from archir.score.family import find_families
+from archir.score.head import Head
+from archir.score.learn import Learner, Recipe
+from archir.score.losses import find_loss
+from archir.score.program import Program
+from archir.score.refine import refine
+from archir.score.screen import screen
+from archir.score.stream import streamed
+from frontends.pytorch import trace
+from passes.prune import Prune
+from passes.split import Split
+from tests.token_models import GPT
+from tests.vision_models import ResNet20
+
+REFINED, CLASSES, LENGTH = 64, 50_000, 64
+
+
+class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all tensors that operators read or make while they are alive.
+
+    Attributes:
+        peak: the most that were alive at once, in bytes.
+    """
+
+    def __init__(self) -> None:
+        """Start at nought."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._alive = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call an operator and count its operands and results."""
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, result)):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type != "meta":
+                self._count(leaf.untyped_storage())
+        self.peak = max(self.peak, self._alive)
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._seen:
+            self._seen.add(key)
+            self._alive += size
+            weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self._alive -= size
+
+
+def peak(function: Callable[[], object]) -> int:
+    """Return the most bytes of tensors that are alive at once while a function runs."""
+    gc.collect()
+    memory = PeakMemory()
+    with memory:
+        function()
+    return memory.peak
+
+
+def run() -> Mapping[str, float]:
+    """Return the figures."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(128, 3, 32, 32), torch.randint(0, 10, (128,))
+    figures = _ratios("resnet20_128_images", ResNet20(), images, labels)
+    for examples in (1, 4):
+        tokens = torch.randint(0, CLASSES, (examples, LENGTH + 1))
+        model = GPT(CLASSES, width=128, length=LENGTH)
+        figures |= _ratios(f"gpt_{examples}_examples", model, tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    return figures
+
+
+def _ratios(name: str, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    graph = trace(model, (inputs.expand(2, *inputs.shape[1:]) if len(inputs) == 1 else inputs[:2],))
+    training = _training(graph.module().train(), inputs, targets)
+    families, _ = find_families(graph, [Split(), Prune()])
+    perturbations, batch = [f.perturbation for f in families], (inputs, targets)
+    head = streamed(Head(Program(graph), find_loss("cross_entropy")), perturbations, [batch])
+    learner = Learner(head, perturbations, Recipe(steps=1000))
+    learner.step(batch)
+    members = [(f, m) for f, p in enumerate(perturbations) for m in range(p.members)]
+    chosen = members[:: len(members) // REFINED][:REFINED]
+    peaks = {
+        "learn": peak(partial(learner.step, batch)),
+        "screen": peak(partial(screen, head, perturbations, learner.thetas, [batch])),
+        "refine": peak(partial(refine, head, perturbations, learner.thetas, chosen, [batch])),
+    }
+    whole = max(peaks.values()) / training
+    figures = {f"peak_memory_of_{kind}_over_train_step_{name}": found / training for kind, found in peaks.items()}
+    return {f"peak_memory_over_train_step_{name}": whole, **figures}
+
+
+def _training(module: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> int:
+    """Return the peak of a training step, the state of the optimiser already there."""
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        torch.autograd.backward(F.cross_entropy(module(inputs).flatten(0, -2), targets.flatten()))
+        optimiser.step()
+
+    step()
+    return peak(step)
