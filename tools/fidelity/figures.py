@@ -79,6 +79,15 @@ def correlation(moments: Iterable[Moment], model: str, side: str = "in_sample") 
     ]
 
 
+def rank_correlation(moments: Iterable[Moment], model: str, side: str = "in_sample") -> list[float]:
+    """Return the same of their ranks, which sets that ruin a network do not govern."""
+    return [
+        float(spearmanr([getattr(s, model) for s in m.sets], [getattr(s, side) for s in m.sets]).statistic)
+        for m in moments
+        if len(m.sets) > 3
+    ]
+
+
 def kept(moments: Iterable[Moment], predicted: str, realised: str) -> float:
     """Return the realised decrease of the loss over the predicted one, both summed over all committed sets."""
     done = [m.committed for m in moments if m.committed.size]
@@ -110,6 +119,7 @@ def _subject(moments: Sequence[Moment]) -> dict[str, Any]:
             **{
                 model: {
                     **{f"correlation_{side}": summary(correlation(moments, model, side)) for side in SIDES},
+                    "rank_correlation_in_sample": summary(rank_correlation(moments, model)),
                     "mean_absolute_error": _mean(
                         [abs(getattr(s, model) - s.in_sample) for m in moments for s in m.sets]
                     ),
