@@ -90,16 +90,17 @@ def test_a_small_measurement() -> None:
 
     subject = Subject("rows", "made up", build, data.take(slice(300)), (held[0], held[1], held[2]), 50, 60, 0.01)
     kinds = (SplitUnits(), Prune(), ResidualBranch())
-    plan = Plan(kinds, steps=5, singles=4, refine=8, sizes=(2, 3), draws=2, together=3)
+    plan = Plan(kinds, composites=2, steps=5, singles=4, refine=8, sizes=(2, 3), draws=2, together=3)
     moments = list(measure(subject, 0, plan))
     assert [m.stage for m in moments] == list(STAGES)
     assert from_json(json.loads(json.dumps(to_json(moments)))) == moments
     for m in moments:
-        assert {s.morphism for s in m.singles} == {"split", "prune", "residual-branch"}
+        assert {s.morphism for s in m.singles} >= {"split", "prune", "residual-branch"}
         assert any(s.in_sample != s.held_out for s in m.singles)
         assert {s.chosen for s in m.sets} >= {"random", "additive"}
         assert {r.rule for r in m.rules} >= {"linearised", "random", "magnitude"}
         assert m.committed.realised < 0 or not m.committed.size
     small = [s for m in moments for s in m.singles if s.morphism == "split"]
     assert all(abs(s.predicted - s.in_sample) < 0.2 * abs(s.in_sample) + 1e-4 for s in small)
+    assert any(s.morphism == "compose" for m in moments for s in m.singles)
     assert set(figures(moments)) == {"bars", "moments", "rows"}

@@ -22,6 +22,7 @@ from archir.score.head import Head
 from archir.score.learn import Recipe
 from archir.score.losses import LOSSES
 from archir.score.program import Program
+from archir.score.propose import propose_composites
 from archir.score.refine import refine
 from archir.score.score import Score, Scores, score
 from archir.score.screen import Batch
@@ -44,6 +45,7 @@ class Plan:
 
     Attributes:
         morphisms: kinds of candidates.
+        composites: pairs of those that score best, to score again as one candidate each.
         steps: steps of learning θ.
         singles: candidates of each morphism, half of them the best, the others drawn.
         refine: candidates that sets are made of.
@@ -54,6 +56,7 @@ class Plan:
     """
 
     morphisms: tuple[Morphism, ...] = KINDS
+    composites: int = 0
     steps: int = 40
     singles: int = 10
     refine: int = 64
@@ -73,9 +76,10 @@ def _moment(subject: Subject, graph: Graph, loss: float, stage: str, seed: int, 
     truth = _truth(graph, subject)
     learn = list(Batches(subject.train, subject.batch, seed))[: plan.steps]
     scored = list(Batches(subject.held[0], subject.batch))
-    scores = score(
-        graph, scored, morphisms=plan.morphisms, loss=LOSS, learn=learn, steps=plan.steps, refine=plan.refine, seed=seed
-    )
+    kinds, scores = plan.morphisms, _scores(graph, plan.morphisms, scored, learn, seed, plan)
+    if plan.composites:
+        kinds = *kinds, *propose_composites(scores, plan.composites)
+        scores = _scores(graph, kinds, scored, learn, seed, plan)
     draw = random.Random(f"{subject.name} {seed} {stage}")
     head = Head(Program(graph), LOSS)
     widths = (SplitUnits(), Prune())
@@ -87,10 +91,18 @@ def _moment(subject: Subject, graph: Graph, loss: float, stage: str, seed: int, 
         stage,
         loss,
         len(scores),
-        tuple(_singles(scores, scored, truth, draw, plan)),
+        tuple(_singles(scores, kinds, scored, truth, draw, plan)),
         tuple(_sets(scores, truth, draw, plan)),
         tuple(_rules(task, truth, plan)),
         _committed(subject, graph, truth, seed, plan),
+    )
+
+
+def _scores(
+    graph: Graph, kinds: Sequence[Morphism], scored: Sequence[Batch], learn: Sequence[Batch], seed: int, plan: Plan
+) -> Scores:
+    return score(
+        graph, scored, morphisms=kinds, loss=LOSS, learn=learn, steps=plan.steps, refine=plan.refine, seed=seed
     )
 
 
@@ -113,11 +125,11 @@ def _truth(graph: Graph, subject: Subject) -> Truth:
 
 
 def _singles(
-    scores: Scores, batches: Sequence[Batch], truth: Truth, draw: random.Random, plan: Plan
+    scores: Scores, kinds: Sequence[Morphism], batches: Sequence[Batch], truth: Truth, draw: random.Random, plan: Plan
 ) -> Iterator[Single]:
     chosen: list[Score] = []
-    for kind in plan.morphisms:
-        found = [s for s in scores if s.candidate.morphism.name == kind.name]
+    for name in dict.fromkeys(kind.name for kind in kinds):
+        found = [s for s in scores if s.candidate.morphism.name == name]
         best, others = found[: plan.singles // 2], found[plan.singles // 2 :]
         chosen += best + draw.sample(others, min(len(others), plan.singles - len(best)))
     places = [scores.places[s.spec] for s in chosen]
@@ -174,7 +186,9 @@ def _committed(subject: Subject, graph: Graph, truth: Truth, seed: int, plan: Pl
         check=check,
         loss=LOSS,
         budget=Budget(parameters=round(cost(graph).parameters * (1 + plan.growth))),
-        options=GrowOptions(batch_size=subject.batch, learn_steps=plan.steps, refine=plan.refine),
+        options=GrowOptions(
+            batch_size=subject.batch, learn_steps=plan.steps, refine=plan.refine, composites=plan.composites
+        ),
         morphisms=plan.morphisms,
         seed=seed,
     )

@@ -1,4 +1,4 @@
-"""The two networks whose candidates are scored: a residual network of images and a language model of characters."""
+"""The networks whose candidates are scored: a residual network of images and a language model of characters."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.nn import functional as F
 class Residual(nn.Module):
     """Two convolutions with batch normalisation, and a shortcut around them."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, dilation: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(outputs)
-        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.second = nn.Conv2d(outputs, outputs, 3, 1, dilation, dilation, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
@@ -29,18 +29,19 @@ class Residual(nn.Module):
 class ResidualNet(nn.Module):
     """A residual network of about 11,000 parameters."""
 
-    def __init__(self, channels: int, classes: int, stride: int) -> None:
+    def __init__(self, channels: int, classes: int, *, stride: int = 1, dilation: int = 1) -> None:
         """Make the layers.
 
         Args:
             channels: of the images.
             classes: number of classes.
             stride: of the first convolution.
+            dilation: of the second convolution of each block.
         """
         super().__init__()
         self.stem = nn.Conv2d(channels, 8, 3, stride, 1, bias=False)
         self.norm = nn.BatchNorm2d(8)
-        self.blocks = nn.Sequential(Residual(8, 8, 1), Residual(8, 16, 2), Residual(16, 16, 1))
+        self.blocks = nn.Sequential(*(Residual(*sizes, dilation) for sizes in ((8, 8, 1), (8, 16, 2), (16, 16, 1))))
         self.head = nn.Linear(16, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class Moment:
     """One network at one stage of its training.
 
     Attributes:
-        subject: `images` or `text`.
+        subject: `images`, `text` or `dilated`.
         data: what the data are.
         seed: seed of everything random.
         stage: `early`, `middle` or `late`.

@@ -28,7 +28,7 @@ class Subject:
     """A network to be trained and its data.
 
     Attributes:
-        name: `images` or `text`.
+        name: `images`, `text` or `dilated`.
         data: what the data are.
         build: makes the network.
         train: what weights and θ are learned on.
@@ -53,11 +53,13 @@ def subject(name: str, *, seed: int, data: str | None) -> Subject:
     """Return the subject of a name.
 
     Args:
-        name: `images` or `text`.
+        name: `images`, `text` or `dilated`.
         seed: seed of which examples are held out.
         data: spec of the images, as `archir.grow.data.load_data` takes it; scikit-learn's digits if not given.
     """
-    return _images(seed, data) if name == "images" else _text(seed)
+    if name == "text":
+        return _text(seed)
+    return _images(seed, data) if name == "images" else _dilated(seed)
 
 
 def stages(subject: Subject, seed: int) -> Iterator[tuple[str, Graph, float]]:
@@ -82,7 +84,6 @@ def stages(subject: Subject, seed: int) -> Iterator[tuple[str, Graph, float]]:
 
 
 def _images(seed: int, data: str | None) -> Subject:
-    examples = 768 if data else 240
     found = load_data(data or "digits", validation=0.5, seed=seed)
     images = found.train.inputs
     assert isinstance(images, torch.Tensor)
@@ -90,11 +91,26 @@ def _images(seed: int, data: str | None) -> Subject:
     return Subject(
         "images",
         f"{data} of {len(found.train)} images to train on" if data else "scikit-learn's digits: no CIFAR-10 was given",
-        lambda: ResidualNet(channels, classes, stride),
+        lambda: ResidualNet(channels, classes, stride=stride),
         found.train,
-        _parts(found.validation, examples),
+        _parts(found.validation, 768 if data else 240),
         64,
         2000 if data else 400,
+        4e-3,
+    )
+
+
+def _dilated(seed: int) -> Subject:
+    """Return a residual network of dilated convolutions, on images that ship with scikit-learn."""
+    found = load_data("digits", validation=0.5, seed=seed)
+    return Subject(
+        "dilated",
+        "scikit-learn's digits",
+        lambda: ResidualNet(1, 10, dilation=2),
+        found.train,
+        _parts(found.validation, 240),
+        64,
+        400,
         4e-3,
     )
 
