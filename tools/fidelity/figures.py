@@ -26,21 +26,20 @@ def figures(moments: Sequence[Moment]) -> dict[str, Any]:
 
 
 def bars(moments: Sequence[Moment]) -> dict[str, dict[str, float]]:
-    """Return the figures that have bars, the worse of the subjects, each with its bar."""
-    by_subject = [[m for m in moments if m.subject == s] for s in dict.fromkeys(m.subject for m in moments)]
+    """Return the figures that have bars: the bar, then what was found on each network."""
 
-    def worst(of: Callable[[Sequence[Moment]], float]) -> float:
-        return min(map(of, by_subject))
+    def found(of: Callable[[Sequence[Moment]], float], bar: float) -> dict[str, float]:
+        names = dict.fromkeys(m.subject for m in moments)
+        return {"bar": bar, **{name: of([m for m in moments if m.subject == name]) for name in names}}
 
     return {
-        "spearman_in_sample": {"found": worst(lambda found: _mean(spearman(found, "in_sample"))), "bar": 0.95},
-        "correlation_of_sets_joint": {"found": worst(lambda found: _mean(correlation(found, "joint"))), "bar": 0.95},
-        "realised_over_expected": {"found": worst(lambda found: kept(found, "expected", "realised")), "bar": 0.8},
-        "realised_over_predicted": {"found": worst(lambda found: kept(found, "predicted", "in_sample")), "bar": 0.8},
-        "committed_sets_that_raise_the_loss_checked_on": {
-            "found": sum(m.committed.size > 0 and m.committed.realised >= 0 for m in moments),
-            "bar": 0,
-        },
+        "spearman_in_sample": found(lambda some: _mean(spearman(some, "in_sample")), 0.95),
+        "correlation_of_sets_joint": found(lambda some: _mean(correlation(some, "joint")), 0.95),
+        "realised_over_expected": found(lambda some: kept(some, "expected", "realised"), 0.8),
+        "realised_over_predicted": found(lambda some: kept(some, "predicted", "in_sample"), 0.8),
+        "committed_sets_that_raise_the_loss_checked_on": found(
+            lambda some: sum(m.committed.size > 0 and m.committed.realised >= 0 for m in some), 0
+        ),
     }
 
 

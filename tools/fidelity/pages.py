@@ -31,11 +31,10 @@ def write_pages(moments: Sequence[Moment], folder: Path = DOCS) -> None:
 
 
 def of_bars(bars: dict[str, dict[str, float]]) -> str:
-    """Return one row a bar."""
-    return markdown(
-        ["what", "found", "bar"],
-        [[name.replace("_", " "), f"{b['found']:.3g}", f"{b['bar']:g}"] for name, b in bars.items()],
-    )
+    """Return one row a figure: its bar, and what was found on each network."""
+    columns = list(next(iter(bars.values())))
+    rows = [[name.replace("_", " "), *(f"{found[c]:.3g}" for c in columns)] for name, found in bars.items()]
+    return markdown(["what", *columns], rows)
 
 
 def of_singles(subjects: dict[str, Any]) -> str:
