@@ -128,7 +128,7 @@ def _infer_call(c: Context) -> Sequence[tuple[Term, ...] | None]:
     try:
         if _names_axes_of_number(c):
             raise Unknown("it names an axis of a tensor that has none")
-        results = list(map(tuple, _rule_of(node.op)(c)))
+        results = list(map(tuple, (RULES.get(node.op) or _general_rule(node.op))(c)))
         if [tuple(map(_size, axes)) for axes in results] != c.sizes:
             raise Unknown("its axis rule does not cover this call")
     except Unknown as unknown:
@@ -146,8 +146,9 @@ _size = attrgetter("size")
 
 
 @cache
-def _rule_of(op: str) -> Rule:
-    return RULES.get(op) or (pointwise.pointwise if ops.is_pointwise(op) else _by_index_arrays)
+def _general_rule(op: str) -> Rule:
+    """Return what is done with an operator that has no rule of its own."""
+    return pointwise.pointwise if ops.is_pointwise(op) else _by_index_arrays
 
 
 def _by_index_arrays(c: Context) -> Sequence[Sequence[Term]]:
