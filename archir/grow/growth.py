@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from archir.cost import Cost, cost
 from archir.grow.batches import Batches
@@ -136,40 +136,7 @@ def grow_once(
         ranking = rank_all((*morphisms, *proposed))
     path = ranking.choose(budget=budget.allows, price=prices.of)
     chosen, before = len(path), measure(graph)
-    found: Growth | None = None
-    while path:
-        expected = None if ranking.model is None else ranking.linearised(path, checked)
-        if expected is None or expected < 0:
-            rewriting = rewrite_together(graph, ranking.members(path))
-            grown, latency = cost(rewriting.graph), latency_of(rewriting.graph)
-            realised = measure(rewriting.graph) - before
-            if expected is None:
-                allowed, kept = realised <= TOLERANCE * abs(before), True
-            else:
-                price = options.prices.of(grown - old) + options.prices.latency * (latency - old_latency)
-                allowed, kept = max(realised, expected) < min(0.0, -price), realised <= options.agreement * expected
-            if allowed and budget.allows_latency(latency) and (found is None or kept):
-                found = Growth(
-                    graph=rewriting.graph,
-                    rewriting=rewriting,
-                    specs=tuple(r.spec for r in path),
-                    rule=ranking.rule,
-                    predicted=ranking.predict(path),
-                    expected=expected,
-                    realised=realised,
-                    chosen=chosen,
-                    candidates=ranking.candidates,
-                    ranked=len(ranking),
-                    cost=grown,
-                    latency=latency if timed else None,
-                    seconds=time.monotonic() - started,
-                )
-                if kept:
-                    return found
-        path = path[: len(path) // 2]
-    if found is not None:
-        return found
-    return Growth(
+    rejected = Growth(
         graph=graph,
         rewriting=None,
         specs=(),
@@ -182,5 +149,32 @@ def grow_once(
         ranked=len(ranking),
         cost=old,
         latency=old_latency if timed else None,
-        seconds=time.monotonic() - started,
+        seconds=0.0,
     )
+    found, kept = rejected, False
+    while path and not kept:
+        expected = None if ranking.model is None else ranking.linearised(path, checked)
+        if expected is None or expected < 0:
+            rewriting = rewrite_together(graph, ranking.members(path))
+            grown, latency = cost(rewriting.graph), latency_of(rewriting.graph)
+            realised = measure(rewriting.graph) - before
+            if expected is None:
+                allowed, agrees = realised <= TOLERANCE * abs(before), True
+            else:
+                price = options.prices.of(grown - old) + options.prices.latency * (latency - old_latency)
+                allowed, agrees = max(realised, expected) < min(0.0, -price), realised <= options.agreement * expected
+            if allowed and budget.allows_latency(latency) and (agrees or found is rejected):
+                kept = agrees
+                found = replace(
+                    rejected,
+                    graph=rewriting.graph,
+                    rewriting=rewriting,
+                    specs=tuple(r.spec for r in path),
+                    predicted=ranking.predict(path),
+                    expected=expected,
+                    realised=realised,
+                    cost=grown,
+                    latency=latency if timed else None,
+                )
+        path = path[: len(path) // 2]
+    return replace(found, seconds=time.monotonic() - started)

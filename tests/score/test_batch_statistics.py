@@ -26,7 +26,7 @@ from archir.score.batch_statistics import with_batch_statistics
 from archir.score.family import find_families
 from archir.score.head import Curvature, Head
 from archir.score.learn import Learner, Recipe
-from archir.score.losses import coupled, find_loss
+from archir.score.losses import Loss, LossFunction, coupled, find_loss
 from archir.score.program import Program
 from archir.score.refine import refine
 from archir.score.score import score
@@ -112,8 +112,8 @@ def close(found: Tensor, expected: Tensor) -> bool:
 class Case:
     """A net with its families and their dense effects."""
 
-    def __init__(self, loss: object) -> None:
-        self.loss = find_loss(loss)  # type: ignore[arg-type]
+    def __init__(self, loss: str | LossFunction | Loss) -> None:
+        self.loss = find_loss(loss)
         self.head = Head(Program(captured(Net()), batch_statistics=True), self.loss)
         self.graph = self.head.program.graph
         self.batches = batches()
