@@ -172,7 +172,7 @@ def test_outputs_are_those_of_training_mode_and_nothing_else_changes() -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_forward_mode_runs_through_the_statistics(loss: object) -> None:
+def test_forward_mode_runs_through_the_statistics(loss: str | LossFunction | Loss) -> None:
     case = Case(loss)
     a, gram = case.dense()
     found = refine(case.head, case.perturbations, case.thetas, case.chosen, case.batches)
@@ -188,7 +188,7 @@ def test_exact_screening_is_the_diagonal() -> None:
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", F.cross_entropy])
-def test_sampled_curvature_is_unbiased(loss: object) -> None:
+def test_sampled_curvature_is_unbiased(loss: str | LossFunction | Loss) -> None:
     case = Case(loss)
     _, gram = case.dense()
     draws = torch.stack([case.screened(Curvature.SAMPLED, seed)[1] for seed in range(150)])
