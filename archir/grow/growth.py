@@ -19,6 +19,7 @@ from archir.rewrite.pipeline import Rewriting, rewrite_together
 from archir.score.baselines.ranking import Ranking
 from archir.score.baselines.rules import rank
 from archir.score.batch_statistics import with_batch_statistics
+from archir.score.learn import Recipe
 from archir.score.losses import Loss
 from archir.score.propose import propose_composites
 
@@ -36,8 +37,8 @@ class Growth:
         rewriting: how it was rewritten, None if nothing was committed.
         specs: the committed candidates.
         rule: the rule they were chosen by.
-        predicted: predicted change of the loss, on the examples they were selected on, in nats; None if the rule
-            predicts none, or nothing was committed.
+        predicted: change of the linearised network's loss on the examples they were selected on, in nats; None if the
+            rule predicts none, or nothing was committed.
         expected: change of the linearised network's loss on the held-out examples they were checked on, where it owes
             nothing to the selection; None where `predicted` is.
         realised: true change of the loss on these.
@@ -78,11 +79,12 @@ def grow_once(
 ) -> Growth:
     """Grow a network by the best set of candidates under a budget.
 
-    θ is learned on training batches and the set is selected on other examples; its true effect is then measured on a
-    third set of examples. While the loss there rises, is predicted to rise, or falls by less than `options.agreement`
-    of what is predicted there, the set is shortened along the path it was selected on. Where no set keeps its
-    promise the longest that lowers the loss is taken; one that raises it is never committed. A rule that predicts
-    nothing promises nothing, and need not pay prices: its sets may only not raise the loss by more than `TOLERANCE`.
+    θ is learned on training batches and the set is selected on other examples. Its θ is then learned again, for all of
+    it together, and its true effect is measured on a third set of examples. While the loss there rises, is predicted to
+    rise, or falls by less than `options.agreement` of what is predicted there, the set is shortened along the path it
+    was selected on. Where no set keeps its promise the longest that lowers the loss is taken; one that raises it is
+    never committed. A rule that predicts nothing promises nothing, keeps its own θ, and need not pay prices: its sets
+    may only not raise the loss by more than `TOLERANCE`.
 
     Latency is measured where a budget or a price asks for it: what candidates add to it is taken to be proportional to
     their FLOPs, but a set is committed only if what is measured then is within the budget and worth its price.
@@ -101,7 +103,9 @@ def grow_once(
     Raises:
         ScoreError: the loss is not finite, or the network cannot be scored.
     """
-    started, checked = time.monotonic(), Batches(check, options.batch_size)
+    started, size = time.monotonic(), options.batch_size
+    scored, checked = Batches(selection, size), Batches(check, size)
+    recipe = Recipe(options.learn_steps, options.learn_rate, options.radius, seed=seed)
     timed = budget.latency is not None or options.prices.latency > 0
 
     def latency_of(of: Graph) -> float:
@@ -113,11 +117,11 @@ def grow_once(
     def rank_all(morphisms: Sequence[Morphism]) -> Ranking:
         return rank(
             graph,
-            Batches(selection, options.batch_size),
+            scored,
             rule=options.rule,
             loss=loss,
             morphisms=morphisms,
-            learn=Batches(train, options.batch_size, seed),
+            learn=Batches(train, size, seed),
             steps=options.learn_steps,
             rate=options.learn_rate,
             radius=options.radius,
@@ -151,11 +155,14 @@ def grow_once(
         latency=old_latency if timed else None,
         seconds=0.0,
     )
-    found, kept = rejected, False
-    while path and not kept:
-        expected = None if ranking.model is None else ranking.linearised(path, checked)
+    found, kept, together = rejected, False, ranking.together(path)
+    while len(together) and not kept:
+        expected = None
+        if ranking.model is not None:
+            together = together.learned(Batches(train, size, seed + 1), recipe)
+            expected = together.linearised(checked)
         if expected is None or expected < 0:
-            rewriting = rewrite_together(graph, ranking.members(path))
+            rewriting = rewrite_together(graph, together.rewrites)
             grown, latency = cost(rewriting.graph), latency_of(rewriting.graph)
             realised = measure(rewriting.graph) - before
             if expected is None:
@@ -169,12 +176,12 @@ def grow_once(
                     rejected,
                     graph=rewriting.graph,
                     rewriting=rewriting,
-                    specs=tuple(r.spec for r in path),
-                    predicted=ranking.predict(path),
+                    specs=together.specs,
+                    predicted=None if expected is None else together.linearised(scored),
                     expected=expected,
                     realised=realised,
                     cost=grown,
                     latency=latency if timed else None,
                 )
-        path = path[: len(path) // 2]
+        together = together.first(len(together) // 2)
     return replace(found, seconds=time.monotonic() - started)

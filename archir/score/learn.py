@@ -12,7 +12,7 @@ import torch
 
 from archir.ir.node import Value
 from archir.rewrite.morphism import Theta
-from archir.rewrite.perturbation import Perturbation
+from archir.rewrite.perturbation import Edge, Perturbation
 from archir.score.head import Curvature, Head
 from archir.score.parts import in_parts
 from archir.score.program import Program, number_of_examples
@@ -52,29 +52,48 @@ class Learned:
     estimates: torch.Tensor
 
 
+Sums = tuple[torch.Tensor, torch.Tensor]
+"""Inner products of Δ with both vectors of a pair."""
+
+
 class Learner:
     """Takes learning steps; made once for a graph and its families."""
 
-    def __init__(self, head: Head, perturbations: Sequence[Perturbation], recipe: Recipe) -> None:
+    def __init__(
+        self,
+        head: Head,
+        perturbations: Sequence[Perturbation],
+        recipe: Recipe,
+        *,
+        start: Sequence[Theta] | None = None,
+        together: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         """Set θ to its starting point.
 
         Args:
             head: the loss; its program gives the graph.
-            perturbations: the families; those without parameters are left alone.
+            perturbations: the families; those without parameters have nothing to learn.
             recipe: how to learn.
+            start: θ of each family to start from; small and random if not given.
+            together: the members of a set, as numbers of family and member, whose θ is learned for the set as a whole;
+                that of all others stands still. If not given, every member learns as if it were alone.
         """
         self._head, self._recipe = head, recipe
         self._perturbations = tuple(perturbations)
-        self._learnable = [i for i, p in enumerate(perturbations) if p.theta]
-        self._program: Program = tapped_program(head.program, [perturbations[i] for i in self._learnable])
+        self._set = None if together is None else _members(together, perturbations, _like(head.program))
+        used = range(len(perturbations)) if self._set is None else list(self._set)
+        self._learnable = [i for i in used if perturbations[i].theta]
+        tapped = self._learnable if self._set is None else used
+        self._program: Program = tapped_program(head.program, [perturbations[i] for i in tapped])
         self._generator = torch.Generator().manual_seed(head.ranks.seed(recipe.seed))
         self._reductions = Reductions()
-        self._thetas: dict[int, dict[int, torch.Tensor]] = {}
         stored = {Value(i): t for i, t in head.program.graph.tensors.items()}
-        for i in self._learnable:
-            start = perturbations[i].initial_theta(stored, recipe.seed * 1_000_003 + i)
-            self._thetas[i] = {node: t.clone().requires_grad_() for node, t in start.items()}
-        keys = [(i, key) for i, theta in self._thetas.items() for key in theta]
+        self._thetas: list[dict[int, torch.Tensor]] = []
+        for i, p in enumerate(perturbations):
+            first = p.initial_theta(stored, recipe.seed * 1_000_003 + i) if start is None else start[i]
+            learns = i in self._learnable
+            self._thetas.append({node: t.clone().requires_grad_(learns) for node, t in first.items()})
+        keys = [(i, key) for i in self._learnable for key in self._thetas[i]]
         every = [(perturbations[i].theta[key], self._thetas[i][key]) for i, key in keys]
         paces = [_pace(key, like) for (_, key), (like, _) in zip(keys, every, strict=True)]
         self._rates = [recipe.rate * _scale(like) * pace for (like, _), pace in zip(every, paces, strict=True)]
@@ -86,9 +105,7 @@ class Learner:
     @property
     def thetas(self) -> tuple[Theta, ...]:
         """θ of each family as it stands."""
-        return tuple(
-            {n: t.detach().clone() for n, t in self._thetas.get(i, {}).items()} for i in range(len(self._perturbations))
-        )
+        return tuple({n: t.detach().clone() for n, t in theta.items()} for theta in self._thetas)
 
     def step(self, batch: Batch) -> float:
         """Take one step and return the predicted change of the loss before it, summed over all members.
@@ -102,7 +119,7 @@ class Learner:
         examples, total = number_of_examples(batch[1]), 0.0
         for inputs, targets in in_parts(self._head, self._program, [batch]):
             total += self._accumulate(inputs, targets)
-        for theta in self._thetas.values():
+        for theta in self._thetas:
             for tensor in theta.values():
                 tensor.grad = None if tensor.grad is None else tensor.grad / examples
         total = self._share(total / examples, examples)
@@ -118,13 +135,15 @@ class Learner:
 
     def _accumulate(self, inputs: Mapping[Value, Any], targets: Targets) -> float:
         """Add the gradient of θ on some examples, summed over them, and return their predicted changes of the loss."""
-        evaluation = self._program(inputs)
+        evaluation, examples = self._program(inputs), number_of_examples(targets)
         first, second = backward(self._head, evaluation, targets, self._recipe.curvature, self._generator)
         pairs = list(second)
-        total = 0.0
+        if self._set is None:
+            return sum(self._pull(i, evaluation.values, first, pairs, examples) for i in self._learnable)
+        linear, sums = self._totals(evaluation.values, first, pairs, examples)
         for i in self._learnable:
-            total += self._pull(i, evaluation.values, first, pairs, number_of_examples(targets))
-        return total
+            self._pull(i, evaluation.values, first, pairs, examples, sums)
+        return linear + sum(float((s * t).sum()) for s, t in sums) / 2
 
     @torch.no_grad()
     def _share(self, total: float, examples: int) -> float:
@@ -133,10 +152,39 @@ class Learner:
         if ranks.group is None:
             return total
         (every,) = ranks.total(examples)
-        pulled = [(t, t.grad) for theta in self._thetas.values() for t in theta.values() if t.grad is not None]
+        pulled = [(t, t.grad) for theta in self._thetas for t in theta.values() if t.grad is not None]
         for (tensor, _), found in zip(pulled, ranks.sum(*(g * examples for _, g in pulled)), strict=True):
             tensor.grad = found / every
         return ranks.total(total * examples)[0] / every
+
+    @torch.no_grad()
+    def _totals(
+        self,
+        values: Mapping[Value, torch.Tensor],
+        first: Gradient,
+        pairs: Sequence[tuple[Gradient, Gradient]],
+        examples: int,
+    ) -> tuple[float, list[Sums]]:
+        """Return `Σ g·Δ` of the set, summed over examples, and `Σ g̃·Δ` of it for each unit; `[units, 1]`."""
+        assert self._set is not None
+        linear, sums = 0.0, [(torch.zeros(()), torch.zeros(()))] * len(pairs)
+        for i, mask in self._set.items():
+            deltas = self._perturbations[i].delta(values, self._thetas[i])
+            linear += float((self._reductions.total(i, self._perturbations[i], first, deltas, examples) @ mask).sum())
+            found = self._sums(i, pairs, deltas, examples)
+            sums = [(s + one @ mask, t + other @ mask) for (s, t), (one, other) in zip(sums, found, strict=True)]
+        return linear, sums
+
+    def _sums(
+        self, i: int, pairs: Sequence[tuple[Gradient, Gradient]], deltas: Mapping[Edge, torch.Tensor], examples: int
+    ) -> list[Sums]:
+        """Return `Σ g̃·Δ` for each unit and member of one family; `[units, members]`."""
+        p, sums = self._perturbations[i], []
+        for left, right in pairs:
+            one = self._head.united(self._reductions.total(i, p, left, deltas, examples))
+            other = one if left is right else self._head.united(self._reductions.total(i, p, right, deltas, examples))
+            sums.append((one, other))
+        return sums
 
     @torch.no_grad()
     def _pull(
@@ -146,20 +194,20 @@ class Learner:
         first: Gradient,
         pairs: Sequence[tuple[Gradient, Gradient]],
         examples: int,
+        of_set: Sequence[Sums] | None = None,
     ) -> float:
         """Add to the gradient of θ of one family and return its predicted change of the loss, summed over examples.
 
-        With `s = Σ g̃·Δ` for each unit and member, the gradient of the estimate in Δ is `g + s g̃`: formed here
-        in one pass, so that only Δ(θ) itself is ever differentiated.
+        With `s = Σ g̃·Δ` for each unit, over the positions of each member or of the whole set, the gradient of the
+        estimate in Δ is `g + s g̃`: formed here in one pass, so that only Δ(θ) itself is ever differentiated.
         """
         p, theta = self._perturbations[i], self._thetas[i]
         with torch.enable_grad():
             deltas = p.delta(values, theta)
-        sums = []
-        for left, right in pairs:
-            one = self._head.united(self._reductions.total(i, p, left, deltas, examples))
-            other = one if left is right else self._head.united(self._reductions.total(i, p, right, deltas, examples))
-            sums.append((one, other))
+        if of_set is None:
+            sums = self._sums(i, pairs, deltas, examples)
+        else:
+            sums = [(s.expand(-1, p.members), t.expand(-1, p.members)) for s, t in of_set]
         value = sum(float((s * t).sum()) for s, t in sums) / 2
         ends, cotangents = [], []
         for edge, delta in deltas.items():
@@ -174,6 +222,8 @@ class Learner:
                 else:
                     mixed = left[edge] * reduction.spread(t) + right[edge] * reduction.spread(s)
                     cotangent = cotangent + mixed / 2
+            if self._set is not None:
+                cotangent = cotangent * reduction.spread(self._set[i].mT)
             ends.append(delta)
             cotangents.append(cotangent)
         if ends:
@@ -184,21 +234,34 @@ class Learner:
         return value
 
 
-def learn(head: Head, perturbations: Sequence[Perturbation], batches: Iterable[Batch], recipe: Recipe) -> Learned:
-    """Learn θ of all families at once, each member as if it were alone.
+def learn(
+    head: Head,
+    perturbations: Sequence[Perturbation],
+    batches: Iterable[Batch],
+    recipe: Recipe,
+    *,
+    start: Sequence[Theta] | None = None,
+    together: Sequence[tuple[int, int]] | None = None,
+) -> Learned:
+    """Learn θ of all families at once, each member as if it were alone; or that of a set, for the set as a whole.
 
     Args:
         head: the loss; its program gives the graph.
         perturbations: the families.
         batches: pairs of inputs and targets; used again when they run out.
         recipe: how to learn.
+        start: θ of each family to start from; small and random if not given.
+        together: the members of the set, as numbers of family and member. Its estimate has one sum over the whole set
+            where that of a single member has one over its own positions, so that members stop short where others go
+            the same way.
 
     Raises:
         ScoreError: the loss is not finite or does not fit a batch, or there are no batches.
 
-    Source: Adam (Kingma and Ba 2015) on the estimate of Lawton, Galstyan, Ver Steeg 2024; the trust region is ours.
+    Source: Adam (Kingma and Ba 2015) on the estimate of Lawton, Galstyan, Ver Steeg 2024; the trust region and sets are
+        ours.
     """
-    learner = Learner(head, perturbations, recipe)
+    learner = Learner(head, perturbations, recipe, start=start, together=together)
     stream = itertools.cycle(batches)
     estimates = []
     for _ in range(recipe.steps):
@@ -207,6 +270,22 @@ def learn(head: Head, perturbations: Sequence[Perturbation], batches: Iterable[B
             raise no_batches()
         estimates.append(learner.step(batch))
     return Learned(learner.thetas, torch.tensor(estimates, dtype=torch.float64))
+
+
+def _members(
+    chosen: Sequence[tuple[int, int]], perturbations: Sequence[Perturbation], like: torch.Tensor
+) -> dict[int, torch.Tensor]:
+    """Return for each family of a set ones at its chosen members; `[members, 1]`."""
+    found: dict[int, torch.Tensor] = {}
+    for family, member in sorted(chosen):
+        mask = found.setdefault(family, like.new_zeros(perturbations[family].members, 1))
+        mask[member] = 1
+    return found
+
+
+def _like(program: Program) -> torch.Tensor:
+    """Return some stored tensor of real numbers, for the element type and the device of others."""
+    return next(t for t in program.graph.tensors.values() if t.is_floating_point())
 
 
 def _inner(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -26,7 +26,7 @@ from archir.score.ranks import Ranks
 from archir.score.refine import Refinement
 from archir.score.refine import refine as refine_best
 from archir.score.screen import Batch, Estimate, moved, no_batches, screen
-from archir.score.sets import Limit, Member, Price, apply_set, choose, cost_of_set, linearised_loss
+from archir.score.sets import CandidateSet, Limit, Member, Price, choose
 from archir.score.stream import streamed
 
 
@@ -149,7 +149,7 @@ class Scores:
         Raises:
             ScoreError: there are no batches, or the loss does not fit one.
         """
-        return linearised_loss(self.head, self._set(subset), batches)
+        return self.together(subset).linearised(batches)
 
     def choose(
         self,
@@ -187,16 +187,17 @@ class Scores:
             "joint": refinement.after_joint,
             "additive": lambda chosen: alone + alone[list(chosen)].sum(),
         }
-        path = choose(self.graph, self._set(scores), after[model], k=k, budget=budget, price=price)
+        path = choose(self.together(scores), after[model], k=k, budget=budget, price=price)
         return [scores[c] for c in path]
 
-    def members(self, subset: Subset) -> list[tuple[Morphism, Theta | None]]:
-        """Return the rewrites of a set, each with its θ, as `apply_together` takes them.
+    def together(self, subset: Subset) -> CandidateSet:
+        """Return candidates as a set, each with θ as it was learned alone; `learned` learns it for them together.
 
         Raises:
             ScoreError: a candidate is not one of these.
         """
-        return [(m.candidate.morphism, m.theta) for m in self._set(subset)]
+        members = [Member(self[c.spec].candidate, self.family(c.spec), self.theta(c.spec)) for c in subset]
+        return CandidateSet(self.graph, self.head, tuple(members))
 
     def apply(self, subset: Subset) -> Graph:
         """Return the graph with a set of candidates applied together, θ included.
@@ -205,7 +206,7 @@ class Scores:
             PassError: they cannot be applied together.
             ScoreError: a candidate is not one of these.
         """
-        return apply_set(self.graph, self._set(subset))
+        return self.together(subset).apply()
 
     def cost_of(self, subset: Subset) -> Cost:
         """Return the exact cost of the graph with a set of candidates applied.
@@ -213,10 +214,7 @@ class Scores:
         Raises:
             PassError: they cannot be applied together.
         """
-        return cost_of_set(self.graph, self._set(subset))
-
-    def _set(self, subset: Subset) -> list[Member]:
-        return [Member(self[c.spec].candidate, self.family(c.spec), self.theta(c.spec)) for c in subset]
+        return self.together(subset).cost()
 
     @cached_property
     def _by_spec(self) -> Mapping[str, Score]:

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
 
 import torch
 
 from archir.cost import Cost, cost
 from archir.ir.graph import Graph
 from archir.rewrite.candidate import Candidate
-from archir.rewrite.morphism import Theta
+from archir.rewrite.morphism import Morphism, Theta
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.pipeline import apply_together
 from archir.score.family import Family, compatible
 from archir.score.head import Head
-from archir.score.refine import refine
+from archir.score.learn import Recipe, learn
+from archir.score.refine import Refinement, refine
 from archir.score.screen import Batch, moved
 from archir.score.select import select
 from archir.score.stream import streamed
 
 Price = Callable[[Cost], float]
 """What a difference of cost is worth, in nats."""
+
+SHORTER = 0.2
+"""The rate at which θ is learned for a set, relative to that at which members learn alone."""
+
+SMALLEST_SCALE = 0.1
+"""The least that θ is scaled by before it is learned for a set; nought is a saddle point, which nothing leaves."""
+
+SCALED_ON = 4
+"""The number of batches that scale is found on."""
 
 Limit = Callable[[Cost], bool]
 """Says whether a graph of some cost may be made."""
@@ -41,51 +53,131 @@ class Member:
     family: Family
     theta: Theta | None
 
+    @property
+    def number(self) -> int:
+        """Its number in the family."""
+        return self.family.site.members.index(self.candidate.morphism)
 
-def apply_set(graph: Graph, members: Sequence[Member]) -> Graph:
-    """Return the graph with a set applied together, θ included.
 
-    Raises:
-        PassError: its members cannot be applied together.
+@dataclass(frozen=True)
+class CandidateSet:
+    """Candidates of one graph that are applied together.
+
+    Attributes:
+        graph: the graph.
+        head: the loss on top of it.
+        members: the candidates, each with its θ.
     """
-    return apply_together(graph, [(m.candidate.morphism, m.theta) for m in members])
 
+    graph: Graph = field(repr=False)
+    head: Head = field(repr=False)
+    members: tuple[Member, ...]
 
-def cost_of_set(graph: Graph, members: Sequence[Member]) -> Cost:
-    """Return the exact cost of the graph with a set applied.
+    def __len__(self) -> int:
+        return len(self.members)
 
-    Raises:
-        PassError: its members cannot be applied together.
-    """
-    return cost(apply_together(graph, [(m.candidate.morphism, None) for m in members]))
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """The texts of the candidates."""
+        return tuple(m.candidate.spec for m in self.members)
 
+    @property
+    def rewrites(self) -> list[tuple[Morphism, Theta | None]]:
+        """The rewrites, each with its θ, as `apply_together` takes them."""
+        return [(m.candidate.morphism, m.theta) for m in self.members]
 
-def linearised_loss(head: Head, members: Sequence[Member], batches: Iterable[Batch]) -> float:
-    """Return the change of the linearised network's exact loss for a set, on any batches, in nats.
+    def first(self, count: int) -> CandidateSet:
+        """Return the set of the first members."""
+        return replace(self, members=self.members[:count])
 
-    Raises:
-        ScoreError: there are no batches, or the loss does not fit one.
-    """
-    if not members:
-        return 0.0
-    families: dict[int, int] = {}
-    perturbations: list[Perturbation] = []
-    thetas: list[Theta] = []
-    places: list[tuple[int, int]] = []
-    for m in members:
-        number = families.setdefault(id(m.family), len(families))
-        if number == len(perturbations):
-            perturbations.append(m.family.perturbation)
-            thetas.append(m.theta or {})
-        places.append((number, m.family.site.members.index(m.candidate.morphism)))
-    there = [moved(b, head.program.device) for b in batches]
-    chunked = streamed(head, perturbations, there)
-    return refine(chunked, perturbations, thetas, places, there).linearised(range(len(places)))
+    def apply(self) -> Graph:
+        """Return the graph with the set applied, θ included.
+
+        Raises:
+            PassError: its members cannot be applied together.
+        """
+        return apply_together(self.graph, self.rewrites)
+
+    def cost(self) -> Cost:
+        """Return the exact cost of the graph with the set applied.
+
+        Raises:
+            PassError: its members cannot be applied together.
+        """
+        return cost(apply_together(self.graph, [(m.candidate.morphism, None) for m in self.members]))
+
+    def refine(self, batches: Iterable[Batch]) -> Refinement:
+        """Return the joint model of the members on any batches, in their order.
+
+        Raises:
+            ScoreError: there are no batches, or the loss does not fit one.
+        """
+        there = [moved(b, self.head.program.device) for b in batches]
+        head = streamed(self.head, self._perturbations, there)
+        return refine(head, self._perturbations, self._thetas, self._places, there)
+
+    def linearised(self, batches: Iterable[Batch]) -> float:
+        """Return the change of the linearised network's exact loss, on any batches, in nats.
+
+        Raises:
+            ScoreError: there are no batches, or the loss does not fit one.
+        """
+        return self.refine(batches).linearised(range(len(self))) if self.members else 0.0
+
+    def learned(self, batches: Iterable[Batch], recipe: Recipe) -> CandidateSet:
+        """Return the set with θ learned for all members together, from what each has learned alone.
+
+        What was learned alone overshoots where several members go the same way. So θ is first scaled by
+        `α = −Σ a / Σ G`, at which the joint model of the set is lowest were Δ linear in θ, between `SMALLEST_SCALE`
+        and 1. Steps are then smaller than alone, `SHORTER` of the rate: θ is already good for something.
+
+        Args:
+            batches: pairs of inputs and targets; the scale is found on the first of them.
+            recipe: how to learn.
+
+        Raises:
+            ScoreError: there are no batches, or the loss does not fit one.
+
+        Source: ours.
+        """
+        if not any(m.theta for m in self.members):
+            return self
+        there = [moved(b, self.head.program.device) for b in islice(batches, max(recipe.steps, 1))]
+        joint = self.refine(there[:SCALED_ON])
+        scale = -float(joint.first_order.sum()) / max(float(joint.gram.sum()), 1e-30)
+        scale = min(max(scale, SMALLEST_SCALE), 1.0)
+        found = learn(
+            streamed(self.head, self._perturbations, there),
+            self._perturbations,
+            there,
+            replace(recipe, rate=recipe.rate * SHORTER),
+            start=[{n: t * scale for n, t in theta.items()} for theta in self._thetas],
+            together=self._places,
+        )
+        thetas = {id(f): theta for f, theta in zip(self._families, found.thetas, strict=True)}
+        return replace(self, members=tuple(replace(m, theta=thetas[id(m.family)] or None) for m in self.members))
+
+    @cached_property
+    def _families(self) -> list[Family]:
+        return list({id(m.family): m.family for m in self.members}.values())
+
+    @property
+    def _perturbations(self) -> list[Perturbation]:
+        return [f.perturbation for f in self._families]
+
+    @property
+    def _thetas(self) -> list[Theta]:
+        found = {id(m.family): m.theta for m in self.members}
+        return [found[id(f)] or {} for f in self._families]
+
+    @property
+    def _places(self) -> list[tuple[int, int]]:
+        number = {id(f): i for i, f in enumerate(self._families)}
+        return [(number[id(m.family)], m.number) for m in self.members]
 
 
 def choose(
-    graph: Graph,
-    members: Sequence[Member],
+    every: CandidateSet,
     after: Callable[[Sequence[int]], torch.Tensor] | None,
     *,
     k: int | None = None,
@@ -95,8 +187,7 @@ def choose(
     """Choose a set that can be applied together, one member after another.
 
     Args:
-        graph: the graph.
-        members: what there is to choose from.
+        every: what there is to choose from.
         after: gives, for a set, the predicted change of the loss with each member added, `[members]`: the one with the
             lowest objective is added, while it falls. None takes the members in their order; no price stops that.
         k: most members.
@@ -106,13 +197,14 @@ def choose(
     Returns:
         The numbers of the members as they were added: every prefix is a smaller set to fall back on.
     """
+    members = every.members
 
     def fits(chosen: Sequence[int]) -> bool:
-        return budget is None or budget(cost_of_set(graph, [members[c] for c in chosen]))
+        return budget is None or budget(replace(every, members=tuple(members[c] for c in chosen)).cost())
 
     def go_together(chosen: Sequence[int]) -> bool:
         some = [members[c] for c in chosen]
-        return compatible(graph, [m.family for m in some], [m.candidate.morphism for m in some])
+        return compatible(every.graph, [m.family for m in some], [m.candidate.morphism for m in some])
 
     if after is None:
         chosen: list[int] = []

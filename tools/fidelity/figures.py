@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from tools.fidelity.records import Moment, Single, Together
 
 MODELS = ("additive", "joint", "linearised")
 SIDES = ("in_sample", "held_out")
+LEARNED = ("alone", "together")
+"""How θ of a set was learned: each member as if it were alone, or all of them together."""
 
 
 def figures(moments: Sequence[Moment]) -> dict[str, Any]:
@@ -34,7 +37,10 @@ def bars(moments: Sequence[Moment]) -> dict[str, dict[str, float]]:
 
     return {
         "spearman_in_sample": found(lambda some: _mean(spearman(some, "in_sample")), 0.95),
-        "correlation_of_sets_joint": found(lambda some: _mean(correlation(some, "joint")), 0.95),
+        **{
+            f"correlation_of_sets_learned_{learned}": found(partial(_correlation_of_sets, learned), 0.95)
+            for learned in LEARNED
+        },
         "realised_over_expected": found(lambda some: kept(some, "expected", "realised"), 0.8),
         "realised_over_predicted": found(lambda some: kept(some, "predicted", "in_sample"), 0.8),
         "committed_sets_that_raise_the_loss_checked_on": found(
@@ -69,22 +75,30 @@ def slope(singles: Sequence[Single], side: str) -> float:
     return float(predicted @ true / (predicted @ predicted))
 
 
-def correlation(moments: Iterable[Moment], model: str, side: str = "in_sample") -> list[float]:
+def correlation(moments: Iterable[Moment], learned: str, model: str, side: str = "in_sample") -> list[float]:
     """Return for each moment the correlation of predicted and true changes over its sets."""
     return [
-        float(np.corrcoef([getattr(s, model) for s in m.sets], [getattr(s, side) for s in m.sets])[0, 1])
-        for m in moments
-        if len(m.sets) > 3
+        float(np.corrcoef([getattr(s, model) for s in sets], [getattr(s, side) for s in sets])[0, 1])
+        for sets in _sets(moments, learned)
     ]
 
 
-def rank_correlation(moments: Iterable[Moment], model: str, side: str = "in_sample") -> list[float]:
+def rank_correlation(moments: Iterable[Moment], learned: str, model: str, side: str = "in_sample") -> list[float]:
     """Return the same of their ranks, which sets that ruin a network do not govern."""
     return [
-        float(spearmanr([getattr(s, model) for s in m.sets], [getattr(s, side) for s in m.sets]).statistic)
-        for m in moments
-        if len(m.sets) > 3
+        float(spearmanr([getattr(s, model) for s in sets], [getattr(s, side) for s in sets]).statistic)
+        for sets in _sets(moments, learned)
     ]
+
+
+def _sets(moments: Iterable[Moment], learned: str) -> list[list[Together]]:
+    """Return for each moment the sets whose θ was learned in one way, if there are enough to correlate."""
+    found = [[s for s in m.sets if s.learned == learned] for m in moments]
+    return [sets for sets in found if len(sets) > 3]
+
+
+def _correlation_of_sets(learned: str, moments: Sequence[Moment]) -> float:
+    return _mean(correlation(moments, learned, "joint"))
 
 
 def kept(moments: Iterable[Moment], predicted: str, realised: str) -> float:
@@ -95,7 +109,7 @@ def kept(moments: Iterable[Moment], predicted: str, realised: str) -> float:
 
 
 def _subject(moments: Sequence[Moment]) -> dict[str, Any]:
-    singles, sets = [s for m in moments for s in m.singles], [s for m in moments for s in m.sets]
+    singles = [s for m in moments for s in m.singles]
     return {
         "data": moments[0].data,
         "seeds": len({m.seed for m in moments}),
@@ -113,20 +127,7 @@ def _subject(moments: Sequence[Moment]) -> dict[str, Any]:
             },
             "by_morphism": {name: _kind([s for s in singles if s.morphism == name]) for name in kinds(moments)},
         },
-        "sets": {
-            "number": len(sets),
-            **{
-                model: {
-                    **{f"correlation_{side}": summary(correlation(moments, model, side)) for side in SIDES},
-                    "rank_correlation_in_sample": summary(rank_correlation(moments, model)),
-                    "mean_absolute_error": _mean(
-                        [abs(getattr(s, model) - s.in_sample) for m in moments for s in m.sets]
-                    ),
-                    "chosen": _chosen([s for s in sets if s.chosen == model], model),
-                }
-                for model in MODELS
-            },
-        },
+        "sets": {learned: _of_sets(moments, learned) for learned in LEARNED},
         "rules": {
             rule: {
                 "size": _mean([r.size for r in found]),
@@ -135,6 +136,23 @@ def _subject(moments: Sequence[Moment]) -> dict[str, Any]:
             for rule, found in rules(moments).items()
         },
         "committed": _committed(moments),
+    }
+
+
+def _of_sets(moments: Sequence[Moment], learned: str) -> dict[str, Any]:
+    sets = [s for m in moments for s in m.sets if s.learned == learned]
+    return {
+        "number": len(sets),
+        **{
+            model: {
+                **{f"correlation_{side}": summary(correlation(moments, learned, model, side)) for side in SIDES},
+                "rank_correlation_in_sample": summary(rank_correlation(moments, learned, model)),
+                "mean_absolute_error": _mean([abs(getattr(s, model) - s.in_sample) for s in sets]),
+                "chosen": _chosen([s for s in sets if s.chosen == model], model),
+            }
+            for model in MODELS
+        },
+        "random": {side: summary([getattr(s, side) for s in sets if s.chosen == "random"]) for side in SIDES},
     }
 
 

@@ -51,6 +51,7 @@ class Plan:
         refine: candidates that sets are made of.
         sizes: numbers of candidates of random sets and of prefixes of chosen ones.
         draws: random sets of each size.
+        learned: those of them whose θ is then learned for the set together, too.
         together: number of candidates each rule is asked for.
         growth: part of its parameters that a network may gain in a growth step.
     """
@@ -62,6 +63,7 @@ class Plan:
     refine: int = 64
     sizes: tuple[int, ...] = (4, 8, 16, 32)
     draws: int = 4
+    learned: int = 2
     together: int = 16
     growth: float = 0.3
 
@@ -92,7 +94,7 @@ def _moment(subject: Subject, graph: Graph, loss: float, stage: str, seed: int, 
         loss,
         len(scores),
         tuple(_singles(scores, kinds, scored, truth, draw, plan)),
-        tuple(_sets(scores, truth, draw, plan)),
+        tuple(_sets(scores, scored, learn, truth, draw, seed, plan)),
         tuple(_rules(task, truth, plan)),
         _committed(subject, graph, truth, seed, plan),
     )
@@ -139,20 +141,40 @@ def _singles(
         yield Single(s.candidate.morphism.name, s.spec, value, stderr, *truth(scores.apply([s])))
 
 
-def _sets(scores: Scores, truth: Truth, draw: random.Random, plan: Plan) -> Iterator[Together]:
-    def together(chosen: str, subset: Sequence[Score]) -> Together:
+def _sets(
+    scores: Scores,
+    scored: Sequence[Batch],
+    learn: Sequence[Batch],
+    truth: Truth,
+    draw: random.Random,
+    seed: int,
+    plan: Plan,
+) -> Iterator[Together]:
+    def alone(chosen: str, subset: Sequence[Score]) -> Together:
         predicted = scores.additive(subset), scores.joint(subset), scores.linearised(subset)
-        return Together(chosen, len(subset), *predicted, *truth(scores.apply(subset)))
+        return Together(chosen, "alone", len(subset), *predicted, *truth(scores.apply(subset)))
+
+    def together(chosen: str, subset: Sequence[Score]) -> Together:
+        found = scores.together(subset).learned(learn, Recipe(plan.steps, seed=seed))
+        joint, every = found.refine(scored), range(len(found))
+        additive = float((joint.first_order + joint.gram.diagonal() / 2).sum())
+        predicted = additive, joint.joint(every), joint.linearised(every)
+        return Together(chosen, "together", len(found), *predicted, *truth(found.apply()))
 
     for model in THREE:
         path = scores.choose(model=model)
         for size in [*(k for k in plan.sizes if k < len(path)), len(path)]:
             if size:
-                yield together(model, path[:size])
+                yield alone(model, path[:size])
+        if path:
+            yield together(model, path)
     pool = [scores[spec] for spec in scores.numbers]
     for size in plan.sizes:
-        for _ in range(plan.draws):
-            yield together("random", _draw(scores, draw.sample(pool, len(pool)), size))
+        for i in range(plan.draws):
+            subset = _draw(scores, draw.sample(pool, len(pool)), size)
+            yield alone("random", subset)
+            if i < plan.learned:
+                yield together("random", subset)
 
 
 def _draw(scores: Scores, pool: Sequence[Score], size: int) -> list[Score]:
@@ -174,7 +196,7 @@ def _rules(task: Task, truth: Truth, plan: Plan) -> Iterator[Ruled]:
             continue
         ranking = find_rule(name)(task)
         subset = ranking.choose(plan.together)
-        yield Ruled(name, len(subset), *(truth(ranking.apply(subset)) if subset else (0.0, 0.0)))
+        yield Ruled(name, len(subset), *(truth(ranking.together(subset).apply()) if subset else (0.0, 0.0)))
 
 
 def _committed(subject: Subject, graph: Graph, truth: Truth, seed: int, plan: Plan) -> Committed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tools.fidelity.figures import MODELS, SIDES, figures
+from tools.fidelity.figures import LEARNED, MODELS, SIDES, figures
 from tools.fidelity.records import Moment
 from tools.tables import markdown, replace_table
 
@@ -25,6 +26,7 @@ def write_pages(moments: Sequence[Moment], folder: Path = DOCS) -> None:
     replace_table(page, "singles-table", of_singles(subjects))
     replace_table(page, "morphisms-table", of_morphisms(subjects))
     replace_table(page, "sets-table", of_sets(subjects))
+    replace_table(page, "random-table", of_random(subjects))
     replace_table(page, "committed-table", of_committed(subjects))
     replace_table(page, "rules-table", of_rules(subjects))
     plot(moments, folder / "scoring.png")
@@ -80,10 +82,11 @@ def of_morphisms(subjects: dict[str, Any]) -> str:
 
 
 def of_sets(subjects: dict[str, Any]) -> str:
-    """Return one row for each subject and model."""
+    """Return one row for each subject, way of learning and model."""
     return markdown(
         [
             "network",
+            "θ learned",
             "model",
             "correlation (worst)",
             "held out",
@@ -96,6 +99,7 @@ def of_sets(subjects: dict[str, Any]) -> str:
         (
             [
                 name,
+                learned,
                 model,
                 _with_worst(found[model]["correlation_in_sample"]),
                 f"{found[model]['correlation_held_out']['mean']:.3f}",
@@ -105,9 +109,26 @@ def of_sets(subjects: dict[str, Any]) -> str:
                 f"{chosen['predicted']:+.4f}",
                 *(f"{chosen[side]:+.4f}" for side in SIDES),
             ]
-            for name, found in _parts(subjects, "sets")
+            for name, ways in _parts(subjects, "sets")
+            for learned, found in ways.items()
             for model in MODELS
-            if (chosen := found[model]["chosen"])
+            if (chosen := found[model]["chosen"]) and found[model]["correlation_in_sample"]
+        ),
+    )
+
+
+def of_random(subjects: dict[str, Any]) -> str:
+    """Return one row for each subject and way of learning: what sets drawn at random truly do."""
+    return markdown(
+        ["network", "θ learned", "in sample", "worst", "held out", "worst"],
+        (
+            [
+                name,
+                learned,
+                *(f"{found['random'][side][kind]:+.4f}" for side in SIDES for kind in ("mean", "max")),
+            ]
+            for name, ways in _parts(subjects, "sets")
+            for learned, found in ways.items()
         ),
     )
 
@@ -162,13 +183,17 @@ def plot(moments: Sequence[Moment], path: Path) -> None:
             row[0].plot(*zip(*points, strict=True) if points else ((), ()), ".", color=colour, markersize=3)
         _finish(row[0], f"{name}: single candidates", 1e-3)
         for axes, model in zip(row[1:], MODELS, strict=True):
-            for chosen, colour in (("random", "C0"), (model, "C3")):
-                sets = [s for m in found for s in m.sets if s.chosen == chosen]
+            for (chosen, learned), colour in zip(product(("random", model), LEARNED), _COLOURS, strict=True):
+                sets = [s for m in found for s in m.sets if (s.chosen, s.learned) == (chosen, learned)]
+                points = [(getattr(s, model), s.in_sample) for s in sets]
                 axes.plot(
-                    [getattr(s, model) for s in sets], [s.in_sample for s in sets], ".", color=colour, label=chosen
+                    *zip(*points, strict=True) if points else ((), ()),
+                    ".",
+                    color=colour,
+                    label=f"{chosen}, {learned}",
                 )
             _finish(axes, f"{name}: sets, {model} model", 1e-2)
-            axes.legend(title="chosen by", frameon=False)
+            axes.legend(title="chosen by, θ learned", frameon=False)
     figure.savefig(path, dpi=80)
 
 
@@ -185,6 +210,7 @@ def _finish(axes: Axes, title: str, linear: float) -> None:
     axes.set_ylabel("true change (nats)")
 
 
+_COLOURS = ("0.6", "C0", "C1", "C3")
 _TRUE = ("in sample", "held out")
 
 

@@ -39,6 +39,7 @@ class Together:
 
     Attributes:
         chosen: what chose it: `random`, `additive`, `joint` or `linearised`.
+        learned: how its θ was learned: `alone`, each member as if it were alone, or `together`.
         size: number of candidates.
         additive: predicted change of the loss, the sum of what each does alone.
         joint: the same by the joint model.
@@ -48,6 +49,7 @@ class Together:
     """
 
     chosen: str
+    learned: str
     size: int
     additive: float
     joint: float

@@ -89,10 +89,7 @@ def _ranked(rule: str, task: Task, predictors: Callable[[Refinement], _Predictor
         seed=recipe.seed,
     )
     refined = [s for s in scores if s.refined]
-    members = scores.members(refined)
-    table = tuple(
-        Ranked(s.candidate, s.predicted, s.predicted, theta) for s, (_, theta) in zip(refined, members, strict=True)
-    )
+    table = tuple(Ranked(s.candidate, s.predicted, s.predicted, scores.theta(s.spec)) for s in refined)
     model = None
     if scores.refinement is not None:
         numbers = torch.tensor([scores.numbers[s.spec] for s in refined], dtype=torch.long)

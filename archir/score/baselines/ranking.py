@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
 import torch
 
-from archir.cost import Cost
 from archir.errors import ScoreError, suggest
 from archir.ir.graph import Graph
 from archir.rewrite.candidate import Candidate
 from archir.rewrite.equations import Miss
-from archir.rewrite.morphism import Morphism, Theta
+from archir.rewrite.morphism import Theta
 from archir.score.family import Family
 from archir.score.head import Head
-from archir.score.screen import Batch
-from archir.score.sets import Limit, Member, Price, apply_set, choose, cost_of_set, linearised_loss
+from archir.score.sets import CandidateSet, Limit, Member, Price, choose
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ class Ranking:
             The path of the selection: every prefix of it is a smaller set to fall back on.
         """
         after = None if self.model is None else self.model.after
-        path = choose(self.graph, self._set(self.table), after, k=k, budget=budget, price=price)
+        path = choose(self.together(self.table), after, k=k, budget=budget, price=price)
         return [self.table[c] for c in path]
 
     def predict(self, subset: Sequence[Ranked | Candidate]) -> float | None:
@@ -139,48 +137,15 @@ class Ranking:
         numbers = [self._number(c.spec) for c in subset]
         return None if self.model is None else self.model.predict(numbers)
 
-    def linearised(self, subset: Sequence[Ranked | Candidate], batches: Iterable[Batch]) -> float:
-        """Return the change of the linearised network's exact loss for a set, with the rule's θ, on any batches.
-
-        In nats; the same for all rules, whatever they predict themselves.
-
-        Args:
-            subset: the set.
-            batches: pairs of inputs and targets.
-
-        Raises:
-            ScoreError: a candidate is not ranked, there are no batches, or the loss does not fit one.
-        """
-        return linearised_loss(self.head, self._set(subset), batches)
-
-    def members(self, subset: Sequence[Ranked | Candidate]) -> list[tuple[Morphism, Theta | None]]:
-        """Return the rewrites of a set, each with its θ, as `apply_together` takes them.
+    def together(self, subset: Sequence[Ranked | Candidate]) -> CandidateSet:
+        """Return candidates as a set, each with the θ the rule gives it.
 
         Raises:
             ScoreError: a candidate is not ranked.
         """
-        return [(r.candidate.morphism, r.theta) for r in (self[c.spec] for c in subset)]
-
-    def apply(self, subset: Sequence[Ranked | Candidate]) -> Graph:
-        """Return the graph with a set of candidates applied together, θ included.
-
-        Raises:
-            PassError: they cannot be applied together.
-            ScoreError: a candidate is not ranked.
-        """
-        return apply_set(self.graph, self._set(subset))
-
-    def cost_of(self, subset: Sequence[Ranked | Candidate]) -> Cost:
-        """Return the exact cost of the graph with a set of candidates applied.
-
-        Raises:
-            PassError: they cannot be applied together.
-            ScoreError: a candidate is not ranked.
-        """
-        return cost_of_set(self.graph, self._set(subset))
-
-    def _set(self, subset: Sequence[Ranked | Candidate]) -> list[Member]:
-        return [Member(r.candidate, self.families[r.spec], r.theta) for r in (self[c.spec] for c in subset)]
+        ranked = [self[c.spec] for c in subset]
+        members = [Member(r.candidate, self.families[r.spec], r.theta) for r in ranked]
+        return CandidateSet(self.graph, self.head, tuple(members))
 
     @cached_property
     def _numbers(self) -> Mapping[str, int]:

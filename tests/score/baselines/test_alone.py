@@ -63,7 +63,7 @@ def test_brute_force_is_the_true_difference() -> None:
     before = float(mean_loss(graph, batches).detach())
     assert len(ranking) == 21
     for ranked in ranking:
-        true = float(mean_loss(ranking.apply([ranked]), batches).detach()) - before
+        true = float(mean_loss(ranking.together([ranked]).apply(), batches).detach()) - before
         assert ranked.predicted == pytest.approx(true, rel=1e-9, abs=1e-12)
 
 

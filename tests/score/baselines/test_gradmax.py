@@ -25,7 +25,7 @@ def incoming_gradient(graph: Graph, batches: list[Batch], name: str, fresh: int)
 def test_the_function_is_kept_and_the_gradient_is_as_large_as_said() -> None:
     graph, batches = perceptron()
     (ranked,) = ranking = GradMax()(make_task(graph, batches, Widen(count=2)))
-    grown = ranking.apply([ranked])
+    grown = ranking.together([ranked]).apply()
     x = batches[0][0]
     assert torch.equal(grown.module().eval()(x), graph.module().eval()(x))
     gradient = incoming_gradient(grown, batches, "inner.weight", 2)
@@ -42,7 +42,7 @@ def test_no_other_outgoing_weights_of_that_length_get_larger_gradients() -> None
     assert torch.allclose(ranked.theta[outer].norm(dim=0), torch.tensor(length, dtype=torch.float64))
 
     def gain(v: Tensor) -> Tensor:
-        module = ranking.apply([ranked]).module().eval()
+        module = ranking.together([ranked]).apply().module().eval()
         named = {"outer.weight": torch.cat([weight(graph, "outer.weight"), length * v], 1)}
         w = dict(module.named_parameters())["inner.weight"].detach().requires_grad_()
         losses = [
@@ -126,7 +126,7 @@ def test_convolutions_batch_norm_and_flattening_are_followed() -> None:
     assert len(ranking) == 2
     x = batches[0][0]
     for ranked, name in ((next(r for r in ranking if w in r.spec), n) for w, n in (("w0", "stem.0"), ("w2", "last.0"))):
-        grown = ranking.apply([ranked])
+        grown = ranking.together([ranked]).apply()
         assert torch.allclose(grown.module().eval()(x), graph.module().eval()(x), atol=1e-12)
         gradient = incoming_gradient(grown, batches, f"{name}.weight", 2)
         # Batch normalisation divides by √(1 + 1e-5), which is taken as 1.
@@ -154,5 +154,5 @@ def test_more_units_than_directions_leave_the_rest_silent() -> None:
     lengths = theta[graph.by_name["outer.weight"].id].norm(dim=0)
     assert bool((lengths[:2] > 0).all()) and bool((lengths[2:] == 0).all())
     x = batches[0][0]
-    change = ranking.apply(ranking.table).module().eval()(x) - graph.module().eval()(x)
+    change = ranking.together(ranking.table).apply().module().eval()(x) - graph.module().eval()(x)
     assert bool((change.abs() < 1e-14).all())

@@ -37,10 +37,10 @@ def test_every_rule_is_repeatable_and_keeps_to_budgets_and_to_sets_that_go_toget
     limit = cost(ranking.graph).parameters + 40
     path = ranking.choose(budget=lambda c: c.parameters <= limit)
     assert path
-    grown = ranking.apply(path)
-    assert cost(grown) == ranking.cost_of(path)
+    grown = ranking.together(path).apply()
+    assert cost(grown) == ranking.together(path).cost()
     for i in range(len(path)):
-        assert ranking.cost_of(path[: i + 1]).parameters <= limit
+        assert ranking.together(path[: i + 1]).cost().parameters <= limit
     assert all(w.size >= 1 for w in infer_widths(grown))
     assert len(ranking.choose(k=1)) == 1
     assert (ranking.predict(path) is None) == (ranking.model is None)
@@ -129,7 +129,7 @@ def test_any_rule_can_be_measured_by_the_linearised_network(rule: str) -> None:
     graph, batches = images()
     ranking = ranked(rule)
     path = ranking.choose(k=3)
-    found = ranking.linearised(path, batches)
+    found = ranking.together(path).linearised(batches)
     if rule == "linearised":
         assert ranking.predict(path) == pytest.approx(found, rel=1e-12)
     if rule == "gradmax":
@@ -137,5 +137,5 @@ def test_any_rule_can_be_measured_by_the_linearised_network(rule: str) -> None:
     if rule == "magnitude":
         scores = score(graph, batches, morphisms=KINDS, steps=0, refine=1000)
         assert found == pytest.approx(scores.linearised([r.candidate for r in path]), rel=1e-12)
-    assert ranking.linearised([], batches) == 0
+    assert ranking.together([]).linearised(batches) == 0
     assert ranking.candidates == 21 >= len(ranking)

@@ -77,7 +77,7 @@ def test_a_small_split_changes_the_loss_by_half_the_index(data: Callable[[], tup
         assert ranked.theta is not None
         unit = int(ranked.spec.partition("[")[2].partition("]")[0])
         (theta,) = ranked.theta.values()
-        change = float(mean_loss(ranking.apply([ranked]), batches).detach()) - before
+        change = float(mean_loss(ranking.together([ranked]).apply(), batches).detach()) - before
         assert change == pytest.approx(0.5 * ranked.order * float(theta[unit].square().sum()), rel=1e-3)
 
 
