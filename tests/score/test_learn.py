@@ -40,18 +40,23 @@ def setting(name: str) -> tuple[Head, list[Perturbation], tuple[tuple[Tensor, ..
 
 
 def slopes(
-    head: Head, perturbations: list[Perturbation], thetas: tuple[Theta, ...], batch: tuple[tuple[Tensor, ...], Tensor]
+    head: Head,
+    perturbations: list[Perturbation],
+    thetas: tuple[Theta, ...],
+    batch: tuple[tuple[Tensor, ...], Tensor],
+    together: list[tuple[int, int]] | None = None,
 ) -> tuple[float, list[dict[int, Tensor]]]:
-    """Return the estimate summed over all members of what can be learned, and its gradient in θ."""
-    learnable = [i for i, p in enumerate(perturbations) if p.theta]
-    program = tapped_program(head.program, [perturbations[i] for i in learnable])
+    """Return the estimate summed over all members of what can be learned, or that of a set, and its gradient in θ."""
+    used = [i for i, p in enumerate(perturbations) if p.theta] if together is None else sorted({f for f, _ in together})
+    program = tapped_program(head.program, [perturbations[i] for i in used])
     inputs, targets = batch
     evaluation = program(program.bind(inputs))
     first, pairs = backward(head, evaluation, targets, Curvature.SAMPLED, torch.Generator().manual_seed(7))
     ((left, right),) = list(pairs)
     assert left is right
-    total, found = 0.0, []
-    for i in learnable:
+    kept: dict[int, dict[int, Tensor]] = {}
+    terms: list[tuple[Tensor, Tensor]] = []
+    for i in used:
         p = perturbations[i]
         theta = {n: t.clone().requires_grad_() for n, t in thetas[i].items()}
         deltas = p.delta(evaluation.values, theta)
@@ -60,11 +65,18 @@ def slopes(
             reduction = Reduction(p.edges[edge], p.members, delta.shape, len(targets))
             linear = linear + reduction(first[edge], delta)
             root = root + reduction(left[edge], delta)
-        estimate = (linear + root**2 / 2).mean(0).sum()
-        gradients = torch.autograd.grad(estimate, list(theta.values()), materialize_grads=True)
-        total += float(estimate.detach())
-        found.append(dict(zip(theta, gradients, strict=True)))
-    return total, found
+        if together is not None:
+            members = [m for f, m in together if f == i]
+            linear, root = linear[:, members].sum(1, keepdim=True), root[:, members].sum(1, keepdim=True)
+        kept[i] = theta
+        terms.append((linear, root))
+    if together is not None:
+        terms = [(sum(a for a, _ in terms), sum(r for _, r in terms))]  # type: ignore[list-item]
+    estimate = torch.stack([(linear + root**2 / 2).mean(0).sum() for linear, root in terms]).sum()
+    learned = [theta for theta in kept.values() if theta]
+    flat = torch.autograd.grad(estimate, [t for theta in learned for t in theta.values()], materialize_grads=True)
+    rest = iter(flat)
+    return float(estimate.detach()), [{n: next(rest) for n in theta} for theta in learned]
 
 
 @pytest.mark.parametrize("name", ["resnet", "mlp", "rotary_embedding"])
@@ -81,6 +93,42 @@ def test_a_step_follows_the_gradient_of_the_estimate(name: str) -> None:
             clear = gradient[node].abs() > 1e-9 * gradient[node].abs().max()
             # The first step of Adam is the sign of the gradient.
             assert torch.equal((old[node] - new[node])[clear].sign(), gradient[node][clear].sign())
+
+
+def a_set(perturbations: list[Perturbation]) -> list[tuple[int, int]]:
+    """Return members of several families: two units of one, one of others, and one that has nothing to learn."""
+    several, *_ = [i for i, p in enumerate(perturbations) if p.theta and p.members > 1]
+    other, *_ = [i for i, p in enumerate(perturbations) if p.theta and i != several]
+    fixed, *_ = [i for i, p in enumerate(perturbations) if not p.theta and p.members > 1]
+    return [(several, 2), (several, 1), (other, 0), (fixed, 1)]
+
+
+@pytest.mark.parametrize("name", ["resnet", "mlp", "rotary_embedding"])
+def test_a_step_for_a_set_follows_the_gradient_of_its_one_estimate(name: str) -> None:
+    head, perturbations, batch = setting(name)
+    together = a_set(perturbations)
+    start = Learner(head, perturbations, Recipe(seed=7)).thetas
+    recipe = Recipe(steps=1000, rate=1e-6, radius=1e6, seed=7)
+    learner = Learner(head, perturbations, recipe, start=start, together=together)
+    expected, gradients = slopes(head, perturbations, start, batch, together)
+    assert learner.step(batch) == pytest.approx(expected, rel=1e-9)
+    learned = sorted({f for f, _ in together if start[f]})
+    assert len(learned) == len(gradients) == 2
+    for i, (old, new) in enumerate(zip(start, learner.thetas, strict=True)):
+        gradient = gradients[learned.index(i)] if i in learned else {n: torch.zeros_like(t) for n, t in old.items()}
+        for node in old:
+            clear = gradient[node].abs() > 1e-9 * gradient[node].abs().max()
+            assert torch.equal((old[node] - new[node])[clear].sign(), gradient[node][clear].sign())
+            assert torch.equal(old[node][gradient[node] == 0], new[node][gradient[node] == 0])
+
+
+def test_a_set_of_one_learns_as_if_it_were_alone() -> None:
+    head, perturbations, batch = setting("mlp")
+    (only,) = [p for p in perturbations if p.theta and p.members == 1][:1]
+    alone, together = (learn(head, [only], [batch], Recipe(steps=4), together=t) for t in (None, [(0, 0)]))
+    assert torch.allclose(alone.estimates, together.estimates, rtol=1e-12, atol=0)
+    for node, theta in alone.thetas[0].items():
+        assert torch.allclose(theta, together.thetas[0][node], rtol=1e-9, atol=0)
 
 
 def test_a_step_returns_what_screening_sums_up_to() -> None:

@@ -1,0 +1,92 @@
+"""Sets of candidates whose θ is learned for all of them together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from archir.ir.graph import Graph
+from archir.score.learn import Recipe
+from archir.score.score import Score, Scores, score
+from archir.score.sets import SMALLEST_SCALE
+from frontends.pytorch import trace
+from passes.prune import Prune
+from passes.residual_branch import ResidualBranch
+from passes.split import Split as SplitUnits
+
+STEPS = 20
+Examples = list[tuple[Tensor, Tensor]]
+Digits = tuple[Graph, Examples, Examples]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    """A network trained for a while, batches to learn θ on, and others."""
+    images, labels = load_digits(return_X_y=True)
+    inputs, targets = torch.tensor(images / 16), torch.tensor(labels)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 10)).double()
+    optimiser = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(60):
+        optimiser.zero_grad()
+        F.cross_entropy(model(inputs[:1000]), targets[:1000]).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    graph = trace(model, (inputs[:2],))
+    pairs = [(inputs[i : i + 100], targets[i : i + 100]) for i in range(0, 1700, 100)]
+    return graph, pairs[:10], pairs[10:]
+
+
+@pytest.fixture(scope="module")
+def scores(digits: Digits) -> Scores:
+    graph, learn, held = digits
+    kinds = (SplitUnits(), Prune(), ResidualBranch(hidden=6))
+    return score(graph, held, morphisms=kinds, learn=learn, steps=STEPS, rate=0.1)
+
+
+def overshooting(scores: Scores) -> list[Score]:
+    """Return the best candidates whose θ is learned, and a prune of another unit."""
+    pruned = next(s for s in scores if s.candidate.morphism.name == "prune" and s.refined)
+    others = [s for s in scores if s.candidate.morphism.name != "prune" and s.refined]
+    return [*[s for s in others if s.spec.partition("{")[2] != pruned.spec.partition("{")[2]][:9], pruned]
+
+
+def true_change(graph: Graph, grown: Graph, batches: Examples) -> float:
+    inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    with torch.no_grad():
+        before, after = (F.cross_entropy(g.module().eval()(inputs), targets) for g in (graph, grown))
+    return float(after - before)
+
+
+def test_a_set_learned_together_does_not_overshoot(digits: Digits, scores: Scores) -> None:
+    graph, learn, held = digits
+    alone = scores.together(overshooting(scores))
+    found = alone.learned(learn, Recipe(STEPS, 0.1))
+    assert found.specs == alone.specs and len(found) == len(alone)
+    assert found.linearised(held) < min(0.0, alone.linearised(held))
+    assert true_change(graph, found.apply(), held) < min(0.0, true_change(graph, alone.apply(), held))
+    assert found.cost() == alone.cost()
+
+
+def test_theta_is_scaled_before_it_is_learned(digits: Digits, scores: Scores) -> None:
+    _, learn, _ = digits
+    for subset in (overshooting(scores), overshooting(scores)[:1]):
+        alone = scores.together(subset)
+        joint = alone.refine(learn[:4])
+        scale = float(-joint.first_order.sum() / joint.gram.sum())
+        found = alone.learned(learn, Recipe(STEPS, rate=0.0))
+        for old, new in zip(alone.members, found.members, strict=True):
+            assert (old.theta is None) == (new.theta is None)
+            for node, theta in (old.theta or {}).items():
+                expected = min(max(scale, SMALLEST_SCALE), 1.0) * theta
+                assert torch.allclose((new.theta or {})[node], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_sets_with_nothing_to_learn_stay_as_they_are(digits: Digits, scores: Scores) -> None:
+    pruned = next(s for s in scores if s.candidate.morphism.name == "prune")
+    alone = scores.together([pruned])
+    assert alone.learned(digits[1], Recipe(STEPS)) is alone
+    empty = scores.together([])
+    assert empty.learned(digits[1], Recipe(STEPS)) is empty and empty.linearised(digits[2]) == 0
