@@ -155,9 +155,9 @@ def grow_once(
         latency=old_latency if timed else None,
         seconds=0.0,
     )
-    found, kept, together = rejected, False, ranking.together(path)
-    while len(together) and not kept:
-        expected = None
+    found, kept = rejected, False
+    while path and not kept:
+        together, expected = ranking.together(path), None
         if ranking.model is not None:
             together = together.learned(Batches(train, size, seed + 1), recipe)
             expected = together.linearised(checked)
@@ -183,5 +183,5 @@ def grow_once(
                     cost=grown,
                     latency=latency if timed else None,
                 )
-        together = together.first(len(together) // 2)
+        path = path[: len(path) // 2]
     return replace(found, seconds=time.monotonic() - started)

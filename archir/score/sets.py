@@ -86,10 +86,6 @@ class CandidateSet:
         """The rewrites, each with its θ, as `apply_together` takes them."""
         return [(m.candidate.morphism, m.theta) for m in self.members]
 
-    def first(self, count: int) -> CandidateSet:
-        """Return the set of the first members."""
-        return replace(self, members=self.members[:count])
-
     def apply(self) -> Graph:
         """Return the graph with the set applied, θ included.
 

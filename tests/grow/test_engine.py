@@ -31,6 +31,7 @@ from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import Rewriting, rewrite_together
 from archir.score.baselines.ranking import Ranking
 from archir.score.losses import find_loss
+from archir.score.sets import CandidateSet
 from archir.score.targets import map_tensors
 from frontends.pytorch import trace
 from passes.prune import Prune
@@ -248,7 +249,7 @@ def test_a_set_is_shortened_until_it_keeps_its_promise(
     trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=150)).graph
     chosen = Ranking.choose
     monkeypatch.setattr(Ranking, "choose", lambda self, **options: chosen(self, 4, **options))
-    monkeypatch.setattr(Ranking, "linearised", lambda self, subset, batches: promise(len(subset)))
+    monkeypatch.setattr(CandidateSet, "linearised", lambda self, batches: promise(len(self)))
     examples, loss = data(400, 1), find_loss("cross_entropy")
     growth = grow_once(
         trained,
@@ -283,7 +284,7 @@ def test_a_set_predicted_to_raise_the_loss_is_not_even_built(
 
     def grown(promise: dict[int, float], price: float) -> tuple[int, list[int]]:
         built.clear()
-        monkeypatch.setattr(Ranking, "linearised", lambda self, subset, batches: promise[len(subset)])
+        monkeypatch.setattr(CandidateSet, "linearised", lambda self, batches: promise[len(self)])
         growth = grow_once(
             trained,
             train=data(400, 1),
