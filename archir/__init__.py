@@ -50,8 +50,10 @@ if TYPE_CHECKING:
     from archir.rewrite.reference import Reference, find_value, refer
     from archir.rewrite.spec import format_spec
     from archir.rewrite.surroundings import layer_ends, look_around
+    from archir.score.learn import Recipe
     from archir.score.losses import Loss, coupled
     from archir.score.score import Score, Scores
+    from archir.score.sets import CandidateSet
     from frontends.pytorch import trace
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "Augmentation",
     "Budget",
     "Candidate",
+    "CandidateSet",
     "CaptureError",
     "Compose",
     "Difference",
@@ -78,6 +81,7 @@ __all__ = [
     "Pass",
     "PassError",
     "Prices",
+    "Recipe",
     "Reference",
     "Run",
     "Score",
@@ -137,8 +141,10 @@ _HOMES = {
     **dict.fromkeys(("Reference", "find_value", "refer"), "archir.rewrite.reference"),
     "format_spec": "archir.rewrite.spec",
     **dict.fromkeys(("layer_ends", "look_around"), "archir.rewrite.surroundings"),
+    "Recipe": "archir.score.learn",
     **dict.fromkeys(("Loss", "coupled"), "archir.score.losses"),
     **dict.fromkeys(("Score", "Scores"), "archir.score.score"),
+    "CandidateSet": "archir.score.sets",
     "trace": "frontends.pytorch",
 }
 """The modules the names are loaded from."""

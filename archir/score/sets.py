@@ -26,6 +26,9 @@ from archir.score.stream import streamed
 Price = Callable[[Cost], float]
 """What a difference of cost is worth, in nats."""
 
+DEFAULT_RECIPE = Recipe()
+"""How θ is learned for a set where nothing else is said."""
+
 SHORTER = 0.2
 """The rate at which θ is learned for a set, relative to that at which members learn alone."""
 
@@ -120,7 +123,7 @@ class CandidateSet:
         """
         return self.refine(batches).linearised(range(len(self))) if self.members else 0.0
 
-    def learned(self, batches: Iterable[Batch], recipe: Recipe) -> CandidateSet:
+    def learned(self, batches: Iterable[Batch], recipe: Recipe = DEFAULT_RECIPE) -> CandidateSet:
         """Return the set with θ learned for all members together, from what each has learned alone.
 
         What was learned alone overshoots where several members go the same way. So θ is first scaled by
