@@ -11,13 +11,14 @@ from archir.ir.node import Value
 class Axes(Mapping[Value, tuple[Term, ...]]):
     """The axes of every tensor value; a number that is the result of a call has none, and is not here.
 
-    They are kept by node, which is found sooner than a value, and resolved when looked up.
+    They are resolved when looked up.
     """
 
     __slots__ = ("_of_node",)
 
-    def __init__(self) -> None:
-        self._of_node: dict[int, Sequence[tuple[Term, ...] | None]] = {}
+    def __init__(self, of_node: Mapping[int, Sequence[tuple[Term, ...] | None]]) -> None:
+        """Take over the axes of the results of each node, None for a number."""
+        self._of_node = of_node
 
     def __getitem__(self, value: Value) -> tuple[Term, ...]:
         found = self.find(value)
@@ -37,11 +38,3 @@ class Axes(Mapping[Value, tuple[Term, ...]]):
         results = self._of_node.get(value.node, ())
         axes = results[value.index] if value.index < len(results) else None
         return axes and tuple(map(resolve, axes))
-
-    def as_inferred(self, value: Value) -> tuple[Term, ...]:
-        """Return the same as they were put, of a value that is here or a number, which has none."""
-        return self._of_node[value.node][value.index] or ()
-
-    def put(self, node: int, results: Sequence[tuple[Term, ...] | None]) -> None:
-        """Keep the axes of the results of a node, None for a number."""
-        self._of_node[node] = results

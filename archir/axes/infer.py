@@ -23,12 +23,12 @@ from archir.axes.rules import (
 )
 from archir.axes.rules.context import Context, Rule, Speller, Unknown
 from archir.axes.rules.movement import data_movement
-from archir.axes.terms import Atom, Term, add_role, freeze
+from archir.axes.terms import Atom, Term, add_role, freeze, resolve
 from archir.axes.widths import Place, Width, Widths
 from archir.ir import ops
 from archir.ir.graph import Graph
-from archir.ir.node import INPUT, OUTPUT, PARAMETER, Node, Value
-from archir.ir.types import ScalarType, Size, TensorType, Type, evaluate, symbols_of
+from archir.ir.node import Node, Value
+from archir.ir.types import ScalarType, Size, TensorType, evaluate, symbols_of
 
 RULES: Mapping[str, Rule] = {
     op: rule
@@ -69,24 +69,23 @@ def infer_widths(graph: Graph) -> Widths:
 
     Cost is linear in the number of nodes, for bounded numbers of axes and concatenated parts.
     """
-    numbers = _Numbers(graph)
-    axes = Axes()
+    sizes = _Sizes(graph)
+    axes: dict[int, Sequence[tuple[Term, ...] | None]] = {}
     spellers: dict[int, Speller] = {}
-    for node in graph.nodes:
-        if node.op == PARAMETER:
-            axes.put(node.id, [_atoms(node, numbers)])
-        elif node.op == INPUT:
-            axes.put(node.id, [_boundary(_atoms(node, numbers), "an axis of an input")])
-        elif node.op != OUTPUT:
-            axes.put(node.id, _infer_call(Context(graph, node, axes, list(map(numbers.of, node.results)), spellers)))
+    for node in graph.inputs:
+        axes[node.id] = [_boundary(atoms, "an axis of an input") for atoms in _atoms(node, sizes)]
+    for node in graph.parameters:
+        axes[node.id] = _atoms(node, sizes)
+    for node in graph.calls:
+        axes[node.id] = _infer_call(Context(graph, node, axes, sizes.of(node), spellers))
     for value in graph.output.values:
-        _boundary(axes.as_inferred(value), "an axis of an output")
+        _boundary(axes[value.node][value.index] or (), "an axis of an output")
     free, frozen = _collect(graph, axes)
-    return Widths(graph, free, frozen, axes, spellers)
+    return Widths(graph, free, frozen, Axes(axes), spellers)
 
 
-def _atoms(node: Node, numbers: _Numbers) -> tuple[Term, ...]:
-    return tuple(map(Atom, numbers.of(node.results[0])))
+def _atoms(node: Node, sizes: _Sizes) -> list[tuple[Term, ...]]:
+    return [tuple(map(Atom, found)) for found in sizes.of(node)]
 
 
 def _boundary(axes: tuple[Term, ...], reason: str) -> tuple[Term, ...]:
@@ -96,37 +95,31 @@ def _boundary(axes: tuple[Term, ...], reason: str) -> tuple[Term, ...]:
     return axes
 
 
-class _Numbers:
+class _Sizes(dict[Size, int]):
     """Sizes as integers, run-time ones replaced by large primes."""
 
     def __init__(self, graph: Graph) -> None:
         types = [t for n in graph.inputs for t in n.results if isinstance(t, TensorType)]
         names = sorted({name for t in types for size in t.shape for name in symbols_of(size)})
         self._symbols = {name: _PRIMES[i % len(_PRIMES)] for i, name in enumerate(names)}
-        self._sizes: dict[Size, int] = {}
 
-    def of(self, type_: Type) -> tuple[int, ...]:
-        """Return the sizes of a result; none for a number."""
-        if not isinstance(type_, TensorType):
-            return ()
-        return tuple([size if isinstance(size, int) else self._number(size) for size in type_.shape])
+    def __missing__(self, size: Size) -> int:
+        number = self[size] = evaluate(size, {s: self._symbols.get(s, _OTHER) for s in symbols_of(size)})
+        return number
 
-    def _number(self, size: Size) -> int:
-        found = self._sizes.get(size)
-        if found is None:
-            found = evaluate(size, {s: self._symbols.get(s, _OTHER) for s in symbols_of(size)})
-            self._sizes[size] = found
-        return found
+    def of(self, node: Node) -> list[tuple[int, ...]]:
+        """Return the sizes of each result; none for a number."""
+        number = self.__getitem__
+        return [tuple(map(number, t.shape)) if isinstance(t, TensorType) else () for t in node.results]
 
 
 def _infer_call(c: Context) -> Sequence[tuple[Term, ...] | None]:
     """Return the axes of each result of a call, None for a number."""
     node = c.node
-    are_tensors = [isinstance(t, TensorType) for t in node.results]
-    if not any(are_tensors):
-        return [None] * len(are_tensors)
+    if TensorType not in map(type, node.results):
+        return [None] * len(node.results)
     try:
-        if _names_axes_of_number(c):
+        if not _NAMES_OF_AXES.isdisjoint(node.arguments) and _is_on_number(c):
             raise Unknown("it names an axis of a tensor that has none")
         results = list(map(tuple, (RULES.get(node.op) or _general_rule(node.op))(c)))
         if [tuple(map(_size, axes)) for axes in results] != c.sizes:
@@ -137,9 +130,9 @@ def _infer_call(c: Context) -> Sequence[tuple[Term, ...] | None]:
         for value in node.values:
             c.freeze(c.axes_of(value), reason)
         results = [tuple(c.fresh(reason, i)) for i in range(len(node.results))]
-    if all(are_tensors):
+    if ScalarType not in map(type, node.results):
         return results
-    return [axes if tensor else None for axes, tensor in zip(results, are_tensors, strict=True)]
+    return [axes if isinstance(t, TensorType) else None for axes, t in zip(results, node.results, strict=True)]
 
 
 _size = attrgetter("size")
@@ -164,20 +157,20 @@ def _by_index_arrays(c: Context) -> Sequence[Sequence[Term]]:
     return data_movement(c, shape, {v: evaluate(n, small) for v, n in numbers.items() if n is not None})
 
 
-def _names_axes_of_number(c: Context) -> bool:
+def _is_on_number(c: Context) -> bool:
     """Say whether a call such as `sum(x, dim=0)` is on a tensor without axes, where PyTorch takes it to have one."""
-    arguments = c.node.arguments
-    if _NAMES_OF_AXES.isdisjoint(arguments):
-        return False
-    x = arguments.get("self", arguments.get("input"))
+    x = c.node.arguments.get("self", c.node.arguments.get("input"))
     return isinstance(x, Value) and not c.axes_of(x)
 
 
-def _collect(graph: Graph, axes: Axes) -> tuple[tuple[Width, ...], tuple[Width, ...]]:
+def _collect(
+    graph: Graph, axes: Mapping[int, Sequence[tuple[Term, ...] | None]]
+) -> tuple[tuple[Width, ...], tuple[Width, ...]]:
     places: dict[Atom, list[Place]] = {}
     for node in _by_first_use(graph):
         name = node.parameter.names[0] if node.parameter else ""
-        for axis, term in enumerate(axes[Value(node.id)]):
+        (terms,) = axes[node.id]
+        for axis, term in enumerate(map(resolve, terms or ())):
             place = Place(name, axis, node.id, term)
             for atom in (term,) if isinstance(term, Atom) else dict.fromkeys(term.atoms):
                 places.setdefault(atom, []).append(place)

@@ -8,7 +8,6 @@ from typing import Protocol
 
 import torch
 
-from archir.axes.axes import Axes
 from archir.axes.terms import Atom, Term, add_role, freeze, unify, unit
 from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Argument, Node, Value
@@ -43,20 +42,20 @@ class Context:
     Attributes:
         graph: the graph.
         node: the call.
-        axes: the axes of every tensor value known so far.
+        axes: the axes of the results of every node so far, as they were inferred; None for a number.
         sizes: sizes of each result, run-time sizes replaced by large primes; empty for numbers.
         spellers: filled by `spell`.
     """
 
     graph: Graph
     node: Node
-    axes: Axes
+    axes: Mapping[int, Sequence[tuple[Term, ...] | None]]
     sizes: Sequence[tuple[int, ...]]
     spellers: dict[int, Speller]
 
     def axes_of(self, argument: Argument) -> tuple[Term, ...]:
         """Return the axes of an argument that is a tensor; none if it is anything else."""
-        return self.axes.as_inferred(argument) if isinstance(argument, Value) else ()
+        return (self.axes[argument.node][argument.index] or ()) if isinstance(argument, Value) else ()
 
     def operand(self, name: str) -> tuple[Term, ...]:
         """Return the axes of a tensor argument; none if it is not given or is a number."""

@@ -20,6 +20,7 @@ from archir.axes.rules.context import Context, Unknown
 from archir.axes.terms import Atom, Product, Term
 from archir.ir.execute import compile_call
 from archir.ir.node import Node, Value
+from archir.ir.types import TensorType
 
 LARGEST = 1_000_000
 """Most elements of an index array."""
@@ -46,8 +47,8 @@ def data_movement(c: Context, shape: Sequence[int], others: Mapping[Value, objec
     Raises:
         Unknown: it does more than move data, or too much of it.
     """
-    (operand,) = {v for v in c.node.values if v in c.axes}
-    terms = c.axes[operand]
+    (operand,) = {v for v in c.node.values if isinstance(c.graph.type_of(v), TensorType)}
+    terms = c.axes_of(operand)
     sources = _sources(c.node, operand, shape, others)
     if sources is None:
         raise Unknown("it has no axis rule")
