@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
+from itertools import chain
 from operator import attrgetter
 
 from archir.axes.axes import Axes
@@ -166,14 +168,17 @@ def _is_on_number(c: Context) -> bool:
 def _collect(
     graph: Graph, axes: Mapping[int, Sequence[tuple[Term, ...] | None]]
 ) -> tuple[tuple[Width, ...], tuple[Width, ...]]:
-    places: dict[Atom, list[Place]] = {}
+    places: defaultdict[Atom, list[Place]] = defaultdict(list)
     for node in _by_first_use(graph):
         name = node.parameter.names[0] if node.parameter else ""
         (terms,) = axes[node.id]
         for axis, term in enumerate(map(resolve, terms or ())):
             place = Place(name, axis, node.id, term)
-            for atom in (term,) if isinstance(term, Atom) else dict.fromkeys(term.atoms):
-                places.setdefault(atom, []).append(place)
+            if isinstance(term, Atom):
+                places[term].append(place)
+            else:
+                for atom in dict.fromkeys(term.atoms):
+                    places[atom].append(place)
     free: list[Width] = []
     frozen: list[Width] = []
     for atom, where in places.items():
@@ -185,9 +190,9 @@ def _collect(
 
 
 def _by_first_use(graph: Graph) -> Iterator[Node]:
-    used = dict.fromkeys([value.node for node in graph.nodes for value in node.values])
     stored = {node.id: node for node in graph.parameters}
-    for id_ in used:
-        if id_ in stored:
-            yield stored.pop(id_)
-    yield from stored.values()
+    used = map(_node, chain.from_iterable(map(_values, graph.nodes)))
+    return map(stored.__getitem__, dict.fromkeys([*filter(stored.__contains__, used), *stored]))
+
+
+_node, _values = attrgetter("node"), attrgetter("values")

@@ -123,7 +123,7 @@ def _simplify(term: Product | Sum) -> Term:
     for part in map(resolve, term.parts):
         if part.size != neutral:
             parts += part.parts if isinstance(part, kind) else (part,)
-            atoms += _atoms(part)
+            atoms += (part,) if isinstance(part, Atom) else part.atoms
     found: Term
     if len(parts) == 1:
         found = parts[0]
@@ -139,11 +139,8 @@ def _simplify(term: Product | Sum) -> Term:
 
 def leaves(term: Term) -> tuple[Atom, ...]:
     """Return the atoms of a term in row-major order; one that occurs twice comes twice."""
-    return _atoms(resolve(term))
-
-
-def _atoms(resolved: Term) -> tuple[Atom, ...]:
-    return (resolved,) if isinstance(resolved, Atom) else resolved.atoms
+    found = resolve(term)
+    return (found,) if isinstance(found, Atom) else found.atoms
 
 
 def freeze(term: Term, reason: str) -> None:
@@ -187,8 +184,9 @@ def _freeze_both(left: Term, right: Term, reason: str) -> None:
 
 
 def _bind(atom: Atom, term: Term) -> None:
-    found = _atoms(term)
-    if atom in found:
+    if isinstance(term, Atom):
+        found: tuple[Atom, ...] = (term,)
+    elif atom in (found := term.atoms):
         freeze(term, "an axis would contain itself")
         return
     if atom.reason or atom.roles:
