@@ -22,6 +22,7 @@ from archir.rewrite.multiplicity import Exponents, solve_exponents
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.region import Region, Values, overlaps, region_of
 from archir.rewrite.reindex import Change
+from archir.rewrite.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,12 @@ class MergePerturbation:
     @property
     def needs(self) -> frozenset[Value]:
         """Values of the unchanged program that are read."""
-        return self.region.needs
+        return self.replay.needs
+
+    @cached_property
+    def replay(self) -> Replay:
+        """The region with other weights."""
+        return Replay(self.region, self.partners)
 
     @property
     def theta(self) -> Mapping[int, torch.Tensor]:
@@ -157,7 +163,7 @@ class MergePerturbation:
         for id_, (axis, index) in self.partners.items():
             tensor = values[Value(id_)]
             steps[id_] = (tensor.index_select(axis, index.to(tensor.device)) - tensor) / 2
-        (new,) = self.region.evaluate(values, steps)
+        (new,) = self.replay(values, steps)
         return {use: new[v] - values[v] if v in new else torch.zeros_like(values[v]) for use, v in self.region.ends}
 
 

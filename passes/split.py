@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -21,6 +22,7 @@ from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.region import Region, Values, region_of
 from archir.rewrite.reindex import Change
+from archir.rewrite.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,12 @@ class SplitPerturbation:
     @property
     def needs(self) -> frozenset[Value]:
         """Values of the unchanged program that are read."""
-        return self.region.needs
+        return self.replay.needs
+
+    @cached_property
+    def replay(self) -> Replay:
+        """The region with other weights."""
+        return Replay(self.region, self.theta)
 
     def initial_theta(self, values: Values, seed: int) -> Mapping[int, torch.Tensor]:
         """Return a tenth of the weights' standard deviation, at random."""
@@ -148,7 +155,7 @@ class SplitPerturbation:
         for w, change in theta.items():
             mask = self.masks[w]
             masked[w] = change if mask is None else change * mask.to(change)
-        plus, minus = self.region.evaluate(values, masked, (1, -1))
+        plus, minus = self.replay(values, masked, (1, -1))
         return {
             use: (plus[v] + minus[v]).mul_(0.5).sub_(values[v]) if v in plus else torch.zeros_like(values[v])
             for use, v in self.region.ends

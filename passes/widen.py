@@ -21,7 +21,7 @@ from archir.rewrite.family import apply_alone
 from archir.rewrite.morphism import Site, Theta, WidthMorphism
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members
-from archir.rewrite.region import LINEAR_PRODUCERS, Region, Values, members_of, region_of
+from archir.rewrite.region import LINEAR_PRODUCERS, Values, members_of, region_of
 from archir.rewrite.reindex import Change, plan_reindexing
 
 
@@ -89,30 +89,25 @@ class WidenPerturbation:
     """`Δ = V h(W x)` on the results of the calls that sum over the width, for all fresh units together.
 
     Attributes:
-        region: the region of the width.
         edges: the results that change.
         theta: what W and V are measured by: tensors of their shape, as large as the weights of the other units.
         fixed: what the fresh units hold in all stored tensors before learning.
         calls: the calls of the region and its ends, for the fresh units alone.
         results: the calls at the ends.
+        needs: the values of the unchanged program that are read.
     """
 
-    region: Region
     edges: Mapping[Edge, Members]
     theta: Mapping[int, torch.Tensor]
     fixed: Mapping[int, torch.Tensor]
     calls: Mapping[int, Call]
     results: tuple[int, ...]
+    needs: frozenset[Value]
 
     @property
     def members(self) -> int:
         """One: the fresh units are scored together."""
         return 1
-
-    @property
-    def needs(self) -> frozenset[Value]:
-        """Values of the unchanged program that are read."""
-        return self.region.needs | frozenset(e for e in self.edges if isinstance(e, Value))
 
     def initial_theta(self, values: Values, seed: int) -> Mapping[int, torch.Tensor]:
         """Return W as the fresh units are born, and V small and random."""
@@ -176,7 +171,9 @@ def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPertur
     calls |= {n.id: compile_call(_alone(widths, n, atom, count, bias=False)) for n in ends}
     order = {id_: i for i, id_ in enumerate(graph.order)}
     ordered = dict(sorted(calls.items(), key=lambda item: order[item[0]]))
-    return WidenPerturbation(region, edges, learned, fixed, ordered, tuple(n.id for n in ends))
+    read = {v for n in (*region.nodes, *ends) for _, v in n.operands() if v.node not in {**fixed, **calls}}
+    needs = frozenset(read | set(map(Value, learned)))
+    return WidenPerturbation(edges, learned, fixed, ordered, tuple(n.id for n in ends), needs)
 
 
 def _trainable(graph: Graph, node: int) -> bool:

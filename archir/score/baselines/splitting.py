@@ -14,6 +14,7 @@ from archir.errors import ScoreError
 from archir.ir.node import Node, Value
 from archir.rewrite.equations import Miss
 from archir.rewrite.region import Region, region_of
+from archir.rewrite.replay import Replay
 from archir.score.baselines.ranking import Ranking
 from archir.score.baselines.task import Opinion, Task, collect, only
 from archir.score.baselines.units import UnitVectors, unit_vectors
@@ -119,12 +120,13 @@ def splitting_product(region: Region, units: UnitVectors, observed: Sequence[_Ob
     """
     like = next(iter(observed)).values
     weights = [Value(n) for n in units.shapes]
+    replay = Replay(region, units.shapes)
     theta = {w.node: torch.zeros_like(like[w]).requires_grad_() for w in weights}
     examples = sum(o.examples for o in observed)
     with torch.enable_grad():
         total = torch.zeros((), dtype=like[weights[0]].dtype, device=like[weights[0]].device)
         for one in observed:
-            (ends,) = region.evaluate(one.values, theta)
+            (ends,) = replay(one.values, theta)
             for use, value in region.ends:
                 if use in one.gradient and value in ends:
                     total = total + (one.gradient[use] * ends[value]).sum() / examples
