@@ -16,7 +16,8 @@ from archir.rewrite.region import Region, Values
 
 _Kind = Literal["weight", "sum", "norm", "call"]
 
-_CONVOLUTIONS = frozenset({"aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default"})
+CONVOLUTIONS = frozenset({"aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default"})
+"""Operators whose weight has an output channel, the second axis of the result, along its first axis."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _plan(region: Region, stored: frozenset[Value], ends: frozenset[Value]) -> t
         elif kind == "norm":
             (x,) = moved
             before = stages[stepped[x]]
-            if before.kind == "weight" and before.node.op in _CONVOLUTIONS and readers[x] == 1 and x not in ends:
+            if before.kind == "weight" and before.node.op in CONVOLUTIONS and readers[x] == 1 and x not in ends:
                 number = stepped[x]
                 stages[number] = replace(before, norm=node)
         elif kind == "sum":

@@ -16,7 +16,7 @@ from archir.rewrite.perturbation import Edge, Perturbation
 from archir.score.head import Curvature, Head
 from archir.score.parts import in_parts
 from archir.score.program import Program, number_of_examples
-from archir.score.screen import Batch, Gradient, Reductions, backward, no_batches, tapped_program
+from archir.score.screen import Batch, Gradient, Reductions, backward, in_turn, let_go, no_batches, tapped_program
 from archir.score.targets import Targets
 
 
@@ -138,12 +138,15 @@ class Learner:
         evaluation, examples = self._program(inputs), number_of_examples(targets)
         first, second = backward(self._head, evaluation, targets, self._recipe.curvature, self._generator)
         pairs = list(second)
-        if self._set is None:
-            return sum(self._pull(i, evaluation.values, first, pairs, examples) for i in self._learnable)
-        linear, sums = self._totals(evaluation.values, first, pairs, examples)
-        for i in self._learnable:
-            self._pull(i, evaluation.values, first, pairs, examples, sums)
-        return linear + sum(float((s * t).sum()) for s, t in sums) / 2
+        value, sums = 0.0, None
+        if self._set is not None:
+            value, sums = self._totals(evaluation.values, first, pairs, examples)
+            value += sum(float((s * t).sum()) for s, t in sums) / 2
+        for i, done in in_turn({i: self._perturbations[i] for i in self._learnable}):
+            alone = self._pull(i, evaluation.values, first, pairs, examples, sums)
+            value += alone if sums is None else 0.0
+            let_go(done, first, pairs)
+        return value
 
     @torch.no_grad()
     def _share(self, total: float, examples: int) -> float:

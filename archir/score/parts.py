@@ -17,8 +17,8 @@ from archir.score.targets import Targets, map_tensors
 LARGEST_ACTIVATIONS = 2**27
 """The bytes of activations that a part of a batch may have; where it has more, the batch is taken in parts."""
 
-MOST_PARTS = 4
-"""The most parts a batch is taken in: scoring holds up to four times what training keeps for the backward pass."""
+MOST_PARTS = 2
+"""The most parts a batch is taken in: whole, scoring holds two to three times what a training step does."""
 
 
 def in_parts(

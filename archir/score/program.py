@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from archir.axes.rules.norm import uses_batch_statistics
 from archir.cost import cost
 from archir.errors import ScoreError
 from archir.ir import ops
@@ -18,6 +17,7 @@ from archir.ir.graph import Graph
 from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Use, Value
 from archir.ir.types import ScalarType
 from archir.rewrite.perturbation import Edge
+from archir.score.affine import Affine, absorb, affine_of
 from archir.score.batch_statistics import BATCH_NORM, is_coupled, with_batch_statistics
 from archir.score.targets import Targets, tensors_of
 
@@ -45,24 +45,10 @@ class _Step:
     """One call: the operand aliases to be made before it, the call, and the values no longer needed after it."""
 
     node: int
-    call: Call | _Affine
+    call: Call | Affine
     aliases: tuple[tuple[Use, Value, Value], ...]
     results: int
     dropped: tuple[Value, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Affine:
-    """Batch normalisation with known statistics: `x·scale + shift`, whose backward pass is one product."""
-
-    x: Value
-    scale: torch.Tensor
-    shift: torch.Tensor
-
-    def __call__(self, argument_values: Callable[[Value], Any]) -> tuple[torch.Tensor]:
-        x: torch.Tensor = argument_values(self.x)
-        shape = [-1] + [1] * (x.dim() - 2)
-        return (torch.addcmul(self.shift.reshape(shape), x, self.scale.reshape(shape)),)
 
 
 def _tap(operand: torch.Tensor) -> torch.Tensor:
@@ -70,22 +56,12 @@ def _tap(operand: torch.Tensor) -> torch.Tensor:
     return operand.view_as(operand) if operand.requires_grad else operand.detach().requires_grad_()
 
 
-def _affine(node: Node, stored: Sequence[torch.Tensor | None]) -> _Affine:
-    weight, bias, mean, variance = stored
-    x, epsilon = node.argument("input"), node.argument("eps")
-    assert isinstance(x, Value) and isinstance(epsilon, float) and mean is not None and variance is not None
-    scale = torch.rsqrt(variance + epsilon)
-    scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    return _Affine(x, scale, shift)
-
-
 class Program:
     """The calls of a graph in order, in evaluation mode, weights frozen.
 
-    Dropout is off and batch normalisation uses its running statistics, unless those of the batch are asked for;
-    `detach` is seen through, because a change does pass it. Only what lies downstream of a tapped edge is recorded for
-    differentiation.
+    Dropout is off and batch normalisation uses its running statistics, unless those of the batch are asked for; where
+    nobody looks in between, the convolution before it does it. `detach` is seen through, because a change does pass
+    it. Only what lies downstream of a tapped edge is recorded for differentiation.
     """
 
     def __init__(
@@ -219,11 +195,18 @@ class Program:
         return given.to(self.device)
 
     def _compile(self) -> Iterator[_Step]:
-        graph = self.graph
+        calls, affine = self._take_over()
+
+        def prepare(node: Node) -> Call | Affine:
+            x = node.arguments.get("input")
+            if node.id in affine and isinstance(x, Value):
+                return replace(affine[node.id], x=x)
+            return compile_call(plain_call(node), device=self.device)
+
         tapped = {e: Value(-1 - i) for i, e in enumerate(self.edges) if isinstance(e, Use)}
         needed = self.keep | frozenset(self._results)
-        last: dict[Value, int] = {v: n.id for n in graph.calls for _, v in n.operands()}
-        for node in graph.calls:
+        last: dict[Value, int] = {v: n.id for n in calls for _, v in n.operands()}
+        for node in calls:
             aliases: list[tuple[Use, Value, Value]] = []
 
             def tap(use: Use, value: Value, made: list[tuple[Use, Value, Value]] = aliases) -> Value:
@@ -237,7 +220,7 @@ class Program:
             dropped = [v for v in operands if last[v] == node.id and v not in needed and v not in self._stored]
             dropped += [alias for _, _, alias in aliases]
             dropped += [v for i in range(len(node.results)) if (v := Value(node.id, i)) not in last and v not in needed]
-            call = self._prepared(replace(node, arguments=mapped))
+            call = prepare(replace(node, arguments=mapped))
             yield _Step(node.id, call, tuple(aliases), len(node.results), tuple(dropped))
 
     def _images_on_cpu(self) -> bool:
@@ -246,13 +229,23 @@ class Program:
         single = any(t.dtype == torch.float32 for t in self.graph.tensors.values())
         return self.device.type == "cpu" and convolves and single
 
-    def _prepared(self, node: Node) -> Call | _Affine:
-        """Return a call ready to be made; batch normalisation with stored statistics as a product and a sum."""
-        if node.op == BATCH_NORM and not uses_batch_statistics(node):
-            given = [node.argument(n) for n in ("weight", "bias", "running_mean", "running_var")]
-            if all(a is None or a in self._stored for a in given):
-                return _affine(node, [self._stored.get(a) for a in given])  # type: ignore[arg-type]
-        return compile_call(plain_call(node), device=self.device)
+    def _take_over(self) -> tuple[list[Node], Mapping[int, Affine]]:
+        """Return all calls, convolutions doing the normalisation after them, and normalisations as affine maps."""
+        calls, affine = {n.id: n for n in self.graph.calls}, {}
+        seen = self.keep | self._tapped_values | frozenset(self._results)
+        for norm in self.graph.calls:
+            found = affine_of(norm, self._stored)
+            if found is None:
+                continue
+            affine[norm.id] = found
+            (use, *others) = self.graph.uses(found.x)
+            if found.x.node in calls and not others and use not in self.edges and found.x not in seen:
+                layer = absorb(calls[found.x.node], found, self._stored)
+                if layer is not None:
+                    calls[found.x.node], tensors = layer
+                    self._stored |= tensors
+                    affine[norm.id] = replace(found, done=True)
+        return list(calls.values()), affine
 
     def _rejected(self, id_: int, error: Exception) -> ScoreError:
         node = self.graph.node(id_)

@@ -20,7 +20,7 @@ from archir.score.targets import Targets, map_tensors
 
 Batch = tuple[Inputs, Targets]
 """What a model is called with, and what its outputs are compared with."""
-Gradient = Mapping[Edge, torch.Tensor]
+Gradient = dict[Edge, torch.Tensor]
 """Gradients on edges; an edge the loss does not depend on is left out."""
 
 
@@ -175,6 +175,24 @@ class Reductions:
         return torch.stack(found).sum(0) if len(found) > 1 else found[0]
 
 
+def in_turn(perturbations: Mapping[int, Perturbation]) -> Iterator[tuple[int, frozenset[Edge]]]:
+    """Yield the numbers of families, those on fewest edges first, with the edges that none after it is on.
+
+    So the gradients on most edges can be let go of before the families come that need most memory.
+    """
+    order = sorted(perturbations, key=lambda i: len(perturbations[i].edges))
+    last = {edge: i for i in order for edge in perturbations[i].edges}
+    for i in order:
+        yield i, frozenset(edge for edge in perturbations[i].edges if last[edge] == i)
+
+
+def let_go(edges: Iterable[Edge], first: Gradient, pairs: Iterable[tuple[Gradient, Gradient]]) -> None:
+    """Remove the gradients on some edges."""
+    for edge in edges:
+        for gradient in (first, *(g for pair in pairs for g in pair)):
+            gradient.pop(edge, None)
+
+
 def moved(batch: Batch, device: torch.device) -> Batch:
     """Return a batch with its targets where the graph is; inputs are moved when they are bound.
 
@@ -254,15 +272,17 @@ def _terms(
     examples = number_of_examples(targets)
     head.check(evaluation.outputs, targets)
     first, second = backward(head, evaluation, targets, curvature, generator)
-    pairs, terms = list(second), []
+    pairs, terms = list(second), {}
     with torch.no_grad():
-        for i, (p, theta) in enumerate(zip(perturbations, thetas, strict=True)):
-            delta = p.delta(evaluation.values, theta)
+        for i, done in in_turn(dict(enumerate(perturbations))):
+            p = perturbations[i]
+            delta = p.delta(evaluation.values, thetas[i])
             linear = head.united(reductions.total(i, p, first, delta, examples))
             square = torch.zeros_like(linear)
             for left, right in pairs:
                 one = head.united(reductions.total(i, p, left, delta, examples))
                 square += one * (one if left is right else head.united(reductions.total(i, p, right, delta, examples)))
-            terms.append((linear, square))
+            terms[i] = linear, square
             del delta  # before that of the next family is made
-    return terms
+            let_go(done, first, pairs)
+    return [terms[i] for i in range(len(perturbations))]
