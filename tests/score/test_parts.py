@@ -71,7 +71,7 @@ def test_parts_are_nearly_equal_and_as_many_as_the_activations_ask_for(monkeypat
     program = Program(trace(nn.Linear(4, 5), (x,)))
     head = Head(program, find_loss("cross_entropy"))
     targets = torch.arange(EXAMPLES)
-    for limit, sizes in ((1, [1, 2, 2, 2]), (20 * 3, [2, 2, 3]), (20 * 4, [3, 4]), (20 * 7, [7])):
+    for limit, sizes in ((1, [3, 4]), (20 * 4, [3, 4]), (20 * 7, [7])):
         monkeypatch.setattr(parts, "LARGEST_ACTIVATIONS", limit)
         found = list(in_parts(head, program, [(x, targets)]))
         assert [number_of_examples(t) for _, t in found] == sizes
@@ -91,7 +91,7 @@ def test_inputs_without_examples_are_in_every_part_and_those_that_do_not_fit_are
     inputs, targets = (torch.randn(4, 4), torch.randn(4)), torch.zeros(4)
     head = Head(program, find_loss("mse"))
     found = list(in_parts(head, program, [(inputs, targets)]))
-    assert [bound[x].shape[0] for bound, _ in found] == [1, 1, 1, 1]
+    assert [bound[x].shape[0] for bound, _ in found] == [2, 2]
     assert all(torch.equal(bound[scale], inputs[1]) for bound, _ in found)
     ((bound, whole),) = in_parts(head, program, [(inputs, targets[:3])])
     assert bound[x].shape[0] == 4
@@ -108,4 +108,4 @@ def test_nested_targets_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     head = Head(program, find_loss(lambda outputs, targets: (outputs[:, 0] - targets["a"][0]) ** 2))
     given = {"a": (torch.arange(4),)}
     found: list[Any] = [targets for _, targets in in_parts(head, program, [(x, given)])]
-    assert [int(t["a"][0]) for t in found] == [0, 1, 2, 3]
+    assert [t["a"][0].tolist() for t in found] == [[0, 1], [2, 3]]
