@@ -1,11 +1,12 @@
-"""Forward mode, node by node: tangents started on edges are pushed through what lies downstream."""
+"""Forward mode, node by node: tangents started on edges are pushed through what lies downstream, several at once."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,27 +29,52 @@ from archir.score.tangent_rules import (
 )
 
 Values = Mapping[Value, Any]
+Rule = Callable[..., tuple[torch.Tensor, ...]]
+"""Gives the tangents of the results of a call, for one tangent of each of its moving operands."""
 
 
 @dataclass(frozen=True)
-class _Tangent:
-    """A tangent still to be multiplied by the derivatives of a chain of diagonal operators."""
+class Tangents:
+    """The tangents of candidates that have successive numbers; those of all others are nought.
+
+    Attributes:
+        tensor: `[candidates, *shape of the value]`.
+        first: the number of the first candidate.
+        chain: the calls of diagonal operators by whose derivatives it is still to be multiplied.
+    """
 
     tensor: torch.Tensor
+    first: int = 0
     chain: tuple[int, ...] = ()
+
+    def over(self, numbers: range) -> torch.Tensor:
+        """Return the tangents of the candidates of these numbers, all its own among them."""
+        if len(numbers) == len(self.tensor):
+            return self.tensor
+        found = self.tensor.new_zeros(len(numbers), *self.tensor.shape[1:])
+        found[self.first - numbers.start :][: len(self.tensor)] = self.tensor
+        return found
+
+    def __add__(self, other: Tangents) -> Tangents:
+        """Return the sum; neither may have a chain."""
+        numbers = _numbers([self, other])
+        return Tangents(self.over(numbers) + other.over(numbers), numbers.start)
+
+
+def _numbers(tangents: Iterable[Tangents]) -> range:
+    """Return the numbers of the candidates that may have a tangent other than nought, and those between them."""
+    spans = [(t.first, t.first + len(t.tensor)) for t in tangents]
+    return range(min(start for start, _ in spans), max(stop for _, stop in spans))
 
 
 class Linearisation:
-    """The derivative of a program at its values on one batch, applied to one tangent after another.
+    """The derivative of a program at its values on one batch, applied to the tangents of any number of candidates.
 
     Linear operators are called again on the tangent, without bias. Pointwise operators and batch normalisation by
     running statistics are multiplications by a derivative found once a batch; chains of them are one multiplication.
     Everything else is one `torch.func.jvp` of that call; where an operator has no forward mode, its product is found by
-    two reverse passes.
-
-    Attributes:
-        methods: for operators that are neither linear nor diagonal, how they were differentiated: `jvp`,
-            `jvp (math attention)` or `two reverse passes`.
+    two reverse passes. Several tangents go through each call at once (`torch.vmap`), those alone that have reached it;
+    where a call does not allow that, or memory does not, one after another.
 
     Source: the double-reverse trick is Townsend's (2017).
     """
@@ -63,16 +89,32 @@ class Linearisation:
         self._tail, self._values = tail, values
         self._diagonals: dict[tuple[int, ...], torch.Tensor] = {}
         self._cache: dict[int, Any] = {}
-        self.methods: dict[str, str] = {}
+        self._differentiated: dict[str, str] = {}
+        self._one_by_one: set[str] = set()
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """How operators were differentiated that are neither linear nor diagonal, or that took tangents one by one.
+
+        That is `jvp`, `jvp (math attention)`, `two reverse passes` or `called again`, and then `, one by one` where
+        several tangents came together and could not go through the call together.
+        """
+        alone = {op: self._differentiated.get(op, "called again") + ", one by one" for op in self._one_by_one}
+        return self._differentiated | alone
 
     @torch.no_grad()
-    def __call__(self, start: Mapping[Edge, torch.Tensor]) -> list[torch.Tensor | None]:
-        """Return the tangent of every output for tangents injected on edges; None where an output does not move.
+    def __call__(self, start: Mapping[Edge, Tangents]) -> list[torch.Tensor | None]:
+        """Return the tangents of every output for tangents injected on edges; None where an output does not move.
 
         Args:
-            start: tangents in the shapes of the values on the edges, all of them edges of the tail.
+            start: tangents in the shapes of the values on the edges, all of them edges of the tail, without chains.
+
+        Returns:
+            `[candidates, *shape of the output]` each; the numbers of the candidates run from nought to the last that
+            starts anywhere.
         """
-        found = {e: _Tangent(t) for e, t in start.items() if isinstance(e, Value)}
+        candidates = range(_numbers(start.values()).stop)
+        found = {e: t for e, t in start.items() if isinstance(e, Value)}
         for operator, dropped in zip(self._tail.operators, self._tail.dropped, strict=True):
             tangents = [
                 self._operand(v, u, found, start) for u, v in zip(operator.uses, operator.operands, strict=True)
@@ -85,55 +127,69 @@ class Linearisation:
                 if tangent is None:
                     continue
                 value = Value(operator.node.id, i)
-                if value in found:
-                    tangent = _Tangent(self._dense(found[value]) + self._dense(tangent))
-                found[value] = tangent
+                found[value] = self._dense(found[value]) + self._dense(tangent) if value in found else tangent
         results: list[torch.Tensor | None] = []
         for use, value in zip(self._tail.output_uses, self._tail.results, strict=True):
             tangent = self._operand(value, use, found, start)
-            results.append(None if tangent is None else self._dense(tangent))
+            results.append(None if tangent is None else self._dense(tangent).over(candidates))
         return results
 
     def _operand(
-        self, value: Value, use: Use, found: dict[Value, _Tangent], start: Mapping[Edge, torch.Tensor]
-    ) -> _Tangent | None:
+        self, value: Value, use: Use, found: dict[Value, Tangents], start: Mapping[Edge, Tangents]
+    ) -> Tangents | None:
         tangent, injected = found.get(value), start.get(use)
         if injected is None:
             if tangent is not None and tangent.chain and value in self._tail.shared:
-                tangent = found[value] = _Tangent(self._dense(tangent))
+                tangent = found[value] = self._dense(tangent)
             return tangent
-        return _Tangent(injected if tangent is None else injected + self._dense(tangent))
+        return injected if tangent is None else injected + self._dense(tangent)
 
-    def _dense(self, tangent: _Tangent) -> torch.Tensor:
-        return tangent.tensor * self._diagonal(tangent.chain) if tangent.chain else tangent.tensor
+    def _dense(self, tangent: Tangents) -> Tangents:
+        if not tangent.chain:
+            return tangent
+        return Tangents(tangent.tensor * self._diagonal(tangent.chain), tangent.first)
 
     def _diagonal(self, chain: tuple[int, ...]) -> torch.Tensor:
         if chain not in self._diagonals:
             self._diagonals[chain] = self._diagonal(chain[:-1]) * self._diagonals[chain[-1:]]
         return self._diagonals[chain]
 
-    def _step(self, operator: Operator, tangents: Sequence[_Tangent | None]) -> list[_Tangent | None]:
+    def _step(self, operator: Operator, tangents: Sequence[Tangents | None]) -> list[Tangents | None]:
         node = operator.node
         name = short_name(node)
-        moving = [i for i, t in enumerate(tangents) if t is not None]
+        given = {i: t for i, t in enumerate(tangents) if t is not None}
+        moving = tuple(given)
         arguments = {operator.uses[i].argument for i in moving}
-        first = tangents[moving[0]]
+        first = given[moving[0]]
         if name in IDENTITIES:
             return [first]
         if len(moving) == 1 and self._is_diagonal(operator, name, moving[0]):
-            assert first is not None
-            return [_Tangent(first.tensor, (*first.chain, node.id))]
-        dense = [None if t is None else self._dense(t) for t in tangents]
+            return [replace(first, chain=(*first.chain, node.id))]
+        numbers = _numbers(given.values())
+        dense = [self._dense(t).over(numbers) for t in given.values()]
+        results: Sequence[torch.Tensor | None]
         if is_linear(node) and arguments <= linear_arguments(node):
-            results = self._linear(operator, name, dense)
+            results = self._each(operator, partial(self._linear, operator, moving), dense)
         elif arguments <= MULTILINEAR.get(name, frozenset()):
-            results = self._multilinear(operator, dense, moving)
+            results = self._each(operator, partial(self._multilinear, operator, moving), dense)
         elif name == "max_pool2d":
-            results = (self._max_pool(operator, dense[moving[0]]),)
+            results = (self._max_pool(operator, dense[0]),)
         else:
-            results = self._general(operator, dense, moving)
-        moved = [isinstance(r, torch.Tensor) and r.is_floating_point() for r in results]
-        return [_Tangent(r) if m else None for r, m in zip(results, moved, strict=True)]
+            results = self._jvp(operator, [self._values[v] for v in operator.operands], moving, dense)
+        return [None if r is None or not r.is_floating_point() else Tangents(r, numbers.start) for r in results]
+
+    def _each(self, operator: Operator, function: Rule, tangents: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Return what a function of one tangent of each moving operand gives, for all; the first axis is theirs."""
+        op = operator.node.op
+        if len(tangents[0]) > 1 and op not in self._one_by_one:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="There is a performance drop")
+                try:
+                    found: tuple[torch.Tensor, ...] = torch.vmap(function)(*tangents)
+                    return found
+                except (RuntimeError, UserWarning):  # it has no batching rule, or needs too much memory
+                    self._one_by_one.add(op)
+        return _stacked([function(*one) for one in zip(*tangents, strict=True)])
 
     def _is_diagonal(self, operator: Operator, name: str, operand: int) -> bool:
         """Say whether a call multiplies its one moving operand elementwise; its derivative is then at hand."""
@@ -170,25 +226,29 @@ class Linearisation:
             like: torch.Tensor = operands[operand]
             other: Any = operands[1 - operand] if len(operands) == 2 else operator.node.argument("other")
             return torch.as_tensor(other, dtype=like.dtype, device=like.device)
-        (found,) = self._jvp(operator, operands, [operand], [torch.ones_like(operands[operand])])
+        (found,) = self._jvp(operator, operands, [operand], [torch.ones_like(operands[operand])[None]])
         assert found is not None
-        return found
+        return found[0]
 
-    def _linear(self, operator: Operator, name: str, tangents: Sequence[torch.Tensor | None]) -> tuple[Any, ...]:
-        node = operator.node
-        operands = [self._values[v] for v in operator.operands]
-        linear = linear_arguments(node)
+    def _linear(self, operator: Operator, moving: Sequence[int], *tangents: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        node, given = operator.node, dict(zip(moving, tangents, strict=True))
+        name, linear = short_name(node), linear_arguments(node)
         if name in ("add", "sub"):
-            return (self._sum(operator, name, tangents),)
-        filled = [
-            t if t is not None else self._zeros(v) if u.argument in linear else o
-            for t, u, v, o in zip(tangents, operator.uses, operator.operands, operands, strict=True)
-        ]
-        return operator(filled)
+            return (self._sum(operator, name, given),)
+        return operator(
+            [
+                given[i]
+                if i in given
+                else torch.zeros_like(self._values[v])
+                if u.argument in linear
+                else self._values[v]
+                for i, (u, v) in enumerate(zip(operator.uses, operator.operands, strict=True))
+            ]
+        )
 
-    def _sum(self, operator: Operator, name: str, tangents: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    def _sum(self, operator: Operator, name: str, tangents: Mapping[int, torch.Tensor]) -> torch.Tensor:
         node = operator.node
-        by_name = {u.argument: t for u, t in zip(operator.uses, tangents, strict=True) if t is not None}
+        by_name = {operator.uses[i].argument: t for i, t in tangents.items()}
         alpha: Any = node.argument("alpha") if "alpha" in node.arguments else 1
         factor = -alpha if name == "sub" else alpha
         left, right = by_name.get("self"), by_name.get("other")
@@ -199,18 +259,15 @@ class Linearisation:
             return only if only.shape == shape else only.expand(shape)
         return torch.add(left, right, alpha=factor)
 
-    def _multilinear(
-        self, operator: Operator, tangents: Sequence[torch.Tensor | None], moving: Sequence[int]
-    ) -> tuple[Any, ...]:
+    def _multilinear(self, operator: Operator, moving: Sequence[int], *tangents: torch.Tensor) -> tuple[torch.Tensor]:
         operands = [self._values[v] for v in operator.operands]
-        total: torch.Tensor | None = None
-        for i in moving:
-            (part,) = operator([tangents[i] if j == i else o for j, o in enumerate(operands)], bias=False)
-            total = part if total is None else total + part
-        return (total,)
+        parts = [
+            operator([tangent if j == i else o for j, o in enumerate(operands)], bias=False)[0]
+            for i, tangent in zip(moving, tangents, strict=True)
+        ]
+        return (sum(parts[1:], parts[0]),)
 
-    def _max_pool(self, operator: Operator, tangent: torch.Tensor | None) -> torch.Tensor:
-        assert tangent is not None
+    def _max_pool(self, operator: Operator, tangents: torch.Tensor) -> torch.Tensor:
         node = operator.node
         if node.id not in self._cache:
             names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
@@ -218,14 +275,9 @@ class Linearisation:
             _, found = torch.ops.aten.max_pool2d_with_indices(self._values[operator.operands[0]], *given)
             self._cache[node.id] = found
         index: torch.Tensor = self._cache[node.id]
-        return tangent.flatten(-2).gather(-1, index.flatten(-2)).reshape(index.shape)
-
-    def _general(
-        self, operator: Operator, tangents: Sequence[torch.Tensor | None], moving: Sequence[int]
-    ) -> tuple[Any, ...]:
-        operands = [self._values[v] for v in operator.operands]
-        pushed = [t for i in moving if (t := tangents[i]) is not None]
-        return self._jvp(operator, operands, moving, pushed)
+        flat = index.flatten(-2)
+        pooled = tangents.flatten(-2).gather(-1, flat.expand(len(tangents), *flat.shape))
+        return pooled.reshape(len(tangents), *index.shape)
 
     def _jvp(
         self, operator: Operator, operands: Sequence[Any], moving: Sequence[int], tangents: Sequence[torch.Tensor]
@@ -242,20 +294,27 @@ class Linearisation:
             return tuple(r for r, keep in zip(results, real, strict=True) if keep)
 
         primals = tuple(operands[i] for i in moving)
-        node, name = operator.node, short_name(operator.node)
+
+        def push(*one: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            pushed: tuple[torch.Tensor, ...] = torch.func.jvp(function, primals, one)[1]
+            return pushed
+
+        node = operator.node
         method = "jvp (math attention)" if node.op == ATTENTION else "jvp"
-        with _forward_mode(node.op == ATTENTION, name in RECURRENT):
+        with _forward_mode(node.op == ATTENTION, short_name(node) in RECURRENT):
             try:
-                pushed: tuple[torch.Tensor, ...] = torch.func.jvp(function, primals, tuple(tangents))[1]
-            except (NotImplementedError, RuntimeError):
-                pushed = _two_reverse_passes(function, primals, tuple(tangents), operator)
+                pushed = self._each(operator, push, tangents)
+            except RuntimeError:
+                pushed = _two_reverse_passes(function, primals, tangents, operator)
                 method = "two reverse passes"
-        self.methods[node.op] = method
+        self._differentiated[node.op] = method
         rest = iter(pushed)
         return tuple(next(rest) if keep else None for keep in real)
 
-    def _zeros(self, value: Value) -> torch.Tensor:
-        return torch.zeros_like(self._values[value])
+
+def _stacked(results: Sequence[Sequence[torch.Tensor]]) -> tuple[torch.Tensor, ...]:
+    """Return the results of several tangents along a new first axis; one alone is not copied."""
+    return tuple(each[0][None] if len(each) == 1 else torch.stack(each) for each in zip(*results, strict=True))
 
 
 @contextmanager
@@ -286,11 +345,11 @@ def _batch_norm_scale(node: Node, operator: Operator, operands: Sequence[Any]) -
 def _two_reverse_passes(
     function: Callable[..., tuple[torch.Tensor, ...]],
     primals: tuple[torch.Tensor, ...],
-    tangents: tuple[torch.Tensor, ...],
+    tangents: Sequence[torch.Tensor],
     operator: Operator,
 ) -> tuple[torch.Tensor, ...]:
-    """Return `J v` as the derivative of `Jᵀ w` in w, which does not depend on w."""
-    node = operator.node
+    """Return `J v` for every tangent v, one by one, as the derivative of `Jᵀ w` in w, which does not depend on w."""
+    node, last = operator.node, len(tangents[0]) - 1
     with torch.enable_grad():
         inputs = [p.detach().requires_grad_() for p in primals]
         results = function(*inputs)
@@ -304,7 +363,10 @@ def _two_reverse_passes(
                 create_graph=True,
                 materialize_grads=True,
             )
-            pushed = torch.autograd.grad(pulled, weights, tangents, materialize_grads=True)
+            pushed = [
+                torch.autograd.grad(pulled, weights, one, retain_graph=i < last, materialize_grads=True)
+                for i, one in enumerate(zip(*tangents, strict=True))
+            ]
         except RuntimeError as error:
             raise ScoreError(
                 f"{node.op} can be differentiated neither in forward nor twice in reverse mode",
@@ -312,4 +374,4 @@ def _two_reverse_passes(
                 why=str(error),
                 mend="use screening alone (refine=0), or replace the operator",
             ) from error
-    return tuple(pushed)
+    return _stacked(pushed)

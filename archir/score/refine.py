@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
+from archir.errors import ScoreError
 from archir.rewrite.morphism import Theta
-from archir.rewrite.perturbation import Edge, Perturbation
+from archir.rewrite.perturbation import Perturbation
+from archir.score.chunks import Candidates, chunk_size
 from archir.score.forward import Linearisation
 from archir.score.head import Head
 from archir.score.parts import in_parts
 from archir.score.program import Evaluation, number_of_examples
-from archir.score.screen import Batch, Moments, Reductions, no_batches
+from archir.score.screen import Batch, Moments, no_batches
 from archir.score.tail import Tail
 from archir.score.targets import Targets
 
@@ -50,7 +52,7 @@ class Refinement:
         gram: `G_cd = mean_n u_cᵀ H u_d`, `[candidates, candidates]`.
         stderr: standard error of `a + G/2` of each over the units (see `Head.united`), `[candidates]`.
         batches: the linearised network; empty if it would take too much memory.
-        methods: how operators that are neither linear nor diagonal were differentiated.
+        methods: how operators were differentiated; see `forward.Linearisation.methods`.
     """
 
     head: Head
@@ -112,8 +114,10 @@ def refine(
     thetas: Sequence[Theta],
     chosen: Sequence[tuple[int, int]],
     batches: Iterable[Batch],
+    *,
+    chunk: int | None = None,
 ) -> Refinement:
-    """Find what some candidates do to the outputs, by one tangent pass each.
+    """Find what some candidates do to the outputs, by one tangent each.
 
     Args:
         head: the loss; its program gives the graph.
@@ -121,23 +125,28 @@ def refine(
         thetas: θ of each family.
         chosen: the candidates: number of the family, number of the member.
         batches: pairs of inputs and targets.
+        chunk: most tangents that are pushed through the tail at once; `chunk_size` if None. Results are the same up to
+            rounding.
 
     Raises:
         ScoreError: an operator downstream cannot be differentiated, the loss is not finite or does not fit a batch,
-            or there are no batches.
+            there are no batches, or a chunk is to hold no tangent.
 
     Source: the joint Gauss-Newton model is ours.
     """
-    families = sorted({family for family, _ in chosen})
-    used = [perturbations[f] for f in families]
+    if chunk is not None and chunk < 1:
+        raise ScoreError(f"a chunk holds one tangent or more, not {chunk}")
+    candidates = Candidates(head.program.graph, perturbations, thetas, chosen)
+    used = [perturbations[f] for f in candidates.families]
     tail = Tail(head.program.graph, [e for p in used for e in p.edges])
     program = head.program.tapped(keep=tail.needs | frozenset(v for p in used for v in p.needs))
     moments, gram = Moments(len(chosen)), torch.zeros(len(chosen), len(chosen), dtype=torch.float64)
     kept: list[LinearBatch] = []
     methods: dict[str, str] = {}
-    examples, stored, reductions = 0, 0, Reductions()
+    examples, stored = 0, 0
     for inputs, targets in in_parts(head, program, batches):
-        batch, found = _linearised(head, tail, program(inputs), targets, perturbations, thetas, chosen, reductions)
+        size = chunk or chunk_size(program, number_of_examples(targets))
+        batch, found = _linearised(head, tail, program(inputs), targets, candidates, size)
         methods |= found
         count, pushed = number_of_examples(targets), batch.pushed
         _, gradient = head.gradient(batch.outputs, targets)
@@ -159,46 +168,20 @@ def refine(
 
 
 def _linearised(
-    head: Head,
-    tail: Tail,
-    evaluation: Evaluation,
-    targets: Targets,
-    perturbations: Sequence[Perturbation],
-    thetas: Sequence[Theta],
-    chosen: Sequence[tuple[int, int]],
-    reductions: Reductions,
+    head: Head, tail: Tail, evaluation: Evaluation, targets: Targets, candidates: Candidates, size: int
 ) -> tuple[LinearBatch, Mapping[str, str]]:
     """Return a batch with the tangents of its outputs, and how operators were differentiated."""
     count = number_of_examples(targets)
     head.check(evaluation.outputs, targets)
     linear = Linearisation(tail, evaluation.values)
     flat = head.flatten(evaluation.outputs, count)
-    pushed = torch.zeros(len(chosen), *flat.shape, dtype=flat.dtype, device=flat.device)
-    for f in sorted({family for family, _ in chosen}):
-        with torch.no_grad():
-            deltas = perturbations[f].delta(evaluation.values, thetas[f])
-        for number, (family, member) in enumerate(chosen):
-            if family == f:
-                start = _single(reductions, f, perturbations[f], deltas, member, count)
-                moved = linear(start)
-                filled = [
-                    o if not isinstance(o, torch.Tensor) else torch.zeros_like(o) if t is None else t
-                    for o, t in zip(evaluation.outputs, moved, strict=True)
-                ]
-                pushed[number] = head.flatten(filled, count)
+    pushed = torch.zeros(len(candidates), *flat.shape, dtype=flat.dtype, device=flat.device)
+    for numbers, start in candidates.chunks(evaluation.values, count, size):
+        moved = linear(start)
+        for i, number in enumerate(numbers):
+            filled = [
+                o if not isinstance(o, torch.Tensor) else torch.zeros_like(o) if t is None else t[i]
+                for o, t in zip(evaluation.outputs, moved, strict=True)
+            ]
+            pushed[number] = head.flatten(filled, count)
     return LinearBatch(evaluation.outputs, flat, targets, pushed), linear.methods
-
-
-def _single(
-    reductions: Reductions,
-    family: int,
-    perturbation: Perturbation,
-    deltas: Mapping[Edge, torch.Tensor],
-    member: int,
-    examples: int,
-) -> dict[Edge, torch.Tensor]:
-    """Return Δ with all members but one set to nought."""
-    return {
-        edge: delta * reductions.find(family, perturbation, edge, delta, examples).mask(member, delta)
-        for edge, delta in deltas.items()
-    }

@@ -13,7 +13,7 @@ from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.ir.types import is_float
 from archir.rewrite.perturbation import Edge
-from archir.score.forward import Linearisation
+from archir.score.forward import Linearisation, Tangents
 from archir.score.program import Evaluation, Program
 from archir.score.tail import Tail
 from archir.testing import leaves_of, randomise
@@ -50,8 +50,8 @@ def largest_difference(graph: Graph, inputs: dict[Value, Any]) -> tuple[float, d
     worst = 0.0
     for (edge, tap), gradient in zip(reverse.taps.items(), gradients, strict=True):
         tangent = torch.randn_like(tap)
-        pushed = linear({edge: tangent})
-        products = [(weights[i] * p).sum() for i in chosen if (p := pushed[i]) is not None]
+        pushed = linear({edge: Tangents(tangent[None])})
+        products = [(weights[i] * p[0]).sum() for i in chosen if (p := pushed[i]) is not None]
         forward = float(torch.stack(products).sum()) if products else 0.0
         backward = float((gradient * tangent).sum())
         size = abs(forward) + abs(backward)
@@ -125,6 +125,6 @@ def test_values_not_downstream_do_not_move() -> None:
     (classes, _) = [v for _, v in graph.output.operands()]
     tail = Tail(graph, [classes])
     values = Program(graph, keep=tail.needs | {classes})(inputs).values
-    moved = Linearisation(tail, values)({classes: torch.ones_like(values[classes])})
+    moved = Linearisation(tail, values)({classes: Tangents(torch.ones_like(values[classes])[None])})
     assert moved[0] is not None and moved[1] is None
-    assert torch.equal(moved[0], torch.ones_like(values[classes]))
+    assert torch.equal(moved[0][0], torch.ones_like(values[classes]))

@@ -20,12 +20,13 @@ from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Edge
 from archir.score.family import find_families
-from archir.score.forward import Linearisation
+from archir.score.forward import Linearisation, Tangents
 from archir.score.head import Head
 from archir.score.learn import Learner, Recipe
 from archir.score.losses import find_loss
 from archir.score.program import Program
 from archir.score.reduction import Reduction
+from archir.score.refine import refine
 from archir.score.screen import screen
 from archir.score.tail import Tail
 from frontends.pytorch import trace
@@ -36,6 +37,7 @@ from tools.benchmarks import brute_force, memory
 from tools.timing import medians, seconds
 
 ROUNDS, BATCH = 7, 128
+REFINED, CHUNK, SMALL = 32, 8, 4
 
 
 def run() -> Mapping[str, float]:
@@ -71,6 +73,7 @@ def run() -> Mapping[str, float]:
         "learn_step_over_train_step": steps["learn"] / steps["train"],
         "screen_step_over_train_step": steps["screen"] / steps["train"],
         **_tangents(graph, images),
+        **_chunks(images, labels),
         "train_step_seconds": steps["train"],
         "candidates": sum(p.members for p in perturbations),
         "analysis_nodes": len(deep),
@@ -104,10 +107,10 @@ def _tangents(graph: Graph, images: torch.Tensor) -> dict[str, float]:
         linear = Linearisation(tail, values)
         with torch.no_grad():
             deltas = p.delta(values, p.initial_theta(values, 0))
-        start: dict[Edge, torch.Tensor] = {}
+        start: dict[Edge, Tangents] = {}
         for edge, delta in deltas.items():
             reduction = Reduction(p.edges[edge], p.members, delta.shape, len(images))
-            start[edge] = delta * reduction.mask(0, delta)
+            start[edge] = Tangents((delta * reduction.mask(0, delta))[None])
         passes |= {
             f"tangent {number}": partial(linear, start),
             f"plain {number}": partial(_forward, tail, plain),
@@ -121,6 +124,34 @@ def _tangents(graph: Graph, images: torch.Tensor) -> dict[str, float]:
         "tangent_over_tail_forward": total["tangent"] / total["plain"],
         "tangent_over_tail_forward_channels_last": total["tangent"] / total["laid"],
     }
+
+
+def _chunks(images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Return the time of refining candidates in chunks over that of one after another, on a GPU if there is one.
+
+    Once on all images, once on a few.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images, labels = images.to(device), labels.to(device)
+    graph = trace(ResNet20().to(device), (images[:2],))
+    perturbations = [f.perturbation for f in find_families(graph, [Split(), Prune()])[0]]
+    head = Head(Program(graph), find_loss("cross_entropy"))
+    needs = frozenset(v for p in perturbations for v in p.needs)
+    values = head.program.tapped(keep=needs)(head.program.bind(images)).values
+    thetas = [p.initial_theta(values, 0) for p in perturbations]
+    members = [(f, m) for f, p in enumerate(perturbations) for m in range(p.members)]
+    chosen = members[:: len(members) // REFINED][:REFINED]
+    batches = {n: [(images[:n], labels[:n])] for n in (SMALL, len(images))}
+    times = medians(
+        {
+            f"{n} {chunk}": partial(refine, head, perturbations, thetas, chosen, batch, chunk=chunk)
+            for n, batch in batches.items()
+            for chunk in (1, CHUNK)
+        },
+        ROUNDS // 2,
+    )
+    small, large = (times[f"{n} {CHUNK}"] / times[f"{n} 1"] for n in batches)
+    return {"vmapped_over_looped_tangent": large, f"vmapped_over_looped_tangent_{SMALL}_images": small}
 
 
 def _forward(tail: Tail, values: Mapping[Value, torch.Tensor]) -> None:
