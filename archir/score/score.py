@@ -242,6 +242,7 @@ def score(
     rate: float = 0.05,
     radius: float = 0.5,
     refine: int = 64,
+    chunk: int | None = None,
     price: Price | None = None,
     curvature: Curvature = Curvature.SAMPLED,
     batch_statistics: bool = False,
@@ -265,6 +266,7 @@ def score(
         rate: step size of Adam, relative to the root mean square of the weight θ is added to.
         radius: trust region, bound of ‖θ‖ relative to ‖w‖.
         refine: number of candidates to refine, best first.
+        chunk: most of them that are refined at once; as many as fit into memory if None (see `chunks.chunk_size`).
         price: what cost is worth, in nats; part of what decides which candidates are the best.
         curvature: how the second order is estimated in learning and screening.
         batch_statistics: normalise by the mean and the variance of the batch, as in training, instead of running ones;
@@ -293,7 +295,7 @@ def score(
     estimates = screen(chunked, perturbations, learned.thetas, scored, curvature=curvature, seed=seed + 1)
     order = _ranked(families, estimates, price)
     best = order[:refine]
-    found = refine_best(chunked, perturbations, learned.thetas, best, scored) if best else None
+    found = refine_best(chunked, perturbations, learned.thetas, best, scored, chunk=chunk) if best else None
     table: list[Score] = []
     places: dict[str, tuple[int, int]] = {}
     numbers: dict[str, int] = {}

@@ -20,6 +20,7 @@ from archir.score.head import Head
 from archir.score.losses import find_loss
 from archir.score.program import Program
 from archir.score.refine import Refinement, refine
+from archir.score.score import score
 from archir.score.stream import StreamedHead, streamed
 from archir.score.tail import Tail
 from archir.testing import evaluate, randomise
@@ -175,3 +176,15 @@ def test_chunks_are_sized_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_chunk_holds_a_tangent() -> None:
     with pytest.raises(ScoreError, match="one tangent or more, not 0"):
         zoo("mlp").refined(0)
+
+
+def test_the_size_of_a_chunk_is_passed_on() -> None:
+    case = zoo("mlp")
+    batches = [(case.inputs, case.targets)]
+    one, several = (
+        score(case.head.program.graph, batches, loss="mse", morphisms=(Split(),), steps=2, chunk=n) for n in (1, 3)
+    )
+    for a, b in zip(one, several, strict=True):
+        assert a.spec == b.spec and b.predicted == pytest.approx(a.predicted, rel=1e-9)
+    with pytest.raises(ScoreError, match="one tangent or more, not 0"):
+        score(case.head.program.graph, batches, loss="mse", morphisms=(Split(),), steps=2, chunk=0)
