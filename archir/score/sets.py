@@ -26,6 +26,9 @@ from archir.score.stream import streamed
 Price = Callable[[Cost], float]
 """What a difference of cost is worth, in nats."""
 
+Limit = Callable[[Cost], bool]
+"""Says whether a graph of some cost may be made."""
+
 DEFAULT_RECIPE = Recipe()
 """How θ is learned for a set where nothing else is said."""
 
@@ -37,9 +40,6 @@ SMALLEST_SCALE = 0.1
 
 SCALED_ON = 4
 """The number of batches that scale is found on."""
-
-Limit = Callable[[Cost], bool]
-"""Says whether a graph of some cost may be made."""
 
 
 @dataclass(frozen=True)
