@@ -100,9 +100,8 @@ class Replay:
         for stage in self._stages:
             if stage.kind == "call":
                 for sign, found in zip(signs, new, strict=True):
-                    results = stage.call(
-                        lambda v, s=sign, f=found, m=stage.moved: read(v, s, f) if v in m else values[v]  # type: ignore[misc]
-                    )
+                    operands = {**values, **{v: read(v, sign, found) for v in stage.moved}}
+                    results = stage.call(operands.__getitem__)
                     found.update(zip(stage.results, results, strict=True))
             else:
                 (result,) = stage.results
@@ -124,7 +123,8 @@ def _step(stage: _Stage, values: Values, steps: Mapping[Value, torch.Tensor]) ->
         return found * _scale(stage.node, values).reshape([-1] + [1] * (found.dim() - 2))
     if stage.norm is not None:
         found = found * _scale(stage.norm, values).reshape([-1] + [1] * (found.dim() - 1))
-    return stage.call(lambda v: found if v in stage.moved else values[v])[0]  # type: ignore[no-any-return]
+    result: torch.Tensor = stage.call(lambda v: found if v in stage.moved else values[v])[0]
+    return result
 
 
 def _scale(norm: Node, values: Values) -> torch.Tensor:

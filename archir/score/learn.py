@@ -108,7 +108,7 @@ class Learner:
         return tuple({n: t.detach().clone() for n, t in theta.items()} for theta in self._thetas)
 
     def step(self, batch: Batch) -> float:
-        """Take one step and return the predicted change of the loss before it, summed over all members.
+        """Take one step and return the predicted change of the loss before it, summed over all members, or of the set.
 
         Raises:
             ScoreError: the loss is not finite or does not fit the batch.

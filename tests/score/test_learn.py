@@ -71,7 +71,8 @@ def slopes(
         kept[i] = theta
         terms.append((linear, root))
     if together is not None:
-        terms = [(sum(a for a, _ in terms), sum(r for _, r in terms))]  # type: ignore[list-item]
+        linears, roots = zip(*terms, strict=True)
+        terms = [(torch.stack(linears).sum(0), torch.stack(roots).sum(0))]
     estimate = torch.stack([(linear + root**2 / 2).mean(0).sum() for linear, root in terms]).sum()
     learned = [theta for theta in kept.values() if theta]
     flat = torch.autograd.grad(estimate, [t for theta in learned for t in theta.values()], materialize_grads=True)
