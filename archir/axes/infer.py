@@ -75,19 +75,15 @@ def infer_widths(graph: Graph) -> Widths:
     axes: dict[int, Sequence[tuple[Term, ...] | None]] = {}
     spellers: dict[int, Speller] = {}
     for node in graph.inputs:
-        axes[node.id] = [_boundary(atoms, "an axis of an input") for atoms in _atoms(node, sizes)]
+        axes[node.id] = [_boundary(tuple(map(Atom, found)), "an axis of an input") for found in sizes.of(node)]
     for node in graph.parameters:
-        axes[node.id] = _atoms(node, sizes)
+        axes[node.id] = [tuple(map(Atom, graph.tensors[node.id].shape))]
     for node in graph.calls:
         axes[node.id] = _infer_call(Context(graph, node, axes, sizes.of(node), spellers))
     for value in graph.output.values:
         _boundary(axes[value.node][value.index] or (), "an axis of an output")
     free, frozen = _collect(graph, axes)
     return Widths(graph, free, frozen, Axes(axes), spellers)
-
-
-def _atoms(node: Node, sizes: _Sizes) -> list[tuple[Term, ...]]:
-    return [tuple(map(Atom, found)) for found in sizes.of(node)]
 
 
 def _boundary(axes: tuple[Term, ...], reason: str) -> tuple[Term, ...]:

@@ -59,7 +59,8 @@ class Context:
 
     def operand(self, name: str) -> tuple[Term, ...]:
         """Return the axes of a tensor argument; none if it is not given or is a number."""
-        return self.axes_of(self.node.arguments.get(name))
+        value = self.node.arguments.get(name)
+        return (self.axes[value.node][value.index] or ()) if isinstance(value, Value) else ()
 
     def operands(self, name: str) -> list[tuple[Term, ...]]:
         """Return the axes of each tensor of a list argument."""
