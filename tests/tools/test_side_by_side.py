@@ -19,7 +19,8 @@ def test_a_model_is_compared() -> None:
     parameters = sum(p.numel() for p in ZOO["mlp"].build().parameters())
     assert found.verdicts.reach == pytest.approx(1 - 4 / parameters)  # all but the biases of the classes
     assert replace(found.verdicts, reach=0) == Verdicts(2, 2, 2, 2, 2, 2, (), 0)
-    assert found.timing.nodes > 10
+    assert found.timing.nodes > 10 and found.timing.repeated > 0
+    assert (found.timing.repeated_speedup is None) == (found.timing.speedup is None)
 
 
 def test_what_cannot_be_captured_is_told() -> None:
@@ -39,7 +40,13 @@ def test_residual_networks_have_the_layers_asked_for(layers: int) -> None:
 
 
 def _timing(seconds: float, error: str = "") -> Timing:
-    return Timing(12, seconds, 0.4, rival.Attempt(1.0, 3, error))
+    return Timing(12, seconds, 0.4, rival.Attempt(1.0, 3, error), seconds / 2, None if error else 0.8)
+
+
+def test_speeds_are_of_times_taken_alike() -> None:
+    timing, failed = _timing(0.1), _timing(0.1, "ValueError: no")
+    assert timing.speedup == pytest.approx(10) and timing.repeated_speedup == pytest.approx(16)
+    assert failed.speedup is None and failed.repeated_speedup is None
 
 
 def test_tables_have_a_row_for_each_family_and_model() -> None:
