@@ -247,25 +247,30 @@ def regroup(axes: Iterable[Term], sizes: Sequence[int]) -> list[Term] | None:
     count = math.prod([a.size for a in old])
     if count == 0 or count != math.prod(sizes):
         return None
-    new: list[Term] = [unit() if n == 1 else Atom(n) for n in sizes]
-    proper = [d for d, n in enumerate(sizes) if n != 1]
+    proper = [n for n in sizes if n != 1]
+    new: list[Term] = []
     i = j = 0
     while i < len(old):
-        first, last, left, right = i, j, old[i].size, sizes[proper[j]]
+        first, last, left, right = i, j, old[i].size, proper[j]
         i, j = i + 1, j + 1
         while left != right:
             if left < right:
                 left *= old[i].size
                 i += 1
             else:
-                right *= sizes[proper[j]]
+                right *= proper[j]
                 j += 1
         whole = _product(old[first:i])
         if j - last == 1:
-            new[proper[last]] = whole
+            new.append(whole)
         else:
-            unify(whole, Product([new[d] for d in proper[last:j]]))
-    return new
+            parts = [Atom(n) for n in proper[last:j]]
+            unify(whole, Product(parts))
+            new += parts
+    if len(new) == len(sizes):
+        return new
+    rest = iter(new)
+    return [unit() if n == 1 else next(rest) for n in sizes]
 
 
 def _product(parts: Sequence[Term]) -> Term:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from archir.axes.terms import Atom, Term, add_role, freeze, unify, unit
+from archir.axes.terms import Atom, Term, add_role, freeze, unify
 from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Argument, Node, Value
 from archir.ir.types import TensorType
@@ -110,18 +110,18 @@ class Context:
 
     def broadcast(self, *operands: Sequence[Term]) -> tuple[Term, ...]:
         """Unify the axes of operands as broadcasting does: aligned at the end, axes of size one couple to nothing."""
-        if len(operands) == 1:
-            return tuple(operands[0])
-        rank = max(map(len, operands), default=0)
-        nothing = unit()
-        result: list[Term] = [nothing] * rank
+        longest = max(operands, key=len, default=())
+        result = list(longest)
         for operand in operands:
-            for place, axis in enumerate(operand, rank - len(operand)):
-                known = result[place]
-                if known is nothing or (known.size == 1 and axis.size != 1):
-                    result[place] = axis
-                elif axis.size != 1:
-                    unify(known, axis)
+            if operand is longest:
+                continue
+            for place, axis in enumerate(operand, len(longest) - len(operand)):
+                if axis.size != 1:
+                    known = result[place]
+                    if known.size == 1:
+                        result[place] = axis
+                    else:
+                        unify(known, axis)
         return tuple(result)
 
     def freeze(self, axes: Sequence[Term], reason: str) -> None:
