@@ -167,10 +167,10 @@ def unify(left: Term, right: Term) -> None:
         return
     if left.size != right.size:
         _freeze_both(left, right, f"used both as {left.size} and as {right.size} units")
-    elif isinstance(left, Atom):
-        _bind(left, right)
     elif isinstance(right, Atom):
         _bind(right, left)
+    elif isinstance(left, Atom):
+        _bind(left, right)
     elif type(left) is type(right):
         _align(left, right)
     elif isinstance(left, Sum) and isinstance(right, Product):
