@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from string import ascii_letters
 
 from archir.axes.rules.context import Context, Rule
-from archir.axes.terms import Term, unify
+from archir.axes.terms import Term, add_role, unify
 
 
 def linear(c: Context) -> Sequence[Sequence[Term]]:
@@ -17,8 +17,8 @@ def linear(c: Context) -> Sequence[Sequence[Term]]:
         return [x[:-1]]
     if bias:
         unify(bias[0], weight[0])
-    c.role([weight[0]], "produced")
-    return [[*x[:-1], weight[0]]]
+    add_role(weight[0], "produced")
+    return [(*x[:-1], weight[0])]
 
 
 def matmul(c: Context) -> Sequence[Sequence[Term]]:
@@ -96,8 +96,8 @@ def bilinear(c: Context) -> Sequence[Sequence[Term]]:
 
 def contract(c: Context, left: Term, right: Term) -> None:
     """Unify two axes that are summed over against each other."""
-    c.role([left, right], "contracted" if _has_weight(c) else "matched")
     unify(left, right)
+    add_role(left, "contracted" if _has_weight(c) else "matched")
 
 
 def _has_weight(c: Context) -> bool:
