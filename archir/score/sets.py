@@ -131,7 +131,8 @@ class CandidateSet:
         and 1. Steps are then smaller than alone, `SHORTER` of the rate: θ is already good for something.
 
         Args:
-            batches: pairs of inputs and targets; the scale is found on the first of them.
+            batches: pairs of inputs and targets; the scale is found on the first of them. Where processes share the
+                batches out, each gives its own, as many as the others.
             recipe: how to learn.
 
         Raises:
