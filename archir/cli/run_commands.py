@@ -21,6 +21,9 @@ else:
     ranking = LazyModule("archir.cli.ranking")
     scoring = LazyModule("archir.cli.scoring")
 
+REFINE = 64
+"""Number of candidates that are refined where no other is asked for."""
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result.")]
 
 
@@ -41,6 +44,10 @@ def score(
     examples: Annotated[int, typer.Option(min=1, help="Held-out examples to score on.")] = 1000,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     learn_steps: Annotated[int, typer.Option(min=1, help="Steps of learning.")] = 100,
+    refine: Annotated[int, typer.Option(min=1, help="Number of candidates to refine in forward mode.")] = REFINE,
+    chunk: Annotated[
+        int | None, typer.Option(min=1, help="Most tangents pushed through at once; as many as fit if not given.")
+    ] = None,
     batch_statistics: Annotated[
         bool, typer.Option("--batch-statistics", help="Normalise by each batch, as in training.")
     ] = False,
@@ -56,10 +63,12 @@ def score(
     ] = None,
 ) -> None:
     """Predict what each candidate rewrite would do to the loss."""
-    options = scoring.ScoreOptions(examples, batch_size, learn_steps, seed, batch_statistics)
+    options = scoring.ScoreOptions(examples, batch_size, learn_steps, refine, chunk, seed, batch_statistics)
     if rule is not None:
         if save or annotate:
             raise typer.BadParameter("only scores can be saved, not the order of a rule", param_hint="--rule")
+        if refine != REFINE or chunk is not None:
+            raise typer.BadParameter("a rule gives an order; candidates are refined without one", param_hint="--rule")
         if batch_statistics:
             raise typer.BadParameter("rules take running statistics", param_hint="--batch-statistics")
         ranking.rank_candidates(

@@ -40,6 +40,8 @@ class ScoreOptions:
         examples: validation examples they are scored on.
         batch_size: examples of a batch.
         learn_steps: steps in which θ is learned, on training batches.
+        refine: number of candidates refined in forward mode, best first.
+        chunk: most tangents pushed through the tail at once; as many as fit into memory if None.
         seed: seed of everything random.
         batch_statistics: normalise by the statistics of each batch.
     """
@@ -47,6 +49,8 @@ class ScoreOptions:
     examples: int
     batch_size: int
     learn_steps: int
+    refine: int
+    chunk: int | None
     seed: int
     batch_statistics: bool = False
 
@@ -135,6 +139,8 @@ def score(
             morphisms=subject.morphisms,
             learn=subject.learn,
             steps=options.learn_steps,
+            refine=options.refine,
+            chunk=options.chunk,
             batch_statistics=options.batch_statistics,
             seed=options.seed,
         )

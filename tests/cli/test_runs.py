@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from archir.cli import demo as demonstration
-from archir.cli import growing
+from archir.cli import growing, scoring
 from archir.cli.control import initialise, widen_uniformly
 from archir.cost import cost
 from archir.emit.check import tensors_in
@@ -22,6 +22,7 @@ from archir.grow.run import Event, open_run
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.ir.parse import parse_graph
+from archir.score.score import Scores, score
 from frontends.pytorch import trace
 from tests.cli.run import archir, refused, write_models
 
@@ -229,6 +230,24 @@ def test_score_saves_all_scores_and_annotates_the_graph(folder: Path) -> None:
     bare = "\n".join(part.partition("  # ")[0] for part in text.splitlines())
     assert str(parse_graph(text.replace("w0=6", "6").replace("w0", "6"))) == str(load(net))
     assert bare.rstrip() == archir("show", net, "--widths").out.rstrip()
+
+
+def test_score_refines_as_many_candidates_as_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, chunks = folder / "net.archir", []
+
+    def spied(*arguments: Any, **options: Any) -> Scores:
+        chunks.append(options["chunk"])
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(scoring, "score_candidates", spied)
+    assert archir("trace", f"{folder / 'models.py'}:digits", "--input", "2,1,8,8", "-o", net).code == 0
+    options = ("--data", "digits", "--examples", "64", "--learn-steps", "3", "--json")
+    every = json.loads(archir("score", net, *options).out)["scores"]
+    some = json.loads(archir("score", net, *options, "--refine", "7", "--chunk", "2").out)["scores"]
+    assert [sum(s["refined"] for s in rows) for rows in (every, some)] == [12, 7] and chunks == [None, 2]
+    for option in (("--refine", "8"), ("--chunk", "2")):
+        done = archir("score", net, *options, *option, "--rule", "random")
+        assert done.code == 2 and "a rule gives an order" in done.err
 
 
 def test_score_lists_the_candidates_by_another_rule(folder: Path) -> None:
