@@ -51,6 +51,9 @@ def score(
     batch_statistics: Annotated[
         bool, typer.Option("--batch-statistics", help="Normalise by each batch, as in training.")
     ] = False,
+    set: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Choose a set of so many at most, and learn it together.")
+    ] = None,
     plugin: Plugins = None,
     seed: Seed = 0,
     json: Json = False,
@@ -62,13 +65,14 @@ def score(
         str | None, typer.Option(help="List them in the order of another rule: random, gradmax, ...")
     ] = None,
 ) -> None:
-    """Predict what each candidate rewrite would do to the loss."""
+    """Predict what each candidate rewrite, or a set of them, would do to the loss."""
     options = scoring.ScoreOptions(examples, batch_size, learn_steps, refine, chunk, seed, batch_statistics)
     if rule is not None:
         if save or annotate:
             raise typer.BadParameter("only scores can be saved, not the order of a rule", param_hint="--rule")
-        if refine != REFINE or chunk is not None:
-            raise typer.BadParameter("a rule gives an order; candidates are refined without one", param_hint="--rule")
+        if set is not None or refine != REFINE or chunk is not None:
+            why = "a rule gives an order; candidates are refined, and a set is chosen, without one"
+            raise typer.BadParameter(why, param_hint="--rule")
         if batch_statistics:
             raise typer.BadParameter("rules take running statistics", param_hint="--batch-statistics")
         ranking.rank_candidates(
@@ -84,6 +88,7 @@ def score(
         plugins=plugin or [],
         top=top,
         as_json=json,
+        members=set,
         save=save,
         annotate=annotate,
     )

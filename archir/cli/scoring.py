@@ -16,6 +16,7 @@ from archir.axes.infer import infer_widths
 from archir.axes.terms import leaves
 from archir.axes.widths import Widths
 from archir.cli.console import print_table, say, standard_error
+from archir.cli.sets import ChosenSet, choose_set, print_set, set_as_json
 from archir.errors import FileError
 from archir.grow.batches import Batches
 from archir.grow.config import loss_of
@@ -27,6 +28,7 @@ from archir.ir.text import print_graph
 from archir.plugins import find_passes
 from archir.rewrite.morphism import Morphism
 from archir.score.family import Family
+from archir.score.learn import Recipe
 from archir.score.losses import Loss
 from archir.score.score import Score, Scores
 from archir.score.score import score as score_candidates
@@ -106,10 +108,11 @@ def score(
     plugins: Sequence[str],
     top: int,
     as_json: bool,
+    members: int | None = None,
     save: Path | None = None,
     annotate: Path | None = None,
 ) -> None:
-    """List the candidates of a graph with the lowest predicted loss.
+    """List the candidates of a graph with the lowest predicted loss, and a set of them.
 
     Args:
         net: the graph.
@@ -120,6 +123,7 @@ def score(
         plugins: modules whose passes are known, too.
         top: number of candidates to list.
         as_json: print JSON.
+        members: most members of a set to choose and learn together; None to choose none.
         save: where to write all scores as JSON.
         annotate: where to write the text of the graph with the best prediction at each place.
 
@@ -144,15 +148,22 @@ def score(
             batch_statistics=options.batch_statistics,
             seed=options.seed,
         )
+        chosen = None
+        if members is not None:
+            recipe = Recipe(options.learn_steps, seed=options.seed)
+            chosen = choose_set(scores, members, batches=subject.batches, learn=subject.learn, recipe=recipe)
     if save is not None:
-        _write(save, json.dumps(_found(scores, len(scores)), indent=2) + "\n")
+        _write(save, json.dumps(_found(scores, len(scores), chosen), indent=2) + "\n")
     if annotate is not None:
         _write(annotate, annotated(scores) + "\n")
     if as_json:
-        say(json.dumps(_found(scores, top), indent=2))
+        say(json.dumps(_found(scores, top, chosen), indent=2))
         return
     say(f"{len(scores)} candidates, scored on {subject.examples} examples of the validation data")
     print_table(COLUMNS, [_cells(s) for s in list(scores)[:top]])
+    if chosen is not None:
+        say("")
+        print_set(chosen)
 
 
 def annotated(scores: Scores) -> str:
@@ -204,10 +215,11 @@ def _write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _found(scores: Scores, top: int) -> dict[str, Any]:
+def _found(scores: Scores, top: int, chosen: ChosenSet | None) -> dict[str, Any]:
     return {
         "candidates": len(scores),
         "scores": [_row(s) for s in list(scores)[:top]],
+        "set": None if chosen is None else set_as_json(chosen),
         "misses": [{"site": label, "reason": miss.reason} for label, miss in scores.misses],
     }
 

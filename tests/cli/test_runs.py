@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +18,17 @@ from archir.cli.control import initialise, widen_uniformly
 from archir.cost import cost
 from archir.emit.check import tensors_in
 from archir.errors import GrowError
+from archir.grow.batches import Batches
+from archir.grow.data import load_data
 from archir.grow.engine import Run, grow_graph
 from archir.grow.run import Event, open_run
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.ir.parse import parse_graph
+from archir.score.learn import Recipe
 from archir.score.score import Scores, score
 from frontends.pytorch import trace
+from passes.split import Split
 from tests.cli.run import archir, refused, write_models
 
 CONFIG = """
@@ -245,9 +250,51 @@ def test_score_refines_as_many_candidates_as_asked_for(folder: Path, monkeypatch
     every = json.loads(archir("score", net, *options).out)["scores"]
     some = json.loads(archir("score", net, *options, "--refine", "7", "--chunk", "2").out)["scores"]
     assert [sum(s["refined"] for s in rows) for rows in (every, some)] == [12, 7] and chunks == [None, 2]
-    for option in (("--refine", "8"), ("--chunk", "2")):
+    for option in (("--refine", "8"), ("--chunk", "2"), ("--set", "2")):
         done = archir("score", net, *options, *option, "--rule", "random")
         assert done.code == 2 and "a rule gives an order" in done.err
+
+
+def test_score_chooses_a_set_and_learns_it_together(folder: Path) -> None:
+    net = folder / "net.archir"
+    assert archir("trace", f"{folder / 'models.py'}:digits", "--input", "2,1,8,8", "-o", net).code == 0
+    options = ("--data", "digits", "--examples", "64", "--learn-steps", "5", "--passes", "split")
+    more = ("--refine", "4", "--top", "1", "--set", "3", "--save", folder / "scores.json")
+    printed = json.loads(archir("score", net, *options, *more, "--json").out)
+    saved = json.loads((folder / "scores.json").read_text())
+    assert len(printed["scores"]) == 1 and printed["set"] == saved["set"]
+
+    graph, data = load(net), load_data("digits", seed=0)
+    batches, learn = Batches(data.validation.take(slice(0, 64)), 128), Batches(data.train, 128, 0)
+    scores = score(graph, batches, morphisms=(Split(),), learn=learn, steps=5, refine=4)
+    path, found = scores.choose(3), printed["set"]
+    assert [m["spec"] for m in found["members"]] == [s.spec for s in path] and 1 < len(path) <= 3
+    assert [m["parameters"] for m in found["members"]] == [s.candidate.cost.parameters for s in path]
+    together = scores.together(path).learned(learn, Recipe(5))
+    grown = cost(scores.apply(path)) - cost(graph)
+    assert all(found[name] == getattr(grown, name) for name in ("parameters", "flops", "peak_bytes"))
+    assert found["additive"] == pytest.approx(sum(m["predicted"] for m in found["members"]), rel=1e-6)
+    assert found["joint"] == pytest.approx(scores.joint(path), rel=1e-6)
+    assert found["linearised_alone"] == pytest.approx(scores.linearised(path), rel=1e-4)
+    assert found["linearised_together"] == pytest.approx(together.linearised(batches), rel=1e-6)
+    assert found["linearised_together"] != pytest.approx(found["linearised_alone"], rel=1e-3)
+
+    lines = archir("score", net, *options, *more).out.splitlines()
+    assert lines[3] == "" and lines[4].startswith(f"a set of {len(path)}") and lines[5].startswith("member")
+    assert [line.split("  ")[0] for line in lines[6:-2]] == [s.spec for s in path]
+    told = [f"{found[name]:+.5f}" for name in ("additive", "joint", "linearised_alone", "linearised_together")]
+    assert re.findall(r"[+-]\d\.\d{5}", lines[-2]) == told
+    assert lines[-1] == f"Δ parameters {grown.parameters:+,}, Δ FLOPs {grown.flops:+,}"
+
+
+def test_score_chooses_no_set_unless_asked_for_and_none_that_does_harm(folder: Path) -> None:
+    net = folder / "net.archir"
+    assert archir("trace", f"{folder / 'models.py'}:digits", "--input", "2,1,8,8", "-o", net).code == 0
+    options = ("--data", "digits", "--examples", "64", "--learn-steps", "3", "--passes", "remove-block")
+    assert json.loads(archir("score", net, *options, "--json").out)["set"] is None
+    empty = json.loads(archir("score", net, *options, "--json", "--set", "2").out)["set"]
+    assert empty.pop("members") == [] and set(empty.values()) == {0}
+    assert archir("score", net, *options, "--set", "2").out.splitlines()[-1].startswith("no set: ")
 
 
 def test_score_lists_the_candidates_by_another_rule(folder: Path) -> None:
