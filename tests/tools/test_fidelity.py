@@ -45,6 +45,7 @@ def test_figures_of_what_is_known() -> None:
     assert singles["sign_errors_held_out"] == 0
     assert singles["top_1_regret_in_sample"]["mean"] == 0
     assert sets["joint"]["correlation_in_sample"]["mean"] == pytest.approx(1)
+    assert sets["joint"]["pooled_correlation_in_sample"] == pytest.approx(1)
     assert sets["joint"]["rank_correlation_in_sample"]["mean"] == pytest.approx(1)
     assert sets["additive"]["correlation_in_sample"]["mean"] < 0
     assert sets["joint"]["mean_absolute_error"] == pytest.approx((0.4 + 0.3 + 0.2 + 0.1 + 0.1 + 0.3) / 6)

@@ -83,6 +83,13 @@ def correlation(moments: Iterable[Moment], learned: str, model: str, side: str =
     ]
 
 
+def pooled_correlation(sets: Sequence[Together], model: str, side: str) -> float | None:
+    """Return the correlation of predicted and true changes over sets of all moments; None for fewer than four."""
+    if len(sets) < 4:
+        return None
+    return float(np.corrcoef([getattr(s, model) for s in sets], [getattr(s, side) for s in sets])[0, 1])
+
+
 def rank_correlation(moments: Iterable[Moment], learned: str, model: str, side: str = "in_sample") -> list[float]:
     """Return the same of their ranks, which sets that ruin a network do not govern."""
     return [
@@ -146,6 +153,7 @@ def _of_sets(moments: Sequence[Moment], learned: str) -> dict[str, Any]:
         **{
             model: {
                 **{f"correlation_{side}": summary(correlation(moments, learned, model, side)) for side in SIDES},
+                "pooled_correlation_in_sample": pooled_correlation(sets, model, "in_sample"),
                 "rank_correlation_in_sample": summary(rank_correlation(moments, learned, model)),
                 "mean_absolute_error": _mean([abs(getattr(s, model) - s.in_sample) for s in sets]),
                 "chosen": _chosen([s for s in sets if s.chosen == model], model),

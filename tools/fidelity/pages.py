@@ -90,6 +90,7 @@ def of_sets(subjects: dict[str, Any]) -> str:
             "model",
             "correlation (worst)",
             "held out",
+            "pooled",
             "of ranks",
             "error",
             "chosen: size",
@@ -103,6 +104,7 @@ def of_sets(subjects: dict[str, Any]) -> str:
                 model,
                 _with_worst(found[model]["correlation_in_sample"]),
                 f"{found[model]['correlation_held_out']['mean']:.3f}",
+                f"{found[model]['pooled_correlation_in_sample']:.3f}",
                 f"{found[model]['rank_correlation_in_sample']['mean']:.3f}",
                 f"{found[model]['mean_absolute_error']:.3f}",
                 f"{chosen['size']:.1f}",
@@ -205,6 +207,7 @@ def _finish(axes: Axes, title: str, linear: float) -> None:
     axes.plot([low, high], [low, high], color="0.5", linewidth=0.7)
     axes.axhline(0, color="0.8", linewidth=0.5)
     axes.axvline(0, color="0.8", linewidth=0.5)
+    axes.tick_params(axis="x", rotation=90)
     axes.set_title(title)
     axes.set_xlabel("predicted change of the loss (nats)")
     axes.set_ylabel("true change (nats)")
