@@ -127,8 +127,9 @@ class CandidateSet:
         """Return the set with θ learned for all members together, from what each has learned alone.
 
         What was learned alone overshoots where several members go the same way. So θ is first scaled by
-        `α = −Σ a / Σ G`, at which the joint model of the set is lowest were Δ linear in θ, between `SMALLEST_SCALE`
-        and 1. Steps are then smaller than alone, `SHORTER` of the rate: θ is already good for something.
+        `α = −(Σ_l a + Σ_lf G) / Σ_ll G`, at which the joint model of the set is lowest were Δ linear in θ, between
+        `SMALLEST_SCALE` and 1; l runs over the members that have θ, f over the others, which stand still. Steps are
+        then smaller than alone, `SHORTER` of the rate: θ is already good for something.
 
         Args:
             batches: pairs of inputs and targets; the scale is found on the first of them. Where processes share the
@@ -144,7 +145,9 @@ class CandidateSet:
             return self
         there = [moved(b, self.head.program.device) for b in islice(batches, max(recipe.steps, 1))]
         joint = self.refine(there[:SCALED_ON])
-        scale = -float(joint.first_order.sum()) / max(float(joint.gram.sum()), 1e-30)
+        learns = torch.tensor([bool(m.theta) for m in self.members])
+        pull = joint.first_order[learns].sum() + joint.gram[learns][:, ~learns].sum()
+        scale = -float(pull) / max(float(joint.gram[learns][:, learns].sum()), 1e-30)
         scale = min(max(scale, SMALLEST_SCALE), 1.0)
         found = learn(
             streamed(self.head, self._perturbations, there),

@@ -75,7 +75,10 @@ def test_theta_is_scaled_before_it_is_learned(digits: Digits, scores: Scores) ->
     for subset in (overshooting(scores), overshooting(scores)[:1]):
         alone = scores.together(subset)
         joint = alone.refine(learn[:4])
-        scale = float(-joint.first_order.sum() / joint.gram.sum())
+        learning = [i for i, m in enumerate(alone.members) if m.theta]
+        still = [i for i, m in enumerate(alone.members) if not m.theta]
+        pull = sum(joint.first_order[i] + sum(joint.gram[i, j] for j in still) for i in learning)
+        scale = float(-pull / sum(joint.gram[i, j] for i in learning for j in learning))
         found = alone.learned(learn, Recipe(STEPS, rate=0.0))
         for old, new in zip(alone.members, found.members, strict=True):
             assert (old.theta is None) == (new.theta is None)
