@@ -21,7 +21,8 @@ from archir.grow.config import RunConfig, read_config
 from archir.grow.data import Dataset
 from archir.grow.engine import Run, grow_graph
 from archir.grow.model import load_model
-from archir.grow.report import COLUMNS, TEST_COLUMNS, Report, make_report, plot, rows, rows_of_test
+from archir.grow.plot import plot
+from archir.grow.report import COLUMNS, TEST_COLUMNS, Report, make_report, rows, rows_of_test
 from archir.grow.run import open_run
 from archir.grow.split import Split
 from archir.grow.training import evaluate

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from archir.errors import FileError, GrowError
-from archir.grow.report import COLUMNS, Point, make_report, plot, rows, rows_of_test, summarise
+from archir.grow.plot import plot
+from archir.grow.report import COLUMNS, Point, make_report, rows, rows_of_test, summarise
 from archir.grow.run import Event
 
 
