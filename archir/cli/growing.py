@@ -20,9 +20,10 @@ from archir.errors import GrowError
 from archir.grow.config import RunConfig, read_config
 from archir.grow.data import Dataset
 from archir.grow.engine import Run, grow_graph
+from archir.grow.latency import measure_latency
 from archir.grow.model import load_model
 from archir.grow.plot import plot
-from archir.grow.report import COLUMNS, TEST_COLUMNS, Report, make_report, rows, rows_of_test
+from archir.grow.report import Report, columns, columns_of_test, make_report, rows, rows_of_test
 from archir.grow.run import open_run
 from archir.grow.split import Split
 from archir.grow.training import evaluate
@@ -179,11 +180,20 @@ def finish(
         GrowError: the loss on the test data is not finite.
     """
     kept = open_run(directory)
+    timed = "latency" in make_report(kept.history()).costs
     tested = [("control", c.name, c.graph, c.module) for c in controls] + [("tested", "grown", run.graph, run.model)]
     for kind, name, graph, module in tested:
         metrics, price = evaluate(module, dataset.test, loss, batch_size=batch_size), cost(graph)
-        size = {"parameters": price.parameters, "flops": price.flops}
-        kept.append(kind, name=name, **size, loss=metrics.loss, accuracy=metrics.accuracy)
+        kept.append(
+            kind,
+            name=name,
+            parameters=price.parameters,
+            flops=price.flops,
+            peak_bytes=price.peak_bytes,
+            latency=measure_latency(module, dataset.validation) if timed else None,
+            loss=metrics.loss,
+            accuracy=metrics.accuracy,
+        )
     python = to_python(run.graph, directory, name="net")
     onnx = to_onnx(run.graph, directory / "net.onnx")
     kept.append("emitted", python=python.difference, onnx=onnx.difference)
@@ -200,9 +210,10 @@ def cost_line(graph: Graph) -> str:
 
 def print_outcome(outcome: Outcome) -> None:
     """Print the tables of a finished run, and what it wrote."""
-    print_table(COLUMNS, rows(outcome.report), title="growth (predicted, realised: changes of the loss)")
+    found = outcome.report
+    print_table(columns(found), rows(found), title="growth (predicted, realised: changes of the loss)")
     say("")
-    print_table(TEST_COLUMNS, rows_of_test(outcome.report), title=_test_title(outcome.report))
+    print_table(columns_of_test(found), rows_of_test(found), title=_test_title(found))
     say("")
     say(
         f"largest difference from the graph: PyTorch source {outcome.python.difference:.2g}, "
@@ -229,14 +240,15 @@ def report(directory: Path, *, picture: Path | None, markdown: bool, as_json: bo
     if as_json:
         say(json.dumps(asdict(found), indent=2))
         return
-    tables = [(COLUMNS, rows(found))] + ([(TEST_COLUMNS, rows_of_test(found))] if found.tested else [])
-    for number, (columns, cells) in enumerate(tables):
+    tables = [(columns(found), rows(found))]
+    tables += [(columns_of_test(found), rows_of_test(found))] if found.tested else []
+    for number, (names, cells) in enumerate(tables):
         if number:
             say("")
         if markdown:
-            say(markdown_table(columns, cells))
+            say(markdown_table(names, cells))
         else:
-            print_table(columns, cells)
+            print_table(names, cells)
 
 
 def markdown_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

@@ -92,6 +92,11 @@ class Prices:
     peak_bytes: float = 0.0
     latency: float = 0.0
 
+    @property
+    def given(self) -> dict[str, float]:
+        """The prices that are not nought, by name."""
+        return {name: price for name, price in asdict(self).items() if price}
+
     def of(self, cost: Cost) -> float:
         """Return the price of a cost, in nats; that of latency is not part of it."""
         return self.parameters * cost.parameters + self.flops * cost.flops + self.peak_bytes * cost.peak_bytes

@@ -17,6 +17,7 @@ from archir.errors import GrowError
 from archir.grow.batches import Batches, stream
 from archir.grow.budget import Budget
 from archir.grow.growth import Growth, grow_once
+from archir.grow.latency import measure_latency
 from archir.grow.options import GrowOptions
 from archir.grow.run import Checkpoint, Event, RunDirectory, create_run, open_run
 from archir.grow.split import Split
@@ -141,12 +142,16 @@ class _Engine:
             step, grown, spent = 0, 0, 0.0
             trainer = Trainer(self.seed, options.optimiser)
             price = cost(self.seed)
+            prices = options.prices.given
+            timed = "latency" in self.budget.limits | prices
             self.log(
                 "started",
                 parameters=price.parameters,
                 flops=price.flops,
                 peak_bytes=price.peak_bytes,
+                latency=measure_latency(self.seed.module(), self.validation) if timed else None,
                 budget=self.budget.limits,
+                prices=prices,
                 steps=options.steps,
                 growth_at=options.growth_at(),
             )

@@ -106,7 +106,7 @@ def grow_once(
     started, size = time.monotonic(), options.batch_size
     scored, checked = Batches(selection, size), Batches(check, size)
     recipe = Recipe(options.learn_steps, options.learn_rate, options.radius, seed=seed)
-    timed = budget.latency is not None or options.prices.latency > 0
+    timed = "latency" in budget.limits | options.prices.given
 
     def latency_of(of: Graph) -> float:
         return measure_latency(of.module(), check) if timed else 0.0

@@ -42,6 +42,8 @@ class Step:
         parameters_before: parameters before it.
         parameters: parameters after it.
         flops: FLOPs of one example after it.
+        peak_bytes: most bytes of activations alive at once after it; None if that was not recorded.
+        latency: seconds of the forward pass of one example after it; None if that was not measured.
         backed_off: candidates that were chosen but not committed.
         seconds: time spent on scoring and selecting.
     """
@@ -56,6 +58,8 @@ class Step:
     parameters_before: int
     parameters: int
     flops: int
+    peak_bytes: int | None
+    latency: float | None
     backed_off: int
     seconds: float | None
 
@@ -68,6 +72,8 @@ class Tested:
         name: which network.
         parameters: number of trainable parameters.
         flops: FLOPs of one example.
+        peak_bytes: most bytes of activations alive at once; None if that was not recorded.
+        latency: seconds of the forward pass of one example; None if that was not measured.
         loss: loss on the test data.
         accuracy: accuracy on the test data; None where the targets are not labels.
     """
@@ -75,6 +81,8 @@ class Tested:
     name: str
     parameters: int
     flops: int
+    peak_bytes: int | None
+    latency: float | None
     loss: float
     accuracy: float | None
 
@@ -86,6 +94,10 @@ class Report:
     Attributes:
         parameters: parameters of the seed.
         flops: FLOPs of the seed for one example.
+        peak_bytes: most bytes of its activations alive at once; None if that was not recorded.
+        latency: seconds of its forward pass of one example; None if that was not measured.
+        costs: what the tables tell of the cost of a network: parameters, FLOPs, and which of the other two a budget or
+            a price was on, by name.
         limit: most parameters the grown network might have, None for no limit.
         points: evaluations on the validation data, in order.
         growth: growth steps, in order.
@@ -96,6 +108,9 @@ class Report:
 
     parameters: int
     flops: int
+    peak_bytes: int | None
+    latency: float | None
+    costs: tuple[str, ...]
     limit: int | None
     points: tuple[Point, ...]
     growth: tuple[Step, ...]
@@ -155,9 +170,14 @@ def _read(events: Sequence[Event]) -> Report:
     points = [Point(e["step"], e["loss"], e["accuracy"], e["parameters"]) for e in evaluated.values()]
     if finished:
         points.append(Point(finished["step"], finished["loss"], finished["accuracy"], finished["parameters"]))
+    given = [*started["budget"].items(), *started.get("prices", {}).items()]
+    asked = {name for name, value in given if value is not None}
     return Report(
         parameters=started["parameters"],
         flops=started["flops"],
+        peak_bytes=started.get("peak_bytes"),
+        latency=started.get("latency"),
+        costs=tuple(name for name in _COSTS if name in ("parameters", "flops", *asked)),
         limit=started["budget"].get("parameters"),
         points=tuple(points),
         growth=tuple(_steps(by_kind, started)),
@@ -168,7 +188,15 @@ def _read(events: Sequence[Event]) -> Report:
 
 
 def _tested(event: Event) -> Tested:
-    return Tested(event["name"], event["parameters"], event["flops"], event["loss"], event["accuracy"])
+    return Tested(
+        name=event["name"],
+        parameters=event["parameters"],
+        flops=event["flops"],
+        peak_bytes=event.get("peak_bytes"),
+        latency=event.get("latency"),
+        loss=event["loss"],
+        accuracy=event["accuracy"],
+    )
 
 
 def _steps(by_kind: dict[str, list[Event]], started: Event) -> list[Step]:
@@ -176,10 +204,14 @@ def _steps(by_kind: dict[str, list[Event]], started: Event) -> list[Step]:
     done = {e["growth"]: e for kind in ("rejected", "grown") for e in by_kind.get(kind, [])}
     size: int = started["parameters"]
     flops: int = started["flops"]
+    peak_bytes: int | None = started.get("peak_bytes")
+    latency: float | None = started.get("latency")
     steps: list[Step] = []
     for number, event in sorted(done.items()):
         before: int = event.get("parameters_before", size)
-        size, flops = event.get("parameters", size), event.get("flops", flops)
+        if event["event"] == "grown":
+            size, flops = event["parameters"], event["flops"]
+            peak_bytes, latency = event.get("peak_bytes"), event.get("latency")
         specs = event.get("specs", ())
         steps.append(
             Step(
@@ -193,6 +225,8 @@ def _steps(by_kind: dict[str, list[Event]], started: Event) -> list[Step]:
                 parameters_before=before,
                 parameters=size,
                 flops=flops,
+                peak_bytes=peak_bytes,
+                latency=latency,
                 backed_off=event["backed_off"] if "backed_off" in event else event["chosen"],
                 seconds=scored.get(number, {}).get("seconds"),
             )
@@ -206,8 +240,13 @@ def summarise(specs: Iterable[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 
-COLUMNS = (">step", "what", "changes", ">parameters", ">FLOPs", ">predicted", ">realised", ">validation", ">seconds")
-"""Columns of the table of a run; `>` marks those of numbers."""
+_COSTS = {"parameters": ">parameters", "flops": ">FLOPs", "peak_bytes": ">peak bytes", "latency": ">latency"}
+
+
+def columns(report: Report) -> tuple[str, ...]:
+    """Return the columns of the table of a run; `>` marks those of numbers."""
+    costs = (_COSTS[name] for name in report.costs)
+    return (">step", "what", "changes", *costs, ">predicted", ">realised", ">validation", ">seconds")
 
 
 def rows(report: Report) -> list[tuple[str, ...]]:
@@ -216,27 +255,28 @@ def rows(report: Report) -> list[tuple[str, ...]]:
     `predicted` and `realised` are changes of the loss; `validation` is the accuracy on the validation data after
     the step, or the loss where there are no labels.
     """
-    found: list[tuple[str, ...]] = [("0", "seed", "", f"{report.parameters:,}", f"{report.flops:,}", "", "", "", "")]
-    size, flops = report.parameters, report.flops
+    costs = _costs(report, report)
+    found: list[tuple[str, ...]] = [("0", "seed", "", *costs, "", "", "", "")]
     for g in report.growth:
-        size, flops = g.parameters, g.flops
+        costs = _costs(report, g)
         after = [p for p in report.points if p.step <= g.step]
         predicted = "" if g.predicted is None else f"{g.predicted:+.4f}"
         losses = (predicted, f"{g.realised:+.4f}") if g.changes else ("", "")
         quality = _quality(after[-1]) if after else ""
         seconds = "" if g.seconds is None else f"{g.seconds:.1f}"
-        cells = (g.changes or "rejected", f"{size:,}", f"{flops:,}", *losses, quality, seconds)
+        cells = (g.changes or "rejected", *costs, *losses, quality, seconds)
         found.append((str(g.step), f"growth {g.number}", *cells))
     if report.last is not None:
         seconds = "" if report.seconds is None else f"{report.seconds:.0f}"
         what = "so far" if report.seconds is None else "end"
         quality = _quality(report.last)
-        found.append((str(report.last.step), what, "", f"{size:,}", f"{flops:,}", "", "", quality, seconds))
+        found.append((str(report.last.step), what, "", *costs, "", "", quality, seconds))
     return found
 
 
-TEST_COLUMNS = ("network", ">parameters", ">FLOPs", ">accuracy", ">loss")
-"""Columns of the table of the test data."""
+def columns_of_test(report: Report) -> tuple[str, ...]:
+    """Return the columns of the table of the test data; `>` marks those of numbers."""
+    return ("network", *(_COSTS[name] for name in report.costs), ">accuracy", ">loss")
 
 
 def rows_of_test(report: Report) -> list[tuple[str, ...]]:
@@ -244,13 +284,28 @@ def rows_of_test(report: Report) -> list[tuple[str, ...]]:
     return [
         (
             t.name,
-            f"{t.parameters:,}",
-            f"{t.flops:,}",
+            *_costs(report, t),
             "" if t.accuracy is None else f"{100 * t.accuracy:.2f} %",
             f"{t.loss:.4f}",
         )
         for t in report.tested
     ]
+
+
+def _costs(report: Report, network: Report | Step | Tested) -> tuple[str, ...]:
+    """Return the cells of what a network costs, those of what is not known empty."""
+    values = {name: getattr(network, name) for name in report.costs}
+    return tuple(
+        "" if value is None else _milliseconds(value) if name == "latency" else f"{value:,}"
+        for name, value in values.items()
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    """Return a time with three significant digits."""
+    rounded = f"{1000 * seconds:.2e}"
+    places = max(0, 2 - int(rounded.partition("e")[2]))
+    return f"{float(rounded):,.{places}f} ms"
 
 
 def _quality(point: Point) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from archir.cli import demo as demonstration
 from archir.cli import growing, scoring
@@ -18,6 +19,7 @@ from archir.cli.control import initialise, widen_uniformly
 from archir.cost import cost
 from archir.emit.check import tensors_in
 from archir.errors import GrowError
+from archir.grow import engine, growth
 from archir.grow.batches import Batches
 from archir.grow.data import load_data
 from archir.grow.engine import Run, grow_graph
@@ -110,6 +112,7 @@ def test_grow_carries_out_a_run(folder: Path) -> None:
     # The report tells the same again.
     told = archir("report", run)
     assert told.out.splitlines()[:4] == done.out.splitlines()[1:5]
+    assert re.split(r"\s{2,}", told.out.splitlines()[0])[3:6] == ["parameters", "FLOPs", "predicted"]
     table = archir("report", run, "--markdown").out.splitlines()
     assert table[0].startswith("| step | what |") and table[1].startswith("| ---: | :--- |")
     assert json.loads(archir("report", run, "--json").out)["growth"][0]["parameters"] == grown["parameters"]
@@ -123,6 +126,30 @@ def test_grow_carries_out_a_run(folder: Path) -> None:
     assert again.out.splitlines()[:3] == done.out.splitlines()[:3]
     _change(folder, "steps = 60", "steps = 90")
     assert "another configuration" in refused("grow", folder / "run.toml", "--resume")
+
+
+def test_tables_tell_of_peak_bytes_and_latency_where_they_are_bounded_or_priced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a clock that takes a microsecond for each parameter."""
+
+    def measure(module: nn.Module, _: object) -> float:
+        return 1e-6 * sum(p.numel() for p in module.parameters())
+
+    for place in (engine, growth, growing):
+        monkeypatch.setattr(place, "measure_latency", measure)
+    more = "parameters = 700\npeak_bytes = 10_000\n[prices]\nlatency = 1e-6"
+    assert archir("grow", _change(folder, "parameters = 700", more), "--quiet", "--controls").code == 0
+    (grown,) = (e for e in open_run(folder / "run").history() if e["event"] == "grown")
+    assert grown["latency"] == 1e-6 * grown["parameters"]
+    lines = [line.strip("| ").split(" | ") for line in archir("report", folder / "run", "--markdown").out.splitlines()]
+    assert lines[0][3:7] == ["parameters", "FLOPs", "peak bytes", "latency"]
+    after = [f"{grown['peak_bytes']:,}", f"{grown['parameters'] / 1000:.3f} ms"]
+    assert [row[5:7] for row in lines[2:5]] == [["64", "0.460 ms"], after, after]
+    tests = lines[6:]
+    assert tests[0][3:5] == ["peak bytes", "latency"]
+    assert [row[0] for row in tests[2:]] == ["seed, not grown", "uniformly widened", "grown"]
+    assert tests[2][3:5] == ["64", "0.460 ms"] and tests[4][3:5] == after
 
 
 @pytest.mark.parametrize(

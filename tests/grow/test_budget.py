@@ -84,6 +84,7 @@ def test_stages_are_spaced_geometrically_and_latency_is_not() -> None:
 def test_prices() -> None:
     prices = Prices(parameters=1.0, flops=0.1, peak_bytes=0.01, latency=5.0)
     assert prices.of(Cost(1, 10, 7, 100)) == pytest.approx(3)
+    assert Prices(flops=0.1, latency=5.0).given == {"flops": 0.1, "latency": 5.0}
     assert prices.by_flops(0.2) == Prices(1.0, 1.1, 0.01, 0.0)
 
 

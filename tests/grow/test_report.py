@@ -8,7 +8,7 @@ from PIL import Image
 
 from archir.errors import FileError, GrowError
 from archir.grow.plot import plot
-from archir.grow.report import COLUMNS, Point, make_report, rows, rows_of_test, summarise
+from archir.grow.report import Point, columns, columns_of_test, make_report, rows, rows_of_test, summarise
 from archir.grow.run import Event
 
 
@@ -71,12 +71,63 @@ def test_report_reads_what_a_run_did() -> None:
 
 
 def test_table_has_a_row_for_the_seed_each_growth_step_and_the_end() -> None:
-    table = rows(make_report(HISTORY))
-    assert all(len(row) == len(COLUMNS) for row in table)
+    report = make_report(HISTORY)
+    table = rows(report)
+    measured = (">predicted", ">realised", ">validation", ">seconds")
+    assert columns(report) == (">step", "what", "changes", ">parameters", ">FLOPs", *measured)
+    assert columns_of_test(report) == ("network", ">parameters", ">FLOPs", ">accuracy", ">loss")
+    assert all(len(row) == len(columns(report)) for row in table)
     assert [row[1] for row in table] == ["seed", "growth 1", "growth 2", "end"]
     assert table[1] == ("100", "growth 1", "2 split, 1 prune", "200", "2,000", "-0.2000", "-0.1500", "60.00 %", "1.2")
     assert table[2][2:7] == ("rejected", "200", "2,000", "", "")
     assert table[3][7] == "80.00 %"
+
+
+COSTS: dict[str, dict[str, Any]] = {
+    "started": {"peak_bytes": 12_000, "latency": 9.996e-4},
+    "grown": {"peak_bytes": 34_567, "latency": 0.0123},
+    "control": {"peak_bytes": 12_000, "latency": 1.23456},
+    "tested": {"peak_bytes": 34_567, "latency": 4.2e-6},
+}
+
+
+def _costly(**started: Any) -> list[Event]:
+    """Return the history with what networks cost beside parameters and FLOPs, and more about its beginning."""
+    history = [e | COSTS.get(e["event"], {}) for e in HISTORY]
+    return [history[0] | started, *history[1:]]
+
+
+@pytest.mark.parametrize(
+    "started",
+    [
+        {"budget": {"peak_bytes": 50_000, "latency": 0.5}},
+        {"prices": {"peak_bytes": 1e-6, "latency": 0.1}},
+        {"budget": {"latency": 0.5}, "prices": {"peak_bytes": 1e-6}},
+    ],
+)
+def test_tables_tell_of_the_costs_a_budget_or_a_price_is_on(started: dict[str, Any]) -> None:
+    """After a growth step that committed nothing, the network costs what it did before."""
+    report = make_report(_costly(**started))
+    assert columns(report)[3:7] == columns_of_test(report)[1:5] == (">parameters", ">FLOPs", ">peak bytes", ">latency")
+    assert all(len(row) == len(columns(report)) for row in rows(report))
+    grown = ("34,567", "12.3 ms")
+    assert [row[5:7] for row in rows(report)] == [("12,000", "1.00 ms"), grown, grown, grown]
+    assert [row[3:5] for row in rows_of_test(report)] == [("12,000", "1,230 ms"), ("34,567", "0.00420 ms")]
+
+
+def test_tables_tell_of_one_cost_alone_where_the_other_is_not_asked_for() -> None:
+    assert columns(make_report(_costly(prices={"latency": 0.1})))[5:7] == (">latency", ">predicted")
+    assert columns(make_report(_costly(budget={"peak_bytes": 50_000})))[5:7] == (">peak bytes", ">predicted")
+    unasked = make_report(_costly(prices={}))
+    assert rows(unasked) == rows(make_report(HISTORY)) and rows_of_test(unasked) == rows_of_test(make_report(HISTORY))
+
+
+def test_costs_an_older_version_did_not_record_are_left_empty() -> None:
+    report = make_report([STARTED | {"budget": {"peak_bytes": 50_000, "latency": 0.5}}, *HISTORY[1:]])
+    assert [row[3:7] for row in rows(report)] == [("100", "1,000", "", ""), *[("200", "2,000", "", "")] * 3]
+    assert [row[3:5] for row in rows_of_test(report)] == [("", "")] * 2
+    later = make_report([STARTED | COSTS["started"] | {"budget": {"peak_bytes": 50_000}}, *HISTORY[1:]])
+    assert [row[5] for row in rows(later)] == ["12,000", "", "", ""]
 
 
 def test_what_was_done_again_after_an_interruption_counts_once() -> None:
