@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from archir.cost import Cost, cost
@@ -16,16 +16,20 @@ from archir.grow.training import evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import Rewriting, rewrite_together
-from archir.score.baselines.ranking import Ranking
+from archir.score.baselines.ranking import Ranked, Ranking
 from archir.score.baselines.rules import rank
 from archir.score.batch_statistics import with_batch_statistics
 from archir.score.learn import Recipe
 from archir.score.losses import Loss
 from archir.score.propose import propose_composites
+from archir.score.sets import CandidateSet
 
 TOLERANCE = 1e-3
 """The largest rise of the loss, relative to it, that is let pass where the rule predicts nothing: rewrites that keep
 the function but for rounding, or for noise that tells new units apart, would else be refused by chance."""
+
+SHRUNK = (0.5, 0.25)
+"""What θ of a set is multiplied with in turn before members are dropped: all units stay, and training moves them on."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,10 @@ def grow_once(
 
     θ is learned on training batches and the set is selected on other examples. Its θ is then learned again, for all of
     it together, and its true effect is measured on a third set of examples. While the loss there rises, is predicted to
-    rise, or falls by less than `options.agreement` of what is predicted there, the set is shortened along the path it
-    was selected on. Where no set keeps its promise the longest that lowers the loss is taken; one that raises it is
-    never committed. A rule that predicts nothing promises nothing, keeps its own θ, and need not pay prices: its sets
-    may only not raise the loss by more than `TOLERANCE`.
+    rise, or falls by less than `options.agreement` of what is predicted there, its θ is made smaller (`SHRUNK`), and
+    then the set is shortened along the path it was selected on. Where no set keeps its promise the first of these that
+    lowers the loss is taken; one that raises it is never committed. A rule that predicts nothing promises nothing,
+    keeps its own θ, and need not pay prices: its sets may only not raise the loss by more than `TOLERANCE`.
 
     Latency is measured where a budget or a price asks for it: what candidates add to it is taken to be proportional to
     their FLOPs, but a set is committed only if what is measured then is within the budget and worth its price.
@@ -155,33 +159,45 @@ def grow_once(
         latency=old_latency if timed else None,
         seconds=0.0,
     )
-    found, kept = rejected, False
-    while path and not kept:
-        together, expected = ranking.together(path), None
-        if ranking.model is not None:
-            together = together.learned(Batches(train, size, seed + 1), recipe)
-            expected = together.linearised(checked)
-        if expected is None or expected < 0:
-            rewriting = rewrite_together(graph, together.rewrites)
-            grown, latency = cost(rewriting.graph), latency_of(rewriting.graph)
-            realised = measure(rewriting.graph) - before
-            if expected is None:
-                allowed, agrees = realised <= TOLERANCE * abs(before), True
-            else:
-                price = options.prices.of(grown - old) + options.prices.latency * (latency - old_latency)
-                allowed, agrees = max(realised, expected) < min(0.0, -price), realised <= options.agreement * expected
-            if allowed and budget.allows_latency(latency) and (agrees or found is rejected):
-                kept = agrees
-                found = replace(
-                    rejected,
-                    graph=rewriting.graph,
-                    rewriting=rewriting,
-                    specs=together.specs,
-                    predicted=None if expected is None else together.linearised(scored),
-                    expected=expected,
-                    realised=realised,
-                    cost=grown,
-                    latency=latency if timed else None,
-                )
-        path = path[: len(path) // 2]
+    found = rejected
+    for together in _attempts(ranking, path, Batches(train, size, seed + 1), recipe):
+        expected = None if ranking.model is None else together.linearised(checked)
+        if expected is not None and not expected < 0:
+            continue
+        rewriting = rewrite_together(graph, together.rewrites)
+        grown, latency = cost(rewriting.graph), latency_of(rewriting.graph)
+        realised = measure(rewriting.graph) - before
+        if expected is None:
+            allowed, agrees = realised <= TOLERANCE * abs(before), True
+        else:
+            price = options.prices.of(grown - old) + options.prices.latency * (latency - old_latency)
+            allowed, agrees = max(realised, expected) < min(0.0, -price), realised <= options.agreement * expected
+        if allowed and budget.allows_latency(latency) and (agrees or found is rejected):
+            found = replace(
+                rejected,
+                graph=rewriting.graph,
+                rewriting=rewriting,
+                specs=together.specs,
+                predicted=None if expected is None else together.linearised(scored),
+                expected=expected,
+                realised=realised,
+                cost=grown,
+                latency=latency if timed else None,
+            )
+            if agrees:
+                break
     return replace(found, seconds=time.monotonic() - started)
+
+
+def _attempts(ranking: Ranking, path: Sequence[Ranked], batches: Batches, recipe: Recipe) -> Iterator[CandidateSet]:
+    """Yield the sets to try in turn: a path and its halves, each learned together, its θ shrunk before the next."""
+    while path:
+        together = ranking.together(path)
+        if ranking.model is None:
+            yield together
+        else:
+            learned = together.learned(batches, recipe)
+            yield learned
+            if any(m.theta for m in learned.members):
+                yield from map(learned.scaled, SHRUNK)
+        path = path[: len(path) // 2]

@@ -35,8 +35,8 @@ class GrowOptions:
             the network has grown. Otherwise the running ones stand still.
         rule: the rule that ranks and chooses the candidates, one of `archir.score.baselines.rules.RULES`.
         refine: number of candidates, best first, whose joint effect is found in forward mode.
-        agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or be
-            shortened: below it, the set has left the range in which the network is linear.
+        agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or its θ
+            is made smaller, and it is shortened: below it, the set has left the range in which the network is linear.
         composites: pairs of the rewrites that scored best to score again as one candidate each; 0 for none.
         prices: what cost is worth in loss.
         evaluate_every: steps between evaluations on the validation split; 0 for phase ends only.

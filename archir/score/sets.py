@@ -123,6 +123,11 @@ class CandidateSet:
         """
         return self.refine(batches).linearised(range(len(self))) if self.members else 0.0
 
+    def scaled(self, factor: float) -> CandidateSet:
+        """Return the set with θ of every member times a factor; those that have none stay as they are."""
+        scaled = {id(m.family): {n: t * factor for n, t in (m.theta or {}).items()} or None for m in self.members}
+        return replace(self, members=tuple(replace(m, theta=scaled[id(m.family)]) for m in self.members))
+
     def learned(self, batches: Iterable[Batch], recipe: Recipe = DEFAULT_RECIPE) -> CandidateSet:
         """Return the set with θ learned for all members together, from what each has learned alone.
 
@@ -154,7 +159,7 @@ class CandidateSet:
             self._perturbations,
             there,
             replace(recipe, rate=recipe.rate * SHORTER),
-            start=[{n: t * scale for n, t in theta.items()} for theta in self._thetas],
+            start=self.scaled(scale)._thetas,
             together=self._places,
         )
         thetas = {id(f): theta for f, theta in zip(self._families, found.thetas, strict=True)}

@@ -18,7 +18,7 @@ from archir.errors import FileError, GrowError
 from archir.grow import growth as growth_module
 from archir.grow.budget import Budget, Prices
 from archir.grow.engine import Run, grow_graph
-from archir.grow.growth import grow_once
+from archir.grow.growth import SHRUNK, grow_once
 from archir.grow.optimisers import OptimiserOptions
 from archir.grow.options import GrowOptions
 from archir.grow.report import make_report, rows
@@ -267,6 +267,43 @@ def test_a_set_is_shortened_until_it_keeps_its_promise(
     assert growth.realised < 0 or not growth.specs
 
 
+@pytest.mark.parametrize(("kept", "members"), [(1.0, 4), (0.5, 4), (0.1, 2)])
+def test_theta_of_a_set_is_made_smaller_before_members_are_dropped(
+    seed_graph: Graph, monkeypatch: pytest.MonkeyPatch, kept: float, members: int
+) -> None:
+    trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=150)).graph
+    chosen, scaled, made = Ranking.choose, CandidateSet.scaled, list[tuple[CandidateSet, float]]()
+
+    def record(self: CandidateSet, factor: float) -> CandidateSet:
+        made.append((scaled(self, factor), factor))
+        return made[-1][0]
+
+    def promise(self: CandidateSet, batches: object) -> float:
+        factor = next((f for s, f in made if s is self), 1.0)
+        return -1e-9 if factor == kept or len(self) < 4 else -100.0
+
+    monkeypatch.setattr(Ranking, "choose", lambda self, **options: chosen(self, 4, **options))
+    monkeypatch.setattr(CandidateSet, "scaled", record)
+    monkeypatch.setattr(CandidateSet, "linearised", promise)
+    growth = grow_once(
+        trained,
+        train=data(400, 1),
+        selection=data(200, 1),
+        check=data(200, 1),
+        loss=find_loss("cross_entropy"),
+        budget=Budget(parameters=2000),
+        options=OPTIONS,
+        morphisms=(SplitUnits(),),
+        seed=0,
+    )
+    assert len(growth.specs) == members and growth.realised < 0
+    tried = [factor for found, factor in made if len(found) == 4 and factor in SHRUNK]
+    assert tried == {1.0: [], 0.5: [0.5], 0.1: [0.5, 0.25]}[kept]
+    if kept in SHRUNK:
+        inputs = data(50, 2).inputs
+        assert torch.equal(growth.graph.module().eval()(inputs), made[-1][0].apply().module().eval()(inputs))
+
+
 def test_a_set_predicted_to_raise_the_loss_is_not_even_built(
     seed_graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,7 +336,7 @@ def test_a_set_predicted_to_raise_the_loss_is_not_even_built(
         return len(growth.specs), list(built)
 
     assert grown({4: 0.013, 2: 0.0, 1: -1e-9}, 0.0) == (1, [1])
-    assert grown({4: -1e-9, 2: 0.01, 1: 0.01}, 1e-9) == (0, [4])
+    assert grown({4: -1e-9, 2: 0.01, 1: 0.01}, 1e-9) == (0, [4, 4, 4])  # θ as learned, and twice made smaller
 
 
 @pytest.mark.parametrize("rule", ["random", "net2net", "gradmax", "first-order"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -85,6 +87,20 @@ def test_theta_is_scaled_before_it_is_learned(digits: Digits, scores: Scores) ->
             for node, theta in (old.theta or {}).items():
                 expected = min(max(scale, SMALLEST_SCALE), 1.0) * theta
                 assert torch.allclose((new.theta or {})[node], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_theta_of_all_members_is_scaled_alike(digits: Digits, scores: Scores) -> None:
+    graph, _, held = digits
+    alone = scores.together(overshooting(scores))
+    half = alone.scaled(0.5)
+    assert half.specs == alone.specs
+    for old, new in zip(alone.members, half.members, strict=True):
+        assert (old.theta is None) == (new.theta is None)
+        for node, theta in (old.theta or {}).items():
+            assert torch.equal((new.theta or {})[node], theta / 2)
+    learning = replace(alone, members=tuple(m for m in alone.members if m.theta))
+    inputs = held[0][0]
+    assert torch.allclose(learning.scaled(0.0).apply().module()(inputs), graph.module()(inputs), rtol=0, atol=1e-12)
 
 
 def test_sets_with_nothing_to_learn_stay_as_they_are(digits: Digits, scores: Scores) -> None:
