@@ -161,6 +161,7 @@ def unify(left: Term, right: Term) -> None:
     """Make two axes one; where they have no common refinement, freeze both with the reason."""
     if left is right:
         return
+    # Most are atoms that stand for themselves, for which a call would cost more than the test.
     left = left if left.binding is None and isinstance(left, Atom) else resolve(left)
     right = right if right.binding is None and isinstance(right, Atom) else resolve(right)
     if left is right:

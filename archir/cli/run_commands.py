@@ -51,8 +51,9 @@ def score(
     batch_statistics: Annotated[
         bool, typer.Option("--batch-statistics", help="Normalise by each batch, as in training.")
     ] = False,
-    set: Annotated[
-        int | None, typer.Option(min=1, metavar="K", help="Choose a set of so many at most, and learn it together.")
+    members: Annotated[
+        int | None,
+        typer.Option("--set", min=1, metavar="K", help="Choose a set of so many at most, and learn it together."),
     ] = None,
     plugin: Plugins = None,
     seed: Seed = 0,
@@ -70,7 +71,7 @@ def score(
     if rule is not None:
         if save or annotate:
             raise typer.BadParameter("only scores can be saved, not the order of a rule", param_hint="--rule")
-        if set is not None or refine != REFINE or chunk is not None:
+        if members is not None or refine != REFINE or chunk is not None:
             why = "a rule gives an order; candidates are refined, and a set is chosen, without one"
             raise typer.BadParameter(why, param_hint="--rule")
         if batch_statistics:
@@ -88,7 +89,7 @@ def score(
         plugins=plugin or [],
         top=top,
         as_json=json,
-        members=set,
+        members=members,
         save=save,
         annotate=annotate,
     )

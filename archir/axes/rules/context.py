@@ -59,7 +59,7 @@ class Context:
 
     def operand(self, name: str) -> tuple[Term, ...]:
         """Return the axes of a tensor argument; none if it is not given or is a number."""
-        value = self.node.arguments.get(name)
+        value = self.node.arguments.get(name)  # `axes_of` written out: this is called for every operand
         return (self.axes[value.node][value.index] or ()) if isinstance(value, Value) else ()
 
     def operands(self, name: str) -> list[tuple[Term, ...]]:
