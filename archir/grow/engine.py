@@ -270,6 +270,7 @@ class _Engine:
             predicted=growth.predicted,
             expected=growth.expected,
             realised=growth.realised,
+            scale=growth.scale,
             parameters_before=before,
             parameters=growth.cost.parameters,
             flops=growth.cost.flops,

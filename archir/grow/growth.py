@@ -46,6 +46,7 @@ class Growth:
         expected: change of the linearised network's loss on the held-out examples they were checked on, where it owes
             nothing to the selection; None where `predicted` is.
         realised: true change of the loss on these.
+        scale: what θ of the set was multiplied with after it was learned for all of it together, see `SHRUNK`.
         chosen: number of candidates selected, before backing off.
         candidates: number of candidates screened.
         ranked: number of candidates the rule ranked.
@@ -61,6 +62,7 @@ class Growth:
     predicted: float | None
     expected: float | None
     realised: float
+    scale: float
     chosen: int
     candidates: int
     ranked: int
@@ -152,6 +154,7 @@ def grow_once(
         predicted=None,
         expected=None,
         realised=0.0,
+        scale=1.0,
         chosen=chosen,
         candidates=ranking.candidates,
         ranked=len(ranking),
@@ -160,7 +163,7 @@ def grow_once(
         seconds=0.0,
     )
     found = rejected
-    for together in _attempts(ranking, path, Batches(train, size, seed + 1), recipe):
+    for together, scale in _attempts(ranking, path, Batches(train, size, seed + 1), recipe):
         expected = None if ranking.model is None else together.linearised(checked)
         if expected is not None and not expected < 0:
             continue
@@ -181,6 +184,7 @@ def grow_once(
                 predicted=None if expected is None else together.linearised(scored),
                 expected=expected,
                 realised=realised,
+                scale=scale,
                 cost=grown,
                 latency=latency if timed else None,
             )
@@ -189,15 +193,20 @@ def grow_once(
     return replace(found, seconds=time.monotonic() - started)
 
 
-def _attempts(ranking: Ranking, path: Sequence[Ranked], batches: Batches, recipe: Recipe) -> Iterator[CandidateSet]:
-    """Yield the sets to try in turn: a path and its halves, each learned together, its θ shrunk before the next."""
+def _attempts(
+    ranking: Ranking, path: Sequence[Ranked], batches: Batches, recipe: Recipe
+) -> Iterator[tuple[CandidateSet, float]]:
+    """Yield the sets to try in turn: a path and its halves, each learned together, its θ shrunk before the next.
+
+    With each comes what its θ was multiplied with.
+    """
     while path:
         together = ranking.together(path)
         if ranking.model is None:
-            yield together
+            yield together, 1.0
         else:
             learned = together.learned(batches, recipe)
-            yield learned
+            yield learned, 1.0
             if any(m.theta for m in learned.members):
-                yield from map(learned.scaled, SHRUNK)
+                yield from ((learned.scaled(factor), factor) for factor in SHRUNK)
         path = path[: len(path) // 2]
