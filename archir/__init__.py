@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from archir.ir.graph import Edit, Graph
     from archir.ir.load import load
     from archir.ir.node import Value
+    from archir.ir.registry import admit
     from archir.rewrite.candidate import Candidate
     from archir.rewrite.compose import Compose
     from archir.rewrite.equations import Miss
@@ -92,6 +93,7 @@ __all__ = [
     "Value",
     "Width",
     "Widths",
+    "admit",
     "apply",
     "candidates",
     "compare",
@@ -134,6 +136,7 @@ _HOMES = {
     **dict.fromkeys(("Edit", "Graph"), "archir.ir.graph"),
     "load": "archir.ir.load",
     "Value": "archir.ir.node",
+    "admit": "archir.ir.registry",
     "Compose": "archir.rewrite.compose",
     "Miss": "archir.rewrite.equations",
     **dict.fromkeys(("Insertion", "Start", "splice"), "archir.rewrite.insertion"),

@@ -63,7 +63,13 @@ class EmitError(ArchirError):
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return `did you mean ...?` for the known words close to `word`, or the list of all of them."""
     names = sorted(set(known))
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    # Comparing takes time that grows with the product of the lengths.
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5) if len(word) <= 100 else []
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"known: {', '.join(names)}" if names else "none are known"
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return f"known: {', '.join(names[:_MOST])}{more}" if names else "none are known"
+
+
+_MOST = 60
+"""The most known words an error lists."""

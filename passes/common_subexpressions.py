@@ -54,12 +54,10 @@ def is_pure(node: Node) -> bool:
     Normalisation with running statistics does something else: it may write them.
     """
     target = ops.function(node.op)
-    if not node.results or "empty" in node.op.split(".")[1] or isinstance(node.arguments.get("running_mean"), Value):
+    if "empty" in node.op.split(".")[1] or isinstance(node.arguments.get("running_mean"), Value):
         return False
     if not isinstance(target, torch._ops.OpOverload):
         return True
-    if target._schema.is_mutable:
-        return False
     if node.op in MODE_ARGUMENTS:
         return mode_argument(node) is not None or not node.argument(MODE_ARGUMENTS[node.op])
     return torch.Tag.nondeterministic_seeded not in target.tags

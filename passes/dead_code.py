@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from archir.ir import ops
 from archir.ir.graph import Graph
 from archir.ir.node import INPUT, Node
 from archir.rewrite.morphism import Pass
@@ -42,7 +39,7 @@ class DeadCode(Pass):
 
 
 def _needed(graph: Graph) -> set[int]:
-    waiting = [graph.output.id, *(n.id for n in graph.calls if _has_effect(n))]
+    waiting = [graph.output.id]
     normalisations = [n for n in graph.calls if _statistics(n)]
     counted = counters(graph)
     needed: set[int] = set()
@@ -61,8 +58,3 @@ def _needed(graph: Graph) -> set[int]:
 
 def _statistics(node: Node) -> set[int]:
     return {v.node for use, v in node.operands() if use.argument in ("running_mean", "running_var")}
-
-
-def _has_effect(node: Node) -> bool:
-    target = ops.function(node.op)
-    return not node.results or (isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable)

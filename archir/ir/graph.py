@@ -20,6 +20,7 @@ import torch
 from archir.errors import GraphError, suggest
 from archir.ir import ops
 from archir.ir.module import to_module
+from archir.ir.names import check_title
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Location, Node, Parameter, Signature, Use, Value
 from archir.ir.store import save
 from archir.ir.structure import Draft, Structure, structure_of
@@ -50,6 +51,9 @@ class Graph:
             tensors: the tensor of each parameter node, by id.
             signature: nesting of inputs and outputs.
             history: specs of the passes applied so far.
+
+        Raises:
+            GraphError: no class can be called that.
         """
         self._setup(name, structure_of(nodes), tensors, signature, history)
 
@@ -61,6 +65,7 @@ class Graph:
         signature: Signature,
         history: tuple[str, ...],
     ) -> None:
+        check_title(name)
         self.name = name
         self.signature = signature
         self.history = history

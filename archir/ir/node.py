@@ -10,9 +10,12 @@ import torch
 
 from archir.errors import GraphError
 from archir.ir import ops
+from archir.ir.names import check_argument, check_path
 from archir.ir.types import TensorType, Type
 
 INPUT, PARAMETER, OUTPUT = "input", "parameter", "output"
+STORED = ("parameter", "buffer", "constant")
+"""Kinds of stored tensors."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,12 +49,19 @@ class Location:
         kind: class name of that module, with its package.
         file: source file, empty if unknown.
         line: line in that file.
+
+    Raises:
+        GraphError: no module can be called that.
     """
 
     module: str = ""
     kind: str = ""
     file: str = ""
     line: int = 0
+
+    def __post_init__(self) -> None:
+        if self.module:
+            check_path(self.module, "the path of a module")
 
     def __str__(self) -> str:
         module = f"{self.module or '<root>'} ({self.kind.rpartition('.')[2]})" if self.kind else self.module
@@ -67,12 +77,21 @@ class Parameter:
         kind: `parameter`, `buffer`, or `constant` (a tensor literal of the program).
         trainable: whether it has gradients.
         persistent: whether it is part of the state dict.
+
+    Raises:
+        GraphError: no tensor of a module can be called that, or there is no such kind.
     """
 
     names: tuple[str, ...]
     kind: str = "parameter"
     trainable: bool = True
     persistent: bool = True
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            check_path(name)
+        if self.kind not in STORED:
+            raise GraphError(f"a stored tensor is one of {', '.join(STORED)}, not {self.kind!r}")
 
 
 @dataclass(frozen=True)
@@ -88,6 +107,9 @@ class Node:
         parameter: for a parameter node, what is known of the tensor.
         location: where it comes from.
         born: the pass that made it, empty for the original program.
+
+    Raises:
+        GraphError: it calls no operator of the registry, or is an input that no argument can be called like.
     """
 
     id: int
@@ -98,6 +120,12 @@ class Node:
     parameter: Parameter | None = None
     location: Location | None = None
     born: str = ""
+
+    def __post_init__(self) -> None:
+        if self.op == INPUT:
+            check_argument(self.name)
+        elif self.is_call:
+            ops.function(self.op)
 
     @property
     def is_call(self) -> bool:
@@ -181,11 +209,20 @@ class Tree:
         kind: `tuple`, `list` or `dict`.
         children: subtrees; a leaf is the number of an input or output, or `Constant`.
         keys: the keys of a dict.
+
+    Raises:
+        GraphError: it is of another kind, or has not a key of its own for each child.
     """
 
     kind: str
     children: tuple[Leaf, ...] = ()
     keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("tuple", "list", "dict"):
+            raise GraphError(f"inputs and outputs nest as tuple, list or dict, not {self.kind!r}")
+        if len(set(self.keys)) != (len(self.children) if self.kind == "dict" else 0):
+            raise GraphError(f"a {self.kind} of {len(self.children)} has the keys {list(self.keys)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +243,15 @@ class Signature:
         args: tuple of positional arguments.
         kwargs: dict of keyword arguments.
         result: what is returned.
+
+    Raises:
+        GraphError: no keyword argument can be called that.
     """
 
     args: Tree
     kwargs: Tree
     result: Leaf
+
+    def __post_init__(self) -> None:
+        for name in self.kwargs.keys:
+            check_argument(name)

@@ -7,9 +7,7 @@ after Python's operator module, `operator.mul`.
 from __future__ import annotations
 
 import contextlib
-import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -18,9 +16,10 @@ import sympy
 import torch
 
 from archir.errors import GraphError, suggest
+from archir.ir.limits import NotInferable as NotInferable
+from archir.ir.limits import limited
+from archir.ir.registry import function as function
 from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, evaluate, symbol, symbols_of
-
-_PYTHON_MODULES: dict[str, Any] = {"operator": operator, "math": math, "torch": torch}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +36,6 @@ class Schema:
     defaults: Mapping[str, object]
     tensors: frozenset[str]
     keyword_from: int
-
-
-@cache
-def function(op: str) -> Callable[..., Any]:
-    """Return the callable of an operator name.
-
-    Raises:
-        GraphError: there is no such operator in this process.
-    """
-    space, _, rest = op.partition(".")
-    if space in _PYTHON_MODULES and hasattr(_PYTHON_MODULES[space], rest):
-        return getattr(_PYTHON_MODULES[space], rest)  # type: ignore[no-any-return]
-    name, _, overload = rest.partition(".")
-    packet = getattr(getattr(torch.ops, space, None), name, None)
-    found = getattr(packet, overload or "default", None) if packet is not None else None
-    if not isinstance(found, torch._ops.OpOverload):
-        known = {n.replace("::", ".") for n in torch._C._dispatch_get_all_op_names() if n.startswith(f"{space}::")}
-        mend = suggest(op, known) if known else "import the package that defines it first"
-        raise GraphError(f"there is no operator {op!r}", mend=mend)
-    return found
 
 
 def op_name(target: object) -> str:
@@ -124,10 +103,6 @@ def normalise(op: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[s
         return type(default) is type(value) and default == value
 
     return {n: given[n] for n in names.names if n in given and not is_default(n)}
-
-
-class NotInferable(GraphError):
-    """An operator whose result types cannot be found on meta tensors."""
 
 
 def infer_types(op: str, arguments: Mapping[str, object]) -> tuple[Type, ...]:
@@ -205,13 +180,16 @@ def _run_meta(op: str, arguments: Mapping[str, object], sizes: Mapping[str, int]
         if "device" in names.names and not names.tensors:
             values["device"] = "meta"
         keywords = {n: values[n] for n in names.names[names.keyword_from :] if n in values}
-        with torch.no_grad():
+        with torch.no_grad(), limited(op, values):
             out = target(*positional(op, values), **keywords)
     except NotImplementedError as error:
         raise NotInferable(f"{op} has no meta kernel", why=str(error).splitlines()[0]) from error
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except GraphError:
+        raise
+    except Exception as error:
+        # A meta kernel that dislikes its operands may raise anything, assertions and errors of Python's included.
         shown = ", ".join(f"{n}={_show(a)}" for n, a in arguments.items())
-        why = str(error).splitlines()[0]
+        why = next(iter(str(error).splitlines()), type(error).__name__)
         raise GraphError(f"{op} rejects its operands", where=f"{op}({shown})", why=why) from error
     if out is None:
         return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from archir.errors import GraphError, ParseError, suggest
 from archir.ir import ops
 from archir.ir.graph import Graph
+from archir.ir.names import check_argument
 from archir.ir.node import (
     INPUT,
     OUTPUT,
@@ -62,6 +63,7 @@ class _Parser:
         self._given = tensors
         self._nodes: list[Node] = []
         self._told: dict[int, int] = {}
+        self._ids: set[int] = set()
         self._tensors: dict[int, torch.Tensor] = {}
         self._inputs: dict[str, Node] = {}
         self._stored: dict[str, Node] = {}
@@ -110,8 +112,8 @@ class _Parser:
             )
 
         tensors = {ids[i]: tensor for i, tensor in self._tensors.items()}
-        graph = Graph(name, [final(n) for n in ordered], tensors, signature, history)
         try:
+            graph = Graph(name, [final(n) for n in ordered], tensors, signature, history)
             verify(graph)
         except GraphError as error:
             raise ParseError(error.what, where=error.where, why=error.why, mend=error.mend) from error
@@ -128,7 +130,9 @@ class _Parser:
             scanner.expect(":")
             type_ = self._reader.type()
             comma = scanner.accept(",")
-            self._inputs[name] = self._add(Node(0, INPUT, results=(type_,), name=name))
+            with scanner.blaming(token):
+                node = Node(0, INPUT, results=(type_,), name=name)
+            self._inputs[name] = self._add(node)
             if not comma and scanner.peek().text != ")":
                 raise scanner.unexpected("',' or ')'")
 
@@ -139,9 +143,10 @@ class _Parser:
         name = node.name or note.name
         found = replace(node, id=len(self._nodes), name=name, born=note.born, location=note.location)
         if note.id is not None:
-            if note.id in self._told.values():
+            if note.id in self._ids:
                 raise self._scanner.error(token, f"two nodes have the id {note.id}")
             self._told[found.id] = note.id
+            self._ids.add(note.id)
         self._nodes.append(found)
         return found
 
@@ -156,10 +161,12 @@ class _Parser:
         type_ = self._reader.type()
         if not isinstance(type_, TensorType):
             raise self._scanner.error(start, f"a stored tensor cannot be {type_}")
-        self._store(token, replace(parameter, names=tuple(names)), type_)
+        self._store(token, parameter, tuple(names), type_)
 
-    def _store(self, token: Token, parameter: Parameter, type_: TensorType) -> Node:
-        name = parameter.names[0]
+    def _store(self, token: Token, kind: Parameter, names: tuple[str, ...], type_: TensorType) -> Node:
+        name = names[0]
+        with self._scanner.blaming(token):
+            parameter = replace(kind, names=names)
         if not all(isinstance(size, int) for size in type_.shape):
             why = "its sizes are integers, or widths named before as w0=16"
             raise self._scanner.error(token, f"the stored tensor {show_path(name)} cannot be {type_}", why=why)
@@ -181,10 +188,8 @@ class _Parser:
         return node
 
     def _made_up(self, token: Token, name: str, type_: TensorType, kind: str) -> torch.Tensor:
-        try:
+        with self._scanner.blaming(token):
             return sample(name, type_, kind)
-        except RuntimeError as error:
-            raise self._scanner.error(token, f"cannot make a tensor {type_}", why=str(error).splitlines()[0]) from error
 
     def _reference(self) -> Value:
         parameter = self._reader.kind()
@@ -194,7 +199,7 @@ class _Parser:
             dtype = self._reader.dtype() if self._scanner.accept(":") else torch.float32
             self._scanner.expect("[")
             type_ = TensorType(dtype, self._reader.shape())
-            return Value(self._store(token, replace(parameter, names=(name,)), type_).id)
+            return Value(self._store(token, parameter, (name,), type_).id)
         if name not in self._stored:
             mend = f"give its shape where it is first used, {show_path(name)}[...]"
             mend += f"; {suggest(name, self._stored)}" if self._stored else ""
@@ -219,10 +224,8 @@ class _Parser:
         if token.kind != "word":
             raise self._scanner.unexpected("an operator")
         self._scanner.next()
-        try:
+        with self._scanner.blaming(token):
             target = ops.function(token.text)
-        except GraphError as error:
-            raise self._scanner.error(token, error.what, mend=error.mend) from error
         return ops.op_name(target) if isinstance(target, torch._ops.OpOverload) else token.text
 
     def _arguments(self, called: Token, op: str) -> dict[str, Argument]:
@@ -247,10 +250,8 @@ class _Parser:
 
         scanner.expect("(")
         self._reader.items(")", read)
-        try:
+        with scanner.blaming(called):
             return ops.normalise(op, args, kwargs)
-        except GraphError as error:
-            raise scanner.error(called, error.what, mend=error.mend) from error
 
     def _results(self, called: Token, op: str, arguments: Mapping[str, Argument]) -> tuple[Type, ...]:
         scanner = self._scanner
@@ -309,10 +310,10 @@ class _Parser:
         number, dot, index = token.text.partition(".")
         node = self._calls.get(number)
         if node is None:
-            mend = f"the values so far are {', '.join(self._calls)}" if self._calls else "no value is defined so far"
+            mend = f"the values so far are {_listed(self._calls)}" if self._calls else "no value is defined so far"
             raise self._scanner.error(token, f"{number} is not defined before it is used", mend=mend)
         count = len(node.results)
-        if (not dot and count != 1) or (dot and int(index) >= count):
+        if (not dot and count != 1) or (dot and (len(index) > 9 or int(index) >= count)):
             results = ", ".join(f"{number}.{i}" for i in range(count)) or "none"
             raise self._scanner.error(token, f"{token.text} is not a result of {node.op}", mend=f"it has {results}")
         return Value(node.id, int(index or 0))
@@ -332,6 +333,8 @@ class _Parser:
                 args.append(self._tree(lambda: self._input(used)))
                 return
             name = self._reader.name("an argument")
+            with scanner.blaming(key):
+                check_argument(name)
             scanner.expect("=")
             kwargs[name] = self._tree(lambda: self._input(used))
 
@@ -344,6 +347,7 @@ class _Parser:
     def _tree(self, leaf: Callable[[], Leaf]) -> Leaf:
         children: list[Leaf] = []
         keys: list[str] = []
+        token = self._scanner.peek()
 
         def entry() -> None:
             if self._scanner.peek().kind != "string":
@@ -354,7 +358,8 @@ class _Parser:
 
         if self._scanner.accept("{"):
             self._reader.items("}", entry)
-            return Tree("dict", tuple(children), tuple(keys))
+            with self._scanner.blaming(token):
+                return Tree("dict", tuple(children), tuple(keys))
         for kind, opening, close in (("tuple", "(", ")"), ("list", "[", "]")):
             if self._scanner.accept(opening):
                 self._reader.items(close, lambda: children.append(self._tree(leaf)))
@@ -386,3 +391,9 @@ class _Parser:
         if isinstance(found, int | float | bool | str | None):
             return Constant(found)
         raise self._scanner.error(token, f"{token.text} can be neither called with nor returned")
+
+
+def _listed(names: Iterable[str], most: int = 8) -> str:
+    """Return names with commas between, the last few if there are many."""
+    found = list(names)
+    return ", ".join(found if len(found) <= most else ["...", *found[-most:]])

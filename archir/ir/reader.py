@@ -21,9 +21,13 @@ from archir.ir.words import (
     USUAL,
     read_constant,
     read_name,
+    read_number,
     read_string,
     show_name,
 )
+
+DEEPEST = 64
+"""The most brackets that may be open at once."""
 
 _NOTE = {"id": int, "name": str, "born": str, "module": str, "kind": str, "file": str, "line": int}
 _T = TypeVar("_T")
@@ -47,18 +51,23 @@ class Reader:
         """Start at the beginning of a text."""
         self.scanner = Scanner(text)
         self._sizes: dict[str, int] = {}
+        self._depth = 0
 
     def items(self, close: str, read: Callable[[], None]) -> None:
         """Read what stands between commas up to a closing bracket.
 
         Raises:
-            ParseError: something else than a comma or the bracket follows an item.
+            ParseError: something else than a comma or the bracket follows an item, or too many brackets are open.
         """
+        if self._depth == DEEPEST:
+            raise self.scanner.error(self.scanner.peek(), f"more than {DEEPEST} brackets are open here")
+        self._depth += 1
         while not self.scanner.accept(close):
             read()
             if not self.scanner.accept(","):
-                return self.scanner.expect(close, f"',' or {close!r}")
-        return None
+                self.scanner.expect(close, f"',' or {close!r}")
+                break
+        self._depth -= 1
 
     def name(self, what: str) -> str:
         """Read a name.
@@ -108,7 +117,7 @@ class Reader:
         token = self.scanner.peek()
         if token.kind == "number":
             self.scanner.next()
-            return int(token.text) if token.text.lstrip("-").isdecimal() else float(token.text)
+            return self._converted(token, read_number)
         if token.kind == "string":
             self.scanner.next()
             return self._converted(token, read_string)
@@ -173,7 +182,7 @@ class Reader:
     def _size(self, piece: Token) -> Size:
         label, named, number = (part.strip() for part in piece.text.partition("="))
         if named:
-            if not number.isdecimal():
+            if not number.isdecimal() or len(number) > 18:
                 raise self.scanner.error(piece, f"{piece.text!r} gives {label} no size", mend="write w0=16")
             known = self._sizes.setdefault(label, int(number))
             if known != int(number):
@@ -209,11 +218,13 @@ class Reader:
         """
         token = self.scanner.peek()
         fields = self._fields()
-        if any(type(value) is not _NOTE.get(key) for key, value in fields.items()):
+        wrong = any(type(value) is not _NOTE.get(key) for key, value in fields.items())
+        if wrong or any(isinstance(value, int) and not 0 <= value < 2**53 for value in fields.values()):
             raise self.scanner.error(token, "this note does not fit a node", mend='write #: id=3 module="stem" line=7')
         number = {key: value for key, value in fields.items() if isinstance(value, int)}
         text = dict.fromkeys(_NOTE, "") | {key: value for key, value in fields.items() if isinstance(value, str)}
-        place = Location(text["module"], text["kind"], text["file"], number.get("line", 0))
+        with self.scanner.blaming(token):
+            place = Location(text["module"], text["kind"], text["file"], number.get("line", 0))
         return Note(number.get("id"), text["name"], text["born"], place if "module" in fields else None)
 
     def _fields(self) -> dict[str, object]:
@@ -227,13 +238,11 @@ class Reader:
             key, _, rest = rest.partition("=")
             try:
                 fields[key], end = json.JSONDecoder().raw_decode(rest)
-            except json.JSONDecodeError as error:
-                raise self.scanner.error(token, f"the note gives {key!r} no value", why=error.msg) from error
+            except (ValueError, RecursionError) as error:
+                raise self.scanner.error(token, f"the note gives {key!r} no value", why=str(error)) from error
             rest = rest[end:].strip()
         return fields
 
     def _converted(self, token: Token, read: Callable[[str], _T]) -> _T:
-        try:
+        with self.scanner.blaming(token):
             return read(token.text)
-        except ParseError as error:
-            raise self.scanner.error(token, error.what, why=error.why, mend=error.mend) from error

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import torch
 
+from archir.errors import ParseError
 from archir.ir.types import TensorType
+
+LARGEST = 2**28
+"""The most elements of a tensor that is made up."""
 
 
 def sample(name: str, type_: TensorType, kind: str = "parameter") -> torch.Tensor:
@@ -14,8 +19,13 @@ def sample(name: str, type_: TensorType, kind: str = "parameter") -> torch.Tenso
 
     Floating-point parameters are normal with standard deviation 1/sqrt(fan-in), floating-point
     buffers and constants uniform in [0.5, 1.5), integers and truth values zero.
+
+    Raises:
+        ParseError: it has more than `LARGEST` elements.
     """
     shape = torch.Size(int(size) for size in type_.shape)
+    if math.prod(shape) > LARGEST:
+        raise ParseError(f"cannot make a tensor {type_}", why=f"it has more than {LARGEST:,} elements")
     if not (type_.dtype.is_floating_point or type_.dtype.is_complex):
         return torch.zeros(shape, dtype=type_.dtype)
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode("utf-8", "surrogatepass")))

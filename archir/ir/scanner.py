@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from archir.errors import ParseError
+from archir.errors import GraphError, ParseError
+
+SHOWN = 160
+"""The longest piece of a line that an error shows."""
 
 _BLANK = re.compile(r"(?:\s+|#(?!:)[^\n]*)*")
 _TOKEN = re.compile(
@@ -108,19 +113,33 @@ class Scanner:
     def unexpected(self, wanted: str) -> ParseError:
         """Return the error that something else than the next token was expected."""
         token = self.peek()
-        found = "the end of the text" if token.kind == "end" else repr(token.text)
+        found = "the end of the text" if token.kind == "end" else repr(_short(token.text))
         return self.error(token, f"expected {wanted}, found {found}")
 
     def error(self, token: Token, what: str, *, why: str = "", mend: str = "") -> ParseError:
         """Return an error at a token: its line and column, the line, and a caret under the token."""
         before = self._text[: token.start]
         number, column = before.count("\n") + 1, token.start - (before.rfind("\n") + 1)
-        line = self._text.split("\n")[number - 1]
+        line = self._text[token.start - column :].partition("\n")[0]
         bare = line.partition("  #:")[0]
         shown = bare if column < len(bare) else line
-        caret = " " * column + "^" * max(1, len(token.text))
+        first = max(0, column - SHOWN // 2) if len(shown) > SHOWN else 0
+        shown = shown[first : first + SHOWN]
+        caret = " " * (column - first) + "^" * max(1, min(len(token.text), SHOWN - (column - first)))
         where = f"line {number}, column {column + 1}\n    {shown}\n    {caret}"
         return ParseError(what, where=where, why=why, mend=mend)
+
+    @contextmanager
+    def blaming(self, token: Token) -> Iterator[None]:
+        """Say of what goes wrong inside that it is wrong at a token.
+
+        Raises:
+            ParseError: something inside was refused.
+        """
+        try:
+            yield
+        except (GraphError, ParseError) as error:
+            raise self.error(token, error.what, why=error.why, mend=error.mend) from error
 
     def _token(self, at: int) -> Token:
         blank = _BLANK.match(self._text, at)
@@ -129,3 +148,7 @@ class Scanner:
         if found is None:
             return Token("end", "", len(self._text.rstrip()))
         return Token(found.lastgroup or "", found.group(), start)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -35,6 +35,7 @@ DTYPES: dict[str, torch.dtype] = {
     "c128": torch.complex128,
 }
 DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
+_TORCH_DTYPES = {name: found for name, found in vars(torch).items() if isinstance(found, torch.dtype)}
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -48,8 +49,8 @@ def parse_dtype(name: str) -> torch.dtype:
     Raises:
         ParseError: the name is not an element type.
     """
-    dtype = DTYPES.get(name, getattr(torch, name, None))
-    if not isinstance(dtype, torch.dtype):
+    dtype = DTYPES.get(name, _TORCH_DTYPES.get(name))
+    if dtype is None:
         raise ParseError(f"{name!r} is not an element type", mend=f"known: {', '.join(DTYPES)}")
     return dtype
 
@@ -103,9 +104,57 @@ def parse_size(text: str) -> Size:
         ParseError: the text is not a size.
     """
     try:
-        return as_size(_expression(ast.parse(text.strip(), mode="eval").body))
-    except (SyntaxError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
-        raise ParseError(f"{text!r} is not a size", mend="sizes look like 32, B, 16*B + 1") from error
+        if len(text) > _LONGEST:
+            raise ValueError("it is too long")
+        tree = ast.parse(text.strip(), mode="eval").body
+        if _degree(tree) > _DEGREE or sum(1 for _ in ast.walk(tree)) > _NODES:
+            raise ValueError("it is too large")
+        return _checked(_expression(tree))
+    except (SyntaxError, TypeError, ValueError, ArithmeticError, KeyError, RecursionError, MemoryError) as error:
+        shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+        raise ParseError(f"{shown!r} is not a size", mend="sizes look like 32, B, 16*B + 1") from error
+
+
+_LONGEST = 300
+"""The most characters of a size."""
+
+_NODES = 150
+"""The most numbers, symbols and operators of a size."""
+
+_DEGREE = 8
+"""The largest power of symbols in a size."""
+
+_BITS = 128
+"""The most bits of a number on the way to a size."""
+
+
+def _degree(tree: ast.expr) -> int:
+    """Return the largest power of symbols that an expression can have."""
+    match tree:
+        case ast.Name():
+            return 1
+        case ast.UnaryOp(operand=operand):
+            return _degree(operand)
+        case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(exponent))):
+            return _degree(left) * exponent
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub(), right=right):
+            return max(_degree(left), _degree(right))
+        case ast.BinOp(left=left, op=op, right=right):
+            return (_degree(left) + _degree(right)) * (1 if not isinstance(op, ast.Pow) else _DEGREE + 1)
+        case ast.Call(args=arguments):
+            return sum(map(_degree, arguments))
+    return 0
+
+
+def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+    # What a power would be is judged before it is made: 9**9**9**9 is never computed.
+    if not exponent.is_Integer or (base.is_Rational and _bits(base) * abs(exponent) > _BITS):
+        raise ValueError("it is too large")
+    return base**exponent
+
+
+def _bits(number: sympy.Rational) -> int:
+    return int(number.p).bit_length() + int(number.q).bit_length()
 
 
 _OPERATORS: dict[type[ast.operator], Callable[..., sympy.Expr]] = {
@@ -115,25 +164,36 @@ _OPERATORS: dict[type[ast.operator], Callable[..., sympy.Expr]] = {
     ast.Div: lambda a, b: a / b,
     ast.FloorDiv: lambda a, b: sympy.floor(a / b),
     ast.Mod: sympy.Mod,
-    ast.Pow: lambda a, b: a**b,
+    ast.Pow: _power,
 }
 
 
 def _expression(tree: ast.expr) -> sympy.Expr:
     match tree:
-        case ast.Constant(value=int(value)):
+        case ast.Constant(value=int(value)) if not isinstance(value, bool) and value.bit_length() < 64:
             return sympy.Integer(value)
         case ast.Name(id=name):
             return symbol(name)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_expression(operand)
         case ast.BinOp(left=left, op=op, right=right):
-            return _OPERATORS[type(op)](_expression(left), _expression(right))
-        case ast.Call(func=ast.Name(id="floor"), args=[argument]):
-            return sympy.floor(_expression(argument))
-        case ast.Call(func=ast.Name(id="Mod" | "Max" | "Min" as name), args=arguments):
-            return getattr(sympy, name)(*map(_expression, arguments))
-    raise TypeError(ast.dump(tree))
+            found = _OPERATORS[type(op)](_expression(left), _expression(right))
+        case ast.Call(func=ast.Name(id="floor"), args=[argument], keywords=[]):
+            found = sympy.floor(_expression(argument))
+        case ast.Call(func=ast.Name(id="Mod" | "Max" | "Min" as name), args=arguments, keywords=[]):
+            found = getattr(sympy, name)(*map(_expression, arguments))
+        case _:
+            raise TypeError(ast.dump(tree))
+    if found.is_finite is False or (found.is_Rational and _bits(found) > _BITS):
+        raise ValueError("it has no value, or one that is too large")
+    return found
+
+
+def _checked(expr: sympy.Expr) -> Size:
+    size = as_size(expr)
+    if not isinstance(size, int) and size.is_number:
+        raise ValueError("it is no integer")
+    return size
 
 
 def as_size(expr: Size) -> Size:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from archir.errors import GraphError
 from archir.ir import ops
+from archir.ir.execute import mode_argument
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Node, Tree, Use, Value
 from archir.ir.types import TensorType
 
@@ -94,6 +96,9 @@ def _types(graph: Graph, node: Node) -> list[str]:
             return tuple(map(typed, argument))
         return graph.type_of(argument) if isinstance(argument, Value) else argument
 
+    unknown = [name for name in node.arguments if name not in ops.schema(node.op).names]
+    if unknown:
+        return [f"{describe(node)} has no argument {', '.join(map(repr, unknown))}"]
     try:
         inferred = ops.infer_types(node.op, {k: typed(a) for k, a in node.arguments.items()})
     except ops.NotInferable:
@@ -114,8 +119,20 @@ def _names(graph: Graph) -> list[str]:
             if name in seen:
                 problems.append(f"the name {name!r} is given to two tensors, nodes {seen[name]} and {node.id}")
             seen[name] = node.id
-    inputs = [node.name for node in graph.inputs]
-    return problems + [f"two inputs are named {name!r}" for name in sorted(set(inputs)) if inputs.count(name) > 1]
+    problems += [f"{name!r} is a tensor and a module" for name in sorted(_modules(graph) & seen.keys())]
+    inputs = Counter(node.name for node in graph.inputs)
+    return problems + [f"two inputs are named {name!r}" for name, count in sorted(inputs.items()) if count > 1]
+
+
+def _modules(graph: Graph) -> set[str]:
+    """Return the paths of all modules that hold a tensor or a flag."""
+    waiting = {name.rpartition(".")[0] for n in graph.parameters if n.parameter for name in n.parameter.names}
+    waiting |= {n.location.module for n in graph.calls if n.location and mode_argument(n) is not None}
+    found: set[str] = set()
+    while waiting:
+        found |= waiting
+        waiting = {path.rpartition(".")[0] for path in waiting} - found
+    return found - {""}
 
 
 def _interface(graph: Graph, base: Graph) -> list[str]:

@@ -22,6 +22,13 @@ PERSISTENT = {"transient": False, "persistent": True}
 PREFIXES = frozenset([*KINDS, *TRAINABLE, *PERSISTENT])
 """Words that may stand before a stored tensor."""
 
+_PLACES = {
+    word: found
+    for word, found in vars(torch).items()
+    if isinstance(found, torch.layout | torch.memory_format) and not word.startswith("_")
+}
+"""Layouts and memory formats by the name torch gives them."""
+
 _LITERALS: dict[str, Scalar] = {"True": True, "False": False, "None": None, "inf": float("inf"), "nan": float("nan")}
 _PLAIN_NAME = re.compile(r"[^\W\d]\w*")
 _PLAIN_PATH = re.compile(r"\w+(?:\.\w+)*")
@@ -44,9 +51,8 @@ def read_constant(word: str) -> Scalar:
     """
     if word in _LITERALS:
         return _LITERALS[word]
-    found = getattr(torch, word, None)
-    if isinstance(found, torch.layout | torch.memory_format):
-        return found
+    if word in _PLACES:
+        return _PLACES[word]
     try:
         return parse_dtype(word)
     except ParseError:
@@ -89,6 +95,20 @@ def read_name(text: str) -> str:
     """
     text = text.removeprefix("@")
     return read_string(f'"{text[1:-1]}"') if text.startswith("`") else text
+
+
+def read_number(text: str) -> int | float:
+    """Return the number a text of digits stands for.
+
+    Raises:
+        ParseError: it is an integer of more than 64 bits.
+    """
+    if not text.lstrip("-").isdecimal():
+        return float(text)
+    found = int(text) if len(text) <= 21 else 2**64
+    if not -(2**63) <= found < 2**64:
+        raise ParseError("integers have 64 bits at the most")
+    return found
 
 
 def read_string(text: str) -> str:

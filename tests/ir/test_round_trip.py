@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from keyword import iskeyword
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from archir.ir.graph import Graph
 from archir.ir.load import load
@@ -21,8 +23,13 @@ from tests.ir.builder import Builder, same
 from tests.models import ZOO
 
 WORDS = st.one_of(st.text(max_size=6), st.sampled_from(["f32", "x", "a.b", "B", "w0", "`", "\\", '"', "#:", "é"]))
+TITLES = WORDS.filter(lambda word: "\0" not in word)
+NAMES = st.from_regex(r"[a-z_]\w{0,4}", fullmatch=True) | st.sampled_from(["f32", "inf", "B", "w0", "é", "graph"])
+ARGUMENTS = NAMES.filter(lambda name: name.isidentifier() and not iskeyword(name))
+PARTS = WORDS.map(lambda word: word.replace(".", "")).filter(lambda part: part and not hasattr(nn.Module(), part))
+PATHS = st.lists(PARTS, min_size=1, max_size=3).map(".".join)
 CONSTANTS = st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.floats(allow_nan=False), st.text(max_size=4))
-PLACES = st.builds(Location, WORDS, WORDS, WORDS, st.integers(0, 999)) | st.none()
+PLACES = st.builds(Location, st.just("") | PATHS, WORDS, WORDS, st.integers(0, 999)) | st.none()
 KINDS = st.sampled_from(["parameter", "buffer", "constant"])
 
 
@@ -44,16 +51,23 @@ def _wrapped(kind: str, leaves: Leaf) -> Tree:
     return Tree(kind, children, tuple(f"k{i}" for i in range(len(children))) if kind == "dict" else ())
 
 
+def _is_free(path: str, taken: list[str]) -> bool:
+    """Say whether a tensor can be called that beside others: it is neither one of them nor a module of one."""
+    return not any(f"{other}.".startswith(f"{path}.") or path.startswith(f"{other}.") for other in taken)
+
+
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
     """Draw a graph over values of the type f32[B, 4]."""
-    b = Builder(draw(WORDS), step=draw(st.integers(1, 3)))
-    names = draw(st.lists(WORDS, min_size=1, max_size=3, unique=True))
+    b = Builder(draw(TITLES), step=draw(st.integers(1, 3)))
+    names = draw(st.lists(ARGUMENTS, min_size=1, max_size=3, unique=True))
     values = [b.input(name, "f32[B, 4]") for name in names]
     paths: list[str] = []
 
     def parameter(type_: str) -> Value:
-        tied = draw(st.lists(WORDS.filter(lambda w: w not in paths), min_size=1, max_size=2, unique=True))
+        tied = [draw(PATHS.filter(lambda path: _is_free(path, paths)))]
+        if draw(st.booleans()):
+            tied.append(draw(PATHS.filter(lambda path: _is_free(path, [*paths, *tied]))))
         paths.extend(tied)
         flags = {"trainable": draw(st.booleans()), "persistent": draw(st.booleans())}
         return b.parameter(tuple(tied), type_, draw(KINDS), **flags)

@@ -199,7 +199,7 @@ def test_a_graph_that_cannot_be_read_says_where(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"there is no operator 'mine\.relu'") as caught:
         load(path)
     assert "^^^^^^^^^" in str(caught.value)
-    assert "import the package that defines it first" in str(caught.value)
+    assert "import the package that defines it" in str(caught.value)
 
 
 def test_a_tensor_the_graph_does_not_name_is_damage(tmp_path: Path) -> None:

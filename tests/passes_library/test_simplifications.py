@@ -27,7 +27,6 @@ from archir.testing import check_widths, leaves_of, outputs, randomise, relative
 from frontends.pytorch import trace
 from passes.catalog import PASSES, SIMPLIFICATIONS
 from passes.common_subexpressions import CommonSubexpressions
-from passes.dead_code import DeadCode
 from passes.fold_batch_norm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
 from passes.fuse_parallel_linear import FuseParallelLinear
@@ -330,19 +329,6 @@ graph net(x: f32[B, 4]) {
     graph = simplified(parse_graph(text), "fold-scale")
     bias = graph.by_name["fc.bias"].parameter
     assert bias is not None and bias.kind == "parameter" and not bias.trainable
-
-
-def test_calls_with_an_effect_are_not_dead() -> None:
-    text = """\
-graph net(x: f32[B, 4]) {
-  %0 = aten.isfinite(x)
-  %1 = aten.all(%0)
-  %2 = aten._assert_async(%1)
-  %3 = aten.relu(x)
-  return x
-}"""
-    graph = DeadCode().apply(parse_graph(text))
-    assert kinds(graph) == {"isfinite": 1, "all": 1, "_assert_async": 1}
 
 
 def test_constants_get_a_free_name_and_are_not_saved() -> None:

@@ -1,0 +1,122 @@
+"""What reading a graph may take: large powers, deep nests and long loops are refused at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from archir.errors import GraphError, ParseError
+from archir.ir import limits, ops
+from archir.ir.arithmetic import ARITHMETIC
+from archir.ir.parse import parse_graph
+from archir.ir.types import TensorType, parse_size
+
+
+def _graph(body: str, inputs: str = "x: f32[B, 3]", result: str = "x") -> str:
+    return f"graph net({inputs}) {{\n  {body}\n  return {result}\n}}"
+
+
+SIZES = [
+    *(
+        "9**9**9**9",
+        "2**(2**(2**B))",
+        "B**1000",
+        "(B**4)**4",
+        "B**B",
+        "floor((B**100+1)**100/7)",
+        "2**63",
+        "1/2",
+        "1/0",
+    ),
+    *("B/0", "Mod(B, 0)", "-" * 2000 + "1", "(" * 5000 + "B" + ")" * 5000, "1" * 5000, "f(B)", "x.y", "[1]"),
+    *(
+        "True",
+        "B if B else 1",
+        "lambda: 1",
+        "floor(x=B)",
+        "9999999999*9999999999*9999999999*9999999999",
+        "B*" * 40 + "B",
+    ),
+]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: size[:20])
+def test_a_size_too_large_or_none_is_refused_at_once(size: str) -> None:
+    with pytest.raises(ParseError, match="is not a size"):
+        parse_size(size)
+    with pytest.raises(ParseError):
+        parse_graph(_graph("", inputs=f"x: f32[{size}]"))
+
+
+def test_sizes_networks_have_are_read() -> None:
+    for size in ("B", "2*B**2 + 1", "floor(B/2 + 1/2)", "-floor(-B/2)", "Mod(B, 3)", "Max(1, B - 2)", "2**10", "3*B/2"):
+        assert parse_size(str(parse_size(size))) == parse_size(size)
+
+
+CALLS = [
+    ("operator.pow(10, 100000000)", "more than 64 bits"),
+    ("operator.mul(9223372036854775807, 2)", "does not fit 64 bits"),
+    ("operator.floordiv(1, 0)", "by zero"),
+    ("operator.mod(1, 0)", "by zero"),
+    ("operator.truediv(1, 0)", "by zero"),
+    ("aten.add.Scalar(x, 340282366920938463463374607431768211456)", "integers have 64 bits"),
+    (f"aten.add.Scalar(x, {'9' * 5000})", "integers have 64 bits"),
+    (f"aten.add.Scalar(x, {'[' * 10_000}", "brackets are open"),
+    (f"aten.add.Scalar(x, %0.{'9' * 5000})", "is not defined before it is used"),
+    ("aten.chunk(@p[0, 3], 268435456)", "more than 65,536 tensors"),
+    ("aten.unbind.int(@p: i8[1000000])", "more than 65,536 tensors"),
+    ("aten.split.Tensor(@p: i8[1000000], 1)", "more than 65,536 tensors"),
+    ("aten.tensor_split.sections(@p: i8[3], 100000000)", "more than 65,536 tensors"),
+    (f"aten.view(x, [{', '.join(['1'] * 70_000)}])", "70,002 numbers"),
+    (f"aten.add.Tensor(x, @w[{'9' * 5000}])", "is not a size"),
+    (f"aten.add.Tensor(x, @w[w={'9' * 5000}])", "gives w no size"),
+    ("aten.add.Tensor(x, @w[1000000, 1000000])", "cannot make a tensor"),
+    ("aten.relu(x)  #: id=-1", "does not fit a node"),
+    (f"aten.relu(x)  #: id={'9' * 5000}", "gives 'id' no value"),
+    (f"aten.relu(x)  #: id={2**60}", "does not fit a node"),
+    (f"aten.relu(x)  #: id={'[' * 100_000}", "gives 'id' no value"),
+    (f"aten.relu({'a' * 1_000_000})", "neither an input nor a constant"),
+    (f"aten.{'relu' * 100_000}(x)", "there is no operator"),
+]
+
+
+@pytest.mark.parametrize(("call", "why"), CALLS, ids=lambda text: text[:30])
+def test_a_call_that_would_take_for_ever_is_refused_at_once(call: str, why: str) -> None:
+    with pytest.raises(ParseError) as caught:
+        parse_graph(_graph(f"%0 = {call}"))
+    assert why in f"{caught.value.what} {caught.value.why}"
+    assert len(str(caught.value)) < 3_000_000 and len(caught.value.where) < 2_000
+
+
+@pytest.mark.parametrize("bracket", ["(", "[", '{"a": '])
+def test_a_result_or_a_call_nested_too_deep_is_refused(bracket: str) -> None:
+    for text in (_graph("", result=bracket * 10_000), _graph(f"call ({bracket * 10_000}")):
+        with pytest.raises(ParseError, match="more than 64 brackets are open"):
+            parse_graph(text)
+
+
+@pytest.mark.parametrize("op", ["operator.pow", "operator.mul", "operator.sub", "operator.add"])
+def test_arithmetic_stays_within_64_bits_when_a_module_runs(op: str) -> None:
+    with pytest.raises(GraphError, match=r"64 bits|has no value"):
+        ARITHMETIC[op](*((2**62, 2**62) if op != "operator.sub" else (-(2**62), 2**62 + 1)))
+    assert ARITHMETIC[op](3, 2) == {"operator.pow": 9, "operator.mul": 6, "operator.sub": 1, "operator.add": 5}[op]
+
+
+def test_a_loop_over_a_long_axis_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STEPS", 50)
+    weights = tuple(TensorType(torch.float32, shape) for shape in ((15, 4), (15, 5), (15,), (15,)))
+    arguments = {
+        "input": TensorType(torch.float32, (2, 4097, 4)),
+        "hx": TensorType(torch.float32, (1, 2, 5)),
+        "params": weights,
+        **{"has_biases": True, "num_layers": 1, "dropout": 0.0, "train": False, "bidirectional": False},
+        "batch_first": True,
+    }
+    with pytest.raises(ops.NotInferable, match="takes too long on meta tensors"):
+        ops.infer_types("aten.gru.input", arguments)
+
+
+def test_whatever_a_meta_kernel_raises_is_an_error_of_archir() -> None:
+    arguments = {"self": TensorType(torch.float32, (2, 4)), "dims": (0, 0, 0)}
+    with pytest.raises(GraphError, match="rejects its operands"):
+        ops.infer_types("aten.permute.default", arguments)
