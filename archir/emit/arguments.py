@@ -22,6 +22,9 @@ class Speaker(Protocol):
     def device(self, node: Node) -> str:
         """Return the source of the device new tensors are made on."""
 
+    def training(self, node: Node) -> str:
+        """Return the source of the mode a call follows."""
+
 
 def full_name(node: Node, say: Speaker) -> Code:
     """Return the source of a call under the operator's full name."""
@@ -33,8 +36,9 @@ def full_name(node: Node, say: Speaker) -> Code:
     given: list[str] = []
     names = schema.names[: schema.keyword_from]
     for name, value in zip(names, ops.positional(node.op, values), strict=False):
-        given.append(argument(node, name, say) if name in node.arguments else literal(value))
-    given += [f"{n}={argument(node, n, say)}" for n in schema.names[schema.keyword_from :] if _is_said(node, n)]
+        given.append(argument(node, name, say, whole=True) if name in node.arguments else literal(value))
+    keywords = [n for n in schema.names[schema.keyword_from :] if _is_said(node, n)]
+    given += [f"{n}={argument(node, n, say, whole=True)}" for n in keywords]
     return Code(f"{head}({', '.join(given)})")
 
 
@@ -54,11 +58,20 @@ _MARKED = {"size": "size", "shape": "size", "sizes": "size", "split_size": "size
 _MARKED |= {"normalized_shape": "features", "groups": "groups", "num_groups": "groups", "end": "size", "start": "size"}
 
 
-def argument(node: Node, name: str, say: Speaker, binds: int = 0) -> str:
-    """Return the source of an argument, in parentheses if it binds less tightly than `binds`."""
+def argument(node: Node, name: str, say: Speaker, binds: int = 0, *, whole: bool = False) -> str:
+    """Return the source of an argument.
+
+    Args:
+        node: the call.
+        name: the argument.
+        say: writes values.
+        binds: put it in parentheses if it binds less tightly than this.
+        whole: write lists as lists, even where one number would do for all axes.
+    """
     if mode_argument(node) == name:
         probability = node.argument(name)
-        return f"{probability} if self.training else 0.0" if probability else "self.training"
+        mode = say.training(node)
+        return f"{probability} if {mode} else 0.0" if probability else mode
     if name == "device":
         return say.device(node)
 
@@ -75,6 +88,7 @@ def argument(node: Node, name: str, say: Speaker, binds: int = 0) -> str:
     value = node.argument(name)
     if (
         isinstance(value, tuple)
+        and not whole
         and (name in _UNIFORM or (name in ("dim", "dims") and len(value) == 1))
         and len(set(value)) == 1
     ):
@@ -103,7 +117,7 @@ def call(
     bare: int = 2,
     extra: Iterable[str] = (),
 ) -> Code:
-    """Return `head(a, b, name=c)`: the first `bare` arguments by position, the others by name."""
+    """Return `head(a, b, name=c)`: the first `bare` arguments by position if the operator lets them, others by name."""
     schema = ops.schema(node.op)
     chosen = list(schema.names if names is None else names)
     given: list[str] = []
@@ -113,6 +127,6 @@ def call(
             by_position = False
             continue
         text = argument(node, name, say)
-        by_position = by_position and at < bare
+        by_position = by_position and at < bare and name in schema.names[: schema.keyword_from]
         given.append(text if by_position else f"{(rename or {}).get(name, name)}={text}")
     return Code(f"{head}({', '.join([*given, *extra])})")

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import sympy
 
+from archir.emit.arguments import full_name
 from archir.emit.code import Code, identifier, literal, plain
 from archir.emit.expressions import expression
 from archir.emit.loops import roll
-from archir.emit.names import Tree, input_hint, is_fresh, result_hint, unique
+from archir.emit.names import Tree, input_hint, is_fresh, result_hint, result_hints, unique
 from archir.emit.scopes import Plan, Program, Step, below, parent
 from archir.emit.signature import Frame
 from archir.emit.sizes import arithmetic
@@ -250,7 +251,7 @@ class _Writer:
         node = self._program.graph.node(step)
         call = self._program.stock.calls.get(step)
         if call is None:
-            return expression(node, self)
+            return expression(node, self) if self._program.trial.holds(node) else full_name(node, self)
         return Code(f"{self._access(call.path)}({', '.join(self._operand(o, node) for o in call.operands)})")
 
     def _operand(self, operand: Argument, node: Node) -> str:
@@ -290,6 +291,10 @@ class _Writer:
             if any(below(n, self._plan.path) for n in names):
                 return f"{self.value(Value(id_), None).text}.device"
         return 'torch.device("cpu")'
+
+    def training(self, node: Node) -> str:
+        """Return the source of the mode of the module being written."""
+        return "self.training"
 
     def _size(self, size: sympy.Expr, operands: Iterable[Value]) -> Code:
         """Return the source of a number that follows from shapes."""
@@ -367,21 +372,7 @@ class _Writer:
         return result_hint(self._program, self._program.graph.node(step), self._called(step))
 
     def _hints(self, step: Step, count: int) -> list[str]:
-        if not isinstance(step, Plan):
-            op = self._program.graph.node(step).op.split(".")[1]
-            known = {
-                "lstm": "y h c",
-                "gru": "y h",
-                "max": "values index",
-                "min": "values index",
-                "topk": "values index",
-            }
-            known |= {"sort": "values index", "var_mean": "var mean"}
-            if op in known:
-                return known[op].split()
-            if count == 3 and op in ("chunk", "split", "split_with_sizes", "unbind"):
-                return ["q", "k", "v"]
-        return list("abcdefgh"[:count]) if 1 < count <= 8 else ["part"] * count
+        return result_hints("" if isinstance(step, Plan) else self._program.graph.node(step).op, count)
 
     # the steps
 

@@ -12,6 +12,8 @@ from archir.emit.code import (
     Size,
     class_identifier,
     identifier,
+    is_name,
+    is_number,
     plain,
     quoted,
     replace_sizes,
@@ -21,9 +23,9 @@ from archir.emit.code import (
     wrap,
 )
 from archir.emit.layers import layer
-from archir.emit.names import Tree, is_name, unique
+from archir.emit.names import Tree, unique
 from archir.emit.scopes import Plan, Program, below, parent
-from archir.emit.signature import Frame
+from archir.emit.signature import Frame, result_source
 from archir.emit.tensors import declaration
 from archir.ir.node import Node
 
@@ -91,7 +93,8 @@ class Classes:
         return "\n\n\n".join(self.sources)
 
     def _is_plain(self) -> bool:
-        return len(self._frame.arguments) == 1 and not self._frame.prelude and self._frame.result == "{0}"
+        keywords = self._program.graph.signature.kwargs.keys
+        return not keywords and len(self._frame.arguments) == 1 and not self._frame.prelude and self._frame.result == 0
 
     # which modules are classes
 
@@ -138,11 +141,11 @@ class Classes:
             node = self._program.graph.by_name[name]
             if node.parameter and name == node.parameter.names[0]:
                 init.append(declaration(node, self._program.graph.tensors[node.id], leaf, is_name(leaf)))
-        init += self._ties(path)
+        init += [*self._ties(path), *self._frozen(path)]
         forward = list(body.lines) if body else []
         if body is not None:
             texts = [code.text for code in returned]
-            forward.append(f"return {self._frame.result.format(*texts) if not path else ', '.join(texts)}")
+            forward.append(f"return {result_source(self._frame.result, texts) if not path else ', '.join(texts)}")
         returns = "Tensor" if len(returned) == 1 else "tuple[Tensor, ...]"
         return _Class(path, init, body, forward, returns if path else self._frame.returns)
 
@@ -151,27 +154,32 @@ class Classes:
         for node in self._program.graph.parameters:
             first, *others = node.parameter.names if node.parameter else ("",)
             for other in others:
-                shared = _shared(first, other)
-                while shared not in self._classes:
-                    shared = parent(shared)
-                if shared != path:
+                if self._innermost(_shared(first, other)) != path:
                     continue
-                source, target = (
-                    self._tree.access(parent(n), path, n.rpartition(".")[2], node.parameter.kind != "parameter")
-                    for n in (first, other)
-                    if node.parameter
-                )
-                owner, _, leaf = target.rpartition(".")
-                if node.parameter and node.parameter.kind == "parameter" and is_name(leaf):
-                    yield f"{target} = {source}"
-                elif node.parameter and node.parameter.kind == "parameter":
-                    owner = self._tree.access(parent(other), path)
-                    yield f"{owner}.register_parameter({quoted(other.rpartition('.')[2])}, {source})"
-                elif parent(other) in self._program.stock.modules:
-                    yield f"{target} = {source}"
+                assert node.parameter is not None
+                buffer = node.parameter.kind != "parameter"
+                source = self._tree.access(parent(first), path, first.rpartition(".")[2], buffer)
+                owner, leaf = self._tree.access(parent(other), path), other.rpartition(".")[2]
+                if is_name(leaf) and (not buffer or parent(other) in self._program.stock.modules):
+                    yield f"{owner}.{leaf} = {source}"
+                elif not buffer:
+                    yield f"{owner}.register_parameter({quoted(leaf)}, {source})"
                 else:
-                    keep = "" if node.parameter and node.parameter.persistent else ", persistent=False"
+                    keep = "" if node.parameter.persistent else ", persistent=False"
                     yield f"{owner}.register_buffer({quoted(leaf)}, {source}{keep})"
+
+    def _frozen(self, path: str) -> Iterator[str]:
+        """Yield the statements that freeze parameters of stock modules whose other parameters are trained."""
+        for stock in self._program.stock.modules.values():
+            if stock.frozen and self._innermost(parent(stock.path)) == path:
+                owner = self._tree.access(stock.path, path)
+                yield from (f"{owner}.{field}.requires_grad_(False)" for field in stock.frozen)
+
+    def _innermost(self, path: str) -> str:
+        """Return the path of the innermost class a module stands in."""
+        while path not in self._classes:
+            path = parent(path)
+        return path
 
     def _construct(self, path: str) -> str:
         """Return the source that makes a module."""
@@ -195,7 +203,7 @@ class Classes:
         made = self._construct_chain()
         lines = [f"class {self._name}(nn.Sequential):", "    def __init__(self) -> None:"]
         lines += wrap(plain(f"super().__init__({', '.join(made)})"), 8)
-        lines += [f"        {plain(tie)}" for tie in self._ties("")]
+        lines += [f"        {plain(line)}" for line in (*self._ties(""), *self._frozen(""))]
         return "\n".join(lines)
 
     def _construct_chain(self) -> list[str]:
@@ -217,8 +225,8 @@ class Classes:
             # A layer of torch.nn that became a module of its own had something spliced in after it.
             grown = place.kind.startswith("torch.nn.modules.") and any(n.born for n in self._nodes_below(path))
             return ("Grown" if grown else "") + class_identifier(place.kind.rpartition(".")[2])
-        words = [w for w in path.split(".") if not w.isdigit()] or ["module"]
-        numbered = path.rpartition(".")[2].isdigit()
+        words = [w for w in path.split(".") if not is_number(w)] or ["module"]
+        numbered = is_number(path.rpartition(".")[2])
         return class_identifier(identifier(singular(words[-1]) if numbered else words[-1]))
 
     def _nodes_below(self, path: str) -> Iterator[Node]:
@@ -305,7 +313,7 @@ def _walk(plan: Plan) -> Iterator[Plan]:
 
 
 def _natural(path: str) -> list[tuple[int, int, str]]:
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in path.split(".")]
+    return [(0, int(p), "") if is_number(p) else (1, 0, p) for p in path.split(".")]
 
 
 def _shared(one: str, other: str) -> str:

@@ -14,6 +14,9 @@ ATOM, POWER, UNARY, TIMES, PLUS, BITWISE, COMPARE = 100, 85, 80, 70, 60, 55, 50
 WIDTH = 120
 """Longest line of emitted source."""
 
+GLOBALS = frozenset({"F", "Path", "Tensor"})
+"""Names of the emitted file that a class of the program could take."""
+
 _SIZE = re.compile("\ue000(\\w+)=(-?\\d+)\ue001")
 
 
@@ -75,27 +78,39 @@ def literal(value: object) -> str:
     if isinstance(value, str):
         return quoted(value)
     if isinstance(value, torch.device):
-        return f'torch.device("{value}")'
+        return f"torch.device({quoted(str(value))})"
+    if isinstance(value, complex) and not (math.isfinite(value.real) and math.isfinite(value.imag)):
+        return f"complex({literal(value.real)}, {literal(value.imag)})"
     return str(value)
 
 
 def quoted(text: str) -> str:
-    """Return a string literal in double quotes."""
+    """Return a string literal, in double quotes where the text has none."""
     shown = repr(text)
-    return shown if '"' in text else f'"{shown[1:-1]}"'
+    return shown if '"' in text or shown[0] == '"' else f'"{shown[1:-1]}"'
 
 
 def identifier(text: str) -> str:
-    """Return the text as a lower-case Python name."""
-    name = re.sub(r"\W+", "_", text).strip("_").lower() or "value"
+    """Return the text as a lower-case Python name of ASCII letters, digits and underscores."""
+    name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_").lower() or "value"
     return f"_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
 
 
 def class_identifier(text: str) -> str:
     """Return the text as a class name: `encoder_layer` becomes `EncoderLayer`."""
-    words = [w for w in re.split(r"\W+|_", text) if w]
+    words = [w for w in re.split(r"\W+|_", text, flags=re.ASCII) if w]
     name = "".join(w[0].upper() + w[1:] for w in words) or "Module"
-    return f"Module{name}" if name[0].isdigit() else name
+    return f"Module{name}" if name[0].isdigit() or keyword.iskeyword(name) or name in GLOBALS else name
+
+
+def is_name(text: str) -> bool:
+    """Say whether a text can be an attribute: a name that Python neither folds (`ﬁ`) nor mangles (`__x`)."""
+    return text.isascii() and text.isidentifier() and not keyword.iskeyword(text) and not text.startswith("__")
+
+
+def is_number(text: str) -> bool:
+    """Say whether a text is how a place in a list is written: `0`, `12`, not `012`."""
+    return text.isascii() and text.isdecimal() and len(text) < 10 and (text == "0" or text[0] != "0")
 
 
 def singular(text: str) -> str:
@@ -122,9 +137,9 @@ def wrap(line: str, indent: int = 0) -> list[str]:
     inner = indent + 4
     if inner + len(body) <= WIDTH and not body.endswith(","):
         return [space + head, " " * inner + body, space + tail]
-    each, loop, count = body.rpartition(" for _ in ")
-    if loop and len(split_commas(body)) == 1 and each.count("(") == each.count(")"):
-        return [space + head, *wrap(each, inner), " " * inner + loop.strip() + f" {count}", space + tail]
+    each, loop, count = body.rpartition(" for _ in range(")
+    if loop and count[:-1].isdecimal() and len(split_commas(body)) == 1 and each.count("(") == each.count(")"):
+        return [space + head, *wrap(each, inner), " " * inner + loop.strip() + count, space + tail]
     broken = [piece for part in split_commas(body) for piece in wrap(part + ",", inner)]
     return [space + head, *broken, space + tail]
 
@@ -133,7 +148,8 @@ def _last_bracket(line: str) -> tuple[int, int]:
     """Return the place of the last top-level bracket pair."""
     start = end = -1
     opened: list[int] = []
-    for at, char in _outside_strings(line.partition(" -> ")[0]):
+    returns = line.rfind(" -> ") if line.startswith("def ") else -1
+    for at, char in _outside_strings(line if returns < 0 else line[:returns]):
         if char in "([{":
             opened.append(at)
         elif char in ")]}":
@@ -155,10 +171,11 @@ def split_commas(text: str) -> list[str]:
 
 
 def _outside_strings(text: str) -> Iterable[tuple[int, str]]:
-    quote = ""
+    quote, escaped = "", False
     for at, char in enumerate(text):
         if quote:
-            quote = "" if char == quote and text[at - 1] != "\\" else quote
+            quote = "" if char == quote and not escaped else quote
+            escaped = char == "\\" and not escaped
         elif char in "\"'":
             quote = char
         else:

@@ -35,7 +35,7 @@ def _form(*names: str) -> Callable[[_Form], _Form]:
 
 # infix operators
 
-_INFIX = {
+INFIX = {
     "aten.add": ("+", PLUS),
     "aten.sub": ("-", PLUS),
     "aten.mul": ("*", TIMES),
@@ -73,10 +73,10 @@ _INFIX = {
 }
 
 
-@_form(*_INFIX)
+@_form(*INFIX)
 def _infix(node: Node, say: Speaker) -> Code | None:
     name = node.op.rpartition(".")[0] if node.op.startswith("aten.") else node.op
-    symbol, binds = _INFIX[name]
+    symbol, binds = INFIX[name]
     if len(node.arguments) != 2 or not any(isinstance(a, Value) for a in node.arguments.values()):
         return None
     left, right = node.arguments
@@ -116,7 +116,7 @@ def _invert(node: Node, say: Speaker) -> Code:
 
 # functions of torch.nn.functional
 
-for _name, _bare in {
+_FUNCTIONS = {
     "relu": 1, "gelu": 1, "silu": 1, "mish": 1, "elu": 2, "celu": 2, "selu": 1, "relu6": 1, "leaky_relu": 2,
     "hardtanh": 1, "hardswish": 1, "hardsigmoid": 1, "softplus": 1, "glu": 1, "prelu": 2,
     "linear": 3, "bilinear": 4, "conv1d": 3, "conv2d": 3, "conv3d": 3,
@@ -125,7 +125,16 @@ for _name, _bare in {
     "adaptive_avg_pool1d": 2, "adaptive_avg_pool2d": 2, "adaptive_avg_pool3d": 2,
     "pixel_shuffle": 2, "pixel_unshuffle": 2, "pad": 2, "scaled_dot_product_attention": 3, "one_hot": 2,
     "softshrink": 2, "hardshrink": 2, "tanhshrink": 1, "softsign": 1,
-}.items():  # fmt: skip
+}  # fmt: skip
+"""Functions of `torch.nn.functional` under the operator's name, and how many arguments go without names."""
+
+FUNCTIONAL = frozenset(_FUNCTIONS) | {
+    *("logsigmoid", "softmax", "log_softmax", "dropout", "batch_norm", "layer_norm", "group_norm", "rms_norm"),
+    "embedding",
+}
+"""The functions of `torch.nn.functional` that are written."""
+
+for _name, _bare in _FUNCTIONS.items():
 
     def _functional(node: Node, say: Speaker, name: str = _name, bare: int = _bare) -> Code:
         return call(node, f"F.{name}", say, bare=bare)
@@ -189,13 +198,19 @@ def _embedding(node: Node, say: Speaker) -> Code | None:
 
 # functions of torch
 
-for _name, _bare in {
+_TENSORS = {
     "cat": 1, "stack": 1, "where": 3, "maximum": 2, "minimum": 2, "addmm": 3, "baddbmm": 3,
     "einsum": 2, "outer": 2, "logical_and": 2, "logical_or": 2, "logical_not": 1, "logical_xor": 2,
     "arange": 2, "zeros": 1, "ones": 1, "full": 2, "zeros_like": 1, "ones_like": 1, "full_like": 2, "scalar_tensor": 1,
     "linspace": 3, "eye": 2, "logsumexp": 2, "var_mean": 2, "atan2": 2, "complex": 2, "view_as_real": 1,
     "view_as_complex": 1, "meshgrid": 1, "rand_like": 1, "randn_like": 1, "lerp": 3, "_weight_norm": 3,
-}.items():  # fmt: skip
+}  # fmt: skip
+"""Functions of `torch`, and how many arguments go without names."""
+
+TORCH = frozenset(_TENSORS) | {"device", "tensor"}
+"""The functions of `torch` that are written."""
+
+for _name, _bare in _TENSORS.items():
 
     def _torch(node: Node, say: Speaker, name: str = _name, bare: int = _bare) -> Code:
         return call(node, f"torch.{name}", say, rename={"self": "input"}, bare=bare)
@@ -220,7 +235,7 @@ def _clone(node: Node, say: Speaker) -> Code:
 
 # methods
 
-for _name in (
+_CALLS = (
     "abs", "exp", "expm1", "log", "log1p", "log2", "sqrt", "rsqrt", "sin", "cos", "tan", "sigmoid", "tanh", "erf",
     "sign", "square", "reciprocal", "floor", "ceil", "round", "contiguous", "clone", "detach", "isnan", "isinf",
     "unsqueeze", "squeeze", "transpose", "t", "flatten", "chunk", "split", "split_with_sizes", "unbind", "select",
@@ -228,8 +243,17 @@ for _name in (
     "topk", "cumprod", "nan_to_num",
     "masked_fill", "clamp", "clamp_min", "clamp_max", "cumsum", "tril", "triu", "gather", "index_select",
     "index_add", "scatter", "scatter_add", "roll", "flip", "repeat_interleave", "narrow", "unfold", "type_as",
-    "expand_as", "view_as", "movedim", "diagonal", "sort", "swapaxes", "real", "imag", "conj", "unflatten", "softmax",
-):  # fmt: skip
+    "expand_as", "view_as", "movedim", "diagonal", "sort", "swapaxes", "conj", "unflatten", "softmax",
+)  # fmt: skip
+"""Methods under the operator's name."""
+
+METHODS = frozenset(_CALLS) | {
+    *("reshape", "view", "expand", "permute", "repeat", "size", "item", "to", "real", "imag", "device", "dtype"),
+    *("new_zeros", "new_ones", "new_full", "new_empty", "requires_grad_", "add_"),
+}
+"""The methods and attributes of tensors that are written."""
+
+for _name in _CALLS:
 
     def _method(node: Node, say: Speaker, name: str = _name) -> Code:
         source = first(node)
@@ -247,6 +271,11 @@ for _name in (
         return call(node, f"{argument(node, source, say, ATOM)}.{name}", say, names=names, bare=bare)
 
     _FORMS.setdefault(f"aten.{_name}", _method)
+
+
+@_form("aten.real", "aten.imag")
+def _attribute(node: Node, say: Speaker) -> Code:
+    return Code(f"{argument(node, 'self', say, ATOM)}.{node.op.split('.')[1]}")
 
 
 @_form("aten.view", "aten.reshape", "aten._unsafe_view", "aten.expand", "aten.permute", "aten.repeat")

@@ -6,7 +6,7 @@ from archir.emit.code import literal
 from archir.ir.execute import mode_argument
 from archir.ir.node import Node, Value
 
-_LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
+LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "aten.relu.default": ("ReLU", ()),
     "aten.relu6.default": ("ReLU6", ()),
     "aten.gelu.default": ("GELU", ("approximate",)),
@@ -37,14 +37,16 @@ _LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
     },
     **{f"aten.adaptive_avg_pool{d}d.default": (f"AdaptiveAvgPool{d}d", ("output_size",)) for d in (1, 2, 3)},
 }
+"""The module that makes a call, and the arguments of the operator that are its."""
+
 _USUAL: dict[tuple[str, str], object] = {("Flatten", "start_dim"): 1, ("Dropout2d", "p"): 0.5, ("Dropout", "p"): 0.5}
 
 
 def layer(node: Node) -> str | None:
     """Return the source of the module that makes a call, None if no stock module does."""
-    if node.op not in _LAYERS:
+    if node.op not in LAYERS:
         return None
-    kind, names = _LAYERS[node.op]
+    kind, names = LAYERS[node.op]
     modes = {"train"} if mode_argument(node) else set()
     tensors = [n for n, a in node.arguments.items() if isinstance(a, Value)]
     if len(tensors) != 1 or set(node.arguments) - {*names, *tensors, *modes}:

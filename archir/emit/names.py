@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import keyword
 import re
 from collections.abc import Collection
 
 import torch
 from torch import nn
 
-from archir.emit.code import identifier
+from archir.emit.code import identifier, is_name, is_number, quoted
 from archir.emit.scopes import Program
 from archir.ir.node import INPUT, PARAMETER, Node, Value
 from archir.ir.types import TensorType
 
-RESERVED = frozenset({"self", "torch", "nn", "F", "math", "operator", "load", "Path", "load_model", "load_file"})
+RESERVED = frozenset({"self", "super", "torch", "nn", "F", "math", "operator", "range", "float", "complex"})
+"""Names an emitted function uses itself."""
+
 _LAYERS = re.compile(r"(conv|fc|linear|lin|norm|bn|ln|dense|proj|layer|block|body|net|features|stem|head)_?\d*$")
 _FRESH = {
     "aten.scaled_dot_product_attention": "attended",
@@ -26,6 +27,12 @@ _FRESH = {
     "aten.stack": "stacked",
 }
 """Operators whose result is a new thing rather than the next stage of their first operand."""
+
+_SEVERAL = {
+    **{"lstm": "y h c", "gru": "y h", "sort": "values index", "topk": "values index", "var_mean": "var mean"},
+    **{"max": "values index", "min": "values index"},
+}
+"""What the results of operators that have several are called."""
 
 _HINTS = {"aten.arange": "index", "aten.sym_size": "size", "aten.softmax": "weights"}
 
@@ -54,7 +61,7 @@ class Tree:
     def is_list(self, path: str) -> bool:
         """Say whether a module is a numbered container."""
         children = self.children.get(path, [])
-        numbered = all(_is_number(c) for c in children)
+        numbered = all(is_number(c) for c in children)
         return self._is_container(path) and numbered and self.length(path) <= 4 * len(children) + 8
 
     def is_dict(self, path: str) -> bool:
@@ -67,13 +74,13 @@ class Tree:
     def is_parameter_list(self, path: str) -> bool:
         """Say whether a module holds numbered tensors and no more."""
         fields = self.fields.get(path, [])
-        if path in self._classes or path in self.children or not all(_is_number(f) for f in fields):
+        if path in self._classes or path in self.children or not all(is_number(f) for f in fields):
             return False
         return sorted(map(int, fields)) == list(range(len(fields)))
 
     def length(self, path: str) -> int:
-        """Return the number of submodules a numbered container has, gaps filled."""
-        return max(map(int, self.children[path])) + 1
+        """Return the number of submodules or tensors a numbered container has, gaps filled."""
+        return max(map(int, self.children.get(path) or self.fields[path])) + 1
 
     def access(self, path: str, base: str = "", field: str = "", buffer: bool = False) -> str:
         """Return the source that reaches a submodule, or a tensor of it, from inside the module `base`."""
@@ -84,7 +91,7 @@ class Tree:
             elif is_name(name):
                 text += f".{name}"
             else:
-                text += f'["{name}"]' if self.is_dict(at) else f'.get_submodule("{name}")'
+                text += f"[{quoted(name)}]" if self.is_dict(at) else f".get_submodule({quoted(name)})"
             at = f"{at}.{name}" if at else name
         if not field:
             return text
@@ -92,16 +99,7 @@ class Tree:
             return f"{text}.{field}"
         if self.is_parameter_list(at):
             return f"{text}[{field}]"
-        return f'{text}.get_{"buffer" if buffer else "parameter"}("{field}")'
-
-
-def _is_number(name: str) -> bool:
-    return name.isdigit() and str(int(name)) == name
-
-
-def is_name(name: str) -> bool:
-    """Say whether a text can be an attribute."""
-    return name.isidentifier() and not keyword.iskeyword(name)
+        return f"{text}.get_{'buffer' if buffer else 'parameter'}({quoted(field)})"
 
 
 def input_hint(program: Program, value: Value, first: bool) -> str:
@@ -125,8 +123,8 @@ def result_hint(program: Program, node: Node, called: str) -> str:
         parts = parts_of(program, node)
         return ("q", "k", "v")[parts.index(node.id)] if len(parts) == 3 else "part"
     if called:
-        leaf = next((p for p in reversed(called.split(".")) if not p.isdigit()), "")
-        numbered = called.rpartition(".")[2].isdigit()
+        leaf = next((p for p in reversed(called.split(".")) if not is_number(p)), "")
+        numbered = is_number(called.rpartition(".")[2])
         return "y" if numbered or not leaf or _LAYERS.fullmatch(leaf) else identifier(leaf)
     name = node.op.rpartition(".")[0]
     for table in (_FRESH, _HINTS):
@@ -136,6 +134,16 @@ def result_hint(program: Program, node: Node, called: str) -> str:
     if isinstance(type_, TensorType) and type_.dtype == torch.bool:
         return "mask"
     return "y" if isinstance(type_, TensorType) and type_.dtype.is_floating_point else "index"
+
+
+def result_hints(op: str, count: int) -> list[str]:
+    """Return names for the results of a call that has several, `op` being '' for that of a submodule."""
+    name = op.split(".")[1] if "." in op else ""
+    if name in _SEVERAL:
+        return _SEVERAL[name].split()
+    if count == 3 and name in ("chunk", "split", "split_with_sizes", "unbind"):
+        return ["q", "k", "v"]
+    return list("abcdefgh"[:count]) if 1 < count <= 8 else ["part"] * count
 
 
 def parts_of(program: Program, node: Node) -> list[int]:

@@ -14,7 +14,9 @@ from itertools import pairwise
 
 import networkx as nx
 
+from archir.emit.code import is_number
 from archir.emit.stock import StockModules
+from archir.emit.trial import Trial
 from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Node, Value
 from archir.ir.types import ScalarType
@@ -63,6 +65,7 @@ class Program:
     def __init__(self, graph: Graph, stock: StockModules) -> None:
         self.graph = graph
         self.stock = stock
+        self.trial = Trial(graph)
         self.names: dict[int, tuple[str, ...]] = {n.id: n.parameter.names for n in graph.parameters if n.parameter}
         absorbed = {i for call in stock.calls.values() for i in call.absorbed}
         needed = {graph.output.id}
@@ -102,6 +105,11 @@ class Program:
         if self.graph.node(value.node).op == PARAMETER:
             return not any(below(name, path) for name in self.names[value.node])
         return value.node not in inside
+
+    def children(self, path: str) -> set[str]:
+        """Return the names of the modules and tensors right below a path under which any tensor is stored."""
+        names = (name for found in self.names.values() for name in found if below(name, path))
+        return {name[len(path) + 1 if path else 0 :].partition(".")[0] for name in names}
 
     def has_parameters(self, path: str) -> bool:
         """Say whether any tensor is stored under a path."""
@@ -272,7 +280,7 @@ class Planner:
         call = self._program.stock.calls.get(node)
         inner = call.path if call is not None and below(call.path, scope) else scope
         rest = inner[len(path) + 1 if path else 0 :].split(".")[0] if below(inner, path) else ""
-        return int(rest) if rest.isdigit() and str(int(rest)) == rest else None
+        return int(rest) if is_number(rest) else None
 
     def _chain(self, path: str, nodes: tuple[int, ...]) -> Plan | None:
         """Return the plan of a module whose numbered submodules are called one after the other."""
@@ -284,6 +292,8 @@ class Planner:
             parts.setdefault(number, []).append(node)
         if not parts or max(parts) > 4 * len(parts) + 8 or (path and not self._program.has_parameters(path)):
             return None
+        if not self._program.children(path) <= set(map(str, parts)):
+            return None  # a part that is never called, or called elsewhere, is not run in passing
         elements: dict[int, Step] = {}
         for number in sorted(parts):
             group = tuple(parts[number])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from archir.emit.code import identifier, literal, quoted
-from archir.emit.names import unique
+from archir.emit.code import identifier, is_name, literal, quoted
+from archir.emit.names import RESERVED, unique
 from archir.ir.graph import Graph
 from archir.ir.node import Argument, Constant, Leaf, Tree, Value
 
@@ -20,7 +20,7 @@ class Frame:
         prelude: statements that unpack nested arguments.
         arguments: names of the arguments, with those unpacked.
         outputs: the outputs of the graph.
-        result: template of what is returned, `{0}` standing for the first output.
+        result: what is returned; leaves number the outputs.
         returns: its annotation.
     """
 
@@ -28,16 +28,19 @@ class Frame:
     prelude: tuple[str, ...]
     arguments: tuple[str, ...]
     outputs: tuple[Argument, ...]
-    result: str
+    result: Leaf
     returns: str
 
 
 def frame(graph: Graph) -> Frame:
     """Return the arguments of a model and the statements that unpack them.
 
-    Nested arguments are unpacked; a constant argument keeps its place and is checked.
+    Nested arguments are unpacked; a constant argument keeps its place and is checked. A keyword that cannot be the name
+    of an argument, because the source uses it itself or because Python does not take it, is read from `**keywords`.
     """
-    taken: list[str] = []
+    keywords = dict(zip(graph.signature.kwargs.keys, graph.signature.kwargs.children, strict=True))
+    kept = {k: leaf for k, leaf in keywords.items() if is_name(k) and k not in RESERVED}
+    taken: list[str] = list(kept)
 
     def fresh(hint: str) -> str:
         taken.append(unique(identifier(hint), taken))
@@ -46,8 +49,7 @@ def frame(graph: Graph) -> Frame:
     slots: list[tuple[str, Leaf]] = []
     for i, leaf in enumerate(graph.signature.args.children):
         slots.append((fresh(_hint(graph, leaf) or f"arg{i}"), leaf))
-    keywords = list(zip(graph.signature.kwargs.keys, graph.signature.kwargs.children, strict=True))
-    slots += [(fresh(k), leaf) for k, leaf in sorted(keywords, key=lambda slot: isinstance(slot[1], Constant))]
+    slots += sorted(kept.items(), key=lambda slot: isinstance(slot[1], Constant))
     optional = len(slots)
     while optional and isinstance(slots[optional - 1][1], Constant):
         optional -= 1
@@ -57,17 +59,21 @@ def frame(graph: Graph) -> Frame:
     for i, (name, leaf) in enumerate(slots):
         if isinstance(leaf, Constant):
             arguments.append(f"{name}={literal(leaf.value)}" if i >= optional else f"{name}: object")
-            same = "is" if leaf.value is None or isinstance(leaf.value, bool) else "=="
-            prelude.append(f"assert {name} {same} {literal(leaf.value)}")
+            prelude.append(_assertion(name, leaf))
         elif isinstance(leaf, Tree):
             arguments.append(f"{name}: {leaf.kind}")
             prelude += _unpack(graph, leaf, name, names, taken)
         else:
             arguments.append(name)
             names[Value(graph.inputs[leaf].id)] = name
+    others = fresh("keywords") if len(kept) < len(keywords) else ""
+    arguments += [f"**{others}: object"] if others else []
+    for key, leaf in keywords.items():
+        if key not in kept:
+            prelude += _part(graph, leaf, f"{others}[{quoted(key)}]", key, names, taken)
     outputs = tuple(graph.output.arguments.values())
     leaf = graph.signature.result
-    return Frame(names, tuple(prelude), tuple(arguments), outputs, _result(leaf), _returns(leaf))
+    return Frame(names, tuple(prelude), tuple(arguments), outputs, leaf, _returns(leaf))
 
 
 def _hint(graph: Graph, leaf: Leaf) -> str:
@@ -84,27 +90,41 @@ def _unpack(graph: Graph, tree: Tree, source: str, names: dict[Value, str], take
     keys: list[str | int] = list(tree.keys) if tree.kind == "dict" else list(range(len(tree.children)))
     lines: list[str] = []
     for key, child in zip(keys, tree.children, strict=True):
-        part = f"{source}[{quoted(key) if isinstance(key, str) else key}]"
-        if isinstance(child, Tree):
-            lines += _unpack(graph, child, part, names, taken)
-        elif isinstance(child, Constant):
-            lines.append(f"assert {part} == {literal(child.value)}")
-        else:
-            taken.append(unique(identifier(graph.inputs[child].name), taken))
-            names[Value(graph.inputs[child].id)] = taken[-1]
-            lines.append(f"{taken[-1]} = {part}")
+        lines += _part(graph, child, f"{source}[{quoted(key) if isinstance(key, str) else key}]", "", names, taken)
     return lines
 
 
-def _result(leaf: Leaf, outermost: bool = True) -> str:
-    """Return a template of what a model returns, `{0}` standing for the first output of the graph."""
+def _part(graph: Graph, leaf: Leaf, source: str, hint: str, names: dict[Value, str], taken: list[str]) -> list[str]:
+    """Return the statements that take one thing out of what was handed in."""
+    if isinstance(leaf, Tree):
+        return _unpack(graph, leaf, source, names, taken)
     if isinstance(leaf, Constant):
-        return literal(leaf.value).replace("{", "{{").replace("}", "}}")
+        return [_assertion(source, leaf)]
+    taken.append(unique(identifier(hint or graph.inputs[leaf].name), taken))
+    names[Value(graph.inputs[leaf].id)] = taken[-1]
+    return [f"{taken[-1]} = {source}"]
+
+
+def _assertion(source: str, constant: Constant) -> str:
+    same = "is" if constant.value is None or isinstance(constant.value, bool) else "=="
+    return f"assert {source} {same} {literal(constant.value)}"
+
+
+def result_source(leaf: Leaf, outputs: Sequence[str], outermost: bool = True) -> str:
+    """Return the source of what a model returns.
+
+    Args:
+        leaf: its nesting.
+        outputs: the source of each output of the graph.
+        outermost: whether a tuple may stand without parentheses.
+    """
+    if isinstance(leaf, Constant):
+        return literal(leaf.value)
     if isinstance(leaf, int):
-        return f"{{{leaf}}}"
-    parts = [_result(child, outermost=False) for child in leaf.children]
+        return outputs[leaf]
+    parts = [result_source(child, outputs, outermost=False) for child in leaf.children]
     if leaf.kind == "dict":
-        return "{{" + ", ".join(f"{quoted(k)}: {p}" for k, p in zip(leaf.keys, parts, strict=True)) + "}}"
+        return f"{{{', '.join(f'{quoted(k)}: {p}' for k, p in zip(leaf.keys, parts, strict=True))}}}"
     if leaf.kind == "list":
         return f"[{', '.join(parts)}]"
     text = f"{parts[0]}," if len(parts) == 1 else ", ".join(parts)

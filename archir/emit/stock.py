@@ -13,6 +13,12 @@ from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Argument, Node, Value
 from archir.ir.types import TensorType
 
+KINDS = frozenset(
+    {"Linear", "LayerNorm", "GroupNorm", "Embedding", "PReLU", "LSTM", "GRU"}
+    | {f"{kind}{d}d" for kind in ("Conv", "ConvTranspose", "BatchNorm") for d in (1, 2, 3)}
+)
+"""The stock modules that are found."""
+
 
 @dataclass(frozen=True)
 class Stock:
@@ -23,12 +29,14 @@ class Stock:
         constructor: source that makes it.
         fields: names of its tensors in the state dict that the graph knows.
         extra: names of those the graph does not know.
+        frozen: names of the parameters without gradients, where others have them.
     """
 
     path: str
     constructor: str
     fields: frozenset[str]
     extra: frozenset[str] = frozenset()
+    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,8 @@ def find_stock(graph: Graph) -> StockModules:
     for path, found in fits.items():
         found.sort(key=lambda f: f[0].location is None or f[0].location.module != path)
         constructor = _constructor(graph, found[0][1])
-        modules[path] = Stock(path, constructor, frozenset(owned[path]), found[0][1].extra)
+        frozen = _frozen(owned[path]) if len(_frozen(owned[path])) < len(_parameters(owned[path])) else ()
+        modules[path] = Stock(path, constructor, frozenset(owned[path]), found[0][1].extra, frozen)
         for node, fit in found:
             if _constructor(graph, fit) == constructor:
                 calls[node.id] = StockCall(path, fit.operands, fit.absorbed)
@@ -141,9 +150,18 @@ def _constructor(graph: Graph, fit: _Fit) -> str:
     arguments = list(fit.arguments)
     if kinds != {torch.float32}:
         arguments.append(f"dtype={literal(nodes[0].tensor_type().dtype)}")
-    frozen = [n for n in nodes if n.parameter and n.parameter.kind == "parameter" and not n.parameter.trainable]
-    tail = ".requires_grad_(False)" if frozen else ""
-    return f"nn.{fit.kind}({', '.join(arguments)}){tail}"
+    fields = {name: graph.node(v.node) for name, v in fit.fields.items() if isinstance(v, Value)}
+    frozen = _parameters(fields) and _frozen(fields) == _parameters(fields)
+    return f"nn.{fit.kind}({', '.join(arguments)}){'.requires_grad_(False)' if frozen else ''}"
+
+
+def _parameters(fields: Mapping[str, Node]) -> tuple[str, ...]:
+    return tuple(name for name, n in fields.items() if n.parameter and n.parameter.kind == "parameter")
+
+
+def _frozen(fields: Mapping[str, Node]) -> tuple[str, ...]:
+    """Return the names of the parameters of a module that have no gradients."""
+    return tuple(name for name in _parameters(fields) if (p := fields[name].parameter) and not p.trainable)
 
 
 def _shape(graph: Graph, value: Argument) -> tuple[int, ...]:
