@@ -114,6 +114,7 @@ class _Writer:
         self._outputs: tuple[Argument, ...] = frame.outputs if frame else plan.outputs
         self._uses: list[Counter[Value]] = [self._operands(step) for step in plan.steps]
         self._uses.append(Counter(v for v in self._outputs if isinstance(v, Value)))
+        self._total = Counter(v for used in self._uses for v in used.elements())
         self._last = {value: at for at, used in enumerate(self._uses) for value in used}
         self._at = 0
         self._inputs, self._handed = self._enter(symbols)
@@ -223,7 +224,7 @@ class _Writer:
         if path and self._tree.is_list(parent(path)):
             return False
         value, user = values[0], self._last.get(values[0], -1)
-        if user < 0 or sum(used[value] for used in self._uses) != 1:
+        if user < 0 or self._total[value] != 1:
             return False
         between = range(self._at + 1, min(user, len(self._plan.steps)))
         return len(between) <= 4 and all(self._joins(k, user) for k in between)
@@ -231,11 +232,7 @@ class _Writer:
     def _joins(self, at: int, user: int) -> bool:
         """Whether what a step makes is used once, and not later than by `user`."""
         values = self._results(self._plan.steps[at])
-        return (
-            len(values) == 1
-            and self._last.get(values[0], user + 1) <= user
-            and sum(used[values[0]] for used in self._uses) == 1
-        )
+        return len(values) == 1 and self._last.get(values[0], user + 1) <= user and self._total[values[0]] == 1
 
     def _source(self, step: Step) -> tuple[Code, frozenset[str]]:
         """Return the source of a step, and the variables it reads."""

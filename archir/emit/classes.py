@@ -24,10 +24,9 @@ from archir.emit.code import (
 )
 from archir.emit.layers import layer
 from archir.emit.names import Tree, unique
-from archir.emit.scopes import Plan, Program, below, parent
+from archir.emit.scopes import Plan, Program, parent
 from archir.emit.signature import Frame, result_source
 from archir.emit.tensors import declaration
-from archir.ir.node import Node
 
 
 @dataclass
@@ -66,6 +65,18 @@ class Classes:
         self._classes = {""} | forwards | {p for p in self._modules() if self._is_class(p, chains)}
         self._chains = chains
         self._constructors: dict[str, str] = dict(self._layers)
+        self._firsts: dict[str, int] = {}
+        for id_, (first, *_) in sorted(program.names.items(), reverse=True):
+            self._firsts |= dict.fromkeys(_above(first), id_)
+        self._kinds: dict[str, str] = {}
+        self._grown: set[str] = set()
+        for node in (program.graph.node(i) for i in program.calls):
+            if node.location and node.location.kind:
+                self._kinds.setdefault(node.location.module, node.location.kind)
+            if node.location and node.born:
+                self._grown |= _above(parent(node.location.module))
+        self._tied = [n for n in program.graph.parameters if n.parameter and len(n.parameter.names) > 1]
+        self._frozen_parts = [m for m in program.stock.modules.values() if m.frozen]
         self._taken: set[str] = {name}
         self.sources: list[str] = []
 
@@ -114,19 +125,18 @@ class Classes:
         return not (tree.is_list(path) or tree.is_dict(path) or tree.is_parameter_list(path))
 
     def _heights(self) -> dict[str, int]:
-        heights: dict[str, int] = {}
-        for path in sorted(self._classes, key=lambda p: -len(p.split("."))):
-            if path:
-                inner = [h for p, h in heights.items() if p.startswith(path + ".")]
-                heights[path] = 1 + max(inner, default=0)
+        """Return for each class how many classes stand inside each other below it, itself included."""
+        heights = dict.fromkeys(self._classes - {""}, 1)
+        for path in sorted(heights, key=lambda p: -p.count(".")):
+            for outer in _above(parent(path)) & heights.keys():
+                heights[outer] = max(heights[outer], 1 + heights[path])
         return heights
 
     # the text of one class
 
     def _rank(self, path: str) -> tuple[int, list[tuple[int, int, str]]]:
         """Return the place of a module among its siblings: that of its first tensor not stored elsewhere."""
-        found = (i for i, names in self._program.names.items() if names[0] == path or below(names[0], path))
-        return min(found, default=1 << 40), _natural(path)
+        return self._firsts.get(path, 1 << 40), _natural(path)
 
     def _class(self, path: str, body: Body | None, returned: list[Code]) -> _Class:
         init: list[str] = []
@@ -151,12 +161,12 @@ class Classes:
 
     def _ties(self, path: str) -> Iterator[str]:
         """Yield the statements that let several names stand for one tensor, in the innermost class that holds all."""
-        for node in self._program.graph.parameters:
-            first, *others = node.parameter.names if node.parameter else ("",)
+        for node in self._tied:
+            assert node.parameter is not None
+            first, *others = node.parameter.names
             for other in others:
                 if self._innermost(_shared(first, other)) != path:
                     continue
-                assert node.parameter is not None
                 buffer = node.parameter.kind != "parameter"
                 source = self._tree.access(parent(first), path, first.rpartition(".")[2], buffer)
                 owner, leaf = self._tree.access(parent(other), path), other.rpartition(".")[2]
@@ -170,8 +180,8 @@ class Classes:
 
     def _frozen(self, path: str) -> Iterator[str]:
         """Yield the statements that freeze parameters of stock modules whose other parameters are trained."""
-        for stock in self._program.stock.modules.values():
-            if stock.frozen and self._innermost(parent(stock.path)) == path:
+        for stock in self._frozen_parts:
+            if self._innermost(parent(stock.path)) == path:
                 owner = self._tree.access(stock.path, path)
                 yield from (f"{owner}.{field}.requires_grad_(False)" for field in stock.frozen)
 
@@ -218,20 +228,14 @@ class Classes:
         return self._kind(made.path) + replace_sizes(text, lambda s: f"<{s.label}>")
 
     def _kind(self, path: str) -> str:
-        nodes = (self._program.graph.node(i) for i in self._program.calls)
-        places = (n.location for n in nodes if n.location and n.location.module == path and n.location.kind)
-        place = next(iter(places), None)
-        if place is not None:
+        kind = self._kinds.get(path, "")
+        if kind:
             # A layer of torch.nn that became a module of its own had something spliced in after it.
-            grown = place.kind.startswith("torch.nn.modules.") and any(n.born for n in self._nodes_below(path))
-            return ("Grown" if grown else "") + class_identifier(place.kind.rpartition(".")[2])
+            grown = kind.startswith("torch.nn.modules.") and path in self._grown
+            return ("Grown" if grown else "") + class_identifier(kind.rpartition(".")[2])
         words = [w for w in path.split(".") if not is_number(w)] or ["module"]
         numbered = is_number(path.rpartition(".")[2])
         return class_identifier(identifier(singular(words[-1]) if numbered else words[-1]))
-
-    def _nodes_below(self, path: str) -> Iterator[Node]:
-        nodes = (self._program.graph.node(i) for i in self._program.calls)
-        return (n for n in nodes if n.location and below(n.location.module, path))
 
     def _merge(self, group: list[_Class]) -> None:
         """Write one class for modules that differ in sizes only."""
@@ -310,6 +314,12 @@ def _walk(plan: Plan) -> Iterator[Plan]:
         if isinstance(step, Plan):
             yield from _walk(step)
     yield plan
+
+
+def _above(path: str) -> set[str]:
+    """Return a path and those of all modules it stands in."""
+    parts = path.split(".")
+    return {".".join(parts[: at + 1]) for at in range(len(parts))}
 
 
 def _natural(path: str) -> list[tuple[int, int, str]]:

@@ -130,7 +130,7 @@ _FUNCTIONS = {
 
 FUNCTIONAL = frozenset(_FUNCTIONS) | {
     *("logsigmoid", "softmax", "log_softmax", "dropout", "batch_norm", "layer_norm", "group_norm", "rms_norm"),
-    "embedding",
+    *("embedding", "interpolate"),
 }
 """The functions of `torch.nn.functional` that are written."""
 
@@ -140,6 +140,27 @@ for _name, _bare in _FUNCTIONS.items():
         return call(node, f"F.{name}", say, bare=bare)
 
     _FORMS[f"aten.{_name}"] = _functional
+
+
+_UPSAMPLED = {
+    **{"nearest1d": "nearest", "nearest2d": "nearest", "nearest3d": "nearest", "linear1d": "linear"},
+    **{"bilinear2d": "bilinear", "bicubic2d": "bicubic", "trilinear3d": "trilinear"},
+}
+
+
+@_form(*(f"aten.upsample_{kind}.vec" for kind in _UPSAMPLED))
+@_form(*(f"aten._upsample_nearest_exact{n}d.vec" for n in (1, 2, 3)))
+def _interpolate(node: Node, say: Speaker) -> Code | None:
+    size, scale = node.argument("output_size"), node.argument("scale_factors")
+    if (size is None) == (scale is None):
+        return None
+    wanted = "output_size" if scale is None else "scale_factors"
+    name = "size" if scale is None else "scale_factor"
+    given = [argument(node, "input", say), f"{name}={argument(node, wanted, say, whole=True)}"]
+    mode = _UPSAMPLED.get(node.op.split(".")[1].removeprefix("upsample_"), "nearest-exact")
+    given += [] if mode == "nearest" else [f'mode="{mode}"']
+    given += ["align_corners=True"] if node.arguments.get("align_corners") else []
+    return Code(f"F.interpolate({', '.join(given)})")
 
 
 @_form("aten.elu")

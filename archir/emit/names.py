@@ -42,14 +42,15 @@ class Tree:
 
     def __init__(self, paths: Collection[str], fields: Collection[str], classes: Collection[str]) -> None:
         """Take the paths of all modules, the names of all tensors, and the paths of modules with a forward function."""
-        self.children: dict[str, list[str]] = {}
+        owners: dict[str, dict[str, None]] = {}
         for path in paths:
             names = path.split(".") if path else []
             for i, name in enumerate(names):
-                owner = self.children.setdefault(".".join(names[:i]), [])
-                if name not in owner:
-                    owner.append(name)
+                owners.setdefault(".".join(names[:i]), {}).setdefault(name)
+        self.children = {path: list(found) for path, found in owners.items()}
         self._classes = set(classes) | {""}
+        self._lists: dict[str, bool] = {}
+        self._parameter_lists: dict[str, bool] = {}
         self.fields: dict[str, list[str]] = {}
         for name in fields:
             path, _, field = name.rpartition(".")
@@ -60,9 +61,11 @@ class Tree:
 
     def is_list(self, path: str) -> bool:
         """Say whether a module is a numbered container."""
-        children = self.children.get(path, [])
-        numbered = all(is_number(c) for c in children)
-        return self._is_container(path) and numbered and self.length(path) <= 4 * len(children) + 8
+        if path not in self._lists:
+            children = self.children.get(path, [])
+            numbered = self._is_container(path) and all(is_number(c) for c in children)
+            self._lists[path] = numbered and self.length(path) <= 4 * len(children) + 8
+        return self._lists[path]
 
     def is_dict(self, path: str) -> bool:
         """Say whether a module is a container of named modules and no more."""
@@ -73,10 +76,11 @@ class Tree:
 
     def is_parameter_list(self, path: str) -> bool:
         """Say whether a module holds numbered tensors and no more."""
-        fields = self.fields.get(path, [])
-        if path in self._classes or path in self.children or not all(is_number(f) for f in fields):
-            return False
-        return sorted(map(int, fields)) == list(range(len(fields)))
+        if path not in self._parameter_lists:
+            fields = self.fields.get(path, [])
+            alone = path not in self._classes and path not in self.children
+            self._parameter_lists[path] = alone and set(fields) == set(map(str, range(len(fields))))
+        return self._parameter_lists[path]
 
     def length(self, path: str) -> int:
         """Return the number of submodules or tensors a numbered container has, gaps filled."""

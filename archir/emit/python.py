@@ -120,7 +120,8 @@ def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> fl
     """
     file = Path(path)
     net = _loaded(file)
-    wanted, found = set(graph.module().state_dict()), set(net.state_dict())
+    wanted = {name for n in graph.parameters if (p := n.parameter) and p.persistent for name in p.names}
+    found = set(net.state_dict())
     counters = {key for key in found if key.endswith("num_batches_tracked")}
     if wanted - found or found - wanted - counters:
         missing, more = sorted(wanted - found), sorted(found - wanted - counters)

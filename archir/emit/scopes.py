@@ -67,15 +67,21 @@ class Program:
         self.stock = stock
         self.trial = Trial(graph)
         self.names: dict[int, tuple[str, ...]] = {n.id: n.parameter.names for n in graph.parameters if n.parameter}
+        self._operands: dict[int, list[Value]] = {}
         absorbed = {i for call in stock.calls.values() for i in call.absorbed}
         needed = {graph.output.id}
         for node in reversed(graph.nodes):
             if node.id in needed and node.id not in absorbed:
                 needed |= {v.node for v in self.operands(node.id)}
-        self.calls = [n.id for n in graph.calls if n.id in needed - absorbed and not self.is_size(Value(n.id))]
+        needed -= absorbed
+        self.calls = [n.id for n in graph.calls if n.id in needed and not self.is_size(Value(n.id))]
         self.position = {id_: at for at, id_ in enumerate(self.calls)}
         self.scope = {id_: self._scope(graph.node(id_)) for id_ in self.calls}
-        self.paths = {parent(name) for names in self.names.values() for name in names}
+        self._stored: dict[str, set[str]] = {}
+        for name in (name for names in self.names.values() for name in names):
+            parts = name.split(".")
+            for at, part in enumerate(parts):
+                self._stored.setdefault(".".join(parts[:at]), set()).add(part)
 
     def is_size(self, value: Value) -> bool:
         """Say whether a value is a number that follows from the shapes of tensors at hand."""
@@ -84,12 +90,11 @@ class Program:
 
     def operands(self, node: int) -> list[Value]:
         """Return the values a call is written with, numbers that follow from shapes left out."""
-        call = self.stock.calls.get(node)
-        if call is not None:
-            found = [v for o in call.operands for v in _values(o)]
-        else:
-            found = [v for _, v in self.graph.node(node).operands()]
-        return [v for v in dict.fromkeys(found) if not self.is_size(v)]
+        if node not in self._operands:
+            call = self.stock.calls.get(node)
+            found = self.graph.node(node).values if call is None else [v for o in call.operands for v in _values(o)]
+            self._operands[node] = [v for v in dict.fromkeys(found) if not self.is_size(v)]
+        return self._operands[node]
 
     @cached_property
     def users(self) -> dict[int, set[int]]:
@@ -108,12 +113,11 @@ class Program:
 
     def children(self, path: str) -> set[str]:
         """Return the names of the modules and tensors right below a path under which any tensor is stored."""
-        names = (name for found in self.names.values() for name in found if below(name, path))
-        return {name[len(path) + 1 if path else 0 :].partition(".")[0] for name in names}
+        return self._stored.get(path, set())
 
     def has_parameters(self, path: str) -> bool:
         """Say whether any tensor is stored under a path."""
-        return any(p == path or below(p, path) for p in self.paths)
+        return path in self._stored
 
     def _scope(self, node: Node) -> str:
         call = self.stock.calls.get(node.id)
@@ -197,12 +201,8 @@ class Planner:
             for value in step.inputs if isinstance(step, Plan) else program.operands(step):
                 if program.outside(value, path, inside):
                     taken.setdefault(value)
-        given: dict[Value, None] = {}
-        leaving = {n for n in nodes if program.users.get(n, set()) - inside}
-        for user in [*(u for u in program.calls if u not in inside), program.graph.output.id]:
-            for value in program.operands(user):
-                if value.node in leaving:
-                    given.setdefault(value)
+        users = {user for node in nodes for user in program.users.get(node, set()) if user not in inside}
+        given = {value for user in users for value in program.operands(user) if value.node in inside}
         outputs = tuple(sorted(given, key=lambda v: (program.position[v.node], v.index)))
         return Plan(path, nodes, steps, tuple(taken), outputs)
 
