@@ -166,7 +166,7 @@ def export(net: Path, *, python: Path | None, onnx: Path | None, name: str) -> N
     if onnx is not None:
         done.append(to_onnx(graph, onnx))
     for emitted in done:
-        say(f"wrote {emitted.path}, largest difference from the graph {emitted.difference:.3g}")
+        say(f"wrote {emitted.path}, {emitted.verdict}")
 
 
 def _size(price: Cost) -> str:

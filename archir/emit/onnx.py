@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,17 @@ from typing import Any
 import onnx
 import onnxruntime
 import torch
-from torch._dynamo.exc import UserError
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 from torch.export.dynamic_shapes import _DimHint
-from torch.onnx import OnnxExporterError
 
-from archir.emit.check import Emitted, compare
+from archir.emit.check import Agreement, Emitted, agree
+from archir.emit.files import place
+from archir.emit.nesting import leaves, nested
+from archir.emit.opset import NATIVE, lower, opset_of, refuse
 from archir.errors import EmitError, FileError
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
-from archir.ir.node import Constant, Leaf, Signature, Tree, Value
+from archir.ir.node import Signature, Tree, Value
 from archir.ir.types import TensorType, Type, symbols_of
 
 TOLERANCE = 1e-4
@@ -45,42 +45,42 @@ def to_onnx(
 ) -> Emitted:
     """Write a graph as an ONNX file, in eval mode, and check it with onnxruntime.
 
-    Dynamic axes of the graph stay dynamic; inputs have the names they have in the graph.
+    Dynamic axes of the graph stay dynamic; inputs have the names they have in the graph. A tensor of complex numbers is
+    one of real numbers with a last axis of 2.
 
     Args:
         graph: the program.
         path: the file; weights of 2 GiB and more go to `<path>.data`.
-        opset: ONNX operator set, the exporter's own choice if not given.
+        opset: ONNX operator set, 13 to 25; the exporter's own choice if not given.
         optimize: fold constants and BatchNorm into convolutions; otherwise every operator is kept.
         tolerance: largest difference from the graph allowed, relative to the largest output where that exceeds 1.
 
     Returns:
-        The file, and the largest absolute difference found on random inputs.
+        The file, the largest absolute difference found on random inputs, and what could not be compared.
 
     Raises:
-        EmitError: the exporter rejects the graph, or the file computes something else; no file is left or changed.
+        EmitError: the exporter rejects the graph, the operator set cannot be written, or the file computes something
+            else; no file is left or changed.
         FileError: the file cannot be written.
     """
+    refuse(opset)
     target = Path(path)
-    inputs, outputs = _names(graph)
-    model = _export(graph, inputs, outputs, opset, optimize)
+    model = _export(graph, opset, optimize)
+    size = sum(t.numel() * t.element_size() for t in graph.tensors.values())
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as draft:
             file = Path(draft) / target.name
-            size = sum(t.numel() * t.element_size() for t in graph.tensors.values())
-            beside = size > LARGEST
-            data = f"{target.name}.data"
-            onnx.save(model, str(file), save_as_external_data=beside, location=data if beside else None)
-            difference = check(graph, file, tolerance=tolerance)
-            for written in sorted(Path(draft).iterdir(), key=lambda p: p.name == target.name):
-                os.replace(written, target.parent / written.name)
+            _save(model, file, beside=size > LARGEST)
+            _read_back(file, opset_of(model) if opset is None else opset)
+            agreement = check(graph, file, tolerance=tolerance)
+            place(sorted(Path(draft).iterdir(), key=lambda p: p.name == target.name), target.parent)
     except OSError as error:
         raise FileError(f"cannot write {target}", why=str(error), mend="give a path that can be written") from error
-    return Emitted(target, difference)
+    return Emitted(target, agreement.difference, agreement.undefined, agreement.why)
 
 
-def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> float:
+def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> Agreement:
     """Run an ONNX file with onnxruntime and compare it with the graph it was made from.
 
     Args:
@@ -89,7 +89,7 @@ def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> fl
         tolerance: largest difference allowed, relative to the largest output where that exceeds 1.
 
     Returns:
-        The largest absolute difference on random inputs.
+        The largest absolute difference on random inputs, and how many output elements could not be compared.
 
     Raises:
         EmitError: the file cannot be run, or computes something else.
@@ -98,64 +98,131 @@ def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> fl
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     name = Path(path).name
-    try:
+    with _as_error(f"onnxruntime cannot load {name}"):
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise EmitError(f"onnxruntime cannot load {name}", why=str(error).splitlines()[0]) from error
-    known = [i.name for i in session.get_inputs()]
+    known = {i.name for i in session.get_inputs()}
+    results = [v for v in graph.output.arguments.values() if isinstance(v, Value)]
+    if len(session.get_outputs()) != len(results):
+        raise EmitError(f"{name} has {len(session.get_outputs())} outputs, and the graph {len(results)}")
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
-        leaves = _leaves(graph, args, kwargs)
-        feed = {n: t.numpy() for n, t in zip(_names(graph)[0], leaves, strict=True) if n in known}
-        try:
-            found = session.run(None, feed)
-        except Exception as error:
-            raise EmitError(f"onnxruntime cannot run {name}", why=str(error).splitlines()[0]) from error
-        tensors = dict(zip(_results(graph), (torch.from_numpy(f.copy()) for f in found), strict=True))
-        return _nest(graph.signature.result, tensors)
+        with _as_error(f"onnxruntime cannot run {name}"):
+            given = zip(_names(graph)[0], leaves(graph, args, kwargs), strict=True)
+            found = session.run(None, {n: _array(value) for n, value in given if n in known})
+            return nested(graph, {v: _tensor(graph, v, array) for v, array in zip(results, found, strict=True)})
 
-    return compare(graph, run, tolerance, name)
+    return agree(graph, run, tolerance, name)
+
+
+def _array(value: object) -> Any:
+    tensor = torch.as_tensor(value)
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).numpy()
+
+
+def _tensor(graph: Graph, value: Value, array: Any) -> torch.Tensor:
+    tensor, type_ = torch.from_numpy(array.copy()), graph.type_of(value)
+    apart = isinstance(type_, TensorType) and type_.dtype.is_complex and not tensor.is_complex()
+    return torch.view_as_complex(tensor) if apart else tensor
+
+
+@contextmanager
+def _as_error(
+    what: str, where: Callable[[str], str] = lambda message: "", why: str = "", mend: str = ""
+) -> Iterator[None]:
+    """Turn whatever goes wrong into an EmitError: which errors other people's exporters and runtimes raise is open."""
+    try:
+        yield
+    except (EmitError, OSError):
+        raise
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        lines = str(cause).strip().splitlines()
+        reason = f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+        raise EmitError(
+            what, where=where(f"{error}\n{cause}"), why=f"{reason}; {why}" if why else reason, mend=mend
+        ) from error
 
 
 def _names(graph: Graph) -> tuple[list[str], list[str]]:
-    """Return the names of the inputs and outputs of the file."""
+    """Return the names of the inputs and outputs of the file; no two are the same."""
     inputs = [n.name or f"input_{i}" for i, n in enumerate(graph.inputs)]
     count = len(_results(graph))
-    return inputs, ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+    stem = "output"
+    while any(name == stem or name.startswith(f"{stem}_") for name in inputs):
+        stem = f"{stem}_"
+    return inputs, [stem] if count == 1 else [f"{stem}_{i}" for i in range(count)]
 
 
-def _export(graph: Graph, inputs: list[str], outputs: list[str], opset: int | None, optimize: bool) -> onnx.ModelProto:
+def _export(graph: Graph, opset: int | None, optimize: bool) -> onnx.ModelProto:
     """Return the model the exporter of torch makes of a graph."""
     flat = _flat(graph)
     args, _ = random_inputs(flat, EXAMPLE)
     dynamic = tuple(_dynamic(n.results[0]) for n in graph.inputs)
-    module = flat.module().eval()
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                module,
-                args,
-                dynamo=True,
-                verbose=False,
-                optimize=optimize,
-                opset_version=opset,
-                input_names=inputs,
-                output_names=outputs,
-                dynamic_shapes=dynamic if any(dynamic) else None,
-            )
-    except (OnnxExporterError, UserError, RuntimeError, ValueError) as error:
-        cause = error.__cause__ or error
-        raise EmitError(
+    inputs, outputs = _names(graph)
+    module = flat.module().eval().requires_grad_(False)
+    with (
+        _as_error(
             f"{graph.name} cannot be written as ONNX",
-            where=f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}",
-            why="an operator has no ONNX form, or depends on the batch size in a way ONNX cannot say",
-        ) from error
-    if program is None:
-        raise EmitError(f"{graph.name} cannot be written as ONNX", why="the exporter returned nothing")
-    model: onnx.ModelProto = program.model_proto
-    _name_axes(graph, model)
-    _strip(model)
-    return model
+            lambda message: _place(graph, message),
+            "an operator has no ONNX form, or depends on the batch size in a way ONNX cannot say",
+        ),
+        _quiet(),
+        torch.no_grad(),
+    ):
+        captured = torch.export.export(module, args, dynamic_shapes=dynamic if any(dynamic) else None, strict=False)
+        _forget_strides(captured)
+        program = torch.onnx.export(
+            captured,
+            dynamo=True,
+            verbose=False,
+            optimize=optimize,
+            opset_version=opset if opset is None else max(opset, NATIVE),
+            input_names=inputs,
+            output_names=outputs,
+        )
+        assert program is not None
+        model: onnx.ModelProto = program.model_proto
+        _name_axes(graph, model)
+        _strip(model)
+        return model if opset is None or opset_of(model) <= opset else lower(model, opset)
+
+
+def _forget_strides(captured: ExportedProgram) -> None:
+    """Let every view be a reshape again: decompositions change the strides that a view was found to fit."""
+    for node in captured.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    captured.graph_module.recompile()
+
+
+def _save(model: onnx.ModelProto, file: Path, *, beside: bool) -> None:
+    """Write a model, with its tensors in a second file if asked."""
+    with _as_error(f"{file.name} cannot be written as ONNX"):
+        onnx.save(model, str(file), save_as_external_data=beside, location=f"{file.name}.data" if beside else None)
+
+
+def _read_back(file: Path, opset: int) -> None:
+    """Hold a file to the operator set it was asked for."""
+    with _as_error(f"{file.name} is not ONNX"):
+        found = opset_of(onnx.load(str(file), load_external_data=False))
+        onnx.checker.check_model(str(file))
+    if found != opset:
+        raise EmitError(
+            f"ONNX operator set {opset} cannot be written",
+            why=f"an operator of the model has no form in it, and the exporter stopped at {found}",
+            mend=f"give opset {found}, or none",
+        )
+
+
+def _place(graph: Graph, message: str) -> str:
+    """Return the place in the user's program of the operator an error of the exporter names; empty if there is none."""
+    named = re.findall(r"\baten[.:]+(\w+)(?:\.(\w+))?", message)
+    calls = [n for n in graph.calls if n.op.startswith("aten.")]
+    found = [n for name, form in named for n in calls if n.op == f"aten.{name}.{form}"]
+    found += [n for name, _ in named for n in calls if n.op.split(".")[1] == name.strip("_")]
+    return f"{found[0].op}, {found[0].location or ''}".rstrip(", ") if found else ""
 
 
 def _results(graph: Graph) -> list[int]:
@@ -209,37 +276,14 @@ def _strip(model: onnx.ModelProto) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the notes of the exporter about itself (deprecations inside torch, packages not installed) to itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
-
-
-def _leaves(graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-    """Return the tensors among the arguments, in the order of the graph's inputs."""
-    found: dict[int, torch.Tensor] = {}
-
-    def visit(leaf: Leaf, value: Any) -> None:
-        if isinstance(leaf, int):
-            found[leaf] = value
-        elif isinstance(leaf, Tree):
-            for key, child in zip(leaf.keys if leaf.kind == "dict" else range(len(value)), leaf.children, strict=True):
-                visit(child, value[key])
-
-    visit(graph.signature.args, args)
-    visit(graph.signature.kwargs, kwargs)
-    return [found[i] for i in sorted(found)]
-
-
-def _nest(leaf: Leaf, tensors: Mapping[int, torch.Tensor]) -> Any:
-    """Return the outputs in the nesting of the model."""
-    if isinstance(leaf, Constant):
-        return leaf.value
-    if isinstance(leaf, Tree):
-        return [_nest(child, tensors) for child in leaf.children]
-    return tensors[leaf]
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from archir.emit.check import Agreement
 from archir.emit.onnx import check, to_onnx
 from archir.errors import EmitError, FileError
 from frontends.pytorch import trace
@@ -68,10 +69,64 @@ def test_one_batch_size_stays_one(tmp_path: Path) -> None:
             return x.reshape(4, 6).softmax(1)
 
     graph = trace(Fixed(), torch.randn(2, 12), dynamic_shapes=None)
-    emitted = to_onnx(graph, tmp_path / "net.onnx", opset=18)
-    model = onnx.load(emitted.path)
+    model = onnx.load(to_onnx(graph, tmp_path / "net.onnx").path)
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
-    assert model.opset_import[0].version == 18
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18, 21, 25])
+def test_the_opset_asked_for_stands_in_the_file(opset: int, tmp_path: Path) -> None:
+    graph = trace(ZOO["resnet"].build(), ZOO["resnet"].inputs())
+    emitted = to_onnx(graph, tmp_path / "net.onnx", opset=opset)
+    model = onnx.load(emitted.path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", opset)]
+    assert emitted.difference < 1e-5 and check(graph, emitted.path) == Agreement(emitted.difference, 2 * 10 + 3 * 10)
+
+
+@pytest.mark.parametrize("opset", [0, -1, 12, 26, 999])
+def test_opsets_that_cannot_be_written_are_refused(opset: int, tmp_path: Path) -> None:
+    graph = trace(nn.Linear(3, 2), torch.randn(2, 3))
+    with pytest.raises(EmitError, match=f"operator set {opset} cannot be written.*\n.*13 to 25 can"):
+        to_onnx(graph, tmp_path / "net.onnx", opset=opset)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stock_gpt2_with_a_mask_is_compared_where_it_is_defined(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20, n_positions=8)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    model.config.use_cache = False
+    tokens, mask = torch.randint(0, 20, (2, 5)), torch.ones(2, 5, dtype=torch.long)
+    graph = trace(model, (), {"input_ids": tokens, "attention_mask": mask})
+    emitted = to_onnx(graph, tmp_path / "net.onnx")
+    assert emitted.difference < 1e-5
+    assert 0 < emitted.undefined < 5 * 5 * 20 / 2 and "attend to nothing" in emitted.why
+    other = graph.with_tensors({"transformer.ln_f.bias": graph.tensor("transformer.ln_f.bias") + 0.1})
+    with pytest.raises(EmitError, match="computes something else"):
+        check(other, emitted.path)
+
+
+def test_operators_an_opset_does_not_have_are_named(tmp_path: Path) -> None:
+    graph = trace(nn.Sequential(nn.LayerNorm(6), nn.Softmax(-1)), torch.randn(2, 6))
+    to_onnx(graph, tmp_path / "net.onnx", opset=17)
+    before = (tmp_path / "net.onnx").read_bytes()
+    with pytest.raises(EmitError, match="LayerNormalization is not in it"):
+        to_onnx(graph, tmp_path / "net.onnx", opset=16)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+    assert (tmp_path / "net.onnx").read_bytes() == before
+
+
+def test_splits_and_reductions_go_back_to_their_older_forms(tmp_path: Path) -> None:
+    class Parts(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            one, two = x.chunk(2, 1)
+            return (one * two).sum(1) + x.amax((1, 2))[:, None] + nn.functional.pad(x, (1, 2)).prod(1).mean(1)[:, None]
+
+    graph = trace(Parts(), torch.randn(2, 4, 5))
+    emitted = to_onnx(graph, tmp_path / "net.onnx", opset=13)
+    nodes = {n.op_type: n for n in onnx.load(emitted.path).graph.node}
+    assert emitted.difference < 1e-5 and len(nodes["ReduceMax"].input) == 1
 
 
 def test_errors_leave_nothing_behind(tmp_path: Path) -> None:
