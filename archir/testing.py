@@ -1,14 +1,16 @@
 """The value oracle: whether the widths found in a graph are what they claim to be, checked by running the graph.
 
 Units of a width are interchangeable, so permuting them leaves the outputs as they were; deleting a unit does what
-noughts in all its places do; copies and fresh units that a reindexing makes leave the outputs as they were.
+noughts do in all its places and wherever it is summed over; copies and fresh units that a reindexing makes leave the
+outputs as they were.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,11 +18,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from archir.axes.infer import infer_widths
+from archir.axes.positions import positions
 from archir.axes.widths import Width, Widths
 from archir.errors import GraphError, PassError
 from archir.ir.execute import call
 from archir.ir.graph import Graph
 from archir.ir.node import Value
+from archir.rewrite.multiplicity import relate
 from archir.rewrite.reindex import Change, plan_reindexing, reindex
 
 TOLERANCE = 1e-9
@@ -51,8 +55,17 @@ def randomise(graph: Graph, seed: int = 0) -> Graph:
     return graph.with_tensors(tensors)
 
 
-def evaluate(graph: Graph, inputs: Sequence[object]) -> dict[Value, Any]:
+Noughts = Mapping[tuple[int, Value], Sequence[tuple[int, Tensor]]]
+"""By node and operand: along which axes, and at which positions, the node finds noughts in the operand."""
+
+
+def evaluate(graph: Graph, inputs: Sequence[object], noughts: Noughts = MappingProxyType({})) -> dict[Value, Any]:
     """Return every value of a graph, in evaluation mode, for the given values of its inputs.
+
+    Args:
+        graph: the graph.
+        inputs: the values of its inputs.
+        noughts: operands in which single calls find noughts in place of what is there.
 
     Raises:
         GraphError: another number of inputs than the graph has.
@@ -63,17 +76,20 @@ def evaluate(graph: Graph, inputs: Sequence[object]) -> dict[Value, Any]:
     values |= {Value(i): tensor for i, tensor in graph.tensors.items()}
     with torch.no_grad():
         for node in graph.calls:
-            values |= {Value(node.id, i): found for i, found in enumerate(call(node, values.__getitem__))}
+            read = {v: _blanked(values[v], noughts.get((node.id, v), ())) for v in node.values}
+            values |= {Value(node.id, i): found for i, found in enumerate(call(node, read.__getitem__))}
     return values
 
 
-def outputs(graph: Graph, inputs: Sequence[object]) -> list[Any]:
-    """Return what a graph returns, in evaluation mode, for the given values of its inputs.
+def _blanked(tensor: Any, where: Iterable[tuple[int, Tensor]]) -> Any:
+    for axis, places in where:
+        tensor = tensor.index_fill(axis, places, 0)
+    return tensor
 
-    Raises:
-        GraphError: another number of inputs than the graph has.
-    """
-    values = evaluate(graph, inputs)
+
+def outputs(graph: Graph, inputs: Sequence[object], noughts: Noughts = MappingProxyType({})) -> list[Any]:
+    """Return what a graph returns, in evaluation mode; arguments and errors are those of `evaluate`."""
+    values = evaluate(graph, inputs, noughts)
     return [values[value] for _, value in graph.output.operands()]
 
 
@@ -129,7 +145,7 @@ class Verdict:
 
     Attributes:
         width: the width.
-        pruned: single units removed, against noughts in their places.
+        pruned: single units removed, against noughts (see `without`).
         permuted: units in another order.
         split: one unit repeated twice.
         tripled: one unit repeated three times and another one twice.
@@ -215,7 +231,7 @@ def _check(widths: Widths, width: Width, inputs: Sequence[Tensor], right: Sequen
 
     def pruned(unit: int) -> Outcome:
         kept = tuple(u for u in range(size) if u != unit)
-        return outcome(Change(kept), outputs(zeroed(widths, {width.name: [unit]}), inputs))
+        return outcome(Change(kept), without(widths, width, [unit], inputs))
 
     every = tuple(range(size))
     removed = sorted({round(i * (size - 1) / max(units - 1, 1)) for i in range(units)})
@@ -231,7 +247,7 @@ def _check(widths: Widths, width: Width, inputs: Sequence[Tensor], right: Sequen
 
 
 def zeroed(widths: Widths, units: Mapping[str, Sequence[int]]) -> Graph:
-    """Return the graph with noughts in all places of some units of widths, by name: what removing them amounts to."""
+    """Return the graph with noughts in all places of some units of widths, by name."""
     tensors: dict[str, Tensor] = {}
     for name, removed in units.items():
         width = widths[name]
@@ -239,3 +255,17 @@ def zeroed(widths: Widths, units: Mapping[str, Sequence[int]]) -> Graph:
             tensor = tensors.get(place.parameter, widths.graph.tensor(place.parameter))
             tensors[place.parameter] = tensor.index_fill(place.axis, width.positions(place, removed), 0)
     return widths.graph.with_tensors(tensors)
+
+
+def without(widths: Widths, width: Width, units: Sequence[int], inputs: Sequence[object]) -> list[Any]:
+    """Return what a graph returns without some units of a width: what removing them amounts to.
+
+    There are noughts in their places, and wherever they are summed over: noughts in their places are not enough where
+    something else is made of nought before two activations are multiplied, as the sigmoid does.
+    """
+    removed = torch.as_tensor(units)
+    noughts: dict[tuple[int, Value], list[tuple[int, Tensor]]] = {}
+    for node, value in relate(widths, width).ends:
+        axes = enumerate(widths.axes[value])
+        noughts[node, value] = [(axis, positions(term, width.atom, removed)) for axis, term in axes]
+    return outputs(zeroed(widths, {width.name: units}), inputs, noughts)

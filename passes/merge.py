@@ -175,6 +175,9 @@ def _exponents(widths: Widths, width: Width) -> Exponents | Miss:
     overlapping = [p.node for p in width.places if overlaps((p.term,), width.atom)]
     if overlapping:
         return Miss("two factors of an axis of a tensor have it", tuple(overlapping))
+    picking = [p.node for p in width.places if not widths.graph.tensors[p.node].is_floating_point()]
+    if picking:
+        return Miss("an index tensor or a mask has it, whose numbers have no mean", tuple(picking))
     return found.uniform or found
 
 

@@ -23,9 +23,11 @@ from archir.rewrite.reindex import Change
 
 @dataclass(frozen=True)
 class Prune(WidthMorphism):
-    """Remove units of a width: the same function as with their parameters at nought.
+    """Remove units of a width: the same function as with noughts in their place wherever they are summed over.
 
-    Widths with the role `norm` or `reduced` are the exception: the statistics then run over fewer units.
+    Noughts in their parameters do the same, unless something else is made of nought (by a sigmoid, say, or by division)
+    before the units are summed over against something that is computed: the role is `matched` then. Widths with the
+    role `norm` or `reduced` are the exception: the statistics then run over fewer units.
 
     Attributes:
         width: name of the width.

@@ -8,6 +8,8 @@ from functools import cache, lru_cache
 from itertools import chain
 from operator import attrgetter
 
+import torch
+
 from archir.axes.axes import Axes
 from archir.axes.rules import (
     attention,
@@ -63,6 +65,9 @@ _SMALL = 5
 
 _OTHER = 1_000_117
 """Stands for sizes that depend on data."""
+
+_COUNTING = frozenset({torch.int16, torch.int32, torch.int64})
+"""Types of stored tensors whose numbers count or pick, and are no amounts that a unit could have more or less of."""
 
 
 @lru_cache(maxsize=4)
@@ -180,6 +185,8 @@ def _collect(
     for atom, where in places.items():
         if atom.size < 2 and not (atom.reason and atom.reason != "size one"):
             continue
+        if not atom.reason and all(graph.tensors[place.node].dtype in _COUNTING for place in where):
+            freeze(atom, "it stands in index tensors only, which say what is picked and hold nothing of their own")
         group, letter = (frozen, "f") if atom.reason else (free, "w")
         group.append(Width(f"{letter}{len(group)}", atom.size, atom.roles, tuple(where), atom.reason, atom))
     return tuple(free), tuple(frozen)

@@ -21,7 +21,7 @@ from archir.ir.node import Value
 ROLES = {
     "produced": "the outer axis of a weight",
     "contracted": "summed over against a weight",
-    "matched": "summed over between two activations",
+    "matched": "summed over between two tensors that are computed",
     "norm": "statistics run over it",
     "scale": "the head size in the scale of attention",
     "reduced": "a mean, sum or extremum runs over it",

@@ -72,6 +72,11 @@ class Context:
         """Say whether a value is a stored tensor."""
         return self.graph.node(value.node).op == PARAMETER
 
+    def contraction(self, *operands: str) -> str:
+        """Return the role of an axis that is summed over in some operands: against a stored weight, or activations."""
+        values = (self.node.arguments.get(name) for name in operands)
+        return "contracted" if any(isinstance(v, Value) and self.is_stored(v) for v in values) else "matched"
+
     def is_mask(self, value: Value) -> bool:
         """Say whether a value is a tensor of truth values."""
         type_ = self.graph.type_of(value)

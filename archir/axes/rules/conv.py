@@ -34,7 +34,7 @@ def transposed_convolution(c: Context) -> Sequence[Sequence[Term]]:
         outer = Product((shared, weight[1]))
         c.spell(lambda size: Spelling({"groups": size(shared)}))
     unify(channels, weight[0])
-    c.role([weight[0]], "contracted")
+    c.role([weight[0]], c.contraction("weight"))
     c.role([outer], "produced")
     if bias:
         unify(bias[0], outer)
@@ -43,7 +43,7 @@ def transposed_convolution(c: Context) -> Sequence[Sequence[Term]]:
 
 def _couple(c: Context, channels: Term, *, inner: Term, outer: Term) -> None:
     groups = c.integer("groups")
-    c.role([inner], "contracted")
+    c.role([inner], c.contraction("weight"))
     if groups == 1:
         c.role([outer], "produced")
         unify(channels, inner)

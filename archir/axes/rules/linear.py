@@ -12,7 +12,7 @@ from archir.axes.terms import Term, add_role, unify
 def linear(c: Context) -> Sequence[Sequence[Term]]:
     """`y[..., o] = x[..., i] w[o, i] + b[o]`."""
     x, weight, bias = c.operand("input"), c.operand("weight"), c.operand("bias")
-    contract(c, x[-1], weight[-1])
+    contract(c, x[-1], weight[-1], "input", "weight")
     if len(weight) == 1:
         return [x[:-1]]
     if bias:
@@ -23,8 +23,9 @@ def linear(c: Context) -> Sequence[Sequence[Term]]:
 
 def matmul(c: Context) -> Sequence[Sequence[Term]]:
     """`matmul`, `mm`, `bmm`, `mv`, `dot`: the last axis of one with the last but one of the other."""
-    left, right = (c.operand(n) for n in c.node.arguments)
-    contract(c, left[-1], right[-2] if len(right) > 1 else right[0])
+    names = tuple(c.node.arguments)
+    left, right = map(c.operand, names)
+    contract(c, left[-1], right[-2] if len(right) > 1 else right[0], *names)
     batch = c.broadcast(left[:-2], right[:-2])
     rows = left[-2:-1] if len(left) > 1 else ()
     columns = right[-1:] if len(right) > 1 else ()
@@ -35,7 +36,7 @@ def addmm(c: Context) -> Sequence[Sequence[Term]]:
     """`addmm`, `baddbmm`: `self + a @ b`."""
     names = list(c.node.arguments)
     left, right = c.operand(names[1]), c.operand(names[2])
-    contract(c, left[-1], right[-2])
+    contract(c, left[-1], right[-2], *names[1:3])
     batch = c.broadcast(left[:-2], right[:-2])
     return [c.broadcast(c.operand("self"), [*batch, left[-2], right[-1]])]
 
@@ -46,7 +47,9 @@ def einsum(c: Context) -> Sequence[Sequence[Term]]:
     operands = c.operands("tensors")
     inputs, result = split_equation(str(equation), list(map(len, operands)))
     axes: dict[str, Term] = {}
-    for letters, operand in zip(inputs, operands, strict=True):
+    of_weights: set[str] = set()
+    for value, letters, operand in zip(c.node.values, inputs, operands, strict=True):
+        of_weights.update(letters if c.is_stored(value) else ())
         for letter, axis in zip(letters, operand, strict=True):
             if axis.size != 1 or letter not in axes:
                 known = axes.setdefault(letter, axis)
@@ -56,7 +59,7 @@ def einsum(c: Context) -> Sequence[Sequence[Term]]:
                     unify(known, axis)
     for letter, axis in axes.items():
         if letter not in result:
-            c.role([axis], "contracted" if _has_weight(c) else "matched")
+            c.role([axis], "contracted" if letter in of_weights else "matched")
     return [[axes[letter] for letter in result]]
 
 
@@ -86,22 +89,18 @@ def split_equation(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]
 def bilinear(c: Context) -> Sequence[Sequence[Term]]:
     """`y[o] = x1[i] w[o, i, j] x2[j] + b[o]`."""
     x1, x2, weight, bias = (c.operand(n) for n in ("input1", "input2", "weight", "bias"))
-    contract(c, x1[-1], weight[1])
-    contract(c, x2[-1], weight[2])
+    contract(c, x1[-1], weight[1], "input1", "weight")
+    contract(c, x2[-1], weight[2], "input2", "weight")
     if bias:
         unify(bias[0], weight[0])
     c.role([weight[0]], "produced")
     return [[*c.broadcast(x1[:-1], x2[:-1]), weight[0]]]
 
 
-def contract(c: Context, left: Term, right: Term) -> None:
-    """Unify two axes that are summed over against each other."""
+def contract(c: Context, left: Term, right: Term, *operands: str) -> None:
+    """Unify two axes that are summed over against each other; `operands` are the arguments they belong to."""
     unify(left, right)
-    add_role(left, "contracted" if _has_weight(c) else "matched")
-
-
-def _has_weight(c: Context) -> bool:
-    return any(map(c.is_stored, c.node.values))
+    add_role(left, c.contraction(*operands))
 
 
 RULES: dict[str, Rule] = {
