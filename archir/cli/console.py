@@ -125,6 +125,8 @@ class RunProgress:
             case "resumed":
                 self._progress.update(self._task, completed=event["step"])
                 self.line(f"going on from step {event['step']}, after growth step {event['growth']}")
+            case "damaged":
+                self.line(f"checkpoint {event['checkpoint']} is damaged and passed over: {event['why']}")
             case "train":
                 self._describe("train", completed=event["step"])
             case "evaluated":

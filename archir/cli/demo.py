@@ -16,7 +16,8 @@ from archir.cli.console import RunProgress, say
 from archir.cli.control import train_controls
 from archir.cli.growing import finish, print_outcome, seed_graph, start
 from archir.grow.config import make_config
-from archir.grow.run import CONFIG, create_run
+from archir.grow.run import CONFIG
+from archir.ir.files import is_plain
 
 TEXT = """\
 # the run of `archir demo`
@@ -110,12 +111,11 @@ def demo(out: Path, *, quiet: bool, text: str = TEXT) -> None:
     """
     began = time.monotonic()
     config = make_config(tomllib.loads(text), text=text, base=Path(), where="the demo")
-    create_run(out, text, replace=_is_demo(out, text))
     with _one_thread():
         with RunProgress(quiet=quiet) as progress:
             dataset, loss = config.load_data(), config.find_loss()
             seed = seed_graph(config, dataset.train)
-            run = start(config, seed, dataset, loss, out, progress, resume=True)
+            run = start(config, seed, dataset, loss, out, progress, replace=_is_demo(out, text))
         controls = train_controls(seed, run.graph.parameter_count, dataset, loss, config.options, quiet=quiet)
         size, title = config.options.batch_size, "archir demo: digits"
         print_outcome(finish(run, dataset, loss, out, batch_size=size, title=title, controls=controls))
@@ -136,4 +136,4 @@ def _one_thread() -> Iterator[None]:
 def _is_demo(out: Path, text: str) -> bool:
     """Say whether the run in a folder is one of the demo."""
     file = out / CONFIG
-    return file.is_file() and file.read_bytes().partition(b"\n")[0] == text.encode().partition(b"\n")[0]
+    return is_plain(file) and file.read_bytes().partition(b"\n")[0] == text.encode().partition(b"\n")[0]

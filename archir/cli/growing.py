@@ -16,15 +16,15 @@ from archir.cost import cost
 from archir.emit.check import Emitted
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
-from archir.errors import GrowError
 from archir.grow.config import RunConfig, read_config
 from archir.grow.data import Dataset
 from archir.grow.engine import Run, grow_graph
 from archir.grow.latency import measure_latency
+from archir.grow.lock import lock_run
 from archir.grow.model import load_model
 from archir.grow.plot import plot
 from archir.grow.report import Report, columns, columns_of_test, make_report, rows, rows_of_test
-from archir.grow.run import open_run
+from archir.grow.run import RunDirectory, open_run
 from archir.grow.split import Split
 from archir.grow.training import evaluate
 from archir.ir.graph import Graph
@@ -82,11 +82,6 @@ def grow(
     config = config if data is None else config.with_data(data)
     config = config if rule is None else config.with_rule(rule)
     directory = config.output if out is None else out
-    if resume and open_run(directory).config != config.text:
-        raise GrowError(
-            f"the run in {directory} was started with another configuration",
-            mend=f"its configuration is {directory / 'config.toml'}; choose another directory for a new run",
-        )
     with RunProgress(quiet=quiet) as progress:
         dataset, loss = config.load_data(), config.find_loss()
         graph = seed_graph(config, dataset.train)
@@ -127,6 +122,7 @@ def start(
     *,
     plugins: Sequence[str] = (),
     resume: bool = False,
+    replace: bool = False,
 ) -> Run:
     """Carry out a run; everything that can be is checked before its directory is made.
 
@@ -147,6 +143,7 @@ def start(
         directory=directory,
         config=config.text,
         resume=resume,
+        replace=replace,
         on_event=progress,
     )
 
@@ -176,10 +173,24 @@ def finish(
 
     Raises:
         EmitError: the network cannot be emitted, or what is emitted computes something else.
-        FileError: a file cannot be written, or the test data are damaged.
+        FileError: a file cannot be written, another process writes into the directory, or the test data are damaged.
         GrowError: the loss on the test data is not finite.
     """
     kept = open_run(directory)
+    with lock_run(directory):
+        _test(run, dataset, loss, kept, batch_size=batch_size, controls=controls)
+        python = to_python(run.graph, directory, name="net")
+        onnx = to_onnx(run.graph, directory / "net.onnx")
+        kept.append("emitted", python=python.difference, onnx=onnx.difference)
+        report = make_report(kept.history())
+        plot(report, directory / "growth.png", title=title)
+    return Outcome(python, onnx, report)
+
+
+def _test(
+    run: Run, dataset: Dataset, loss: Loss, kept: RunDirectory, *, batch_size: int, controls: Sequence[Control]
+) -> None:
+    """Record how the grown network and those beside it do on the test data."""
     timed = "latency" in make_report(kept.history()).costs
     tested = [("control", c.name, c.graph, c.module) for c in controls] + [("tested", "grown", run.graph, run.model)]
     for kind, name, graph, module in tested:
@@ -194,12 +205,6 @@ def finish(
             loss=metrics.loss,
             accuracy=metrics.accuracy,
         )
-    python = to_python(run.graph, directory, name="net")
-    onnx = to_onnx(run.graph, directory / "net.onnx")
-    kept.append("emitted", python=python.difference, onnx=onnx.difference)
-    report = make_report(kept.history())
-    plot(report, directory / "growth.png", title=title)
-    return Outcome(python, onnx, report)
 
 
 def cost_line(graph: Graph) -> str:

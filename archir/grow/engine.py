@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ import torch
 from torch import nn
 
 from archir.cost import cost
-from archir.errors import GrowError
+from archir.errors import ArchirError, FileError, GrowError
 from archir.grow.batches import Batches, stream
 from archir.grow.budget import Budget
+from archir.grow.fingerprint import differences, fingerprint
 from archir.grow.growth import Growth, grow_once
 from archir.grow.latency import measure_latency
+from archir.grow.lock import lock_run
 from archir.grow.options import GrowOptions
 from archir.grow.run import Checkpoint, Event, RunDirectory, create_run, open_run
 from archir.grow.split import Split
@@ -59,12 +63,15 @@ def grow_graph(
     directory: Path | None = None,
     config: str = "",
     resume: bool = False,
+    replace: bool = False,
     on_event: Listener | None = None,
 ) -> Run:
     """Train a network and let it grow under a budget.
 
     Everything is chosen on the validation split: one part of it selects the candidates, another checks the set they
-    make. A run that was interrupted goes on from its last checkpoint and ends as it would have.
+    make. A run that was interrupted goes on from its last whole checkpoint and ends as it would have, bit for bit, if
+    it is the same: its seed, examples, loss, budget, options and kinds of rewrite are those that it was started with.
+    One process at a time can do so.
 
     Args:
         graph: the seed.
@@ -77,31 +84,63 @@ def grow_graph(
         directory: where to keep the run; nothing is kept if not given.
         config: text that tells what the run is, kept in the directory.
         resume: go on with the run in the directory.
+        replace: remove the run that is in the directory, if any.
         on_event: is told every event as it happens.
 
     Raises:
-        GrowError: the budget is below the seed, the loss is not finite, or the options make no sense.
+        GrowError: the budget is below the seed, the loss is not finite, the options make no sense, or the run in the
+            directory is another one, whose differences are listed.
         ScoreError: the network cannot be scored.
-        FileError: the directory cannot be written, holds another run, or is damaged.
+        FileError: the directory cannot be written, holds another run, is in use, or all its checkpoints are damaged.
     """
     options = options or GrowOptions()
-    found = find_loss(loss)
+    found, kinds = find_loss(loss), tuple(morphisms)
     budget.check(cost(graph))
-    run = _open(directory, config, resume)
-    log = _Log(run, on_event)
-    checkpoint = run.latest() if run is not None and resume else None
-    engine = _Engine(graph, train, validation, budget, tuple(morphisms), found, options, run, log)
-    final = engine.run(checkpoint)
-    module = final.module()
-    return Run(final, module.eval(), tuple(log.events), directory)
-
-
-def _open(directory: Path | None, config: str, resume: bool) -> RunDirectory | None:
     if directory is None:
         if resume:
             raise GrowError("a run that was kept nowhere cannot go on", mend="give its directory")
-        return None
-    return open_run(directory) if resume else create_run(directory, config)
+        log = _Log(None, on_event)
+        final = _Engine(graph, train, validation, budget, kinds, found, options, None, log).run(None)
+        return Run(final, final.module().eval(), tuple(log.events), None)
+    decided = fingerprint(
+        graph, train=train, validation=validation, budget=budget, options=options, loss=found, morphisms=kinds
+    )
+    with _opened(directory, config, decided, resume, replace) as run:
+        log = _Log(run, on_event)
+        engine = _Engine(graph, train, validation, budget, kinds, found, options, run, log)
+        final = engine.run(run.latest(accept=engine.check, on_damage=log.damaged) if resume else None)
+        return Run(final, final.module().eval(), tuple(log.events), directory)
+
+
+@contextmanager
+def _opened(
+    directory: Path, config: str, decided: Mapping[str, Any], resume: bool, replace: bool
+) -> Iterator[RunDirectory]:
+    """Hold the directory of a new run, or of one that goes on and is the same.
+
+    Raises:
+        FileError: it cannot be written, is in use, or holds a run or none.
+        GrowError: the run in it was started with something else.
+    """
+    if resume:
+        run = open_run(directory)
+        with lock_run(directory):
+            different = differences(run.fingerprint, decided)
+            if different:
+                raise GrowError(
+                    f"the run in {directory} was started with another configuration",
+                    why="\n         ".join(different),
+                    mend="go on with what it was started with, or choose another directory for a new run",
+                )
+            run.clear()
+            yield run
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot write into {directory}", why=str(error)) from error
+    with lock_run(directory):
+        yield create_run(directory, config, fingerprint=decided, replace=replace)
 
 
 class _Log:
@@ -120,6 +159,10 @@ class _Log:
         if self._on_event is not None:
             self._on_event(line)
 
+    def damaged(self, step: int, error: ArchirError) -> None:
+        """Record that the checkpoint of a step was passed over."""
+        self("damaged", checkpoint=step, why=error.why or error.what)
+
 
 @dataclass(frozen=True)
 class _Engine:
@@ -134,6 +177,25 @@ class _Engine:
     options: GrowOptions
     directory: RunDirectory | None
     log: _Log
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Check that the run can go on from a checkpoint.
+
+        Raises:
+            GrowError: its state is not that of this run.
+        """
+        state, most = checkpoint.state, len(self.options.growth_at())
+        step, grown, seconds = (state.get(name) for name in ("step", "growth_steps", "seconds"))
+        wrong = []
+        if type(step) is not int or not step == checkpoint.step <= self.options.steps:
+            wrong.append(f"step is {step!r}")
+        if type(grown) is not int or not 0 <= grown <= most:
+            wrong.append(f"growth_steps is {grown!r}")
+        if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            wrong.append(f"seconds is {seconds!r}")
+        if wrong:
+            raise GrowError("this is not the state of the run", why=", ".join(wrong))
+        Trainer(checkpoint.graph, self.options.optimiser, checkpoint.tensors)
 
     def run(self, checkpoint: Checkpoint | None) -> Graph:
         """Train and grow to the end, from the beginning or from a checkpoint."""

@@ -12,6 +12,11 @@ from torch import nn
 from archir.errors import GrowError, suggest
 
 OPTIMISERS = ("sgd", "adamw")
+SLOTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+}
+"""What an optimiser keeps for each parameter, by its class."""
 SHAPES = ("constant", "linear", "cosine")
 
 
@@ -114,18 +119,30 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, module: nn.Module, tenso
     """Give an optimiser the state that `optimiser_tensors` returned.
 
     Raises:
-        GrowError: a name or a shape does not fit the module; the optimiser is left as it was.
+        GrowError: a name, a shape or an element type does not fit the module or the optimiser, or a number is not
+            finite; the optimiser is left as it was.
     """
     parameters = dict(module.named_parameters())
+    slots = SLOTS[type(optimiser)]
     states: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         slot, _, name = key.partition("/")
         parameter = parameters.get(name)
         if parameter is None:
             raise GrowError(f"optimiser state {key!r} belongs to no parameter", mend=suggest(name, parameters))
-        if tensor.dim() and tensor.shape != parameter.shape:
+        if slot not in slots:
+            raise GrowError(f"optimiser state {key!r} is none of {type(optimiser).__name__}", mend=suggest(slot, slots))
+        # The count of steps is a number, all else is as large as the parameter.
+        shape, kind = ([], torch.float32) if slot == "step" else (list(parameter.shape), parameter.dtype)
+        if list(tensor.shape) != shape:
             raise GrowError(f"optimiser state {key!r} is {list(tensor.shape)}, its parameter {list(parameter.shape)}")
-        device = parameter.device if tensor.dim() else tensor.device
-        states.setdefault(parameter, {})[slot] = tensor.to(device, copy=True)
+        if tensor.dtype != kind or not bool(torch.isfinite(tensor).all()):
+            raise GrowError(f"optimiser state {key!r} is not of finite numbers of type {kind}")
+        states.setdefault(parameter, {})[slot] = tensor.to("cpu" if slot == "step" else parameter.device, copy=True)
+    partial = next((p for p, found in states.items() if len(found) != len(slots)), None)
+    if partial is not None:
+        name = next(n for n, p in parameters.items() if p is partial)
+        missing = ", ".join(slot for slot in slots if slot not in states[partial])
+        raise GrowError(f"optimiser state of {name!r} lacks {missing}")
     optimiser.state.clear()
     optimiser.state.update(states)

@@ -144,7 +144,9 @@ def _effective(history: Iterable[Event]) -> list[Event]:
     """Return the events that led to where the run is: those after a checkpoint it went back to are dropped."""
     kept: list[Event] = []
     for event in history:
-        if event["event"] == "resumed":
+        if event["event"] == "started":  # anew, where there was no checkpoint yet
+            kept = [event]
+        elif event["event"] == "resumed":
             kept = [e for e in kept if _is_before(e, int(event["step"]), int(event["growth"]))]
         else:
             kept.append(event)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from archir.errors import FileError
+from archir.ir.files import replacing
 from archir.ir.text import print_graph
 from archir.ir.types import DTYPES, dtype_name
 
@@ -30,7 +31,7 @@ _STORED = {*DTYPES.values(), *(getattr(torch, name) for name in _RARE)} - {torch
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Write a graph to a file; the file appears whole or not at all.
+    """Write a graph to a file; the file appears whole or not at all, and is on disk when this returns.
 
     Args:
         graph: the graph.
@@ -56,14 +57,11 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
         tensors[name] = _own(tensor, tensors)
     text = print_graph(graph, locations=True)
     metadata = {"format": FORMAT, "version": VERSION, "graph": text, "checksum": checksum(text, tensors)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata)
     except (OSError, SafetensorError) as error:
         raise FileError(f"cannot write {path}", why=str(error), mend="write into a folder that exists") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def checksum(text: str, tensors: Mapping[str, torch.Tensor]) -> str:

@@ -57,7 +57,16 @@ learn_steps = 5
 recalibrate_batches = 2
 """
 
-FILES = ["config.toml", "growth.png", "history.jsonl", "net.onnx", "net.py", "net.safetensors"]
+FILES = [
+    "config.toml",
+    "fingerprint.json",
+    "growth.png",
+    "history.jsonl",
+    "lock",
+    "net.onnx",
+    "net.py",
+    "net.safetensors",
+]
 
 
 @pytest.fixture
@@ -184,7 +193,7 @@ def test_grow_needs_its_files(folder: Path) -> None:
 def test_losses_that_diverge_end_the_run_with_one_error(folder: Path) -> None:
     error = refused("grow", _change(folder, "rate = 0.05", "rate = 1e30"), "--quiet")
     assert "at step" in error and "lower the learning rate" in error
-    assert _files(folder / "run") == ["config.toml", "history.jsonl"]
+    assert _files(folder / "run") == ["config.toml", "fingerprint.json", "history.jsonl", "lock"]
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,7 +82,7 @@ def test_what_is_not_json_is_not_recorded(tmp_path: Path) -> None:
         run.append("train", loss=torch.zeros(2))
     with pytest.raises(GrowError, match="JSON"):
         run.save(Checkpoint(1, _graph(), {}, {"loss": torch.zeros(2)}))
-    assert sorted(p.name for p in run.path.iterdir()) == ["config.toml", "history.jsonl"]
+    assert sorted(p.name for p in run.path.iterdir()) == ["config.toml", "fingerprint.json", "history.jsonl"]
     assert run.history() == []
 
 
@@ -134,11 +138,9 @@ def test_a_checkpoint_without_its_last_part_does_not_count(tmp_path: Path, part:
     run.save(_checkpoint(1))
     run.save(_checkpoint(2))
     (run.path / f"step-0002.{part}").unlink()
-    if part == "json":
-        _assert_same(run.latest(), _checkpoint(1))
-    else:
-        with pytest.raises(FileError, match=r"step-0002\.archir|checkpoint 2"):
-            run.latest()
+    passed_over: list[int] = []
+    _assert_same(run.latest(on_damage=lambda step, _: passed_over.append(step)), _checkpoint(1))
+    assert passed_over == ([] if part == "json" else [2])
 
 
 @pytest.mark.parametrize("part", ["archir", "safetensors", "json"])
@@ -149,8 +151,13 @@ def test_a_damaged_checkpoint_is_an_error(tmp_path: Path, part: str) -> None:
     content = bytearray(file.read_bytes())
     content[-3] ^= 0xFF
     file.write_bytes(bytes(content))
-    with pytest.raises(FileError, match="damaged"):
+    with pytest.raises(FileError, match=r"every checkpoint in .* is damaged"):
         RunDirectory(run.path).latest()
+    run.save(_checkpoint(0))
+    passed_over: list[tuple[int, str]] = []
+    found = run.latest(on_damage=lambda step, error: passed_over.append((step, error.what)))
+    _assert_same(found, _checkpoint(0))
+    assert passed_over == [(1, f"checkpoint 1 in {run.path} is missing or damaged")]
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
@@ -159,3 +166,174 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None
     with pytest.raises(FileError, match="cannot write checkpoint 1"):
         run.save(_checkpoint(1))
     assert run.steps() == [] and not list(run.path.glob(".*"))
+
+
+def test_the_checksum_of_a_checkpoint_covers_its_graph(tmp_path: Path) -> None:
+    """A sound graph of another checkpoint is damage."""
+    run = create_run(tmp_path / "run", "")
+    for step in (1, 2):
+        run.save(_checkpoint(step, seed=step))
+    (run.path / "step-0001.archir").replace(run.path / "step-0002.archir")
+    with pytest.raises(FileError, match="its checksum does not fit what it holds"):
+        run.load(2)
+
+
+def _rewritten(run: RunDirectory, change: Callable[[dict[str, object]], object]) -> None:
+    path = run.path / "step-0001.json"
+    content = json.loads(path.read_bytes())
+    path.write_text(json.dumps(change(content)))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda c: [c], "TypeError"),
+        (lambda c: {**c, "step": 2}, "is not the state of step 1"),
+        (lambda c: {**c, "step": True}, "is not the state of step 1"),
+        (lambda c: {**c, "state": {"step": 1}}, "is not the state of step 1"),
+        (lambda c: {"step": 1}, "KeyError"),
+        (lambda c: {**c, "more": float("nan")}, "NaN is no number of JSON"),
+        (lambda c: {**c, "more": 10**3000}, "a whole number of 3001 digits"),
+    ],
+)
+def test_a_state_of_another_kind_is_damage(tmp_path: Path, change: Callable[..., object], why: str) -> None:
+    run = create_run(tmp_path / "run", "")
+    run.save(_checkpoint(1))
+    _rewritten(run, change)
+    with pytest.raises(FileError, match=r"checkpoint 1 in .* is missing or damaged") as caught:
+        run.load(1)
+    assert why in str(caught.value)
+
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"event": 1, "time": 1.0}',
+        b'{"event": ["started"], "time": 1.0}',
+        b'{"event": "started"}',
+        b'{"event": "started", "time": "now"}',
+        b'{"event": "started", "time": 1e999}',
+        b'{"event": "started", "time": NaN}',
+        b'{"event": "started", "time": 1.0, "step": ' + b"9" * 5000 + b"}",
+        b'{"event": "started", "time": 1.0, "name": "\\ud800"}',
+        b'{"event": "\xff", "time": 1.0}',
+        DEEP,
+    ],
+)
+def test_a_line_that_is_no_event_is_damage(tmp_path: Path, line: bytes) -> None:
+    run = create_run(tmp_path / "run", "")
+    (run.path / "history.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(FileError, match=r"history\.jsonl is damaged"):
+        open_run(run.path)
+
+
+def test_state_that_is_nested_too_deep_is_damage(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "run", "")
+    run.save(_checkpoint(1))
+    for name in ("step-0001.json", "fingerprint.json"):
+        (run.path / name).write_bytes(DEEP)
+    with pytest.raises(FileError, match="nested too deep"):
+        run.load(1)
+    with pytest.raises(FileError, match="nested too deep"):
+        _ = run.fingerprint
+
+
+def test_links_in_a_run_are_not_followed(tmp_path: Path) -> None:
+    """Neither to write, nor to read, nor to remove."""
+    victim = tmp_path / "victim"
+    run = create_run(tmp_path / "run", "")
+    run.append("started")
+    victim.write_bytes((run.path / "history.jsonl").read_bytes())
+    before = victim.read_bytes()
+    (run.path / "history.jsonl").unlink()
+    (run.path / "history.jsonl").symlink_to(victim)
+    with pytest.raises(FileError, match=r"history\.jsonl"):
+        run.append("more")
+    with pytest.raises(FileError, match="there is no run"):
+        open_run(run.path)
+    for name in ("step-0001.archir", "step-0001.safetensors", "step-0001.json", "config.toml"):
+        (run.path / name).unlink(missing_ok=True)
+        (run.path / name).symlink_to(victim)
+    with pytest.raises(FileError, match="missing or damaged"):
+        run.load(1)
+    run.save(_checkpoint(1))
+    _assert_same(run.load(1), _checkpoint(1))
+    create_run(run.path, "", replace=True)
+    assert victim.read_bytes() == before and not any(p.is_symlink() for p in run.path.iterdir())
+
+
+def test_a_pipe_in_place_of_a_file_does_not_stop_the_process(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "run", "")
+    (run.path / "history.jsonl").unlink()
+    os.mkfifo(run.path / "history.jsonl")
+    with pytest.raises(FileError, match="there is no run"):
+        open_run(run.path)
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("call", ["fsync", "pwrite", "replace"])
+def test_a_full_disk_leaves_the_run_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    run = create_run(tmp_path / "run", "")
+    run.append("started")
+    run.save(_checkpoint(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, _full)
+        if call != "replace":
+            with pytest.raises(FileError, match="No space left"):
+                run.append("more")
+        if call != "pwrite":
+            with pytest.raises(FileError, match="No space left"):
+                run.save(_checkpoint(2))
+            with pytest.raises(FileError, match="No space left"):
+                create_run(tmp_path / "other", "")
+    assert [e["event"] for e in open_run(run.path).history()] == ["started"]
+    _assert_same(run.latest(), _checkpoint(1))
+    assert not list(run.path.glob(".*"))
+
+
+def test_a_checkpoint_is_on_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file is synced before it is renamed, and the folder after that, the state last of all."""
+    run = create_run(tmp_path / "run", "")
+    done: list[tuple[str, str]] = []
+    sync, rename = os.fsync, os.replace
+
+    def noted_sync(descriptor: int) -> None:
+        done.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    def noted_rename(old: Path, new: Path) -> None:
+        done.append((str(old), str(new)))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_rename)
+    run.save(_checkpoint(1))
+    renamed = [(i, old, Path(new).name) for i, (old, new) in enumerate(done) if old != "sync"]
+    assert all(("sync", old) in done[:i] for i, old, _ in renamed)
+    assert [name for *_, name in renamed][-3:] == [f"step-0001.{e}" for e in ("archir", "safetensors", "json")]
+    assert done[-1] == ("sync", str(run.path))
+
+
+def test_a_run_whose_making_was_interrupted_can_be_made_again(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "run", "seed = 1")
+    (run.path / "history.jsonl").unlink()
+    with pytest.raises(FileError, match="there is no run"):
+        open_run(run.path)
+    with pytest.raises(FileError, match="there is a run"):
+        create_run(run.path, "seed = 2")
+    assert create_run(run.path, "seed = 1").history() == []
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "run", "")
+    left = [".step-0001.json.0123456789abcdef.tmp", "..step-0001.archir.0123456789abcdef.tmp.0a.tmp"]
+    for name in (*left, ".mine.tmp"):
+        (run.path / name).write_bytes(b"x")
+    run.clear()
+    assert [p.name for p in run.path.glob(".*")] == [".mine.tmp"]
