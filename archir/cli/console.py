@@ -128,6 +128,8 @@ class RunProgress:
             case "damaged":
                 self.line(f"checkpoint {event['checkpoint']} is damaged and passed over: {event['why']}")
             case "train":
+                if "skipped" in event:
+                    self.line(f"{event['skipped']} batches before step {event['step']} without a label were skipped")
                 self._describe("train", completed=event["step"])
             case "evaluated":
                 phase = "score" if event["phase"] == "before growth" else "train"

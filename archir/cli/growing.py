@@ -131,7 +131,6 @@ def start(
     """
     registry = find_passes(plugins, known=find_passes(config.plugins, base=config.base))
     kinds = morphisms("; ".join(config.passes) or None, registry=registry)
-    evaluate(graph.module(), dataset.train.take(slice(0, config.options.batch_size)), loss)
     return grow_graph(
         graph,
         train=dataset.train,

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from archir.errors import GrowError
+from archir.grow.ranges import Truth, Whole, out_of_range
 from archir.grow.split import Inputs, Split
+from archir.ir.seeds import derived_seed
 from archir.score.targets import Targets, map_tensors
 
 
@@ -27,14 +29,21 @@ class Augmentation:
     flip: bool = False
     crop: int = 0
 
+    def __post_init__(self) -> None:
+        problems = out_of_range(self, {"flip": Truth(), "crop": Whole()})
+        if problems:
+            raise GrowError("this is no augmentation", where="; ".join(problems))
+
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Return images `[batch, channels, height, width]`, each changed by its own draw.
 
         Raises:
-            GrowError: these are not images.
+            GrowError: these are not images, or are smaller than the crop.
         """
         if images.dim() != 4:
             raise GrowError(f"inputs {list(images.shape)} are not images", mend="turn the augmentation off")
+        if self.crop > min(images.shape[2:]):
+            raise GrowError(f"a crop of {self.crop} pixels leaves nothing of images {list(images.shape[2:])}")
         count = len(images)
         if self.flip:
             turned = torch.rand(count, generator=generator) < 0.5
@@ -97,6 +106,6 @@ def stream(batches: Batches, start: int = 0) -> Iterator[tuple[Inputs, Targets]]
     """
     done, skipped = divmod(start, len(batches))
     for number in itertools.count(done):
-        seed = None if batches.seed is None else batches.seed * 1_000_003 + number
+        seed = None if batches.seed is None else derived_seed(batches.seed, number)
         yield from itertools.islice(replace(batches, seed=seed), skipped, None)
         skipped = 0

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 from archir.cost import Cost
 from archir.errors import GrowError
+from archir.grow.ranges import Range, Real, Whole, out_of_range
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,18 @@ class Budget:
     flops: int | None = None
     peak_bytes: int | None = None
     latency: float | None = None
+
+    def __post_init__(self) -> None:
+        limit = Whole(optional=True)
+        ranges: dict[str, Range] = {
+            "parameters": limit,
+            "flops": limit,
+            "peak_bytes": limit,
+            "latency": Real(optional=True),
+        }
+        problems = out_of_range(self, ranges)
+        if problems:
+            raise GrowError("this is no budget", where="; ".join(problems))
 
     @property
     def limits(self) -> dict[str, float]:
@@ -60,7 +73,7 @@ class Budget:
         """
 
         def between(low: int, high: int | None) -> int | None:
-            return None if high is None else round(low * (high / max(low, 1)) ** (step / steps))
+            return None if high is None else min(high, round(low * (high / max(low, 1)) ** (step / steps)))
 
         return Budget(
             between(seed.parameters, self.parameters),
@@ -91,6 +104,11 @@ class Prices:
     flops: float = 0.0
     peak_bytes: float = 0.0
     latency: float = 0.0
+
+    def __post_init__(self) -> None:
+        problems = out_of_range(self, dict.fromkeys(("parameters", "flops", "peak_bytes", "latency"), Real()))
+        if problems:
+            raise GrowError("these are no prices", where="; ".join(problems))
 
     @property
     def given(self) -> dict[str, float]:

@@ -18,6 +18,7 @@ from archir.cost import cost
 from archir.errors import ArchirError, FileError, GrowError
 from archir.grow.batches import Batches, stream
 from archir.grow.budget import Budget
+from archir.grow.checks import check_examples, labelled
 from archir.grow.fingerprint import differences, fingerprint
 from archir.grow.growth import Growth, grow_once
 from archir.grow.latency import measure_latency
@@ -28,6 +29,7 @@ from archir.grow.split import Split
 from archir.grow.trainer import Trainer
 from archir.grow.training import evaluate, recalibrate, train
 from archir.ir.graph import Graph
+from archir.ir.seeds import derived_seed
 from archir.rewrite.morphism import Morphism
 from archir.score.losses import Loss, find_loss
 
@@ -88,14 +90,17 @@ def grow_graph(
         on_event: is told every event as it happens.
 
     Raises:
-        GrowError: the budget is below the seed, the loss is not finite, the options make no sense, or the run in the
-            directory is another one, whose differences are listed.
-        ScoreError: the network cannot be scored.
-        FileError: the directory cannot be written, holds another run, is in use, or all its checkpoints are damaged.
+        GrowError: the budget is below the seed, the loss is not finite or does not depend on the weights, nothing is
+            labelled, the options make no sense, or the run in the directory is another one, whose differences are
+            listed.
+        ScoreError: the network cannot be scored, or its outputs and the targets do not fit the loss.
+        FileError: examples are not finite or have labels the network does not know; or the directory cannot be
+            written, holds another run, is in use, or all its checkpoints are damaged.
     """
     options = options or GrowOptions()
     found, kinds = find_loss(loss), tuple(morphisms)
     budget.check(cost(graph))
+    check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
     if directory is None:
         if resume:
             raise GrowError("a run that was kept nowhere cannot go on", mend="give its directory")
@@ -259,7 +264,7 @@ class _Engine:
         options = self.options
         batches = Batches(self.train, options.batch_size, options.seed, options.augmentation)
         # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
-        torch.manual_seed(options.seed * 1_000_003 + step)
+        torch.manual_seed(derived_seed(options.seed, step))
         done = train(
             trainer.module,
             itertools.islice(stream(batches, step), stop - step),
@@ -269,7 +274,8 @@ class _Engine:
             first_step=step,
             clip=options.clip,
         )
-        self.log("train", step=stop, loss=done.loss, rate=options.rate(stop - 1), examples=done.examples)
+        skipped = {"skipped": done.skipped} if done.skipped else {}
+        self.log("train", step=stop, loss=done.loss, rate=options.rate(stop - 1), examples=done.examples, **skipped)
         if options.evaluate_every and (stop % options.evaluate_every == 0 or stop == options.steps):
             self._evaluate(trainer, stop, "train")
         return stop
@@ -283,7 +289,7 @@ class _Engine:
 
     def _grow(self, trainer: Trainer, step: int, number: int) -> Trainer:
         options = self.options
-        seed = options.seed * 1_000_003 + number + 1
+        seed = derived_seed(options.seed, number + 1)
         self._recalibrate(trainer, seed)
         # Evaluated after that, so that what growth did is not mixed with what fresh batch statistics did.
         self._evaluate(trainer, step, "before growth")
@@ -342,12 +348,13 @@ class _Engine:
         )
 
     def _held_out(self, seed: int) -> tuple[Split, Split]:
-        """Return two disjoint parts of the validation split: to select on, and to check on."""
-        count = len(self.validation)
+        """Return two disjoint parts of the validation split, of examples with labels: to select on, and to check on."""
+        examples = labelled(self.validation, self.loss)
+        count = len(examples)
         size = min(self.options.score_examples, count // 2)
         if size < 1:
             raise GrowError("the validation split is too small to select on one part and check on another")
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        order = examples[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
         return self.validation.take(order[:size]), self.validation.take(order[size : 2 * size])
 
     def _save(self, trainer: Trainer, step: int, grown: int, seconds: float) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from archir.errors import GrowError, suggest
+from archir.grow.ranges import Range, Real, Truth, out_of_range, shown
 
 OPTIMISERS = ("sgd", "adamw")
 SLOTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
@@ -43,6 +44,14 @@ class OptimiserOptions:
     def __post_init__(self) -> None:
         if self.name not in OPTIMISERS:
             raise GrowError(f"there is no optimiser {self.name!r}", mend=suggest(self.name, OPTIMISERS))
+        share = Real(most=1)
+        ranges: dict[str, Range] = {"rate": Real(), "weight_decay": Real(), "momentum": share, "nesterov": Truth()}
+        problems = out_of_range(self, ranges)
+        betas, moment = self.betas, Real(most=1, below=True)
+        if not isinstance(betas, tuple) or len(betas) != 2 or not all(map(moment.fits, betas)):
+            problems.append(f"betas is {shown(betas)}, not a pair, each {moment}")
+        if problems:
+            raise GrowError("these are no options of an optimiser", where="; ".join(problems))
         if self.nesterov and self.name == "sgd" and self.momentum <= 0:
             raise GrowError("Nesterov's momentum needs a momentum above 0")
 
@@ -50,23 +59,20 @@ class OptimiserOptions:
         """Return an optimiser of the module's trainable parameters, tied ones once.
 
         Raises:
-            GrowError: it has none, or torch rejects an option.
+            GrowError: it has none.
         """
         parameters = [p for p in module.parameters() if p.requires_grad]
         if not parameters:
             raise GrowError("the model has no trainable parameters")
-        try:
-            if self.name == "adamw":
-                return torch.optim.AdamW(parameters, self.rate, betas=self.betas, weight_decay=self.weight_decay)
-            return torch.optim.SGD(
-                parameters,
-                self.rate,
-                momentum=self.momentum,
-                weight_decay=self.weight_decay,
-                nesterov=self.nesterov,
-            )
-        except ValueError as error:
-            raise GrowError(f"torch rejects the options of {self.name}", why=str(error)) from error
+        if self.name == "adamw":
+            return torch.optim.AdamW(parameters, self.rate, betas=self.betas, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            parameters,
+            self.rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+        )
 
 
 @dataclass(frozen=True)

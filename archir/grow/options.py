@@ -7,8 +7,23 @@ from dataclasses import dataclass, field
 from archir.errors import GrowError, suggest
 from archir.grow.batches import Augmentation
 from archir.grow.budget import Prices
-from archir.grow.optimisers import OptimiserOptions, Schedule
+from archir.grow.optimisers import SHAPES, OptimiserOptions, Schedule
+from archir.grow.ranges import Range, Real, Truth, Whole, out_of_range
+from archir.ir.seeds import MOST
 from archir.score.baselines.rules import DEFAULT, JOINT, RULES
+
+_RANGES: dict[str, Range] = {
+    **dict.fromkeys(
+        ("steps", "batch_size", "learn_steps", "score_examples", "recalibrate_batches", "refine"), Whole(1)
+    ),
+    "checkpoint_every": Whole(1),
+    **dict.fromkeys(("growth_steps", "warmup", "composites", "evaluate_every"), Whole()),
+    **dict.fromkeys(("first_growth", "last_growth", "agreement"), Real(most=1)),
+    **dict.fromkeys(("learn_rate", "radius"), Real(above=True)),
+    "clip": Real(above=True, optional=True),
+    "batch_statistics": Truth(),
+    "seed": Whole(most=MOST),
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +40,7 @@ class GrowOptions:
         warmup: steps in which the learning rate rises.
         schedule: shape of the learning rate after that: `constant`, `linear` or `cosine`.
         augmentation: random changes of training images.
-        clip: largest norm of the gradient, None for no limit.
+        clip: largest norm of the gradient, above 0; None for no limit.
         learn_steps: steps of Adam on θ in each growth step.
         learn_rate: its step size, relative to the root mean square of the weight θ is added to.
         radius: trust region: largest norm of θ relative to that of the weights it changes.
@@ -70,27 +85,21 @@ class GrowOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {getattr(self, name)}, not positive"
-            for name in ("steps", "batch_size", "learn_steps", "score_examples", "recalibrate_batches", "refine")
-            if getattr(self, name) < 1
-        ]
-        problems += ["checkpoint_every is not positive"] if self.checkpoint_every < 1 else []
-        problems += ["evaluate_every is negative"] if self.evaluate_every < 0 else []
+        problems = out_of_range(self, _RANGES)
         problems += [f"there is no rule {self.rule!r}: {suggest(self.rule, RULES)}"] if self.rule not in RULES else []
+        if self.schedule not in SHAPES:
+            problems.append(f"there is no schedule {self.schedule!r}: {suggest(self.schedule, SHAPES)}")
         if self.batch_statistics and self.rule not in JOINT:
             problems.append(f"the rule {self.rule} takes running statistics, not those of the batch")
-        problems += ["composites is negative"] if self.composites < 0 else []
-        problems += ["agreement is not between 0 and 1"] if not 0 <= self.agreement <= 1 else []
-        problems += ["growth_steps is negative"] if self.growth_steps < 0 else []
-        problems += ["radius and learn_rate must be positive"] if min(self.radius, self.learn_rate) <= 0 else []
-        if not 0 <= self.first_growth <= self.last_growth <= 1:
-            problems.append(f"growth from {self.first_growth} to {self.last_growth} of the steps is out of order")
-        if self.growth_steps > self.steps:
-            problems.append(f"{self.growth_steps} growth steps do not fit into {self.steps} steps")
+        if not problems:
+            if self.first_growth > self.last_growth:
+                problems.append(f"growth from {self.first_growth} to {self.last_growth} of the steps is out of order")
+            if self.growth_steps > self.steps:
+                problems.append(f"{self.growth_steps} growth steps do not fit into {self.steps} steps")
+            if self.warmup >= self.steps:
+                problems.append(f"a warm-up of {self.warmup} steps does not fit into {self.steps} steps")
         if problems:
             raise GrowError("these options do not make a run", where="; ".join(problems))
-        Schedule(self.optimiser.rate, self.steps, self.warmup, self.schedule)
 
     @property
     def rate(self) -> Schedule:

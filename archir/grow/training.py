@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from archir.errors import GrowError, ScoreError
 from archir.grow.batches import Batches
 from archir.grow.split import Inputs, Split
-from archir.score.losses import NO_LABEL, Loss, class_axis
+from archir.score.losses import NO_LABEL, Loss, class_axis, labels_of
 from archir.score.program import number_of_examples
 from archir.score.targets import Targets
 
@@ -30,12 +30,14 @@ class Training:
     Attributes:
         steps: number of steps taken.
         examples: number of examples seen.
-        loss: mean loss over these examples, each under the weights it met.
+        loss: mean loss over these examples, each under the weights it met; None if all batches were skipped.
+        skipped: number of batches in which nothing is labelled, which change nothing.
     """
 
     steps: int
     examples: int
-    loss: float
+    loss: float | None
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def train(
     clip: float | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Training:
-    """Take one optimiser step on each batch, in training mode.
+    """Take one optimiser step on each batch, in training mode; a batch without any label is skipped.
 
     Args:
         module: what is trained; left in training mode.
@@ -71,25 +73,35 @@ def train(
         optimiser: holds the module's parameters.
         rate: learning rate of each step, counted from `first_step`; the optimiser's own if not given.
         first_step: number of the first step.
-        clip: largest norm of the gradient of all parameters together; longer ones are scaled down.
+        clip: largest norm of the gradient of all parameters together, above 0; longer ones are scaled down.
         on_step: called after each step with its number and loss.
 
     Raises:
-        GrowError: the loss or the gradient is not finite (the weights are those before that step), the model
-            rejects a batch, or there are no batches.
+        GrowError: the loss or the gradient is not finite (the weights are those before that step), the loss does not
+            depend on the weights, the model rejects a batch, there are no batches, or `clip` is not above 0.
         ScoreError: outputs and targets do not fit the loss.
     """
+    if clip is not None and not 0 < clip < math.inf:
+        raise GrowError(f"the gradient cannot be clipped to a norm of {clip}", mend="give a number above 0")
     module.train()
-    step, examples, total = first_step, 0, 0.0
+    step, examples, skipped, total = first_step, 0, 0, 0.0
     for inputs, targets in batches:
+        if _is_unlabelled(targets, loss):
+            step, skipped = step + 1, skipped + 1
+            continue
         if rate is not None:
             for group in optimiser.param_groups:
                 group["lr"] = rate(step)
         optimiser.zero_grad(set_to_none=True)
         value = loss(call(module, inputs), targets)
+        if not value.requires_grad:
+            raise GrowError(f"the loss {loss.name} does not depend on the weights")
         torch.autograd.backward(value)
         found = float(value.detach())
-        norm = nn.utils.get_total_norm(p.grad for p in module.parameters() if p.grad is not None)
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        if not gradients:
+            raise GrowError(f"the loss {loss.name} depends on none of the weights of the model")
+        norm = nn.utils.get_total_norm(gradients)
         if not math.isfinite(found) or not bool(torch.isfinite(norm)):
             optimiser.zero_grad(set_to_none=True)
             raise GrowError(
@@ -104,9 +116,9 @@ def train(
         if on_step is not None:
             on_step(step, found)
         step += 1
-    if not examples:
+    if not examples and not skipped:
         raise GrowError("there are no batches to train on")
-    return Training(step - first_step, examples, total / examples)
+    return Training(step - first_step - skipped, examples, total / examples if examples else None, skipped)
 
 
 def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_size: int = 256) -> Metrics:
@@ -120,18 +132,21 @@ def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_s
             depend on it.
 
     Raises:
-        GrowError: the loss is not finite, or the model rejects the inputs.
+        GrowError: the loss is not finite, nothing is labelled, or the model rejects the inputs.
         ScoreError: outputs and targets do not fit the loss.
     """
-    total, right, labels = 0.0, 0, 0
+    total, right, labels, empty = 0.0, 0, 0, True
     chosen = batches if isinstance(batches, Batches) else Batches(batches, batch_size)
-    with _evaluating(module), torch.no_grad():
+    with evaluating(module), torch.no_grad():
         for inputs, targets in chosen:
             outputs = call(module, inputs)
             total += float(loss(outputs, targets)) * number_of_examples(targets)
+            empty = empty and _is_unlabelled(targets, loss)
             hits = _hits(outputs, targets, loss)
             if hits is not None:
                 right, labels = right + int(hits.sum()), labels + hits.numel()
+    if empty:
+        raise GrowError(f"no example of {chosen.split!r} has a label", why=f"every label is {NO_LABEL}")
     mean = total / len(chosen.split)
     if not math.isfinite(mean):
         raise GrowError(f"the loss on {chosen.split!r} is {mean}", mend="the weights have diverged: lower the rate")
@@ -155,7 +170,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> None:
     """
     statistics = _Recalibration()
     empty = True
-    with _evaluating(module), torch.no_grad(), statistics:
+    with evaluating(module), torch.no_grad(), statistics:
         for inputs, _ in batches:
             call(module, inputs)
             empty = False
@@ -219,7 +234,8 @@ _BATCH_NORMS: dict[Any, tuple[str, ...]] = {
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for the length of the block."""
     modes = [(m, m.training) for m in module.modules()]
     module.eval()
     try:
@@ -227,6 +243,12 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+def _is_unlabelled(targets: Targets, loss: Loss) -> bool:
+    """Say whether no example of a batch has a label, where the loss takes labels."""
+    labels = labels_of(targets, loss)
+    return labels is not None and bool((labels == NO_LABEL).all())
 
 
 def _hits(outputs: Any, targets: Targets, loss: Loss) -> torch.Tensor | None:

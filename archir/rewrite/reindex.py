@@ -17,6 +17,7 @@ from archir.axes.widths import Width, Widths
 from archir.errors import PassError
 from archir.ir.graph import Edit, Graph
 from archir.ir.node import PARAMETER, Value
+from archir.ir.seeds import derived_seed
 from archir.ir.types import ScalarType, Size, TensorType, Type, as_size
 from archir.rewrite.equations import Miss
 from archir.rewrite.multiplicity import Exponents, solve_exponents
@@ -197,7 +198,7 @@ class Reindexing:
         content = empty
         if tensor.is_floating_point():
             if tensor.dim() > 1:
-                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + node)
+                generator = torch.Generator().manual_seed(derived_seed(self.seed, node))
                 scale = tensor.std() if tensor.numel() > 1 else tensor.abs().mean()
                 content = torch.randn(empty.shape, generator=generator, dtype=tensor.dtype).to(tensor.device) * scale
             else:

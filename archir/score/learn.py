@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from archir.ir.node import Value
+from archir.ir.seeds import derived_seed
 from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
 from archir.score.head import Curvature, Head
@@ -90,7 +91,7 @@ class Learner:
         stored = {Value(i): t for i, t in head.program.graph.tensors.items()}
         self._thetas: list[dict[int, torch.Tensor]] = []
         for i, p in enumerate(perturbations):
-            first = p.initial_theta(stored, recipe.seed * 1_000_003 + i) if start is None else start[i]
+            first = p.initial_theta(stored, derived_seed(recipe.seed, i)) if start is None else start[i]
             learns = i in self._learnable
             self._thetas.append({node: t.clone().requires_grad_(learns) for node, t in first.items()})
         keys = [(i, key) for i in self._learnable for key in self._thetas[i]]

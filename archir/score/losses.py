@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from archir.errors import ScoreError, suggest
+from archir.errors import ArchirError, ScoreError, suggest
 from archir.score.targets import Targets, map_tensors, tensors_of
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
@@ -40,8 +40,12 @@ class Loss:
     coupled: bool = False
 
     def __call__(self, outputs: Any, targets: Targets) -> torch.Tensor:
-        """Return the loss of a batch, the mean over its examples if it is not coupled."""
-        return self.mean(outputs, targets)
+        """Return the loss of a batch, the mean over its examples if it is not coupled.
+
+        Raises:
+            ScoreError: it is not one number, or outputs and targets do not fit it.
+        """
+        return _scalar(self.name, self.mean(outputs, targets))
 
 
 def coupled(function: LossFunction) -> Loss:
@@ -60,7 +64,10 @@ def coupled(function: LossFunction) -> Loss:
     def per_example(outputs: Any, targets: Targets) -> torch.Tensor:
         raise ScoreError(f"the loss {name} couples the examples of a batch, so a single one has none")
 
-    return Loss(name, per_example, function, coupled=True)
+    def mean(outputs: Any, targets: Any) -> torch.Tensor:
+        return _called(function, outputs, targets)
+
+    return Loss(name, per_example, mean, coupled=True)
 
 
 def find_loss(spec: str | LossFunction | Loss) -> Loss:
@@ -119,9 +126,8 @@ def check_loss(loss: Loss, outputs: Any, targets: Targets) -> None:
 def _check_coupled(loss: Loss, outputs: Any, targets: Targets) -> None:
     found = loss.mean(outputs, targets)
     if not isinstance(found, torch.Tensor) or found.dim() != 0:
-        shown = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
         raise ScoreError(
-            f"the coupled loss {loss.name} returns {shown}",
+            f"the coupled loss {loss.name} returns {_kind(found)}",
             mend="return one number for the batch, a scalar tensor; one loss an example needs no archir.coupled",
         )
     if not bool(torch.isfinite(found)):
@@ -164,6 +170,13 @@ def class_axis(outputs: torch.Tensor, targets: torch.Tensor) -> int:
     return 1 if second else outputs.dim() - 1
 
 
+def labels_of(targets: Targets, loss: Loss) -> torch.Tensor | None:
+    """Return the class numbers of targets, `[examples, ...]`, None where the loss does not take them for that."""
+    if loss is not LOSSES["cross_entropy"] or not isinstance(targets, torch.Tensor) or targets.is_floating_point():
+        return None
+    return targets
+
+
 def label_weights(labels: torch.Tensor) -> torch.Tensor:
     """Return what every position counts in the cross-entropy of its example, in float64.
 
@@ -199,11 +212,18 @@ def _cross_entropy(outputs: Any, given: Any) -> torch.Tensor:
     return _over_positions(losses)
 
 
+def is_unknown(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Say which labels, `[batch, ...]`, are neither one of so many class numbers nor `NO_LABEL`."""
+    return (labels != NO_LABEL) & ((labels < 0) | (labels >= classes))
+
+
 def unknown_classes(labels: torch.Tensor, classes: int) -> ScoreError:
-    """Return the error for class numbers that a model does not have."""
+    """Return the error for class numbers that a model does not have; it names the first example with one."""
     found = labels[labels != NO_LABEL]
+    first = int(is_unknown(labels, classes).nonzero()[0, 0])
     return ScoreError(
         f"class numbers run from {int(found.min())} to {int(found.max())}, the model has {classes}",
+        where=f"example {first} of the batch",
         mend=f"class numbers start at 0; {NO_LABEL} leaves a position out",
     )
 
@@ -259,17 +279,71 @@ def _mean_of(per_example: LossFunction) -> LossFunction:
 
 
 def _from_callable(function: LossFunction) -> Loss:
+    name = _name(function)
+
+    def losses(outputs: Any, targets: Any) -> torch.Tensor:
+        found, examples = _called(function, outputs, targets), next(len(t) for _, t in tensors_of(targets))
+        if found.dim() and found.shape != (examples,):
+            raise ScoreError(
+                f"the loss {name} returns {list(found.shape)} for {examples} examples",
+                mend="return one loss an example, [batch], or their mean, a scalar",
+            )
+        return found
+
     def mean(outputs: Any, targets: Any) -> torch.Tensor:
-        return function(outputs, targets).mean()
+        return losses(outputs, targets).mean()
 
     def per_example(outputs: Any, targets: Any) -> torch.Tensor:
-        losses = function(outputs, targets)
-        if losses.dim() > 0:
-            return losses
+        found = losses(outputs, targets)
+        if found.dim() > 0:
+            return found
         count = next(len(t) for _, t in tensors_of(targets))
-        return torch.stack([function(_one(outputs, i), _one(targets, i)) for i in range(count)])
+        return torch.stack([losses(_one(outputs, i), _one(targets, i)).mean() for i in range(count)])
 
-    return Loss(_name(function), per_example, mean)
+    return Loss(name, per_example, mean)
+
+
+def _called(function: LossFunction, outputs: Any, targets: Any) -> torch.Tensor:
+    """Return what a user's loss returns, which must be a tensor of real numbers.
+
+    Raises:
+        ScoreError: it fails, or returns something else.
+    """
+    name = _name(function)
+    try:
+        found: object = function(outputs, targets)
+    except ArchirError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        shapes = ", ".join(
+            f"{part} {list(t.shape)} {t.dtype}" if isinstance(t, torch.Tensor) else f"{part} {type(t).__name__}"
+            for part, t in (*tensors_of(outputs, "outputs"), *tensors_of(targets))
+        )
+        why = f"{type(error).__name__}: {error}"
+        raise ScoreError(f"the loss {name} fails on a batch", where=shapes, why=why) from error
+    if not isinstance(found, torch.Tensor) or not found.is_floating_point():
+        raise ScoreError(
+            f"the loss {name} returns {_kind(found)}",
+            mend="return a tensor of losses made of the outputs by operations of torch",
+        )
+    return found
+
+
+def _scalar(name: str, found: object) -> torch.Tensor:
+    """Return the loss of a batch, which must be one number, a tensor."""
+    if not isinstance(found, torch.Tensor) or found.dim() != 0 or not found.is_floating_point():
+        raise ScoreError(
+            f"the loss {name} of a batch is {_kind(found)}, not one number",
+            mend="return a scalar tensor made of the outputs by operations of torch",
+        )
+    return found
+
+
+def _kind(found: object) -> str:
+    """Return what a loss returned, as a message says it."""
+    if not isinstance(found, torch.Tensor):
+        return f"a {type(found).__name__}"
+    return f"{list(found.shape)}" if found.is_floating_point() else f"a tensor of {found.dtype}"
 
 
 def _name(function: LossFunction) -> str:

@@ -163,7 +163,7 @@ flops = "much"
             "growth.radius is inf, not a number",
             "growth.passes is 'split', not a list of text",
             "prices.flops is 'much', not a number",
-            "budget.parameters is -1, not positive",
+            "budget: this is no budget (parameters is -1, not a whole number from 0)",
             "there is no loss 'cross_entropi'; did you mean cross_entropy?",
         ]
     )
@@ -180,7 +180,7 @@ flops = "much"
         ('source = "digits"', 'source = "digits"\nlimit = 0', "limit is 0, not positive"),
         ("parameters = 1000", "", "budget needs one of parameters, flops, peak_bytes, latency"),
         ("parameters = 1000", "parameters = true", "budget.parameters is True, not a whole number"),
-        ("parameters = 1000", "parameters = 9\n[training]\nsteps = 0", "steps is 0, not positive"),
+        ("parameters = 1000", "parameters = 9\n[training]\nsteps = 0", "steps is 0, not a whole number from 1"),
         ("parameters = 1000", "parameters = 9\n[training]\nwarmup = 5000", "warm-up of 5000 steps does not fit"),
         ("parameters = 1000", "parameters = 9\n[training]\nschedule = 'cosin'", "did you mean cosine?"),
         ("parameters = 1000", "parameters = 9\n[optimiser]\nbetas = [0.9]", "not a list of 2 values"),

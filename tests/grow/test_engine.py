@@ -223,8 +223,8 @@ def test_a_run_is_not_written_over(seed_graph: Graph, tmp_path: Path) -> None:
         ({"growth_steps": 100}, "100 growth steps"),
         ({"first_growth": 0.9}, "out of order"),
         ({"radius": 0.0}, "radius"),
-        ({"growth_steps": -1}, "negative"),
-        ({"evaluate_every": -1}, "negative"),
+        ({"growth_steps": -1}, "growth_steps is -1"),
+        ({"evaluate_every": -1}, "evaluate_every is -1"),
         ({"checkpoint_every": 0}, "checkpoint_every"),
     ],
 )

@@ -95,8 +95,8 @@ def test_bad_optimisers_are_refused() -> None:
         OptimiserOptions("adam")
     with pytest.raises(GrowError, match="momentum above 0"):
         OptimiserOptions("sgd", momentum=0.0)
-    with pytest.raises(GrowError, match="torch rejects the options of sgd"):
-        OptimiserOptions("sgd", rate=-1.0).build(_net())
+    with pytest.raises(GrowError, match=r"rate is -1\.0"):
+        OptimiserOptions("sgd", rate=-1.0)
     with pytest.raises(GrowError, match="no trainable parameters"):
         OptimiserOptions().build(nn.ReLU())
 

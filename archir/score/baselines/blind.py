@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from archir.ir.node import Value
+from archir.ir.seeds import derived_seed
 from archir.rewrite.equations import Miss
 from archir.score.baselines.ranking import Ranking
 from archir.score.baselines.task import Opinion, Task, collect, only
@@ -93,7 +94,7 @@ class Net2Net:
         opinions: list[Opinion | Miss] = []
         for i, family in enumerate(task.families):
             order = _uniform(len(family.site.members), generator)
-            noise = family.perturbation.initial_theta(stored, seed * 1_000_003 + i)
+            noise = family.perturbation.initial_theta(stored, derived_seed(seed, i))
             opinions.append(only("split", family) or Opinion(order, None, noise))
         return collect(self.name, task, opinions)
 

@@ -1,0 +1,229 @@
+"""Faults of examples and losses are found before a run begins, by their place; nothing is trained on nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from archir.errors import ArchirError, FileError, GrowError, ScoreError
+from archir.grow.batches import Augmentation, Batches
+from archir.grow.budget import Budget
+from archir.grow.checks import check_examples, labelled
+from archir.grow.engine import Run, grow_graph
+from archir.grow.split import Split
+from archir.grow.training import evaluate, train
+from archir.ir.graph import Graph
+from archir.score.losses import Loss, find_loss
+from passes.split import Split as SplitUnits
+from passes.widen import Widen
+from tests.grow.small_run import OPTIONS, data
+
+SHORT = replace(OPTIONS, steps=4, growth_steps=0, checkpoint_every=2, evaluate_every=0)
+CROSS_ENTROPY = find_loss("cross_entropy")
+
+
+def _with(split: Split, **places: float) -> Split:
+    """Return a split with labels changed: `_with(split, n3=-100)`."""
+    assert isinstance(split.targets, torch.Tensor)
+    targets = split.targets.clone()
+    for place, value in places.items():
+        targets[int(place[1:])] = int(value)
+    return replace(split, targets=targets)
+
+
+def _grow(graph: Graph, directory: Path | None = None, **changed: Any) -> Run:
+    arguments: dict[str, Any] = {
+        "train": data(64, 1),
+        "validation": data(40, 2),
+        "budget": Budget(parameters=900),
+        "morphisms": (SplitUnits(),),
+        "options": SHORT,
+        **changed,
+    }
+    return grow_graph(graph, directory=directory, **arguments)
+
+
+def _none(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    return None
+
+
+def _number(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    return nn.functional.cross_entropy(outputs, targets).item()
+
+
+def _whole(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    return (outputs.argmax(1) != targets).sum()
+
+
+def _table(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    return outputs**2
+
+
+def _detached(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    return nn.functional.cross_entropy(outputs.detach(), targets)
+
+
+def _constant(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    return torch.zeros(len(outputs))
+
+
+def _broken(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    raise KeyError("mine")
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "named"),
+    [
+        (_none, ScoreError, "the loss _none returns a NoneType"),
+        (_number, ScoreError, "the loss _number returns a float"),
+        (_whole, ScoreError, r"the loss _whole returns a tensor of torch\.int64"),
+        (_table, ScoreError, r"the loss _table returns \[32, 3\] for 32 examples"),
+        (_detached, GrowError, "the loss _detached does not depend on the weights"),
+        (_constant, GrowError, "the loss _constant does not depend on the weights"),
+        (_broken, ScoreError, r"the loss _broken fails on a batch\n.*outputs \[32, 3\].*\n.*KeyError: 'mine'"),
+        (nn.CrossEntropyLoss(torch.ones(7)), ScoreError, r"the loss CrossEntropyLoss fails on a batch(.|\n)*weight"),
+        (Loss("mine", _table, _table), ScoreError, r"the loss mine of a batch is \[32, 3\], not one number"),
+        (Loss("mine", _table, _none), ScoreError, "the loss mine of a batch is a NoneType, not one number"),
+    ],
+)
+def test_a_loss_that_cannot_be_minimised_is_refused_before_anything_is_written(
+    seed_graph: Graph, tmp_path: Path, loss: Any, error: type[ArchirError], named: str
+) -> None:
+    with pytest.raises(error, match=named):
+        _grow(seed_graph, tmp_path / "run", loss=loss)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_refuses_what_no_weight_has_a_part_in() -> None:
+    module = nn.Linear(2, 2)
+    batches = [(torch.ones(2, 2), torch.zeros(2, dtype=torch.long))]
+    optimiser = torch.optim.SGD(module.parameters(), 0.1)
+    for function in (_detached, lambda outputs, targets: torch.ones(2, requires_grad=True) * 2):
+        with pytest.raises(GrowError, match="depend"):
+            train(module, batches, find_loss(function), optimiser)
+    for clip in (-1, 0, math.nan, math.inf):
+        with pytest.raises(GrowError, match="cannot be clipped"):
+            train(module, batches, CROSS_ENTROPY, optimiser, clip=clip)
+
+
+@pytest.mark.parametrize("label", [3, -1, -101, 2**40])
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_label_the_model_does_not_know_is_told_by_its_example(seed_graph: Graph, label: int, part: str) -> None:
+    """Also in an example that is not in the first batch."""
+    changed = _with(data(40, 3), n37=label)
+    with pytest.raises(FileError, match=rf"data is {label}, the model has 3 classes\n.*example 37 of"):
+        _grow(seed_graph, None, **{part: changed})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_inputs_and_targets_that_are_no_numbers_are_told(seed_graph: Graph, value: float) -> None:
+    split = data(64, 1)
+    assert isinstance(split.inputs, torch.Tensor)
+    inputs = split.inputs.clone()
+    inputs[50, 0, 1, 2] = value
+    with pytest.raises(
+        FileError, match=rf"inputs of the training data hold {value}\n.*example 50, position \[0, 1, 2\]"
+    ):
+        _grow(seed_graph, train=replace(split, inputs=inputs))
+    wanted = torch.zeros(64, 3)
+    wanted[2, 1] = value
+    with pytest.raises(FileError, match=rf"targets of the training data hold {value}\n.*example 2, position \[1\]"):
+        _grow(seed_graph, train=replace(split, targets=wanted), loss="mse")
+
+
+def test_a_mask_may_be_infinite_but_not_nan() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            scores: torch.Tensor = self.linear(x) + mask.clamp(min=-9)
+            return scores
+
+    inputs = {"x": torch.ones(4, 2), "mask": torch.zeros(4, 2)}
+    inputs["mask"][1, 1] = -math.inf
+    targets = torch.zeros(4, dtype=torch.long)
+    check_examples(Masked(), CROSS_ENTROPY, 2, {"training": Split(inputs, targets)})
+    inputs["mask"][3, 0] = math.nan
+    with pytest.raises(FileError, match=r"inputs\['mask'\] of the training data hold nan\n.*example 3, position \[0\]"):
+        check_examples(Masked(), CROSS_ENTROPY, 2, {"training": Split(inputs, targets)})
+
+
+def _unlabelled(split: Split, *, but: slice = slice(0)) -> Split:
+    assert isinstance(split.targets, torch.Tensor)
+    targets = torch.full_like(split.targets, -100)
+    targets[but] = split.targets[but]
+    return replace(split, targets=targets)
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_data_without_any_label_are_refused(seed_graph: Graph, part: str) -> None:
+    name = {"train": "training"}.get(part, part)
+    with pytest.raises(GrowError, match=f"no example of the {name} data has a label"):
+        _grow(seed_graph, None, **{part: _unlabelled(data(40, 3))})
+
+
+def test_a_batch_without_any_label_changes_nothing_and_is_said() -> None:
+    """Not even by momentum and weight decay."""
+    torch.manual_seed(0)
+    module = nn.Linear(2, 3)
+    optimiser = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    full, empty = torch.tensor([0, 2]), torch.tensor([-100, -100])
+    x = torch.randn(2, 2)
+    train(module, [(x, full)], CROSS_ENTROPY, optimiser)
+    before = module.weight.detach().clone()
+    done = train(module, [(x, empty), (x, empty)], CROSS_ENTROPY, optimiser)
+    assert torch.equal(module.weight, before)
+    assert (done.steps, done.examples, done.loss, done.skipped) == (0, 0, None, 2)
+    done = train(module, [(x, empty), (x, full)], CROSS_ENTROPY, optimiser)
+    assert (done.steps, done.examples, done.skipped) == (1, 2, 1) and done.loss is not None
+    assert not torch.equal(module.weight, before)
+    with pytest.raises(GrowError, match="has a label"):
+        evaluate(module, Split(x, empty), CROSS_ENTROPY)
+    assert evaluate(module, Split(x, torch.tensor([1, -100])), CROSS_ENTROPY).loss > 0
+
+
+def test_growth_is_decided_on_examples_with_labels(seed_graph: Graph) -> None:
+    """Where 12 of 200 validation examples have labels, half of these select and the others check; without, by chance
+    nothing would be measured on nothing, and any rewrite that keeps the function be committed."""
+    validation = _unlabelled(data(200, 2), but=slice(100, 112))
+    assert labelled(validation, CROSS_ENTROPY).tolist() == list(range(100, 112))
+    options = replace(OPTIONS, steps=8, growth_steps=1, rule="random", batch_size=8, evaluate_every=0, learn_steps=2)
+    run = _grow(
+        seed_graph,
+        train=_unlabelled(data(64, 1), but=slice(0, 4)),
+        validation=validation,
+        options=options,
+        morphisms=(Widen(),),
+    )
+    assert sum(e.get("skipped", 0) for e in run.history) > 0
+    before = next(e for e in run.history if e["event"] == "evaluated")
+    assert before["loss"] > 0 and all(e["realised"] != 0.0 for e in run.history if e["event"] == "grown")
+    with pytest.raises(GrowError, match="too small to select"):
+        _grow(seed_graph, validation=_unlabelled(data(40, 2), but=slice(1)), options=options)
+
+
+@pytest.mark.parametrize("seed", [20_261_125, 2**63 - 1])
+def test_large_seeds_are_seeds(seed_graph: Graph, seed: int) -> None:
+    options = replace(OPTIONS, seed=seed, steps=4, growth_steps=1, learn_steps=2, refine=2, evaluate_every=0)
+    run = _grow(seed_graph, options=options, morphisms=(SplitUnits(), Widen()))
+    assert run.history[-1]["event"] == "finished"
+
+
+def test_a_crop_larger_than_the_images_is_refused() -> None:
+    batches = Batches(data(4, 1), 2, seed=0, augmentation=Augmentation(crop=10**9))
+    with pytest.raises(GrowError, match="leaves nothing of images"):
+        next(iter(batches))
+
+
+@pytest.mark.parametrize("losses", [lambda o, t: (o**2).mean(1), lambda o, t: (o**2).mean()])
+def test_losses_of_examples_and_their_mean_are_taken(losses: Callable[..., torch.Tensor], seed_graph: Graph) -> None:
+    assert _grow(seed_graph, loss=losses).history[-1]["event"] == "finished"
