@@ -188,7 +188,12 @@ class _Conversion:
             self._values[node] = self._argument(node.args[0])
             return
         op = ops.op_name(node.target)
-        arguments = ops.normalise(op, self._argument(node.args), {k: self._argument(a) for k, a in node.kwargs.items()})  # type: ignore[arg-type]
+        keywords = {k: self._argument(a) for k, a in node.kwargs.items()}
+        try:
+            arguments = ops.normalise(op, self._argument(node.args), keywords)  # type: ignore[arg-type]
+        except GraphError as error:
+            where = str(location(node) or "")
+            raise CaptureError(error.what, where=where, why=error.why, mend=error.mend) from error
         if op in _WITHOUT_DEVICE:
             op = _WITHOUT_DEVICE[op]
             arguments = ops.normalise(op, (), {k: a for k, a in arguments.items() if k != "device"})

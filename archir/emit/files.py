@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from archir.ir.files import sync
+
 
 def place(files: Sequence[Path], folder: Path) -> None:
     """Move files that are one whole into a folder under their names: all of them, or none.
@@ -21,7 +23,7 @@ def place(files: Sequence[Path], folder: Path) -> None:
         OSError: one cannot be placed; what was there before is there still.
     """
     for file in files:
-        _sync(file)
+        sync(file)
     aside: list[Path] = []
     placed: list[Path] = []
     try:
@@ -40,13 +42,4 @@ def place(files: Sequence[Path], folder: Path) -> None:
         for old in aside:
             os.replace(old, folder / old.name)
         raise
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    sync(folder)

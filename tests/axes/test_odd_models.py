@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from archir.axes.infer import infer_widths
 from archir.errors import ArchirError, CaptureError
 from archir.ir.parse import parse_graph
+from archir.ir.registry import admit
 from archir.testing import check_widths
 from frontends.pytorch import trace
 
@@ -23,6 +24,9 @@ def doubled(x: Tensor) -> Tensor:
 @doubled.register_fake
 def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
+
+
+admit("archir_tests.doubled")
 
 
 class Odd(nn.Module):

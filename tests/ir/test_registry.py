@@ -124,8 +124,9 @@ def test_an_operator_of_the_user_s_own_is_admitted_by_name() -> None:
     library.define("scale(Tensor x, float by) -> Tensor")
     library.define("shout(Tensor(a!) x) -> ()")
     library.impl("scale", lambda x, by: x * by, "CompositeExplicitAutograd")
-    with pytest.raises(GraphError, match=r"archir\.admit\('archir_test\.scale\.default'\)"):
+    with pytest.raises(archir.CaptureError, match=r"archir\.admit\('archir_test\.scale\.default'\)") as caught:
         archir.trace(Scaled(), (torch.ones(2, 3),))
+    assert "test_registry.py" in caught.value.where
     archir.admit("archir_test.scale")
     graph = archir.trace(Scaled(), (torch.ones(2, 3),))
     assert torch.equal(graph.module()(torch.ones(2, 3)), torch.full((2, 3), 2.0))
