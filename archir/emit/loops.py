@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from archir.emit.code import singular
+from archir.emit.code import is_name, singular
+from archir.emit.names import RESERVED
 
 _INDEXED = re.compile(r"self((?:\.\w+)+)\[(\d+)\]")
 LONGEST = 12
@@ -64,7 +65,7 @@ def _written(template: Sequence[str], count: int, taken: set[str], length_of: Ca
         return [f"for {name} in range({count}):", *(f"    {t.replace('[@]', f'[{name}]')}" for t in template)]
     container = containers[0]
     leaf = singular(container.rpartition(".")[2])
-    name = leaf if leaf.isidentifier() and not container.endswith(leaf) else "layer"
+    name = leaf if is_name(leaf) and leaf not in RESERVED and not container.endswith(leaf) else "layer"
     name = f"{name}_" if name in taken else name
     part = "" if length_of(container[1:]) == count else f"[:{count}]"
     return [

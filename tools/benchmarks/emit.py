@@ -1,0 +1,104 @@
+"""How long it takes to write a network as PyTorch source: capture, writing, and the check, in seconds, and the peak.
+
+The networks are a ResNet-18 U-Net on images of 128 x 128 and 256 x 256, a ResNet-20, a GPT, and residual chains of 1,200
+and 2,400 calls, for which the time of a call has to stay the same. Writing is everything from the graph to the
+text, checked against the vocabulary; the check stores the files, loads them and compares them with the graph for two
+batch sizes. Capture is timed once, the others as medians of rounds in which they take their turn; the peak is that of tensors alive while
+the file is written and checked, over the bytes of the stored tensors.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from archir.emit.layouts import LAYOUTS, draft
+from archir.emit.python import to_python
+from archir.ir.graph import Graph
+from frontends.pytorch import trace
+from tests.token_models import GPT
+from tests.vision_models import ResNet20
+from tools.peak_memory import PeakMemory
+from tools.timing import medians
+from tools.unet import UNet
+
+ROUNDS = 3
+CLASSES, LENGTH = 1000, 64
+
+
+class _Residual(nn.Module):
+    """A residual block of five calls."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, x + self.down(F.gelu(self.up(self.norm(x)))))
+
+
+class _Chain(nn.Module):
+    """Residual blocks in a loop, each followed by a call of the network itself: six calls a block."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_Residual(8) for _ in range(blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x).tanh()
+        return x
+
+
+def _chain(calls: int) -> tuple[nn.Module, Tensor]:
+    return _Chain(calls // 6), torch.randn(2, 8)
+
+
+SUBJECTS: Mapping[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    "unet_128": lambda: (UNet(), torch.randn(2, 3, 128, 128)),
+    "unet_256": lambda: (UNet(), torch.randn(2, 3, 256, 256)),
+    "resnet20": lambda: (ResNet20(), torch.randn(2, 3, 32, 32)),
+    "gpt": lambda: (GPT(CLASSES, width=128, length=LENGTH), torch.randint(0, CLASSES, (2, LENGTH))),
+    **{f"chain_{calls}": partial(_chain, calls) for calls in (1200, 2400)},
+}
+
+
+def run() -> Mapping[str, object]:
+    """Return the figures."""
+    torch.manual_seed(0)
+    return {name: _figures(*make()) for name, make in SUBJECTS.items()}
+
+
+def _figures(model: nn.Module, x: Tensor) -> Mapping[str, object]:
+    start = time.perf_counter()
+    graph = trace(model, (x,))
+    captured = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = {"write": lambda: draft(graph, LAYOUTS[0]), "all": lambda: to_python(graph, folder)}
+        times = medians(tasks, ROUNDS)
+        layout = next(k for k in LAYOUTS if draft(graph, k).text == (Path(folder) / "net.py").read_text())
+        memory = PeakMemory()
+        with memory:
+            to_python(graph, folder)
+    return {
+        "calls": sum(1 for _ in graph.calls),
+        "layout": layout,
+        "trace_seconds": captured,
+        "write_seconds": times["write"],
+        "check_seconds": times["all"] - times["write"],
+        "write_and_check_seconds": times["all"],
+        "peak_over_stored_bytes": memory.peak / _stored(graph),
+    }
+
+
+def _stored(graph: Graph) -> int:
+    return sum(t.numel() * t.element_size() for t in graph.tensors.values())
