@@ -214,11 +214,22 @@ def _labels(split: Split) -> torch.Tensor | None:
     return found if isinstance(found, torch.Tensor) and found.dim() == 1 and not found.is_floating_point() else None
 
 
+MOST_CLASSES = 2**20
+"""The most classes there are where they are counted by the largest class number; a larger one is a mistake."""
+
+
 def _classes(*splits: Split) -> tuple[str, ...]:
     if _labels(splits[0]) is None:
         return ()
-    found = [labels for s in splits if (labels := _labels(s)) is not None]
-    return tuple(map(str, range(max(int(labels.max()) for labels in found) + 1)))
+    found = [(int(labels.max()), labels, s) for s in splits if (labels := _labels(s)) is not None]
+    most, labels, split = max(found, key=lambda one: one[0])
+    if most >= MOST_CLASSES:
+        raise FileError(
+            f"the class number {most} is too large",
+            where=f"example {int(labels.argmax())} of {split.where}",
+            mend=f"class numbers start at 0 and are below {MOST_CLASSES}; targets that are values are floats",
+        )
+    return tuple(map(str, range(most + 1)))
 
 
 def _with_labels(split: Split, classes: tuple[str, ...]) -> Split:
@@ -230,7 +241,11 @@ def _with_labels(split: Split, classes: tuple[str, ...]) -> Split:
         raise FileError(f"there are {len(classes)} classes, but the targets are no class numbers", where=split.where)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(classes):
-        raise FileError(f"class numbers run from {low} to {high}, there are {len(classes)} classes", where=split.where)
+        first = int(((labels < 0) | (labels >= len(classes))).nonzero()[0])
+        raise FileError(
+            f"class numbers run from {low} to {high}, there are {len(classes)} classes",
+            where=f"{split.where}, example {first}",
+        )
     return split
 
 
@@ -246,6 +261,13 @@ def _standardiser(train: Split) -> Callable[[Split], Split]:
     inputs = _as_floats(train).inputs
     if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
         return _as_floats
+    if not bool(torch.isfinite(inputs).all()):
+        place = (~torch.isfinite(inputs)).nonzero()[0].tolist()
+        raise FileError(
+            f"the inputs hold {float(inputs[tuple(place)])}",
+            where=f"{train.where}, example {place[0]}, position {place[1:]}",
+            mend="leave such examples out, or put numbers in their place",
+        )
     axes = [d for d in range(inputs.dim()) if d != 1]
     deviation, mean = torch.std_mean(inputs, dim=axes, correction=0, keepdim=True)
     scale = torch.where(deviation > 0, deviation, torch.ones(()))

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import math
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from archir.errors import FileError
+from archir.grow.arrays import npz_keys, read_idx, read_npz
+from archir.grow.images import FORMATS, decode_images
 from archir.grow.split import Split, make_split
-
-Array = NDArray[np.generic]
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train",),
@@ -36,6 +29,7 @@ JPEG = ("jpeg", "offsets", "labels")
 """Keys of a `.npz` of JPEG images: all bytes, where each image starts (and the last ends), class numbers."""
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+"""How the names of images end."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +62,9 @@ def open_path(path: Path) -> Source:
     raise FileError(f"{path} is of no known kind", mend="data are .npz files, IDX files, or folders of class folders")
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise FileError(f"{path} is damaged or not what it seems", why=f"{type(error).__name__}: {error}") from error
-
-
 def _open_npz(path: Path) -> Source:
-    with _reading(path), path.open("rb") as file, np.load(file) as arrays:
-        keys = set(arrays.files)
-        classes = tuple(map(str, arrays["classes"])) if "classes" in keys else ()
+    keys = npz_keys(path)
+    classes = tuple(map(str, read_npz(path, ("classes",))[0])) if "classes" in keys else ()
     if keys.issuperset(JPEG):
         return Source({"all": lambda: _read_jpeg(path)}, classes)
     found = {split: pair for split in ("all", *SPLITS) if (pair := _pair(keys, split))}
@@ -110,41 +95,22 @@ def _pair(keys: set[str], split: str) -> tuple[str, str] | None:
 
 def _npz_reader(path: Path, pair: tuple[str, str]) -> Callable[[], Split]:
     def read() -> Split:
-        with _reading(path), path.open("rb") as file, np.load(file) as arrays:
-            inputs, targets = arrays[pair[0]], arrays[pair[1]]
+        inputs, targets = read_npz(path, pair)
         return make_split(inputs, targets, f"{path}, {pair[0]} and {pair[1]}")
 
     return read
 
 
 def _read_jpeg(path: Path) -> Split:
-    with _reading(path), path.open("rb") as file, np.load(file) as arrays:
-        data, offsets, labels = (arrays[key] for key in JPEG)
+    data, offsets, labels = read_npz(path, JPEG)
+    if data.dtype != np.uint8 or data.ndim != 1 or offsets.dtype.kind not in "iu" or offsets.ndim != 1:
+        raise FileError(f"{path} is damaged", why="its images are no row of bytes with whole numbers as offsets")
     starts = [int(o) for o in offsets]
     if not starts or starts[0] != 0 or starts[-1] != len(data) or any(b <= a for a, b in pairwise(starts)):
         raise FileError(f"{path} is damaged", why="its offsets do not run from 0 to the end of its bytes")
     pictures = data.tobytes()
-    named = ((f"{path}, image {i}", io.BytesIO(pictures[a:b])) for i, (a, b) in enumerate(pairwise(starts)))
-    return make_split(_decode(named), labels, str(path))
-
-
-def _decode(named: Iterable[tuple[str, Path | io.BytesIO]]) -> Array:
-    """Return images as bytes `[n, h, w, 3]`, or `[n, h, w]` if every one is grey."""
-    pictures: list[Image.Image] = []
-    for name, source in named:
-        try:
-            with Image.open(source) as picture:
-                picture.load()
-                if picture.mode.startswith(("I", "F")):
-                    raise ValueError(f"its pixels are no bytes (mode {picture.mode})")
-                pictures.append(picture.convert("L" if picture.mode in ("L", "1") else "RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise FileError(f"{name} is not an image that can be read", why=str(error)) from error
-        if pictures[-1].size != pictures[0].size:
-            sizes = " and ".join(f"{w}x{h}" for w, h in (pictures[0].size, pictures[-1].size))
-            raise FileError(f"images differ in size: {sizes}", where=name, mend="bring them all to one size first")
-    mode = "L" if all(p.mode == "L" for p in pictures) else "RGB"
-    return np.stack([np.asarray(p if p.mode == mode else p.convert(mode)) for p in pictures])
+    named = [(f"{path}, image {i}", io.BytesIO(pictures[a:b])) for i, (a, b) in enumerate(pairwise(starts))]
+    return make_split(decode_images(named, ("JPEG",)), labels, str(path))
 
 
 def _open_idx_folder(folder: Path) -> Source:
@@ -164,31 +130,6 @@ def _idx_reader(path: Path) -> Callable[[], Split]:
     if labels is None:
         raise FileError(f"the labels of {path} are missing", mend=f"they should be in {path.with_name(name)}")
     return lambda: make_split(read_idx(path), read_idx(labels), f"{path} and {labels.name}")
-
-
-_IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-
-
-def read_idx(path: Path) -> Array:
-    """Return the array in an IDX file, plain or gzipped.
-
-    Raises:
-        FileError: it is missing, damaged, cut short or too long.
-
-    Source: the format of the MNIST files (LeCun, Cortes, Burges, 1998).
-    """
-    with _reading(path):
-        content = path.read_bytes()
-        data = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _IDX_TYPES or len(data) < 4 + 4 * data[3]:
-        raise FileError(f"{path} is not an IDX file")
-    kind, start = np.dtype(_IDX_TYPES[data[2]]), 4 + 4 * data[3]
-    shape = tuple(int(n) for n in np.frombuffer(data[4:start], ">u4"))
-    wanted = math.prod(shape) * kind.itemsize
-    if len(data) - start != wanted:
-        raise FileError(f"{path} is damaged", why=f"it has {len(data) - start} bytes of data instead of {wanted}")
-    values: Array = np.frombuffer(data, kind, offset=start).reshape(shape)
-    return values.astype(kind.newbyteorder("="))
 
 
 def _open_class_folders(folder: Path) -> Source:
@@ -228,6 +169,7 @@ def _folder_reader(folder: Path, classes: Sequence[str]) -> Callable[[], Split]:
         raise FileError(f"{folder} has no images")
 
     def read() -> Split:
-        return make_split(_decode((str(path), path) for _, path in files), [label for label, _ in files], str(folder))
+        named = [(str(path), path) for _, path in files]
+        return make_split(decode_images(named, FORMATS), [label for label, _ in files], str(folder))
 
     return read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from archir.errors import ArchirError, FileError, GrowError
+from archir.grow.arrays import read_idx
 from archir.grow.data import Dataset, load_data
-from archir.grow.files import read_idx
 from archir.grow.split import Split, make_split
+from archir.ir import room
 
 Array = NDArray[Any]
 
@@ -236,7 +238,7 @@ def test_idx_element_types(tmp_path: Path, kind: int, dtype: str) -> None:
         (b"\0\0\x07\x01\0\0\0\x01\0", "is not an IDX file"),
         (b"\0\0\x08\x02\0\0\0\x01\0", "is not an IDX file"),
         (b"\0\0\x08\x01\0\0\0\x03\0\0", "2 bytes of data instead of 3"),
-        (b"\0\0\x08\x01\0\0\0\x01\0\0", "2 bytes of data instead of 1"),
+        (b"\0\0\x08\x01\0\0\0\x01\0\0", "more than 1 bytes of data instead of 1"),
         (gzip.compress(b"\0\0\x08\x01\0\0\0\x01\0", mtime=0)[:-3], "is damaged or not what it seems"),
     ],
 )
@@ -388,7 +390,12 @@ def test_bad_functions(tmp_path: Path, name: str, message: str) -> None:
         ({"x": np.zeros((2, 2)), "y": np.zeros(2)}, "2 examples cannot be parted"),
         ({"x": np.zeros(9), "y": np.full(9, "a")}, "the targets are not numbers"),
         ({"x": np.zeros(9, complex), "y": np.zeros(9)}, "the inputs are complex"),
-        ({"x": np.zeros(9), "y": np.full(9, None)}, "is damaged or not what it seems"),
+        ({"x": np.zeros(9), "y": np.full(9, None)}, "an array holds Python objects"),
+        ({"x": np.zeros(9), "y": np.zeros(9, "i4,f4")}, "an array holds values of type"),
+        ({"x": np.zeros(9), "y": np.zeros(9, "M8[s]")}, "an array holds values of type"),
+        ({"x": np.zeros(9), "y": np.arange(9) + 2**40}, r"class number 1099511627784 is too large\n.*example 8 of"),
+        ({"x": np.array([[0.0], [np.nan]] * 9), "y": np.zeros(18)}, r"inputs hold nan\n.*example \d+, position \[0\]"),
+        ({"x": np.array([[0.0], [np.inf]] * 9), "y": np.zeros(18)}, r"inputs hold inf\n.*example \d+, position \[0\]"),
         ({"x": np.zeros(9), "y": np.arange(9) - 1}, "class numbers run from -1"),
         ({"x": np.zeros(9), "y": np.arange(9), "classes": np.array(["a", "b"])}, "there are 2 classes"),
         ({"x": np.zeros(9), "y": np.zeros(9), "classes": np.array(["a", "b"])}, "the targets are no class numbers"),
@@ -435,3 +442,99 @@ def test_bad_specs(tmp_path: Path, spec: str, message: str) -> None:
     _savez(tmp_path / "whole.npz", **{f"{k}_{s}": v for s in ("train", "test") for k, v in pair.items()})
     with pytest.raises(ArchirError, match=message):
         load_data(spec, base=tmp_path)
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.victim, "pwned")
+
+
+def test_objects_in_an_array_are_not_unpickled(tmp_path: Path) -> None:
+    _savez(tmp_path / "data.npz", x=np.zeros(9), y=np.array([Payload(tmp_path / "victim")] * 9))
+    with pytest.raises(FileError, match="holds Python objects"):
+        load_data("data.npz", base=tmp_path)
+    assert not (tmp_path / "victim").exists()
+
+
+def _npy(header: bytes, data: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
+
+
+SHAPE = b"{'descr': '|u1', 'fortran_order': False, 'shape': %s}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY",
+        b"\x93NUMPY\x09\x09" + bytes(90),
+        _npy(b""),
+        _npy(b"{"),
+        _npy(b"__import__('os').system('x')"),
+        _npy(b"[" * 9000),
+        _npy(SHAPE % b"(9,)", bytes(8)),
+        _npy(SHAPE % b"(9,)", bytes(10)),
+        _npy(SHAPE % b"(1000000000000000,)", bytes(9)),
+        _npy(SHAPE % b"(3, -3)", bytes(9)),
+        _npy(SHAPE % (b"(" + b"9" * 5000 + b",)"), bytes(9)),
+        _npy(b"{'descr': 'O', 'fortran_order': False, 'shape': (9,)}", bytes(72)),
+        _npy(b"{'descr': [('a', 'O')], 'fortran_order': False, 'shape': (9,)}", bytes(72)),
+    ],
+)
+def test_damaged_headers_of_npz(tmp_path: Path, content: bytes) -> None:
+    np.savez(tmp_path / "good.npz", x=np.zeros(9), y=np.zeros(9))
+    with zipfile.ZipFile(tmp_path / "data.npz", "w") as archive:
+        archive.writestr("x.npy", content)
+        archive.writestr("y.npy", _npy(SHAPE % b"(9,)", bytes(9)))
+    with pytest.raises(FileError):
+        load_data("data.npz", base=tmp_path)
+    for cut in (10, 100, 400):
+        (tmp_path / "cut.npz").write_bytes((tmp_path / "good.npz").read_bytes()[:-cut])
+        with pytest.raises(FileError):
+            load_data("cut.npz", base=tmp_path)
+
+
+def test_what_unpacks_to_more_than_there_is_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the headers say, before anything is unpacked."""
+    monkeypatch.setattr(room, "free_memory", lambda: 10**6)
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((9, 10**6), np.uint8), y=np.zeros(9))
+    assert (tmp_path / "bomb.npz").stat().st_size < 50_000
+    (tmp_path / "bomb-idx").write_bytes(gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 10**9)))
+    Image.new("RGB", (2000, 2000)).save(tmp_path / "big.png")
+    folders = tmp_path / "folders"
+    _write_folders(folders, _images(2, 5, 4, 3))
+    (tmp_path / "big.png").rename(folders / "ant" / "000.png")
+    for wrong in (lambda: load_data("bomb.npz", base=tmp_path), lambda: load_data("folders", base=tmp_path)):
+        with pytest.raises(FileError, match="too large") as caught:
+            wrong()
+        assert "there are 977 KiB of memory" in str(caught.value)
+    with pytest.raises(FileError, match=r"too large\n.*\[1000000000\]"):
+        read_idx(tmp_path / "bomb-idx")
+
+
+def test_a_small_idx_file_is_not_unpacked_beyond_what_it_says(tmp_path: Path) -> None:
+    bomb = gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 5) + bytes(50_000_000))
+    (tmp_path / "bomb-idx").write_bytes(bomb)
+    with pytest.raises(FileError, match="more than 5 bytes of data"):
+        read_idx(tmp_path / "bomb-idx")
+
+
+def test_images_that_could_start_programs_are_not_opened(tmp_path: Path) -> None:
+    """Whatever they are called: Pillow hands EPS to Ghostscript."""
+    _write_folders(tmp_path, _images(4, 5, 4, 3))
+    Image.fromarray(_images(1, 5, 4, 3)[0]).save(tmp_path / "ant" / "000.png", "EPS")
+    with pytest.raises(FileError, match=r"000\.png is not an image that can be read"):
+        load_data(".", base=tmp_path)
+
+
+def test_images_as_large_as_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 15)
+    _write_folders(tmp_path, _images(4, 5, 4, 3))
+    with pytest.raises(FileError, match="decompression bomb"):
+        load_data(".", base=tmp_path)

@@ -1,0 +1,63 @@
+"""Decodes images, of the kinds that hold pixels alone."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from archir.errors import FileError
+from archir.ir.room import too_large
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
+"""The formats that are read, whatever a file is called. Others can start programs: EPS is handed to Ghostscript."""
+
+
+def decode_images(named: Sequence[tuple[str, Path | io.BytesIO]], formats: tuple[str, ...]) -> NDArray[np.generic]:
+    """Return images as bytes `[n, h, w, 3]`, or `[n, h, w]` if every one is grey.
+
+    Args:
+        named: at least one image, each with its name for errors.
+        formats: the formats they may have, as in `FORMATS`.
+
+    Raises:
+        FileError: one cannot be read, they differ in size, or there is no room for them.
+    """
+    pictures: list[Image.Image] = []
+    for name, source in named:
+        try:
+            pictures.append(_decode(source, formats, pictures[0].size if pictures else None, len(named)))
+        except FileError as error:
+            raise FileError(error.what, where=name, why=error.why, mend=error.mend) from error
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, *_BOMBS) as error:
+            raise FileError(f"{name} is not an image that can be read", why=str(error)) from error
+    mode = "L" if all(p.mode == "L" for p in pictures) else "RGB"
+    return np.stack([np.asarray(p if p.mode == mode else p.convert(mode)) for p in pictures])
+
+
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+def _decode(
+    source: Path | io.BytesIO, formats: tuple[str, ...], size: tuple[int, int] | None, count: int
+) -> Image.Image:
+    """Return an image in grey or in colours; its size is looked at before there is memory for its pixels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(source, formats=formats) as picture:
+            if size is None:
+                why = too_large(3 * count * picture.size[0] * picture.size[1])
+                if why:
+                    raise FileError("these images are too large", why=why)
+            elif picture.size != size:
+                sizes = " and ".join(f"{w}x{h}" for w, h in (size, picture.size))
+                raise FileError(f"images differ in size: {sizes}", mend="bring them all to one size first")
+            picture.load()
+            if picture.mode.startswith(("I", "F")):
+                raise ValueError(f"its pixels are no bytes (mode {picture.mode})")
+            return picture.convert("L" if picture.mode in ("L", "1") else "RGB")
