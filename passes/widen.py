@@ -16,6 +16,7 @@ from archir.errors import PassError
 from archir.ir.execute import Call, compile_call
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
+from archir.ir.room import too_large
 from archir.rewrite.equations import Miss
 from archir.rewrite.family import apply_alone
 from archir.rewrite.morphism import Site, Theta, WidthMorphism
@@ -23,6 +24,9 @@ from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.region import LINEAR_PRODUCERS, Values, members_of, region_of
 from archir.rewrite.reindex import Change, plan_reindexing
+
+BYTES_OF_UNIT = 100
+"""What a unit takes at least, whatever tensors it stands in: its number, and where that goes in each."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,13 @@ class Widen(WidthMorphism):
         """Return the units of the width and the fresh ones.
 
         Raises:
-            PassError: the number of fresh units is not positive.
+            PassError: the number of fresh units is not positive, or there is no room for them.
         """
         if self.count < 1:
             raise PassError("widen needs a positive number of fresh units", why=f"count is {self.count}")
+        why = too_large(BYTES_OF_UNIT * (width.size + self.count))
+        if why:
+            raise PassError(f"width {width.name} cannot have so many units", why=why)
         return Change(tuple(range(width.size + self.count)), fresh=self.count, values=theta or {})
 
     def apply(self, graph: Graph, theta: Theta | None = None) -> Graph:

@@ -22,7 +22,7 @@ Plugins = Annotated[
     list[str] | None,
     typer.Option("--plugin", help="A module with passes of your own: package.module or file.py; may be repeated."),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from archir.emit.python import to_python
 from archir.errors import GrowError, ParseError
 from archir.grow.model import load_model
 from archir.grow.objects import call_object
+from archir.grow.records import from_json
 from archir.ir.inputs import random_inputs
 from archir.ir.load import load
+from archir.ir.room import too_large
 from archir.ir.text import print_graph
 from archir.ir.types import parse_dtype
 from frontends.pytorch import trace
@@ -50,11 +53,11 @@ def trace_model(
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        found = from_json(text)
     except ValueError as error:
-        raise ParseError("the arguments are not JSON", where=text, why=str(error)) from error
+        raise ParseError("the arguments are not JSON", where=text[:200], why=str(error)) from error
     if not isinstance(found, dict):
-        raise ParseError("the arguments are no JSON object", where=text, mend='write {"name": value}')
+        raise ParseError("the arguments are no JSON object", where=text[:200], mend='write {"name": value}')
     return found
 
 
@@ -68,12 +71,19 @@ def _make_inputs(shapes: Sequence[str]) -> Arguments:
         try:
             shape = [int(size) for size in sizes.split(",") if size]
         except ValueError as error:
-            raise ParseError("this is not an input", where=text, mend="write 2,3,32,32 or i64:2,16") from error
+            raise ParseError("this is not an input", where=text[:200], mend="write 2,3,32,32 or i64:2,16") from error
         if min(shape, default=1) < 1:
-            raise ParseError("sizes are positive", where=text)
+            raise ParseError("sizes are positive", where=text[:200])
         dtype = parse_dtype(kind or "f32")
-        # Zeros are in the range of any table that whole numbers may index.
-        tensor = torch.randn(shape).to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
+        # Floats are drawn as such before they become others.
+        why = too_large(math.prod(shape) * (dtype.itemsize + 4 * dtype.is_floating_point))
+        if why:
+            raise ParseError("this input is too large", where=text[:200], why=why)
+        try:
+            # Zeros are in the range of any table that whole numbers may index.
+            tensor = torch.randn(shape).to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
+        except RuntimeError as error:  # of types that hold no plain numbers
+            raise ParseError("torch cannot make this input", where=text[:200], why=str(error)) from error
         if equals:
             kwargs[name] = tensor
         else:

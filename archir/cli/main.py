@@ -9,21 +9,38 @@ from typer.core import TyperGroup
 
 from archir.cli import graph_commands, run_commands
 from archir.cli.console import print_error
-from archir.errors import ArchirError
+from archir.errors import ArchirError, FileError
 
 
 class Commands(TyperGroup):
-    """The commands; errors of archir are printed as messages, with exit code 1."""
+    """The commands; errors of archir, of the disk and of memory are printed as messages, with exit code 1."""
 
     def invoke(self, ctx: Any) -> object:
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except ArchirError as error:
-            if ctx.params.get("traceback"):
+        except BrokenPipeError:  # who reads has had enough: nothing to say, and nobody to say it to
+            raise
+        except (ArchirError, OSError, MemoryError, RecursionError, RuntimeError) as error:
+            told = _told(error)
+            if told is None or ctx.params.get("traceback"):
                 raise
-            print_error(error)
+            print_error(told)
             raise typer.Exit(1) from error
+
+
+def _told(error: Exception) -> ArchirError | None:
+    """Return an error as archir tells it, None where it is a fault of archir's own."""
+    if isinstance(error, ArchirError):
+        return error
+    if isinstance(error, OSError):
+        return FileError(error.strerror or str(error), where=str(error.filename or ""))
+    if isinstance(error, RecursionError):
+        return ArchirError("this is nested too deep", mend="see where by archir --traceback")
+    # torch has no error of its own for memory of the CPU.
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return ArchirError("there is not enough memory", why=str(error), mend="give it less at once")
+    return None
 
 
 app = typer.Typer(

@@ -35,8 +35,12 @@ from archir.grow.data import Dataset, load_data
 from archir.grow.objects import load_object
 from archir.grow.optimisers import OptimiserOptions
 from archir.grow.options import GrowOptions
+from archir.grow.ranges import shown
 from archir.grow.tables import Problems, check_keys, fields_of, read_fields
 from archir.score.losses import Loss, find_loss
+
+LONGEST = 2**20
+"""The most bytes of a configuration."""
 
 TRAINING = ("steps", "batch_size", "warmup", "schedule", "clip", "evaluate_every", "checkpoint_every")
 """Fields of `GrowOptions` that are given in `[training]`; those of one value that are left go in `[growth]`."""
@@ -186,13 +190,19 @@ def read_config(path: Path) -> RunConfig:
         GrowError: keys are unknown or missing, or values make no sense; all of them at once.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(LONGEST + 1)
+        if len(data) > LONGEST:
+            raise FileError(f"{path} is no configuration", why=f"it is longer than {LONGEST} bytes")
+        text = data.decode().replace("\r\n", "\n")
         content = tomllib.loads(text)
     except FileNotFoundError as error:
         raise FileError(f"there is no file {path}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"cannot read {path}", why=str(error)) from error
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise FileError(f"{path} is nested too deep") from error
+    except ValueError as error:  # of TOML, or of a whole number of thousands of digits
         raise FileError(f"{path} is not TOML", why=str(error)) from error
     return make_config(content, text=text, base=path.parent, where=str(path))
 
@@ -246,7 +256,7 @@ class _Growth:
 def _table(content: Mapping[str, Any], name: str, problems: Problems) -> dict[str, Any]:
     table = content.get(name, {})
     if not isinstance(table, dict):
-        problems.append(f"{name} is {table!r}, not a table")
+        problems.append(f"{name} is {shown(table)}, not a table")
         return {}
     return table
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from archir.errors import GrowError
 from archir.grow.run import Event
@@ -133,9 +134,8 @@ def make_report(history: Iterable[Event]) -> Report:
     Raises:
         GrowError: this is not the history of a run.
     """
-    events = _effective(history)
     try:
-        return _read(events)
+        return _read(_effective(history))
     except (KeyError, TypeError, ValueError) as error:
         raise GrowError("this is not the history of a run", why=f"{type(error).__name__}: {error}") from error
 
@@ -169,68 +169,105 @@ def _read(events: Sequence[Event]) -> Report:
     finished = by_kind.get("finished", [{}])[-1]
     # An evaluation that was repeated after an interruption replaces the first.
     evaluated = {(e["step"], e["phase"]): e for e in by_kind.get("evaluated", [])}
-    points = [Point(e["step"], e["loss"], e["accuracy"], e["parameters"]) for e in evaluated.values()]
-    if finished:
-        points.append(Point(finished["step"], finished["loss"], finished["accuracy"], finished["parameters"]))
-    given = [*started["budget"].items(), *started.get("prices", {}).items()]
-    asked = {name for name, value in given if value is not None}
+    points = [_point(e) for e in (*evaluated.values(), *([finished] if finished else []))]
+    budget, prices = _table(started["budget"]), _table(started.get("prices", {}))
+    asked = {name for name, value in (*budget.items(), *prices.items()) if value is not None}
     return Report(
-        parameters=started["parameters"],
-        flops=started["flops"],
-        peak_bytes=started.get("peak_bytes"),
-        latency=started.get("latency"),
+        parameters=_whole(started, "parameters"),
+        flops=_whole(started, "flops"),
+        peak_bytes=_perhaps(_whole, started, "peak_bytes"),
+        latency=_perhaps(_number, started, "latency"),
         costs=tuple(name for name in _COSTS if name in ("parameters", "flops", *asked)),
-        limit=started["budget"].get("parameters"),
+        limit=_perhaps(_whole, budget, "parameters"),
         points=tuple(points),
         growth=tuple(_steps(by_kind, started)),
-        steps=started["steps"],
-        seconds=finished.get("seconds"),
+        steps=_whole(started, "steps"),
+        seconds=_perhaps(_number, finished, "seconds"),
         tested=tuple(_tested(e) for kind in ("control", "tested") for e in by_kind.get(kind, [])),
     )
 
 
 def _tested(event: Event) -> Tested:
     return Tested(
-        name=event["name"],
-        parameters=event["parameters"],
-        flops=event["flops"],
-        peak_bytes=event.get("peak_bytes"),
-        latency=event.get("latency"),
-        loss=event["loss"],
-        accuracy=event["accuracy"],
+        name=_text(event, "name"),
+        parameters=_whole(event, "parameters"),
+        flops=_whole(event, "flops"),
+        peak_bytes=_perhaps(_whole, event, "peak_bytes"),
+        latency=_perhaps(_number, event, "latency"),
+        loss=_number(event, "loss"),
+        accuracy=_perhaps(_number, event, "accuracy"),
     )
 
 
+def _point(event: Event) -> Point:
+    accuracy = _perhaps(_number, event, "accuracy")
+    return Point(_whole(event, "step"), _number(event, "loss"), accuracy, _whole(event, "parameters"))
+
+
+T = TypeVar("T")
+
+
+def _perhaps(read: Callable[[Event, str], T], event: Event, name: str) -> T | None:
+    return None if event.get(name) is None else read(event, name)
+
+
+def _whole(event: Event, name: str) -> int:
+    value = event[name]
+    if type(value) is not int:
+        raise TypeError(f"{name} is {value!r:.60}, not a whole number")
+    return value
+
+
+def _number(event: Event, name: str) -> float:
+    value = event[name]
+    if type(value) not in (int, float):
+        raise TypeError(f"{name} is {value!r:.60}, not a number")
+    return float(value)
+
+
+def _table(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r:.60} is no object")
+    return value
+
+
+def _text(event: Event, name: str) -> str:
+    value = event[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r:.60}, not a text")
+    return value
+
+
 def _steps(by_kind: dict[str, list[Event]], started: Event) -> list[Step]:
-    scored = {e["growth"]: e for e in by_kind.get("scored", [])}
-    done = {e["growth"]: e for kind in ("rejected", "grown") for e in by_kind.get(kind, [])}
-    size: int = started["parameters"]
-    flops: int = started["flops"]
-    peak_bytes: int | None = started.get("peak_bytes")
-    latency: float | None = started.get("latency")
+    scored = {_whole(e, "growth"): e for e in by_kind.get("scored", [])}
+    done = {_whole(e, "growth"): e for kind in ("rejected", "grown") for e in by_kind.get(kind, [])}
+    size, flops = _whole(started, "parameters"), _whole(started, "flops")
+    peak_bytes, latency = _perhaps(_whole, started, "peak_bytes"), _perhaps(_number, started, "latency")
     steps: list[Step] = []
     for number, event in sorted(done.items()):
-        before: int = event.get("parameters_before", size)
+        before = _perhaps(_whole, event, "parameters_before")
+        before = size if before is None else before
         if event["event"] == "grown":
-            size, flops = event["parameters"], event["flops"]
-            peak_bytes, latency = event.get("peak_bytes"), event.get("latency")
-        specs = event.get("specs", ())
+            size, flops = _whole(event, "parameters"), _whole(event, "flops")
+            peak_bytes, latency = _perhaps(_whole, event, "peak_bytes"), _perhaps(_number, event, "latency")
+        found = scored.get(number, {})
+        realised = _perhaps(_number, event, "realised")
         steps.append(
             Step(
                 number=number,
-                step=event["step"],
-                changes=summarise(specs),
-                rule=scored.get(number, {}).get("rule"),
-                predicted=event.get("predicted"),
-                realised=event.get("realised", 0.0),
-                stderr=event.get("stderr"),
+                step=_whole(event, "step"),
+                changes=summarise([_text({"spec": s}, "spec") for s in event.get("specs", ())]),
+                rule=_perhaps(_text, found, "rule"),
+                predicted=_perhaps(_number, event, "predicted"),
+                realised=0.0 if realised is None else realised,
+                stderr=_perhaps(_number, event, "stderr"),
                 parameters_before=before,
                 parameters=size,
                 flops=flops,
                 peak_bytes=peak_bytes,
                 latency=latency,
-                backed_off=event["backed_off"] if "backed_off" in event else event["chosen"],
-                seconds=scored.get(number, {}).get("seconds"),
+                backed_off=_whole(event, "backed_off" if "backed_off" in event else "chosen"),
+                seconds=_perhaps(_number, found, "seconds"),
             )
         )
     return steps

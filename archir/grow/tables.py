@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from archir.errors import GrowError, suggest
+from archir.grow.ranges import shown
 
 T = TypeVar("T")
 Problems = list[str]
@@ -39,7 +39,7 @@ class Fields(Generic[T]):
             try:
                 found[name] = _convert(value, self.types[name])
             except TypeError as error:
-                problems.append(f"{_path(where, name)} is {value!r}, not {error}")
+                problems.append(f"{_path(where, name)} is {shown(value)}, not {error}")
         return found
 
     def build(self, values: Mapping[str, Any], where: str, problems: Problems) -> T | None:
@@ -79,7 +79,7 @@ def read_fields(kind: type[T], table: Mapping[str, Any], where: str, problems: P
 
 def check_keys(table: Mapping[str, Any], known: Sequence[str], where: str, problems: Problems) -> None:
     """Add a problem for every key of a table that is not known, with the known keys close to it."""
-    problems += [f"there is no {_path(where, key)}: {suggest(key, known)}" for key in table if key not in known]
+    problems += [f"there is no {_path(where, key):.80}: {suggest(key, known)}" for key in table if key not in known]
 
 
 def _path(where: str, name: str) -> str:
@@ -96,8 +96,10 @@ def _convert(value: Any, kind: Any) -> Any:
         return _convert(value, next(k for k in typing.get_args(kind) if k is not types.NoneType))
     if typing.get_origin(kind) is tuple:
         return _convert_tuple(value, typing.get_args(kind))
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
+    if kind is float and type(value) in (int, float) and -1e308 < value < 1e308:
         return float(value)
+    if kind is str and isinstance(value, str) and "\0" in value:
+        raise TypeError("text without the character 0")  # it cannot be part of a path
     if kind in (int, str, bool) and type(value) is kind:
         return value
     if kind not in _WORDS and isinstance(value, dict):

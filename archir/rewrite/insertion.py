@@ -11,6 +11,7 @@ import torch
 from archir.errors import PassError
 from archir.ir.graph import Edit, Graph
 from archir.ir.node import Argument, Location, Use, Value
+from archir.ir.room import too_large
 from archir.ir.types import TensorType
 from archir.rewrite.surroundings import Activation
 
@@ -172,6 +173,11 @@ class Insertion:
         return size
 
     def _weight(self, shape: tuple[int, ...], start: Start) -> torch.Tensor:
+        if min(shape) < 1:
+            raise PassError("a layer cannot be inserted", why=f"its weight would be of shape {list(shape)}")
+        why = too_large(8 * math.prod(shape))  # drawn in float64
+        if why:
+            raise PassError("a layer cannot be inserted", where=f"its weight would be {list(shape)}", why=why)
         if start is Start.ZERO:
             return torch.zeros(shape)
         if start is Start.IDENTITY:

@@ -40,7 +40,7 @@ def find_value(graph: Graph, reference: Reference) -> Value:
     Raises:
         PassError: there is none.
     """
-    numbered = re.fullmatch(r"%(\d+)(?:\.(\d+))?", reference)
+    numbered = re.fullmatch(r"%(\d{1,9})(?:\.(\d{1,9}))?", reference)
     if numbered:
         calls = graph.structure.calls
         number, index = int(numbered[1]), int(numbered[2] or 0)
@@ -50,7 +50,7 @@ def find_value(graph: Graph, reference: Reference) -> Value:
     inputs = {n.name: n.id for n in graph.inputs}
     if reference in inputs:
         return Value(inputs[reference])
-    raise PassError(f"there is no value {reference!r}", mend=suggest(reference, ["%0", *inputs]))
+    raise PassError(f"there is no value {reference[:60]!r}", mend=suggest(reference, ["%0", *inputs]))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ divided where `archir.rewrite.multiplicity` says so; sizes in the arguments of c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from archir.axes.widths import Width, Widths
 from archir.errors import PassError
 from archir.ir.graph import Edit, Graph
 from archir.ir.node import PARAMETER, Value
+from archir.ir.room import too_large
 from archir.ir.seeds import derived_seed
 from archir.ir.types import ScalarType, Size, TensorType, Type, as_size
 from archir.rewrite.equations import Miss
@@ -242,7 +244,24 @@ def plan_reindexing(widths: Widths, changes: Mapping[str, Change], *, seed: int 
         if found.fresh and change.fresh:
             raise missed(widths.graph, f"width {name} cannot take fresh units", found.fresh)
         exponents[name] = found
-    return Reindexing(widths, changes, exponents, seed)
+    plan = Reindexing(widths, changes, exponents, seed)
+    _check_room(plan)
+    return plan
+
+
+def _check_room(plan: Reindexing) -> None:
+    """Check that the stored tensors fit into memory as they will be.
+
+    Raises:
+        PassError: they do not.
+    """
+    graph, sizes, size = plan.widths.graph, plan.sizes, 0
+    for node in graph.parameters:
+        shape = [size_of(term, sizes) for term in plan.widths.axes.get(Value(node.id), ())]
+        size += math.prod(shape) * graph.tensors[node.id].element_size()
+    why = too_large(size)
+    if why:
+        raise PassError(f"the graph would be too large with other sizes of {', '.join(plan.changes)}", why=why)
 
 
 def missed(graph: Graph, what: str, miss: Miss) -> PassError:

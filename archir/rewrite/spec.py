@@ -18,6 +18,12 @@ from archir.rewrite.morphism import Pass
 
 _PLAIN = r"[%\w.@\-+]+"
 _TOKEN = re.compile(rf'(?P<word>{_PLAIN})|(?P<string>"(?:[^"\\]|\\.)*")|(?P<sign>[{{}}\[\],=;])')
+DEEPEST = 40
+"""How deep passes may stand in the options of others."""
+
+SHOWN = 100
+"""Characters of a line that an error shows around the word it points at."""
+
 _BLANK = re.compile(r"(?:\s|#[^\n]*)*")
 
 
@@ -94,6 +100,7 @@ class _Parser:
         self.source = source
         self.tokens = self._tokens()
         self.position = 0
+        self.depth = 0
 
     def _tokens(self) -> list[_Token]:
         tokens: list[_Token] = []
@@ -113,7 +120,9 @@ class _Parser:
     def _error(self, why: str, start: int, length: int, mend: str = "") -> ParseError:
         place = f"{self.source}\n         " if self.source else ""
         line = self.text.replace("\n", " ").replace("\t", " ")
-        pointer = f"{place}{line}\n         {' ' * start}{'^' * max(length, 1)}"
+        first = max(0, start - SHOWN) if len(line) > 2 * SHOWN else 0
+        shown, length = line[first : first + 2 * SHOWN], min(length, SHOWN)
+        pointer = f"{place}{shown}\n         {' ' * (start - first)}{'^' * max(length, 1)}"
         return ParseError("this is not a specification of passes", where=pointer, why=why, mend=mend)
 
     def _error_at_end(self, expected: str) -> ParseError:
@@ -152,10 +161,12 @@ class _Parser:
 
     def _pass(self) -> Pass:
         name = self._take()
+        if self.depth > DEEPEST:
+            raise self._error("passes are nested too deep here", name.start, len(name.text))
         kind = self.registry.get(name.text)
         if kind is None:
             raise self._error(
-                f"there is no pass {name.text!r}", name.start, len(name.text), suggest(name.text, self.registry)
+                f"there is no pass {name.text[:SHOWN]!r}", name.start, len(name.text), suggest(name.text, self.registry)
             )
         options: dict[str, Any] = {}
         known = typing.get_type_hints(kind)
@@ -188,7 +199,10 @@ class _Parser:
             self._take("]")
             return tuple(items)
         if isinstance(kind, type) and issubclass(kind, Pass):
-            return self._pass()
+            self.depth += 1
+            found = self._pass()
+            self.depth -= 1
+            return found
         token = self._take()
         wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
         try:
