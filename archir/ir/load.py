@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from archir.errors import FileError, ParseError
+from archir.errors import FileError, GraphError, ParseError
 from archir.ir.graph import Graph
 from archir.ir.parse import parse_graph
 from archir.ir.store import FORMAT, VERSION, checksum
@@ -37,12 +37,15 @@ def load(path: str | os.PathLike[str]) -> Graph:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise FileError(f"{path} is damaged or no archir file", why=str(error)) from error
-    text = metadata.get("graph", "")
-    if metadata.get("checksum") != checksum(text, tensors):
+    missing = [key for key in ("graph", "checksum") if key not in metadata]
+    if missing:
+        raise FileError(f"{path} is damaged", why=f"its metadata lack {' and '.join(missing)}")
+    text = metadata["graph"]
+    if metadata["checksum"] != checksum(text, tensors):
         raise FileError(f"{path} is damaged", why="its checksum does not fit what it holds")
     try:
         graph = parse_graph(text, tensors)
-    except ParseError as error:
+    except (ParseError, GraphError) as error:
         why = f"{error.what}: {error.why}" if error.why else error.what
         raise FileError(f"cannot read the graph in {path}", where=error.where, why=why, mend=error.mend) from error
     more = sorted(set(tensors) - set(graph.by_name))

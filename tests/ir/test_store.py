@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import struct
 from pathlib import Path
 
 import pytest
@@ -220,3 +222,96 @@ def test_a_graph_with_a_broken_node_is_not_written_as_something_else(tmp_path: P
     with pytest.raises(FileError, match="parameter node 1 does not say what it is"):
         Graph("net", nodes, graph.tensors, graph.signature).save(tmp_path / "net.archir")
     assert os.listdir(tmp_path) == []
+
+
+PLAIN = {"format": "archir", "version": "1"}
+
+
+def _file(header: object, data: bytes = b"", length: int | None = None) -> bytes:
+    """Return a safetensors file with any header, which may lie about its length."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def _of(dtype: str, shape: list[int], size: int) -> dict[str, object]:
+    return {"__metadata__": PLAIN, "a": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (_file(b"{}", length=2**62), "header too large"),
+        (_file(b"{}", length=99_000_000), "damaged"),
+        (_file({}), "no archir file"),
+        (_file({"__metadata__": [1]}), "damaged"),
+        (_file({"__metadata__": {"format": 1}}), "damaged"),
+        (_file({"__metadata__": {"format": "archir"}}), "it is of version None"),
+        (_file({"__metadata__": PLAIN}), "its metadata lack graph and checksum"),
+        (_file({"__metadata__": {**PLAIN, "graph": "graph net() {}"}}), "its metadata lack checksum"),
+        (_file({"__metadata__": {**PLAIN, "graph": "", "checksum": "00000000"}}), "cannot read the graph"),
+        (_file(b'{"__metadata__":' + b"[" * 100_000), "damaged"),
+        (_file(b'{"__metadata__":{"format":"\xff"}}'), "damaged"),
+        (_file(b'{"__metadata__":{"format":"archir","version":"1","graph":"\\ud800"}}'), "damaged"),
+        (_file(_of("F32", [2**40], 2**42)), "damaged"),
+        (_file(_of("F32", [2**63, 2**63, 0], 0)), "damaged"),
+        (_file(_of("Q9", [1], 4), b"0000"), "damaged"),
+        (_file(_of("F32", [-1], 4), b"0000"), "damaged"),
+        (_file(_of("F8_E8M0", [2], 2), b"00"), "its metadata lack"),
+    ],
+)
+def test_headers_that_lie_are_told_and_take_no_memory(tmp_path: Path, content: bytes, named: str) -> None:
+    (tmp_path / "net.archir").write_bytes(content)
+    with pytest.raises(FileError, match=named):
+        load(tmp_path / "net.archir")
+
+
+@pytest.mark.parametrize("text", ["", "\0", "(" * 100_000, "graph net(" + "[" * 100_000, "x" * 1_000_000])
+def test_texts_that_are_no_graph_are_told(tmp_path: Path, text: str) -> None:
+    conv_bn().save(tmp_path / "net.archir")
+    _rewrite(tmp_path / "net.archir", graph=text)
+    with pytest.raises(FileError, match="cannot read the graph"):
+        load(tmp_path / "net.archir")
+
+
+def test_types_larger_than_the_stored_tensors_are_refused(tmp_path: Path) -> None:
+    tied().save(tmp_path / "net.archir")
+    with safe_open(tmp_path / "net.archir", framework="pt") as file:
+        text = file.metadata()["graph"]
+    line = next(row for row in text.splitlines() if "@table" in row and "[" in row)
+    larger = line.replace("[", "[1000000000000, ", 1)
+    assert line != larger
+    _rewrite(tmp_path / "net.archir", graph=text.replace(line, larger))
+    with pytest.raises(FileError, match="cannot read the graph"):
+        load(tmp_path / "net.archir")
+
+
+def test_a_file_is_on_disk_before_it_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is synced, renamed, and then the folder is synced; under no name that a link could wait at."""
+    done: list[tuple[str, str]] = []
+    sync, rename = os.fsync, os.replace
+
+    def noted_sync(descriptor: int) -> None:
+        done.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    def noted_rename(old: Path, new: Path) -> None:
+        done.append(("rename", str(old)))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_rename)
+    for _ in range(2):
+        conv_bn().save(tmp_path / "net.archir")
+    temporary = [name for kind, name in done if kind == "rename"]
+    assert done == [step for name in temporary for step in (("sync", name), ("rename", name), ("sync", str(tmp_path)))]
+    assert len(set(temporary)) == 2
+
+
+def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "net.archir").symlink_to(victim)
+    conv_bn().save(tmp_path / "net.archir")
+    assert victim.read_text() == "mine" and not (tmp_path / "net.archir").is_symlink()
