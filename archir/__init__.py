@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from archir.errors import (
     ArchirError,
     CaptureError,
+    CaptureWarning,
     EmitError,
     FileError,
     GraphError,
@@ -64,6 +65,7 @@ __all__ = [
     "Candidate",
     "CandidateSet",
     "CaptureError",
+    "CaptureWarning",
     "Compose",
     "Difference",
     "Edit",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class ArchirError(Exception):
@@ -30,6 +30,22 @@ class ArchirError(Exception):
 
 class CaptureError(ArchirError):
     """A model that cannot be captured as a graph."""
+
+
+class CaptureWarning(UserWarning):
+    """What a model does in training and its graph does not, since it is captured in evaluation mode.
+
+    Args:
+        model: name of the model.
+        losses: one text for each place: where it is, and what is lost there.
+    """
+
+    def __init__(self, model: str, losses: Sequence[str]) -> None:
+        self.model = model
+        self.losses = tuple(losses)
+        lines = [f"{model} does in training what its graph does not:", *(f"  {loss}" for loss in losses)]
+        mend = "use layers of torch.nn that follow train() and eval(), or leave it out if the graph is not trained"
+        super().__init__("\n".join([*lines, f"  mend: {mend}"]))
 
 
 class GraphError(ArchirError):

@@ -19,11 +19,12 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
-from archir.errors import ArchirError, CaptureError
+from archir.errors import ArchirError, CaptureError, CaptureWarning
 from archir.ir.graph import Graph
 from archir.ir.verify import verify
 from frontends.exported import attention_dropout, to_graph
 from frontends.locations import TORCH
+from frontends.training_only import losses
 
 _HERE = str(Path(__file__).parent)
 _TALKATIVE = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
@@ -41,7 +42,8 @@ def trace(
     The model is captured in eval mode and left as it was; the graph has copies of its tensors. Axis 0 of every
     input is the batch size `B` unless the model works for one size only, in which case the graph has that size.
     Control flow on the batch size is captured for sizes above 1. What a model does in training mode only is
-    not captured, except that dropout and normalisation follow `train()` and `eval()`.
+    not captured, except that dropout and normalisation follow `train()` and `eval()`; a `CaptureWarning` tells what
+    is lost, and where.
 
     Args:
         model: any nn.Module (an fx GraphModule is one).
@@ -68,6 +70,9 @@ def trace(
         verify(graph)
     except ArchirError as error:
         raise CaptureError(f"{type(model).__name__} was captured as a malformed graph", why=str(error)) from error
+    lost = list(losses(model, _batches(args, keywords), _mode))
+    if lost:
+        warnings.warn(CaptureWarning(type(model).__name__, lost), stacklevel=2)
     return graph
 
 
