@@ -3,7 +3,7 @@
 A copy of the model whose tensors hold nothing is run in either mode, and the functions of torch it calls are compared:
 what one mode alone calls, or calls with other numbers, is lost, except where the graph follows `train()` and `eval()`
 itself. Gradients are followed back for functions that bring a backward of their own. Nothing is computed, so that it
-costs little beside the export.
+costs little beside the export; the model is told that it is exported, so that it keeps none of these tensors.
 
 Source: ours.
 """
@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
+from torch._export.utils import _compiling_state_context
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.autograd.graph import Node
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
@@ -105,9 +106,9 @@ class _Run:
 class _Recorder(TorchFunctionMode):
     """Notes every call of a function of torch that makes or changes a tensor."""
 
-    def __init__(self, paths: Mapping[int, str], run: _Run) -> None:
+    def __init__(self, paths: Mapping[int, str], names: Mapping[int, str], run: _Run) -> None:
         super().__init__()
-        self._paths, self._run = paths, run
+        self._paths, self._names, self._run = paths, names, run
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -115,11 +116,11 @@ class _Recorder(TorchFunctionMode):
         given = kwargs or {}
         result = func(*args, **given)
         name = getattr(func, "__name__", "")
-        if name != "__get__" and (name == "__setitem__" or _has_tensor(result)):
+        if _matters(name, result, args):
             called, inner = _caller(name, self._paths)
             counts = name == "add_" and inner == _BATCH_NORM  # batches, as the graph does
             if not counts:
-                self._run.calls[called].append(_constants(name, args, given))
+                self._run.calls[called].append(_constants(name, args, given, self._names))
             if func is multi_head_attention_forward:
                 bound = inspect.signature(multi_head_attention_forward).bind(*args, **given)
                 bound.apply_defaults()
@@ -128,20 +129,33 @@ class _Recorder(TorchFunctionMode):
         return result
 
 
+def _matters(name: str, result: object, args: tuple[Any, ...]) -> bool:
+    """Say whether a call makes or changes a tensor; one that gives back what it is given does not."""
+    writes = name.endswith("_") and name not in ("__get__", "__getitem__")
+    unchanged = bool(args) and result is args[0] and not writes and name not in _FOLLOWING
+    return name == "__setitem__" or (name != "__get__" and _has_tensor(result) and not unchanged)
+
+
 def _has_tensor(result: object) -> bool:
     if isinstance(result, torch.Tensor):
         return True
     return isinstance(result, tuple | list) and any(map(_has_tensor, result))
 
 
-def _constants(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return the numbers, texts and flags a function is given, except the one by which it follows the mode."""
+def _constants(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], names: Mapping[int, str]
+) -> tuple[object, ...]:
+    """Return what a function is given but activations, and the flag by which it follows the mode.
+
+    These are numbers, texts and flags, and the names of stored tensors.
+    """
     follows = _FOLLOWING.get(name)
     if follows is not None:
         # Functions of C++ are given the flag by position: it is the same in both modes if it is left out as a flag.
         args = tuple(a for a in args if not isinstance(a, bool))
         kwargs = {k: v for k, v in kwargs.items() if k != follows}
     leaves = pytree.tree_leaves((args, dict(sorted(kwargs.items()))))
+    leaves = [names.get(id(leaf)) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     return tuple(leaf for leaf in leaves if isinstance(leaf, bool | int | float | str))
 
 
@@ -203,24 +217,43 @@ def _compared(
     if trained.failed:
         yield f"{trained.failed} (in training only, and all that follows)"
         return
-    yield from _differences(evaluated, trained)
+    found = list(_differences(evaluated, trained))
+    if found:
+        # What was only made the first time, and kept for later, is no difference.
+        found = list(_differences(_run(model, args, kwargs, mode, training=False) or evaluated, trained))
+    yield from found
 
 
 def _differences(evaluated: _Run, trained: _Run) -> Iterator[str]:
     texts: dict[str, dict[str, None]] = {c.where: {_DROPPED: None} for c in trained.dropped}
-    for called in (*trained.calls, *evaluated.calls):
+    for called in _unmatched(trained, evaluated) | _unmatched(evaluated, trained):
         in_training, in_evaluation = trained.calls.get(called, []), evaluated.calls.get(called, [])
         if len(in_training) != len(in_evaluation):
             mode = "training" if len(in_training) > len(in_evaluation) else "evaluation"
             text = f"{called.function} (in {mode} only)"
-        elif Counter(in_training) != Counter(in_evaluation):
+        else:
             a, b = next((a, b) for a, b in zip(in_training, in_evaluation, strict=True) if a != b)
             text = f"{called.function} with {_told(a, b)} in training and {_told(b, a)} in evaluation"
-        else:
-            continue
         texts.setdefault(called.where, {})[text] = None
     for where, found in texts.items():
         yield f"{where}: {', '.join(found)}"
+
+
+def _unmatched(run: _Run, other: _Run) -> dict[_Called, None]:
+    """Return the places whose calls the other run does not make, there or on another line of the same module."""
+    made: Counter[tuple[object, ...]] = Counter()
+    for called, calls in other.calls.items():
+        rest = Counter(calls) - Counter(run.calls.get(called, []))
+        made.update((called.function, called.path, given) for given in rest.elements())
+    found: dict[_Called, None] = {}
+    for called, calls in run.calls.items():
+        rest = Counter(calls) - Counter(other.calls.get(called, []))
+        for given in rest.elements():
+            call = called.function, called.path, given
+            made[call] -= 1
+            if made[call] < 0:
+                found[called] = None
+    return found
 
 
 def _told(one: tuple[object, ...], other: tuple[object, ...]) -> str:
@@ -264,10 +297,16 @@ def _run(
             module.momentum = 0.0  # counts batches to average over all of them, as the graph does
     run = _Run()
     paths = {id(module): path for path, module in copied.named_modules()}
+    names = {id(t): name for name, t in (*copied.named_parameters(), *copied.named_buffers())}
     with _undisturbed(), mode(copied, training=training), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with torch.autograd.set_detect_anomaly(traced), fake, _Recorder(paths, run):
+            with (
+                torch.autograd.set_detect_anomaly(traced),
+                _compiling_state_context(),
+                fake,
+                _Recorder(paths, names, run),
+            ):
                 result = copied(*inputs, **keywords)
         except Exception as error:
             run.failed = _failure(error, paths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -93,6 +94,11 @@ def dropped_weights(m: Model, x: Tensor) -> Tensor:
     return y
 
 
+def other_tensor(m: Model, x: Tensor) -> Tensor:
+    bias = m.attention.out_proj.bias if m.training else m.layer.get_parameter("bias")
+    return x - bias  # here
+
+
 LOST: list[tuple[Callable[[Model, Tensor], Tensor], str]] = [
     (own_backward, "Halved.backward; its forward is differentiated instead"),
     (dropped_in_training, "dropout (in training only)"),
@@ -100,6 +106,7 @@ LOST: list[tuple[Callable[[Model, Tensor], Tensor], str]] = [
     (dropped_layer, "a branch on random numbers or data (in training only, and all that follows)"),
     (dropped_layer_by_python, "tanh (in evaluation only)"),
     (stochastic_depth, "bernoulli_ (in training only)"),
+    (other_tensor, "sub with attention.out_proj.bias in training and layer.bias in evaluation"),
     (noise, "randn_like (in training only)"),
     (running_mean, "mul_ (in training only)"),
     (dropped_weights, "dropout of attention weights that are returned (need_weights)"),
@@ -164,7 +171,13 @@ def scaled_gradient(m: Model, x: Tensor) -> Tensor:
     return 0.1 * x + (0.9 * x).detach()
 
 
-@pytest.mark.parametrize("after", [checkpointed, straight_through, scaled_gradient])
+def other_line(m: Model, x: Tensor) -> Tensor:
+    if m.training:
+        return x - m.mean.tanh()
+    return x - m.mean.tanh()
+
+
+@pytest.mark.parametrize("after", [other_line, checkpointed, straight_through, scaled_gradient])
 def test_what_is_the_same_in_both_modes_is_not_told(after: Callable[[Model, Tensor], Tensor]) -> None:
     trace(Model(after), (X,))
 
@@ -183,6 +196,30 @@ def test_layers_that_follow_the_mode_are_not_told() -> None:
     trace(nn.LSTM(4, 5, num_layers=2, dropout=0.1), (torch.randn(2, 3, 4),))
     trace(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), (torch.randn(2, 3, 4),))
     trace(nn.Sequential(nn.InstanceNorm1d(4, track_running_stats=True), nn.Dropout1d()), (torch.randn(2, 4, 3),))
+
+
+@lru_cache
+def table(length: int) -> list[int]:
+    return torch.ones(length).shape[0] * [1]
+
+
+def test_what_is_made_once_and_kept_is_not_told() -> None:
+    table.cache_clear()
+    trace(Model(lambda m, x: x * len(table(3))), (X,))
+    table.cache_clear()
+
+
+def test_models_that_keep_tensors_unless_they_are_exported_keep_none_of_ours() -> None:
+    kept: list[Tensor] = []
+
+    def after(m: Model, x: Tensor) -> Tensor:
+        made = x.tanh()
+        if not torch.compiler.is_compiling():
+            kept.append(made)
+        return made
+
+    trace(Model(after), (X,))
+    assert kept == []
 
 
 def test_random_numbers_are_left_as_they_were() -> None:
