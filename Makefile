@@ -1,7 +1,8 @@
 # make demo   install, then grow a small network on scikit-learn's digits
 # make test   install, third-party models included, then check the style and the types, then run the tests
 # make lint   install likewise, then check the style and the types
-# make bench  install likewise, then compare the analysis of widths with Torch-Pruning's, and write docs/coverage.md
+# make bench  install likewise, then compare the analysis of widths with Torch-Pruning's, emit every model of the zoos as
+#             source and as ONNX, and write docs/coverage.md
 #
 # PyPI's torch for Linux brings CUDA along; PIP_FLAGS passes pip an index that has the smaller CPU build.
 
@@ -27,6 +28,7 @@ lint: $(ZOO)
 
 bench: $(ZOO)
 	$(BIN)/python tools/bench.py widths --json -
+	$(BIN)/python tools/bench.py emission --json -
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

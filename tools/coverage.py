@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tools.side_by_side import Comparison, Timing
-from tools.tables import markdown, replace_table
+from tools.tables import columns, markdown, replace_columns, replace_table
 
 ROOT = Path(__file__).parent.parent
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "coverage.md"
+EMISSION = ("source", "ONNX")
+"""Columns that `write_emission` writes, and `write_tables` keeps."""
 
 
 def write_tables(comparisons: Mapping[str, Comparison], published: Mapping[str, Timing]) -> None:
@@ -19,9 +22,34 @@ def write_tables(comparisons: Mapping[str, Comparison], published: Mapping[str, 
         comparisons: small models, by family and name.
         published: models at published sizes, by name.
     """
-    replace_table(ROOT / "README.md", "widths-table", by_family(comparisons))
-    replace_table(ROOT / "docs" / "coverage.md", "widths-table", by_model(comparisons))
-    replace_table(ROOT / "docs" / "coverage.md", "times-table", of_times(published))
+    for page, table in ((README, by_family(comparisons)), (PAGE, by_model(comparisons))):
+        kept = columns(page, "widths-table", EMISSION)
+        replace_table(page, "widths-table", table)
+        replace_columns(page, "widths-table", EMISSION, kept)
+    replace_table(PAGE, "times-table", of_times(published))
+
+
+def write_emission(cells: Mapping[str, Mapping[str, str]]) -> None:
+    """Put what was emitted into the columns `source` and `ONNX` of both tables.
+
+    Args:
+        cells: by model and column; one that begins with `yes` is emitted and verified.
+    """
+    replace_columns(
+        PAGE, "widths-table", EMISSION, {name: [found[c] for c in EMISSION] for name, found in cells.items()}
+    )
+    replace_columns(README, "widths-table", EMISSION, emitted_by_family(cells))
+
+
+def emitted_by_family(cells: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
+    """Return how many models of each family, and of all, are emitted in each form, of how many."""
+    families: dict[str, list[Mapping[str, str]]] = {}
+    for name, found in cells.items():
+        families.setdefault(name.partition("/")[0], []).append(found)
+    return {
+        name: [f"{sum(model[form].startswith('yes') for model in models)} of {len(models)}" for form in EMISSION]
+        for name, models in (*families.items(), ("all", list(cells.values())))
+    }
 
 
 def by_family(comparisons: Mapping[str, Comparison]) -> str:

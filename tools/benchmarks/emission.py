@@ -1,0 +1,55 @@
+"""Which models of both zoos are emitted as source and as ONNX, each verified on two batch sizes.
+
+Each form of each model has a process of its own and 300 seconds; one that crashes or hangs is told as such. Models of
+packages that are not installed are left out; where none is, the columns `source` and `ONNX` of the tables of README.md
+and docs/coverage.md are written anew, and nothing else of them. With `--records` what was found is kept, a file a model
+and form, and found there when the command is given again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.models import ZOO
+from tests.zoo.catalog import FAMILIES
+from tests.zoo.third_party import installed
+from tools.coverage import write_emission
+from tools.emission import FORMS, Verdict, emit
+
+
+def run(records: str | None = None) -> Mapping[str, object]:
+    """Return the figures, and write the columns.
+
+    Args:
+        records: a folder to keep verdicts in; what is there already is not found out again.
+    """
+    folder = None if records is None else Path(records)
+    families = {"own": ZOO, **{f: models for f, (package, models) in FAMILIES.items() if installed(package)}}
+    verdicts: dict[str, dict[str, Verdict]] = {}
+    for name in (f"{family}/{model}" for family, models in families.items() for model in models):
+        verdicts[name] = {form: _recorded(folder, name, form) for form in FORMS}
+        told = ", ".join(f"{form}: {verdict.cell}" for form, verdict in verdicts[name].items())
+        print(f"{name}: {told}", file=sys.stderr, flush=True)
+    if all(installed(package) for package, _ in FAMILIES.values()):
+        write_emission({name: {form: v.cell for form, v in found.items()} for name, found in verdicts.items()})
+    return {
+        "number_of_models": len(verdicts),
+        **{form.lower(): sum(not found[form].reason for found in verdicts.values()) for form in FORMS},
+        "models": {name: {form: asdict(v) for form, v in found.items()} for name, found in verdicts.items()},
+    }
+
+
+def _recorded(folder: Path | None, name: str, form: str) -> Verdict:
+    if folder is None:
+        return emit(name, form)
+    file = folder / f"{name.replace('/', '-')}.{form}.json"
+    if file.exists():
+        return Verdict(**json.loads(file.read_text()))
+    verdict = emit(name, form)
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(asdict(verdict)))
+    return verdict
