@@ -1,0 +1,72 @@
+"""A run of growth that takes a second or two, kept in a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from archir.api import grow, trace_on
+from archir.grow.engine import Listener, Run
+from archir.grow.optimisers import OptimiserOptions
+from archir.grow.options import GrowOptions
+from archir.grow.split import Split
+from archir.ir.graph import Graph
+
+OPTIONS = GrowOptions(
+    steps=60,
+    growth_steps=2,
+    batch_size=16,
+    optimiser=OptimiserOptions(rate=0.05),
+    learn_steps=5,
+    score_examples=40,
+    recalibrate_batches=2,
+    refine=8,
+    evaluate_every=20,
+    checkpoint_every=5,
+)
+CONFIG = "# a small run\nseed = 0\n"
+
+
+def seed_of_run() -> Graph:
+    """Return the network the run starts from."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.1), nn.Linear(4, 3))
+    return trace_on(net, examples(20, 0))
+
+
+def examples(count: int, seed: int) -> Split:
+    """Return points of three classes."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    centres = 2 * torch.eye(3, 6)
+    return Split(centres[labels] + torch.randn(count, 6, generator=generator), labels)
+
+
+def grow_small(
+    graph: Graph,
+    directory: Path,
+    *,
+    resume: bool = False,
+    options: GrowOptions = OPTIONS,
+    listen: Listener | None = None,
+) -> Run:
+    """Carry out the run, or go on with it."""
+    return grow(
+        graph,
+        train=examples(96, 1),
+        validation=examples(96, 2),
+        budget=90,
+        options=options,
+        directory=directory,
+        config=CONFIG,
+        resume=resume,
+        on_event=listen,
+    )
+
+
+def go_on(directory: Path, result: Path) -> None:
+    """Begin the run in a directory, or go on with it, and keep what it makes in a file."""
+    run = grow_small(seed_of_run(), directory, resume=directory.joinpath("history.jsonl").is_file())
+    run.graph.save(result)

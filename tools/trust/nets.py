@@ -1,0 +1,184 @@
+"""Random networks through trace, prune, split, source and ONNX, held against plain PyTorch and nothing of archir's."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from archir.axes.infer import infer_widths
+from archir.emit.onnx import to_onnx
+from archir.emit.python import to_python
+from archir.errors import PassError
+from archir.ir.graph import Graph
+from frontends.pytorch import trace
+from passes.prune import Prune
+from passes.split import Split
+from tools.trust.attack import Attack, Files, Wrong
+from tools.trust.random_net import Plan, RandomNet, build, random_plan
+
+Batches = Sequence[tuple[Tensor, ...]]
+
+EXACT, SINGLE = 1e-9, 2e-4
+"""Largest differences, relative to the largest output where that exceeds 1, in float64 and in float32."""
+
+UNITS = 3
+"""Widths of which a unit is taken."""
+
+
+def make(dice: random.Random) -> Files:
+    """Return the plan of a network."""
+    return {"plan.json": json.dumps(asdict(random_plan(dice)) | {"dice": dice.randrange(2**31)}).encode()}
+
+
+def use(check: Callable[[RandomNet, Batches, Path, random.Random], None], folder: Path) -> None:
+    """Build the network and check one thing about it."""
+    content = json.loads((folder / "plan.json").read_bytes())
+    dice = random.Random(content.pop("dice"))
+    plan = Plan(**content | {"steps": tuple(map(tuple, content["steps"]))})
+    net, batches = build(plan)
+    check(net, batches, folder, dice)
+
+
+def _traced(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) -> None:
+    graph = _double(net, batches)[2]
+    same(graph.module().eval(), *_double(net, batches)[:2], EXACT, "the graph")
+
+
+def _pruned(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) -> None:
+    """Removing a unit does what noughts in its places do, unless statistics or extrema run over the units."""
+    wide, inputs, graph = _double(net, batches)
+    for width in dice.sample(list(infer_widths(graph)), min(UNITS, len(infer_widths(graph)))):
+        unit = dice.randrange(width.size)
+        try:
+            small = Prune(width=width.name, units=(unit,)).apply(graph)
+        except PassError:
+            continue
+        module = small.module().eval()
+        if width.roles & {"norm", "reduced"}:
+            for batch in inputs:
+                tensors(module(*batch))
+            continue
+        same(module, without(wide, module.state_dict()), inputs, EXACT, f"pruned {width.name} unit {unit}")
+
+
+def _split(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) -> None:
+    """Repeating a unit keeps the function."""
+    wide, inputs, graph = _double(net, batches)
+    for width in dice.sample(list(infer_widths(graph)), min(UNITS, len(infer_widths(graph)))):
+        unit = dice.randrange(width.size)
+        try:
+            large = Split(width=width.name, units=(unit,)).apply(graph)
+        except PassError:
+            continue
+        same(large.module().eval(), wide, inputs, EXACT, f"split {width.name} unit {unit}")
+
+
+def _source(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) -> None:
+    path = to_python(trace(net, batches[0]), folder).path
+    spec = importlib.util.spec_from_file_location("archir_trust_emitted", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    emitted = module.load()
+    missing, more = emitted.load_state_dict(net.state_dict(), strict=False)
+    if missing or [key for key in more if not key.endswith("num_batches_tracked")]:
+        raise Wrong(f"an old state dict does not fit: missing {missing}, unexpected {more}")
+    same(emitted.eval(), net, batches, SINGLE, "the source")
+
+
+def _onnx(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) -> None:
+    path = to_onnx(trace(net, batches[0]), folder / "net.onnx").path
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+    given = ("x", "y")
+
+    def run(*batch: Tensor) -> list[Tensor]:
+        feed = {name: t.numpy() for name, t in zip(given, batch, strict=True) if name in names}
+        return [torch.from_numpy(found.copy()) for found in session.run(None, feed)]
+
+    same(run, net, batches, SINGLE, "the ONNX file")
+
+
+def _double(net: RandomNet, batches: Batches) -> tuple[nn.Module, Batches, Graph]:
+    """Return everything in float64."""
+    wide = copy.deepcopy(net).double()
+    inputs = [tuple(t.double() if t.is_floating_point() else t for t in batch) for batch in batches]
+    return wide, inputs, trace(wide, inputs[0])
+
+
+def same(one: Callable[..., Any], other: Callable[..., Any], batches: Batches, limit: float, what: str) -> None:
+    """Check that two networks compute the same for every batch.
+
+    Raises:
+        Wrong: they do not.
+    """
+    for batch in batches:
+        with torch.no_grad():
+            found, wanted = tensors(one(*batch)), tensors(other(*batch))
+        if [t.shape for t in found] != [t.shape for t in wanted]:
+            raise Wrong(f"{what} has other shapes for a batch of {len(batch[0])}")
+        for a, b in zip(found, wanted, strict=True):
+            gap = float((a.double() - b.double()).abs().max())
+            if not gap <= limit * max(1.0, float(b.abs().max())):
+                raise Wrong(f"{what} differs\nby {gap:.3g} for a batch of {len(batch[0])}")
+
+
+def tensors(result: object) -> list[Tensor]:
+    """Return the tensors of a nested result, in order."""
+    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
+def without(net: nn.Module, kept: Mapping[str, Tensor]) -> nn.Module:
+    """Return a network with noughts wherever the tensors of a smaller one lack a slice, found by comparing values.
+
+    Raises:
+        Wrong: a tensor of the smaller one is no part of the network's.
+    """
+    zeroed = copy.deepcopy(net)
+    state = zeroed.state_dict()
+    with torch.no_grad():
+        for name, small in kept.items():
+            large = state[name]
+            for axis in range(large.dim()):
+                gone = large.shape[axis] - small.shape[axis]
+                if gone:
+                    large.index_fill_(axis, torch.tensor(missing(large, small, axis)), 0)
+    return zeroed
+
+
+def missing(large: Tensor, small: Tensor, axis: int) -> list[int]:
+    """Return the slices along an axis of a tensor that a smaller one does not have; values are all different."""
+    known = set(small.flatten().tolist())
+    slices = large.detach().unbind(axis)
+    found = [i for i, part in enumerate(slices) if not known & set(part.flatten().tolist())]
+    if len(found) != large.shape[axis] - small.shape[axis]:
+        raise Wrong("the tensors of a pruned network are not those of the old one")
+    return found
+
+
+NETS = tuple(
+    Attack(
+        f"net-{name}", make, partial(use, check), full=500, short=short, seconds=120, memory=6 * 2**30, watched=False
+    )
+    for name, check, short in (
+        ("trace", _traced, 6),
+        ("prune", _pruned, 6),
+        ("split", _split, 6),
+        ("source", _source, 6),
+        ("onnx", _onnx, 2),
+    )
+)
