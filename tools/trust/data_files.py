@@ -127,7 +127,8 @@ def _npz_by_hand(dice: random.Random) -> Files:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", dice.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
         for name in ("x", "y", *([dice.choice((*_KEYS, *NAMES[:40]))] if dice.random() < 0.3 else [])):
-            header = f"{{'descr': '{dice.choice(_DTYPES)}', 'fortran_order': {dice.choice(('False', 'True', '1'))}, 'shape': {dice.choice(_SHAPES)}}}"
+            order, shape = dice.choice(("False", "True", "1")), dice.choice(_SHAPES)
+            header = f"{{'descr': '{dice.choice(_DTYPES)}', 'fortran_order': {order}, 'shape': {shape}}}"
             if dice.random() < 0.1:
                 header = dice.choice(
                     ("__import__('os')", "{" * 3000, "[" * 9000, "{'descr': " + "(" * 500, "", "1e999", "9" * 5000)

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,14 +53,14 @@ def use(folder: Path) -> None:
     directory, result, whole = folder / "run", folder / "result.archir", uninterrupted()
     for by, part in kills:
         if by == "files":
-            _wait(_start(lambda at=round(part * whole.events): _until(directory, result, at)))
+            _wait(_start(partial(_until, directory, result, round(part * whole.events))))
         else:
-            child = _start(lambda: go_on(directory, result))
+            child = _start(partial(go_on, directory, result))
             time.sleep(part * whole.seconds)
             os.kill(child, signal.SIGKILL)
             _wait(child)
     result.unlink(missing_ok=True)
-    if _wait(_start(lambda: go_on(directory, result), folder / "why")) != 0:
+    if _wait(_start(partial(go_on, directory, result), folder / "why")) != 0:
         raise Wrong(f"a killed run does not go on\n{(folder / 'why').read_text()}")
     (folder / "whole.archir").write_bytes(whole.graph)
     found, wanted = load(result), load(folder / "whole.archir")

@@ -11,13 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 IMAGE = (
-    "conv", "grouped", "depthwise", "strided", "batch_norm", "group_norm", "instance_norm", "relu", "gelu", "add", "gate", "cat", "cut",
-    "shuffle", "attention", "layer_norm", "linear", "pool", "upsample", "squeeze", "shared", "scale", "pad", "branch", "index", "softmax",
-)  # fmt: skip
+    *("conv", "grouped", "depthwise", "strided", "batch_norm", "group_norm", "instance_norm", "relu", "gelu", "add"),
+    *("gate", "cat", "cut", "shuffle", "attention", "layer_norm", "linear", "pool", "upsample", "squeeze", "shared"),
+    *("scale", "pad", "branch", "index", "softmax"),
+)
 SEQUENCE = (
-    "linear", "fused", "separate", "lstm", "gru", "layer_norm", "rms_norm", "gelu", "add", "glu", "cat", "conv1d", "shared", "positions",
-    "rotary", "causal", "index", "reshape", "unbind", "mlp", "branch", "scale", "cumulative", "einsum",
-)  # fmt: skip
+    *("linear", "fused", "separate", "lstm", "gru", "layer_norm", "rms_norm", "gelu", "add", "glu", "cat", "conv1d"),
+    *("shared", "positions", "rotary", "causal", "index", "reshape", "unbind", "mlp", "branch", "scale", "cumulative"),
+    "einsum",
+)
 RESULTS = ("tensor", "tuple", "dict", "nested", "list")
 
 
@@ -47,7 +49,7 @@ def random_plan(dice: random.Random) -> Plan:
 
 
 def build(plan: Plan) -> tuple[RandomNet, tuple[tuple[Tensor, ...], ...]]:
-    """Return a network in evaluation mode, its statistics and weights random, and inputs of one, two and five examples."""
+    """Return a network in evaluation mode, everything in it random, and inputs of two, one and five examples."""
     torch.manual_seed(plan.seed)
     net = RandomNet(plan)
     with torch.no_grad():
