@@ -84,7 +84,7 @@ class Worker:
         """Hand over a trial."""
         self.trial = attack, number, files
         self.deadline = time.monotonic() + attack.seconds * _WALL
-        self.connection.send((attack.name, files))
+        self.connection.send((attack, files))
 
     def outcome(self) -> Outcome:
         """Return what became of the trial of a process that has spoken, ended, or taken too long."""

@@ -17,7 +17,6 @@ import torch
 
 from archir.errors import ArchirError
 from tools.trust.attack import Attack, Files, Outcome, Ran, Wrong
-from tools.trust.catalog import ATTACKS
 from tools.trust.sound import warm_up
 from tools.trust.watch import VICTIM, Watch
 
@@ -51,10 +50,9 @@ def serve(connection: Connection, home: Path) -> None:
         connection.send(None)
         while True:
             try:
-                name, files = connection.recv()
+                attack, files = connection.recv()
             except EOFError:
                 return
-            attack = ATTACKS[name]
             resource.setrlimit(resource.RLIMIT_AS, (base + attack.memory, resource.RLIM_INFINITY))
             outcome = attempt(attack, files, trial, watch)
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
