@@ -52,9 +52,9 @@ def mutate_text(dice: random.Random, text: str, words: Sequence[Sequence[str]], 
         dice: the source of randomness.
         text: the text.
         words: kinds of words to put in the places of others; every kind is as likely as any.
-        most: largest number of mutations.
+        most: number of mutations, where it is not one.
     """
-    for _ in range(dice.randint(1, most)):
+    for _ in range(dice.choice((1, 1, most))):
         text = dice.choice(_MUTATIONS)(dice, text, words)
     return text
 

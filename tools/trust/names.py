@@ -29,13 +29,13 @@ _PLACES = ("graph", "input", "parameter", "parameters", "module", "kind", "born"
 def make(dice: random.Random) -> Files:
     """Return which names go where: one or two places of a graph, or of a module."""
     places = [(dice.choice(_PLACES), _name(dice)) for _ in range(dice.choice((1, 1, 2)))]
-    plan = {
-        "graph": dice.choice(sorted(TEXTS)),
-        "places": places,
-        "traced": dice.random() < 0.02,
-        "write": dice.random() < 0.1,
-    }
+    plan = {"graph": dice.choice(sorted(TEXTS)), "places": places, "write": dice.random() < 0.1}
     return {"plan.json": json.dumps(plan).encode()}
+
+
+def make_module(dice: random.Random) -> Files:
+    """Return what a part of a module is called."""
+    return {"plan.json": json.dumps(_name(dice)).encode()}
 
 
 def _name(dice: random.Random) -> str:
@@ -52,24 +52,32 @@ def _name(dice: random.Random) -> str:
 
 
 def use(folder: Path) -> None:
-    """Make the graph, use it, save and load it, and write it as source."""
+    """Make the graph, use it, save and load it, and now and then write it as source."""
     plan = json.loads((folder / "plan.json").read_bytes())
-    (_, name), *_ = plan["places"]
-    if plan["traced"]:
-        graph = trace(_Odd(name).eval(), (torch.zeros(2, 4),), {})
-    else:
-        graph = parse_graph(TEXTS[plan["graph"]])
-        for place, name in plan["places"]:
-            graph = renamed(graph, place, name)
-        verify(graph)
+    graph = parse_graph(TEXTS[plan["graph"]])
+    for place, name in plan["places"]:
+        graph = renamed(graph, place, name)
+    verify(graph)
+    _use(graph, folder, write=plan["write"])
+
+
+def use_module(folder: Path) -> None:
+    """Capture the module, use its graph, save and load it, and write it as source."""
+    name = json.loads((folder / "plan.json").read_bytes())
+    _use(trace(_Odd(name).eval(), (torch.zeros(2, 4),)), folder, write=True)
+
+
+def _use(graph: Graph, folder: Path, *, write: bool) -> None:
     examine(graph)
     graph.save(folder / "net.archir")
     examine(load(folder / "net.archir"))
-    if plan["traced"] or plan["write"]:
-        check_source(to_python(graph, folder / "out").path.read_text())
+    if write:
+        with torch.random.fork_rng(devices=[]):  # layers draw their weights before they are given others
+            check_source(to_python(graph, folder / "out").path.read_text())
 
 
 NAMED = Attack("name", make, use)
+NAMED_MODULES = Attack("module-name", make_module, use_module, full=500, short=6, seconds=60, watched=False)
 
 
 class _Odd(nn.Module):

@@ -97,7 +97,7 @@ def _run(graph: Graph) -> None:
         return
     try:
         args, kwargs = random_inputs(graph)
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):  # a network may draw random numbers when it runs
             module(*args, **kwargs)
     except (NameError, SyntaxError, ImportError):
         raise
