@@ -52,7 +52,8 @@ def make(dice: random.Random) -> Files:
     """Return a directory, one to three files of which are not as they were."""
     files = dict(seeds.run_files())
     for _ in range(dice.choice((1, 1, 1, 2, 3))):
-        name = dice.choice([n for n in sorted(files) if not n.startswith(".")])
+        names = [n for n in sorted(files) if not n.startswith(".")]
+        name = dice.choice(names if dice.random() < 0.5 else names[-3:])  # those of the newest checkpoint come last
         match dice.randrange(8):
             case 0:
                 del files[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from archir.ir.parse import parse_graph
 from archir.ir.text import print_graph
 from frontends.pytorch import trace
 from tests.ir.graphs import TEXTS, TOLD
-from tools.trust.growing import grow_small, seed_of_run
+from tools.trust.growing import OPTIONS, grow_small, seed_of_run
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), (4,)),
@@ -73,5 +74,5 @@ def run_files() -> dict[str, bytes]:
     """Return the files of a finished run."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        grow_small(seed_of_run(), run)
+        grow_small(seed_of_run(), run, options=replace(OPTIONS, checkpoint_every=25))
         return {p.name: p.read_bytes() for p in sorted(run.iterdir()) if p.is_file()}
