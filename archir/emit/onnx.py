@@ -218,11 +218,17 @@ def _read_back(file: Path, opset: int) -> None:
 
 def _place(graph: Graph, message: str) -> str:
     """Return the place in the user's program of the operator an error of the exporter names; empty if there is none."""
-    named = re.findall(r"\baten[.:]+(\w+)(?:\.(\w+))?", message)
+    named = re.findall(r"\b(?:aten|prims)[.:]+(\w+)(?:\.(\w+))?", message)
     calls = [n for n in graph.calls if n.op.startswith("aten.")]
     found = [n for name, form in named for n in calls if n.op == f"aten.{name}.{form}"]
-    found += [n for name, _ in named for n in calls if n.op.split(".")[1] == name.strip("_")]
+    found += [n for name, _ in named for n in calls if _akin(n.op.split(".")[1], name)]
     return f"{found[0].op}, {found[0].location or ''}".rstrip(", ") if found else ""
+
+
+def _akin(one: str, other: str) -> bool:
+    """Say whether an operator is named for another: `cdist` and what it is made of, `_cdist_forward`."""
+    short, long = sorted((one.replace("_", ""), other.replace("_", "")), key=len)
+    return len(short) > 3 and short in long
 
 
 def _results(graph: Graph) -> list[int]:
@@ -251,7 +257,7 @@ def _name_axes(graph: Graph, model: onnx.ModelProto) -> None:
     for value in model.graph.input:
         type_ = shapes.get(value.name)
         if isinstance(type_, TensorType):
-            for dim, size in zip(value.type.tensor_type.shape.dim, type_.shape, strict=True):
+            for dim, size in zip(value.type.tensor_type.shape.dim, type_.shape, strict=False):
                 if dim.dim_param and str(size).isidentifier():
                     new[dim.dim_param] = str(size)
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:

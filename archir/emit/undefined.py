@@ -57,7 +57,7 @@ def find_undefined(graph: Graph, leaves: Sequence[object], limits: Sequence[floa
     fills = [_Fill(filler) for filler in (_as_it_is, _nought, _random)]
     plain, *others = [_run(graph, leaves, fill) for fill in fills]
     elements = [torch.zeros(t.shape, dtype=torch.bool) for t in plain]
-    for outputs in others:
+    for outputs in others if any(fill.nodes for fill in fills) else []:
         for i, (one, other) in enumerate(zip(plain, outputs, strict=True)):
             elements[i] |= gap(one, other) > max(limits[i], 0.0)
     nodes = {node.id: node for fill in fills for node in fill.nodes}
@@ -105,7 +105,8 @@ def _run(graph: Graph, leaves: Sequence[object], fill: _Fill) -> list[Tensor]:
     """Return the tensors a graph computes with undefined rows filled, in eval mode."""
     kept: dict[Value, object] = {Value(n.id): v for n, v in zip(graph.inputs, leaves, strict=True)}
     kept |= {Value(i): tensor for i, tensor in graph.tensors.items()}
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what the program draws is the same each time
         for node in graph.calls:
             results = fill(node, kept.__getitem__, call(node, kept.__getitem__))
             kept |= {Value(node.id, i): result for i, result in enumerate(results)}
