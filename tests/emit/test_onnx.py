@@ -137,7 +137,8 @@ def test_splits_and_reductions_go_back_to_their_older_forms(tmp_path: Path) -> N
 def test_complex_numbers_are_pairs_of_real_ones(tmp_path: Path) -> None:
     class Spectrum(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.fft.fft(x * x.conj())
+            y: torch.Tensor = torch.fft.fft(x * x.conj())
+            return y
 
     graph = trace(Spectrum(), torch.randn(2, 4, dtype=torch.complex64))
     emitted = to_onnx(graph, tmp_path / "net.onnx")
