@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import re
 import warnings
@@ -15,12 +14,12 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
-from torch.utils._sympy import functions as torch_sympy
 
 from archir.errors import CaptureError, GraphError
 from archir.ir import ops
 from archir.ir.execute import ATTENTION
 from archir.ir.graph import Graph
+from archir.ir.guards import choose
 from archir.ir.node import (
     INPUT,
     OUTPUT,
@@ -34,9 +33,11 @@ from archir.ir.node import (
     Tree,
     Value,
 )
-from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, symbol
+from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, evaluate, symbol, symbols_of
 from frontends.functional import flatten, remove_dead
+from frontends.guards import Conjunction, guards_of
 from frontends.locations import location
+from frontends.sizes import plain
 from frontends.writes import Inexact, remove_writes
 
 _PLACEMENT = ("device", "pin_memory", "layout")
@@ -103,12 +104,15 @@ class _Conversion:
         self._nodes: list[Node] = []
         self._tensors: dict[int, torch.Tensor] = {}
         self._symbols: dict[sympy.Symbol, sympy.Symbol] = {}
+        self._guards = Conjunction()
 
     def graph(self) -> Graph:
         placeholders = self._graph.find_nodes(op="placeholder")
         specs = list(zip(self._program.graph_signature.input_specs, placeholders, strict=True))
         users = [(spec, node) for spec, node in specs if spec.kind is InputKind.USER_INPUT]
         leaves = [self._input(spec.arg, node) for spec, node in users]
+        for relation, where in guards_of(self._program, self._symbols):
+            self._guards.add(relation, where)
         for node in _stored(self._model, len(self._nodes)):
             self._nodes.append(node[0])
             self._tensors[node[0].id] = node[1]
@@ -129,6 +133,7 @@ class _Conversion:
             elif node.op != "placeholder":
                 raise CaptureError(f"the model uses {node.op} {node.target}, which no graph can hold")
         assert output is not None
+        self._guard_ones()
         signature = self._signature(leaves, output)
         name = re.sub(r"\W", "_", type(self._model).__name__).lower()
         return Graph(name, self._nodes, self._tensors, signature)
@@ -152,7 +157,7 @@ class _Conversion:
         arguments = {str(i): v for i, v in enumerate(values)}
         self._nodes.append(Node(len(self._nodes), OUTPUT, arguments))
         result = _tree(spec.out_spec, iter(found))
-        return Signature(args, kwargs, result)  # type: ignore[arg-type]
+        return Signature(args, kwargs, result, self._guards.guards())  # type: ignore[arg-type]
 
     def _input(self, argument: object, placeholder: fx.Node) -> Constant | int:
         if isinstance(argument, ConstantArgument):
@@ -209,21 +214,55 @@ class _Conversion:
             arguments = self._attention(node, arguments)
         value = node.meta["val"]
         several = isinstance(value, list | tuple)
-        results = self._results(node, op, arguments) if several else (self._type(value),)
+        results = self._agreed(node, op, arguments, tuple(map(self._type, value if several else (value,))))
         made = Node(len(self._nodes), op, arguments, results, name=node.name, location=location(node))
         self._nodes.append(made)
         self._values[node] = tuple(Value(made.id, i) for i in range(len(results))) if several else Value(made.id)
 
-    def _results(self, node: fx.Node, op: str, arguments: dict[str, Argument]) -> tuple[Type, ...]:
-        """Return the types of several results; kernels disagree on the shapes of some that nobody reads."""
-        results = list(map(self._type, node.meta["val"]))
+    def _agreed(
+        self, node: fx.Node, op: str, arguments: dict[str, Argument], declared: tuple[Type, ...]
+    ) -> tuple[Type, ...]:
+        """Return the types of the results as they follow from those of the operands, and guard what export says else.
+
+        Kernels disagree on the shapes of results that nobody reads.
+        """
+        try:
+            inferred = ops.infer_types(
+                op, {name: _typed(argument, self._nodes) for name, argument in arguments.items()}
+            )
+        except GraphError:
+            return declared
+        if inferred == declared or len(inferred) != len(declared):
+            return declared
         used = {user.args[1] if user.target is operator.getitem else None for user in node.users}
-        if None not in used and len(used) < len(results):
-            types = {name: _typed(argument, self._nodes) for name, argument in arguments.items()}
-            with contextlib.suppress(GraphError):
-                inferred = ops.infer_types(op, types)
-                results = [r if i in used else inferred[i] for i, r in enumerate(results)]
-        return tuple(results)
+        unread = set() if None in used or len(declared) == 1 else set(range(len(declared))) - used
+        pairs = enumerate(zip(declared, inferred, strict=True))
+        return tuple(new if i in unread else self._guarded(old, new, node) for i, (old, new) in pairs)
+
+    def _guarded(self, declared: Type, inferred: Type, node: fx.Node) -> Type:
+        """Return the inferred type, with the guard that it is the declared one; the latter where they are unlike."""
+        old, new = (t.shape if isinstance(t, TensorType) else (t.value,) for t in (declared, inferred))
+        if _without_sizes(declared) != _without_sizes(inferred) or len(old) != len(new) or None in (*old, *new):
+            return declared
+        known = {s.name for s in self._symbols.values()}
+        if not all(symbols_of(size) <= known for size in (*old, *new)):
+            return declared
+        for one, other in zip(old, new, strict=True):
+            self._guards.add(sympy.Eq(one, other, evaluate=False), str(location(node) or ""))
+        return inferred
+
+    def _guard_ones(self) -> None:
+        """Guard against a size of 1 where results have other shapes then, as those of `squeeze` have.
+
+        Export takes a size for none that broadcasts or is squeezed, and notes nothing of it.
+        """
+        names = [s.name for s in self._symbols.values()]
+        for name in names:
+            sizes = choose(
+                self._guards.guards(), {other: 1 if other == name else 6 + i for i, other in enumerate(names)}
+            )
+            if sizes[name] == 1 and any(n.is_call and not _fits(n, self._nodes, sizes) for n in self._nodes):
+                self._guards.add(sympy.Ge(symbol(name), 2, evaluate=False))
 
     def _attention(self, node: fx.Node, arguments: dict[str, Argument]) -> dict[str, Argument]:
         if "dropout_p" in arguments:
@@ -258,26 +297,35 @@ class _Conversion:
     def _size(self, size: torch.SymInt | int) -> Size:
         if isinstance(size, int):
             return size
-        # Sizes that depend on data have symbols of their own, which keep their names.
-        known = {s: self._symbols.get(s, symbol(str(s))) for s in size.node.expr.free_symbols}
-        expr = size.node.expr.xreplace(known)
-        for kind, plain in _PLAIN.items():
-            expr = expr.replace(kind, plain)
-        return as_size(sympy.expand(expr))
+        return as_size(plain(size.node.expr, self._symbols))
 
 
-_PLAIN = {
-    torch_sympy.FloorDiv: lambda a, b: sympy.floor(a / b),
-    torch_sympy.CleanDiv: lambda a, b: a / b,
-    torch_sympy.CeilDiv: lambda a, b: -sympy.floor(-a / b),
-    torch_sympy.Mod: sympy.Mod,
-    torch_sympy.PythonMod: sympy.Mod,
-    torch_sympy.ModularIndexing: lambda a, b, c: sympy.Mod(sympy.floor(a / b), c),
-    torch_sympy.PowByNatural: sympy.Pow,
-    torch_sympy.IntTrueDiv: lambda a, b: a / b,
-    torch_sympy.Max: sympy.Max,
-    torch_sympy.Min: sympy.Min,
-}
+def _fits(node: Node, nodes: Sequence[Node], sizes: Mapping[str, int]) -> bool:
+    """Say whether a call makes what it is declared to make, for given sizes; that it rejects them does not count."""
+    try:
+        operands = {name: _at(_typed(argument, nodes), sizes) for name, argument in node.arguments.items()}
+        return ops.infer_types(node.op, operands) == tuple(_at(t, sizes) for t in node.results)
+    except (GraphError, KeyError):
+        return True
+
+
+def _at(part: object, sizes: Mapping[str, int]) -> object:
+    """Return an argument with the sizes in its types worked out.
+
+    Raises:
+        KeyError: a size depends on data.
+    """
+    if isinstance(part, tuple):
+        return tuple(_at(inner, sizes) for inner in part)
+    if isinstance(part, TensorType):
+        return TensorType(part.dtype, tuple(evaluate(size, sizes) for size in part.shape))
+    if isinstance(part, ScalarType) and part.value is not None:
+        return ScalarType(part.kind, evaluate(part.value, sizes))
+    return part
+
+
+def _without_sizes(type_: Type) -> object:
+    return type_.dtype if isinstance(type_, TensorType) else type_.kind
 
 
 def _typed(argument: Argument, nodes: Sequence[Node]) -> object:

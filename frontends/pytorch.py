@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as symbolic_config
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
@@ -23,6 +24,7 @@ from archir.errors import ArchirError, CaptureError, CaptureWarning
 from archir.ir.graph import Graph
 from archir.ir.verify import verify
 from frontends.exported import attention_dropout, to_graph
+from frontends.guards import excluded_by, fixed_at, shape_env, single_value
 from frontends.locations import TORCH
 from frontends.training_only import losses
 
@@ -36,24 +38,27 @@ def trace(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
+    static_batch: bool = False,
 ) -> Graph:
     """Capture a model as a graph.
 
     The model is captured in eval mode and left as it was; the graph has copies of its tensors. Axis 0 of every
-    input is the batch size `B` unless the model works for one size only, in which case the graph has that size.
-    Control flow on the batch size is captured for sizes above 1. What a model does in training mode only is
-    not captured, except that dropout and normalisation follow `train()` and `eval()`; a `CaptureWarning` tells what
-    is lost, and where.
+    input is the batch size `B`. Where the control flow of the model depends on it, the branch of the example is
+    captured, and for which sizes that is right stays with the graph as guards (`B >= 3`, `B % 2 == 0`), which its
+    modules check. What a model does in training mode only is not captured, except that dropout and normalisation
+    follow `train()` and `eval()`; a `CaptureWarning` tells what is lost, and where.
 
     Args:
         model: any nn.Module (an fx GraphModule is one).
         args: example positional arguments; a single tensor stands for itself.
         kwargs: example keyword arguments.
         dynamic_shapes: which axes are dynamic, as for `torch.export.export`.
+        static_batch: capture the model for the batch size of the example only.
 
     Raises:
         CaptureError: the model cannot be captured: it rejects its arguments, its control flow depends on data,
-            or it does something a graph cannot say (writes into inputs or buffers, higher-order operators).
+            it works for one batch size only and `static_batch` is not given, or it does something a graph
+            cannot say (writes into inputs or buffers, higher-order operators).
 
     Source: ours, on top of `torch.export`.
     """
@@ -64,8 +69,15 @@ def trace(
     if not isinstance(args, tuple):
         raise CaptureError(f"the example arguments are a tuple, not a {type(args).__name__}", mend="pass (x,)")
     keywords = dict(kwargs or {})
-    program = _export(model, args, keywords, dynamic_shapes)
-    graph = to_graph(program, model, _attention_dropout(program, model, args, keywords))
+    if not (static_batch or dynamic_shapes is not None):
+        return _with_any_batch(model, args, keywords)
+    if static_batch and dynamic_shapes is not None:
+        raise CaptureError("dynamic_shapes and static_batch exclude one another", mend="give one of them")
+    return _converted(_export_as_asked(model, args, keywords, dynamic_shapes), model, args, keywords)
+
+
+def _converted(program: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    graph = to_graph(program, model, _attention_dropout(program, model, args, kwargs))
     try:
         verify(graph)
     except ArchirError as error:
@@ -76,22 +88,81 @@ def trace(
     return graph
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
-    """Export with a dynamic batch; with fixed sizes where that fails."""
-    with _mode(model, training=False), _quiet():
-        if dynamic_shapes is None:
-            for batch in _batches(args, kwargs):
-                try:
-                    return torch.export.export(model, *batch, dynamic_shapes=_dynamic(model, *batch), strict=False)
-                except GuardOnDataDependentSymNode as error:
+def _with_any_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    """Capture with a dynamic batch.
+
+    Raises:
+        CaptureError: the model cannot be captured, or works for one batch size only.
+    """
+    failures: list[Exception] = []
+    fixed: list[tuple[str, str]] = []
+    # Export that does not care for sizes of 1 tells what the model itself asks about them; the other way assumes that
+    # there are none, which is kept as a guard.
+    for oblivious in (True, False):
+        for example, doubled in _batches(args, kwargs):
+            try:
+                program = _exported(model, *example, _dynamic(model, *example), oblivious=oblivious)
+            except Exception as error:
+                if isinstance(error, GuardOnDataDependentSymNode) and not oblivious:
                     raise _explain(model, error) from error
-                except Exception:
-                    # Whatever export dislikes about symbolic sizes, fixed ones may do; if not, that error is told.
-                    continue
-        try:
-            return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-        except Exception as error:
-            raise _explain(model, _own_error(model, args, kwargs) or error) from error
+                failures.append(error)  # the other way, or fixed sizes, may do; if not, it is told
+                continue
+            if shape_env(program) is None and _have_axes(example):
+                fixed.append((fixed_at(program), "the size of its batch was decided there"))
+                continue
+            try:
+                graph = _converted(program, model, args, kwargs)
+            except CaptureError as error:
+                if oblivious:
+                    raise
+                failures.append(error)
+                continue
+            single, excluded = single_value(graph.signature.guards), excluded_by(graph, program, 2 if doubled else 1)
+            if single is None and excluded is None:
+                return graph
+            if not doubled:
+                why = f"its graph is right for {single or excluded} only"
+                fixed.append((fixed_at(program), why + ("" if excluded is None else ", and the example is not")))
+        if not failures:
+            break
+    _export_as_asked(model, args, kwargs, None)
+    where, why = fixed[-1] if fixed else (_user_line(failures[0]), _first_line(failures[0]))
+    if not where or where.startswith(TORCH):
+        own = _own_error(model, *_doubled(args, kwargs))  # with another batch size the model itself may tell its line
+        where = _user_line(own) if own is not None else where
+    raise CaptureError(
+        f"{type(model).__name__} works for one batch size only",
+        where=where,
+        why=why,
+        mend="let it work for any, or capture the size of the example alone: static_batch=True, --static-batch",
+    )
+
+
+def _export_as_asked(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
+) -> ExportedProgram:
+    """Export with the axes dynamic that are asked for; none if there are none."""
+    try:
+        if dynamic_shapes is not None:
+            try:
+                return _exported(model, args, kwargs, dynamic_shapes, oblivious=True)
+            except Exception:
+                pass  # the other way may do; if not, its error is told
+        return _exported(model, args, kwargs, dynamic_shapes, oblivious=False)
+    except Exception as error:
+        raise _explain(model, _own_error(model, args, kwargs) or error) from error
+
+
+def _exported(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any, *, oblivious: bool
+) -> ExportedProgram:
+    asking = symbolic_config.patch(backed_size_oblivious=oblivious)  # type: ignore[attr-defined]
+    with _mode(model, training=False), _quiet(), asking:
+        return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+
+
+def _have_axes(example: object) -> bool:
+    return any(isinstance(leaf, torch.Tensor) and leaf.dim() for leaf in pytree.tree_leaves(example))
 
 
 def _own_error(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception | None:
@@ -122,12 +193,18 @@ def _attention_dropout(
     return found
 
 
-def _batches(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Yield the arguments to try: a batch of one is doubled first, since export takes a size of one as fixed."""
+def _batches(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[tuple[tuple[tuple[Any, ...], dict[str, Any]], bool]]:
+    """Yield the arguments to try, and whether they are doubled: a batch of one is, as export may fix it."""
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.dim()]
     if tensors and all(t.shape[0] == 1 for t in tensors):
-        yield pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]) if t.dim() else t, (args, kwargs))
-    yield args, kwargs
+        yield _doubled(args, kwargs), True
+    yield (args, kwargs), False
+
+
+def _doubled(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]) if t.dim() else t, (args, kwargs))  # type: ignore[no-any-return]
 
 
 def _dynamic(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -173,16 +250,21 @@ def _quiet() -> Iterator[None]:
 def _explain(model: nn.Module, error: Exception) -> CaptureError:
     name = type(model).__name__
     where = _user_line(error)
-    message = str(error).strip().split("\n\nThe error above occurred", 1)[0]
-    first = message.splitlines()[0] if message else type(error).__name__
     if isinstance(error, GuardOnDataDependentSymNode):
         return CaptureError(
             f"{name} cannot be captured: its control flow depends on data",
             where=where,
-            why=first,
+            why=_first_line(error),
             mend="decide on shapes or arguments instead, or compute both branches and choose with torch.where",
         )
-    return CaptureError(f"{name} cannot be captured", where=where, why=f"{type(error).__name__}: {first}")
+    return CaptureError(f"{name} cannot be captured", where=where, why=f"{type(error).__name__}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of a message, and the first thing it lists."""
+    lines = str(error).strip().split("\n\nThe error above occurred", 1)[0].splitlines()
+    listed = next((line.strip() for line in lines if line.startswith("  - ")), "")
+    return " ".join(filter(None, [*lines[:1], listed])) or type(error).__name__
 
 
 def _user_line(error: BaseException) -> str:

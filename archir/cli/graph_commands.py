@@ -44,12 +44,23 @@ def trace(
         str | None, typer.Option(help="file.py:function that returns the example inputs, a tuple or a dictionary.")
     ] = None,
     arguments: Annotated[str, typer.Option(help="Arguments of the factory, as JSON.")] = "{}",
+    static_batch: Annotated[
+        bool, typer.Option("--static-batch", help="Capture for the batch size of the example inputs only.")
+    ] = False,
     seed: Seed = 0,
 ) -> None:
     """Capture a PyTorch model as a graph."""
     if bool(input) == (inputs is not None):
         raise typer.BadParameter("give one of them", param_hint="--input or --inputs")
-    graphs.trace_model(model, output, shapes=input or [], inputs=inputs, arguments=arguments, seed=seed)
+    graphs.trace_model(
+        model,
+        output,
+        shapes=input or [],
+        inputs=inputs,
+        arguments=arguments,
+        static_batch=static_batch,
+        seed=seed,
+    )
 
 
 def show(

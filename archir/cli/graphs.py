@@ -33,7 +33,14 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def trace_model(
-    model: str, output: Path, *, shapes: Sequence[str], inputs: str | None, arguments: str, seed: int
+    model: str,
+    output: Path,
+    *,
+    shapes: Sequence[str],
+    inputs: str | None,
+    arguments: str,
+    static_batch: bool,
+    seed: int,
 ) -> None:
     """Capture a model that is named by its place, and write its graph.
 
@@ -45,7 +52,7 @@ def trace_model(
     """
     torch.manual_seed(seed)
     args, kwargs = _call_inputs(inputs) if inputs else _make_inputs(shapes)
-    graph = trace(load_model(model, _json_object(arguments)), args, kwargs)
+    graph = trace(load_model(model, _json_object(arguments)), args, kwargs, static_batch=static_batch)
     graph.save(output)
     found = find_widths(graph)
     say(f"{output}: {_size(cost(graph))}, {len(list(graph.calls))} calls, {len(found)} free widths")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from archir.ir.graph import Graph
+from archir.ir.guards import choose
 from archir.ir.node import Constant, Leaf, Node, Tree, Value
 from archir.ir.types import TensorType, evaluate, symbols_of
 
@@ -35,7 +36,7 @@ def random_inputs(
 
     Args:
         graph: the program.
-        batch: size of the first dynamic axis.
+        batch: size of the first dynamic axis; one close to it where the guards of the graph do not hold for it.
         seed: seed of the generator.
         sizes: sizes of other dynamic axes, by symbol; `batch + 1`, `batch + 2`, ... if not given.
     """
@@ -47,12 +48,23 @@ def random_inputs(
     return args, {k: _nest(child, tensors) for k, child in zip(kwargs.keys, kwargs.children, strict=True)}
 
 
-def symbol_sizes(graph: Graph, batch: int) -> dict[str, int]:
-    """Return a size for every symbol in the input types: `batch` for the first, others a little larger."""
+def symbol_sizes(graph: Graph, batch: int, avoid: Sequence[Mapping[str, int]] = ()) -> dict[str, int]:
+    """Return a size for every symbol in the input types: `batch` for the first, others a little larger.
+
+    Where the guards of the graph do not hold for these, sizes close to them are taken.
+
+    Args:
+        graph: the program.
+        batch: size of the first dynamic axis.
+        avoid: sizes that are not to be returned again, where there are others.
+
+    Raises:
+        GraphError: no sizes were found for which the guards hold.
+    """
     shapes = [t.shape for n in graph.inputs for t in n.results if isinstance(t, TensorType)]
     names = dict.fromkeys(name for shape in shapes for size in shape for name in sorted(symbols_of(size)))
     ordered = sorted(names, key=lambda name: name != "B")
-    return {name: batch + i for i, name in enumerate(ordered)}
+    return choose(graph.signature.guards, {name: batch + i for i, name in enumerate(ordered)}, avoid)
 
 
 def _tensor(graph: Graph, node: Node, sizes: Mapping[str, int], generator: torch.Generator) -> object:

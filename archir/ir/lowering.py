@@ -23,6 +23,7 @@ import torch
 
 from archir.errors import GraphError
 from archir.ir import ops
+from archir.ir.entry import entry_check
 from archir.ir.execute import is_factory, mode_argument, returns_sequence
 from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Value
 from archir.ir.types import TensorType
@@ -118,6 +119,8 @@ class _Lowering:
         self._arguments = self._declare(slots)
 
     def lowered(self) -> Lowered:
+        inputs = [self._value(Value(n.id)) for n in self._graph.inputs]
+        self._statements.append(ast.Expr(self._call_global(entry_check(self._graph), *inputs)))
         for node in self._graph.calls:
             self._call(node)
             self._delete(node.id)

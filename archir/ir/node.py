@@ -10,6 +10,7 @@ import torch
 
 from archir.errors import GraphError
 from archir.ir import ops
+from archir.ir.guards import Guard
 from archir.ir.names import check_argument, check_path
 from archir.ir.types import TensorType, Type
 
@@ -243,6 +244,7 @@ class Signature:
         args: tuple of positional arguments.
         kwargs: dict of keyword arguments.
         result: what is returned.
+        guards: what the sizes of the inputs have to satisfy.
 
     Raises:
         GraphError: no keyword argument can be called that.
@@ -251,6 +253,7 @@ class Signature:
     args: Tree
     kwargs: Tree
     result: Leaf
+    guards: tuple[Guard, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self.kwargs.keys:

@@ -74,7 +74,7 @@ class _Parser:
         scanner.expect("graph", "`graph`")
         name = self._reader.name("the name of the graph")
         self._header()
-        scanner.expect("{")
+        guards = self._reader.guards()
         history = self._reader.history_note()
         form: tuple[Tree, Tree] | None = None
         while not scanner.accept("return"):
@@ -94,6 +94,7 @@ class _Parser:
         if scanner.peek().kind != "end":
             raise scanner.unexpected("nothing after the graph")
         signature = plain_signature(len(self._inputs), result) if form is None else Signature(*form, result)
+        signature = replace(signature, guards=guards)
         return self._finish(name, signature, history)
 
     def _finish(self, name: str, signature: Signature, history: tuple[str, ...]) -> Graph:

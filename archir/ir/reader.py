@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from archir.errors import ParseError
+from archir.ir.guards import Guard, parse_guard
 from archir.ir.node import Location, Parameter, Scalar
 from archir.ir.scanner import Scanner, Token
 from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, parse_dtype, parse_size, symbol, symbols_of
@@ -196,6 +197,17 @@ class Reader:
         if isinstance(size, int) and not 0 <= size < 2**63:
             raise self.scanner.error(piece, f"{piece.text!r} is not a size", why="sizes are between 0 and 2**63")
         return size
+
+    def guards(self) -> tuple[Guard, ...]:
+        """Read what the sizes of the inputs have to satisfy, `where B >= 3, B % 2 == 0`, up to the opening bracket.
+
+        Raises:
+            ParseError: one of them is no guard, or the bracket is missing.
+        """
+        if not self.scanner.accept("where"):
+            self.scanner.expect("{")
+            return ()
+        return tuple(self._converted(piece, parse_guard) for piece in self.scanner.pieces("{"))
 
     def history_note(self) -> tuple[str, ...]:
         """Read the `#:` comment that tells the passes applied, if there is one.

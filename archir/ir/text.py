@@ -8,6 +8,7 @@
       return %1
     }
 
+What the sizes of the inputs have to satisfy stands behind them, `graph net(x: f32[B, 3]) where B >= 3, B % 2 == 0 {`.
 A stored tensor is introduced where it is first used, `@name[shape]`, with its element type if that is not
 f32 (`@name: f64[shape]`) and words before it if it is no ordinary parameter (`buffer @name[shape]`). Those
 with several names and those that nothing uses are declared before the body.
@@ -83,7 +84,8 @@ class _Printer:
             lines.append(f"  #: history={json.dumps(graph.history)}")
         declared = _columns([self._declaration(n) for n in graph.parameters if self._is_declared(n)])
         lines += [*declared, ""] if declared else []
-        if graph.signature != plain_signature(len(graph.inputs), graph.signature.result):
+        plain = plain_signature(len(graph.inputs), graph.signature.result)
+        if (graph.signature.args, graph.signature.kwargs) != (plain.args, plain.kwargs):
             lines.append(f"  call {self._call_form()}")
         lines += _columns([self._call(n) for n in graph.calls])
         lines.append(f"  return {self._tree(graph.signature.result, self._output)}{self._note(graph.output)}")
@@ -92,10 +94,11 @@ class _Printer:
     def _header(self) -> list[str]:
         graph = self._graph
         inputs = [f"{show_name(n.name)}: {self._type(n, 0)}" for n in graph.inputs]
+        where = f" where {', '.join(map(str, graph.signature.guards))}" if graph.signature.guards else ""
         if not self._full or not inputs:
-            return [f"graph {show_name(graph.name)}({', '.join(inputs)}) {{"]
+            return [f"graph {show_name(graph.name)}({', '.join(inputs)}){where} {{"]
         rows = [f"  {text},{self._note(n)}" for text, n in zip(inputs, graph.inputs, strict=True)]
-        return [f"graph {show_name(graph.name)}(", *rows, ") {"]
+        return [f"graph {show_name(graph.name)}(", *rows, f"){where} {{"]
 
     def _is_declared(self, node: Node) -> bool:
         tied = len(_parameter(node).names) > 1

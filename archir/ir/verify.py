@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from archir.errors import GraphError
 from archir.ir import ops
+from archir.ir.entry import faults
 from archir.ir.execute import mode_argument
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Node, Tree, Use, Value
 from archir.ir.types import TensorType
@@ -34,6 +35,7 @@ def verify(graph: Graph, *, touched: Collection[int] | None = None, base: Graph 
         for node in nodes:
             problems += _tensor(graph, node) if node.op == PARAMETER else _types(graph, node) if node.is_call else []
         problems += _names(graph)
+        problems += faults(graph) if touched is None else []
         if base is not None:
             problems += _interface(graph, base)
     if problems:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from archir.errors import CaptureError
+from archir.errors import CaptureError, GraphError
 from archir.ir.graph import Graph
 from archir.ir.node import Constant, Tree, Value
 from archir.ir.types import ScalarType, TensorType, symbol
@@ -135,13 +135,19 @@ def test_a_batch_of_one_is_still_a_batch() -> None:
     assert str(graph.inputs[0].results[0]) == "f32[B, 3, 32, 32]"
 
 
-def test_a_model_for_one_batch_size_is_captured_for_that_size() -> None:
+def test_a_model_for_one_batch_size_is_captured_for_that_size_where_asked() -> None:
     class Fixed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.view(3, 8) * torch.arange(3.0)[:, None]
 
-    graph = trace(Fixed(), (torch.randn(3, 8),))
+    with pytest.raises(CaptureError, match="Fixed works for one batch size only") as caught:
+        trace(Fixed(), (torch.randn(3, 8),))
+    assert "return x.view(3, 8)" in caught.value.where
+    assert "static_batch=True" in caught.value.mend
+    graph = trace(Fixed(), (torch.randn(3, 8),), static_batch=True)
     assert str(graph.inputs[0].results[0]) == "f32[3, 8]"
+    with pytest.raises(GraphError, match="axis 0 of x has the size 4 instead of 3"):
+        graph.module()(torch.randn(4, 8))
 
 
 def test_dynamic_shapes_are_the_users_to_choose() -> None:

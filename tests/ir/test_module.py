@@ -287,8 +287,10 @@ def test_a_graph_in_float64_makes_a_float64_module() -> None:
 
 def test_tracebacks_show_the_generated_source() -> None:
     _, graph = traced("mlp")
+    module = graph.module().eval()
+    next(module.parameters()).data = torch.randn(3, 3)
     with pytest.raises(RuntimeError) as caught:
-        graph.module().eval()(torch.randn(4, 9))
+        module(torch.randn(4, 8))
     lines = [f.line or "" for f in traceback.extract_tb(caught.value.__traceback__)]
     assert any("torch.ops.aten.linear.default(x" in line for line in lines)
 

@@ -10,7 +10,7 @@ from tests.zoo.language_models import LANGUAGE
 from tests.zoo.other_models import GRAPHS, MONAI, TABLES, TOKENS
 from tests.zoo.vision_models import VISION
 
-__all__ = ["FAMILIES", "UNCAPTURABLE", "WIDE_ZOO"]
+__all__ = ["FAMILIES", "ONE_BATCH_SIZE", "UNCAPTURABLE", "WIDE_ZOO"]
 
 FAMILIES: Mapping[str, tuple[str, Mapping[str, Example]]] = {
     "language": ("transformers", LANGUAGE),
@@ -27,3 +27,6 @@ WIDE_ZOO: dict[str, Example] = {
     f"{family}/{name}": example for family, (_, models) in FAMILIES.items() for name, example in models.items()
 }
 """All models, by family and name."""
+
+ONE_BATCH_SIZE = frozenset({"language/bart", "language/t5", "vision/clip", "vision/siglip", "audio/whisper"})
+"""Models that are captured for the batch size of their example, since `torch.export` cannot keep it open."""

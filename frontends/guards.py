@@ -1,0 +1,241 @@
+"""Reads off an exported program what the sizes of its inputs have to satisfy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from traceback import FrameSummary
+
+import sympy
+import torch
+from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._sympy.symbol import SymT, symbol_is_type
+
+from archir.errors import CaptureError
+from archir.ir.entry import sources
+from archir.ir.graph import Graph
+from archir.ir.guards import Guard, fault
+from archir.ir.types import as_size, symbol, symbols_of
+from frontends.sizes import plain, reduced
+
+_NAMES = {sympy.Eq: "==", sympy.Ne: "!=", sympy.Le: "<=", sympy.Ge: ">=", sympy.Lt: "<", sympy.Gt: ">"}
+_SIZED = (torch.Tensor, torch.SymInt)
+_TURNED = {"==": "==", "!=": "!=", "<=": ">=", ">=": "<=", "<": ">", ">": "<"}
+
+
+def shape_env(program: ExportedProgram) -> ShapeEnv | None:
+    """Return what export noted about the sizes of a program, None if no input has a size that may vary."""
+    for node in program.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        for size in value.shape if isinstance(value, torch.Tensor) else (value,):
+            if isinstance(size, torch.SymInt) and size.node.expr.free_symbols:
+                return size.node.shape_env  # type: ignore[no-any-return]
+    return None
+
+
+def fixed_at(program: ExportedProgram) -> str:
+    """Return the line that gave a size of an input, meant to be dynamic, a single value; nothing if it is not known."""
+    modes = (node.meta["val"].fake_mode for node in program.graph.nodes if hasattr(node.meta.get("val"), "fake_mode"))
+    env = next((mode.shape_env for mode in modes if mode.shape_env is not None), None)
+    if env is None:
+        return ""
+    for guard in env.guards:
+        relation, named = guard.expr, {s: symbol(str(s)) for s in guard.expr.free_symbols}
+        alone = Conjunction()
+        if len(named) == 1:
+            with contextlib.suppress(CaptureError):
+                alone.add(_renamed(relation, named))
+        if single_value(alone.guards()):
+            return line_of(guard.sloc.framework_loc)
+    lines = (env.replacements_slocs[s] for s, value in env.replacements.items() if value.is_Integer)
+    return next((line_of(found.framework_loc) for found in lines), "")
+
+
+def single_value(guards: Sequence[Guard]) -> Guard | None:
+    """Return a guard that leaves a size a single value."""
+    return next(
+        (
+            g
+            for g in guards
+            if g.relation == "=="
+            and symbols_of(g.right) == frozenset() != g.symbols
+            and not isinstance(g.left, int)
+            and g.left.is_Symbol
+        ),
+        None,
+    )
+
+
+def line_of(frame: FrameSummary | str | None) -> str:
+    """Return a line of source, with its file and number."""
+    return f"{frame.filename}:{frame.lineno}: {frame.line}" if isinstance(frame, FrameSummary) else str(frame or "")
+
+
+def guards_of(program: ExportedProgram, names: Mapping[sympy.Symbol, sympy.Symbol]) -> Iterator[tuple[object, str]]:
+    """Yield every relation the sizes of the inputs satisfied when a program was exported, and the line it comes from.
+
+    Args:
+        program: the program.
+        names: what the symbols of its inputs are called in the graph.
+    """
+    env = shape_env(program)
+    if env is None:
+        return
+    for old, name in names.items():
+        known = program.range_constraints.get(old, env.var_to_range.get(old))
+        if known is not None and known.lower.is_Integer and known.lower > 1:
+            yield sympy.Ge(name, known.lower, evaluate=False), ""
+        if known is not None and known.upper.is_Integer:
+            yield sympy.Le(name, known.upper, evaluate=False), ""
+    for guard in env.guards:
+        relation = env.replace(guard.expr)
+        if not any(symbol_is_type(s, (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)) for s in relation.free_symbols):
+            yield _renamed(relation, names), line_of(guard.sloc.framework_loc)
+
+
+def _renamed(relation: sympy.Basic, names: Mapping[sympy.Symbol, sympy.Symbol]) -> sympy.Basic:
+    if isinstance(relation, sympy.core.relational.Relational):
+        return relation.func(plain(relation.lhs, names), plain(relation.rhs, names), evaluate=False)
+    if isinstance(relation, sympy.logic.boolalg.BooleanFunction):
+        return relation.func(*(_renamed(part, names) for part in relation.args), evaluate=False)
+    return relation
+
+
+@dataclass
+class Conjunction:
+    """Relations between sizes while they are gathered, in the simplest terms.
+
+    Attributes:
+        low: the smallest value of a symbol.
+        high: the largest value of a symbol.
+        others: relations that are no bounds of one symbol.
+    """
+
+    low: dict[sympy.Symbol, int] = field(default_factory=dict)
+    high: dict[sympy.Symbol, int] = field(default_factory=dict)
+    others: list[Guard] = field(default_factory=list)
+
+    def add(self, relation: object, where: str = "") -> None:
+        """Add a relation.
+
+        Args:
+            relation: a relation of sympy.
+            where: the line it comes from.
+
+        Raises:
+            CaptureError: a guard cannot say it.
+        """
+        if isinstance(relation, sympy.And):
+            for part in relation.args:
+                self.add(part, where)
+        elif isinstance(relation, sympy.Not) and isinstance(relation.args[0], sympy.core.relational.Relational):
+            self.add(relation.args[0].negated, where)
+        elif relation not in (sympy.true, True):
+            kind = _NAMES.get(type(relation))
+            if kind is None:
+                raise _unsayable(relation, where)
+            self._add(relation.lhs - relation.rhs, kind, where)  # type: ignore[attr-defined]
+
+    def guards(self) -> tuple[Guard, ...]:
+        """Return all of it."""
+        found: list[Guard] = []
+        unequal = {(g.left, g.right) for g in self.others if g.relation == "!="}
+        for size in sorted({*self.low, *self.high}, key=str):
+            low, high = self.low.get(size, 1), self.high.get(size)
+            while (size, low) in unequal:
+                low += 1
+            while high is not None and (size, high) in unequal:
+                high -= 1
+            if low == high:
+                found.append(Guard(size, "==", low))
+                continue
+            found += [Guard(size, ">=", low)] if low > 1 else []
+            found += [Guard(size, "<=", high)] if high is not None else []
+        return (*found, *(g for g in dict.fromkeys(self.others) if not self._follows(g)))
+
+    def _follows(self, guard: Guard) -> bool:
+        """Say whether that a symbol is not some number follows from its bounds."""
+        if guard.relation != "!=" or not isinstance(guard.left, sympy.Symbol) or not isinstance(guard.right, int):
+            return False
+        numbers = {g.right for g in self.others if g.relation == "!=" and g.left == guard.left}
+        low, high = self.low.get(guard.left, 1), self.high.get(guard.left)
+        while low in numbers:
+            low += 1
+        return guard.right < low or (high is not None and guard.right >= high)
+
+    def _add(self, difference: sympy.Expr, kind: str, where: str) -> None:
+        """Add that a difference has a relation to nought."""
+        plainer = reduced(difference)
+        for extreme, relation in ((sympy.Min, sympy.Le), (sympy.Max, sympy.Ge)):
+            for part in plainer.atoms(extreme) if kind == "==" else ():
+                for one in part.args:
+                    if sympy.expand(plainer.xreplace({part: one})) == 0:
+                        # `Min(a, b) == a` says `a <= b`.
+                        for other in set(part.args) - {one}:
+                            self.add(relation(one, other, evaluate=False), where)
+                        return
+        if plainer.is_Rational:
+            if not Guard(int(sympy.fraction(plainer)[0]), kind, 0).holds({}):
+                raise _unsayable(f"{difference} {kind} 0", where)
+            return
+        _, plainer = plainer.primitive()
+        constant, rest = plainer.as_coeff_Add()
+        factor, term = rest.as_coeff_Mul()
+        bound = -constant / factor
+        if term.is_Symbol:
+            self._bound(term, _TURNED[kind] if factor < 0 else kind, bound)
+        elif isinstance(term, sympy.Mod) and bound.is_Integer:
+            self._keep(Guard(term, _TURNED[kind] if factor < 0 else kind, int(bound)), where)
+        else:
+            _, difference = sympy.expand(difference).primitive()
+            right = -sympy.Add(*(t for t in sympy.Add.make_args(difference) if t.could_extract_minus_sign()))
+            self._keep(Guard(as_size(difference + right), kind, as_size(right)), where)
+
+    def _bound(self, size: sympy.Symbol, kind: str, bound: sympy.Rational) -> None:
+        if kind == "!=":
+            self.low.setdefault(size, 1)
+            if bound.is_Integer:
+                self.others.append(Guard(size, kind, int(bound)))
+            return
+        below, above = int(sympy.floor(bound)), int(sympy.ceiling(bound))
+        if kind in (">=", ">", "=="):
+            self.low[size] = max(self.low.get(size, 1), below + 1 if kind == ">" else above)
+        if kind in ("<=", "<", "=="):
+            high = above - 1 if kind == "<" else below
+            self.high[size] = min(self.high.get(size, high), high)
+
+    def _keep(self, guard: Guard, where: str) -> None:
+        problem = fault(guard)
+        if problem:
+            raise _unsayable(guard, where, problem)
+        self.others.append(guard)
+
+
+def _unsayable(relation: object, where: str, why: str = "") -> CaptureError:
+    return CaptureError(
+        "the model decides by the sizes of its inputs in a way a graph cannot say",
+        where=where,
+        why=f"it holds for {relation} only" + (f": {why}" if why else ""),
+        mend="decide by comparing sizes with numbers, or capture one batch size, static_batch=True",
+    )
+
+
+def excluded_by(graph: Graph, program: ExportedProgram, scale: int) -> Guard | None:
+    """Return a guard of a graph that the sizes of the example it was captured with do not satisfy.
+
+    Args:
+        graph: the graph.
+        program: the program it was made from.
+        scale: how many times the sizes of the program are those of the example.
+    """
+    users = set(program.graph_signature.user_inputs)
+    values = [n.meta["val"] for n in program.graph.find_nodes(op="placeholder") if n.name in users]
+    shapes = [v.shape if isinstance(v, torch.Tensor) else (v,) for v in values if isinstance(v, _SIZED)]
+    sizes: dict[str, int] = {}
+    for name, source in sources([node.results[0] for node in graph.inputs]).items():
+        size = shapes[source.input][source.axis or 0]
+        known = size.node.hint if isinstance(size, torch.SymInt) else size
+        sizes[name] = (known // scale - source.offset) // source.factor
+    return next((guard for guard in graph.signature.guards if not guard.holds(sizes)), None)
