@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def agree(graph: Graph, run: Run, tolerance: float, what: str, seed: int = 0) ->
             output has no element that is defined.
     """
     module = graph.module().eval()
-    trials = [_try(graph, module, run, tolerance, what, batch, seed) for batch in batches(graph)]
+    trials = [_try(graph, module, run, tolerance, what, sizes, seed) for sizes in _sizes(graph)]
     undefined = [sum(int(t.undefined[i].sum()) for t in trials) for i in range(len(trials[0].undefined))]
     elements = [sum(t.undefined[i].numel() for t in trials) for i in range(len(undefined))]
     why = next((t.why for t in trials if t.why), "")
@@ -130,6 +130,14 @@ def batches(graph: Graph) -> tuple[int, ...]:
     return BATCHES if symbol_sizes(graph, 1) else BATCHES[:1]
 
 
+def _sizes(graph: Graph) -> list[dict[str, int]]:
+    """Return the sizes a graph is tried with: these batch sizes, or others close to them that its guards allow."""
+    tried: list[dict[str, int]] = []
+    for batch in batches(graph):
+        tried.append(symbol_sizes(graph, batch, tried))
+    return tried
+
+
 @dataclass(frozen=True)
 class _Trial:
     """What was found for one batch: for each output which elements are undefined, and the difference of the others."""
@@ -139,13 +147,15 @@ class _Trial:
     why: str = ""
 
 
-def _try(graph: Graph, module: torch.nn.Module, run: Run, tolerance: float, what: str, batch: int, seed: int) -> _Trial:
-    args, kwargs = random_inputs(graph, batch, seed)
+def _try(
+    graph: Graph, module: torch.nn.Module, run: Run, tolerance: float, what: str, sizes: dict[str, int], seed: int
+) -> _Trial:
+    args, kwargs = random_inputs(graph, seed=seed, sizes=sizes)
     with torch.no_grad():
         wanted, found = tensors_in(module(*args, **kwargs)), tensors_in(run(args, kwargs))
     shapes = [[list(t.shape) for t in part] for part in (wanted, found)]
     if shapes[0] != shapes[1]:
-        raise EmitError(f"{what} returns shapes {shapes[1]} instead of {shapes[0]}", where=f"batch size {batch}")
+        raise EmitError(f"{what} returns shapes {shapes[1]} instead of {shapes[0]}", where=_told(sizes))
     limits = [tolerance * _scale(t) for t in wanted]
     gaps = [gap(one, other) for one, other in zip(wanted, found, strict=True)]
     undefined = [torch.zeros(t.shape, dtype=torch.bool) for t in gaps]
@@ -158,10 +168,14 @@ def _try(graph: Graph, module: torch.nn.Module, run: Run, tolerance: float, what
         if not _largest(found_gap) <= limit:
             raise EmitError(
                 f"{what} computes something else: the largest difference of output {i} is {_largest(found_gap):.3g}",
-                where=f"batch size {batch}",
+                where=_told(sizes),
                 why=f"at most {limit:.3g} is allowed",
             )
     return _Trial(max(map(_largest, gaps), default=0.0), undefined, why)
+
+
+def _told(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} = {size}" for name, size in sizes.items())
 
 
 def _largest(gaps: Tensor) -> float:

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 from torch.export.dynamic_shapes import _DimHint
 
+from archir.emit.assertions import assert_sizes
 from archir.emit.check import Agreement, Emitted, agree
 from archir.emit.files import place
 from archir.emit.nesting import leaves, nested
@@ -24,7 +26,7 @@ from archir.emit.opset import NATIVE, lower, opset_of, refuse
 from archir.errors import EmitError, FileError
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
-from archir.ir.node import Signature, Tree, Value
+from archir.ir.node import Tree, Value
 from archir.ir.types import TensorType, Type, symbols_of
 
 TOLERANCE = 1e-4
@@ -46,7 +48,8 @@ def to_onnx(
     """Write a graph as an ONNX file, in eval mode, and check it with onnxruntime.
 
     Dynamic axes of the graph stay dynamic; inputs have the names they have in the graph. A tensor of complex numbers is
-    one of real numbers with a last axis of 2.
+    one of real numbers with a last axis of 2. What the sizes of the inputs have to satisfy is
+    stated in the file (metadata `requires` and its description), and running it fails where they do not.
 
     Args:
         graph: the program.
@@ -186,6 +189,7 @@ def _export(graph: Graph, opset: int | None, optimize: bool) -> onnx.ModelProto:
         model: onnx.ModelProto = program.model_proto
         _name_axes(graph, model)
         _strip(model)
+        assert_sizes(graph, model, inputs)
         return model if opset is None or opset_of(model) <= opset else lower(model, opset)
 
 
@@ -239,7 +243,8 @@ def _results(graph: Graph) -> list[int]:
 def _flat(graph: Graph) -> Graph:
     """Return the same program with tensors as arguments and results, whatever their nesting was."""
     args = Tree("tuple", tuple(range(len(graph.inputs))))
-    signature = Signature(args=args, kwargs=Tree("dict"), result=Tree("tuple", tuple(_results(graph))))
+    result = Tree("tuple", tuple(_results(graph)))
+    signature = replace(graph.signature, args=args, kwargs=Tree("dict"), result=result)
     return Graph(graph.name, graph.nodes, graph.tensors, signature, graph.history)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from archir.emit.code import identifier, is_name, literal, quoted
 from archir.emit.names import RESERVED, unique
+from archir.ir.entry import Source, condition, expression, sources
 from archir.ir.graph import Graph
+from archir.ir.guards import whole
 from archir.ir.node import Argument, Constant, Leaf, Tree, Value
+from archir.ir.types import Size, TensorType, symbols_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Frame:
 
     Attributes:
         names: the variable of each graph input.
-        prelude: statements that unpack nested arguments.
+        prelude: statements that unpack nested arguments, and refuse sizes the network is not for.
         arguments: names of the arguments, with those unpacked.
         outputs: the outputs of the graph.
         result: what is returned; leaves number the outputs.
@@ -71,9 +75,73 @@ def frame(graph: Graph) -> Frame:
     for key, leaf in keywords.items():
         if key not in kept:
             prelude += _part(graph, leaf, f"{others}[{quoted(key)}]", key, names, taken)
+    prelude += _checks(graph, names)
     outputs = tuple(graph.output.arguments.values())
     leaf = graph.signature.result
     return Frame(names, tuple(prelude), tuple(arguments), outputs, leaf, _returns(leaf))
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What sizes of the inputs have to satisfy for a graph to be right.
+
+    Attributes:
+        text: the source of it.
+        left: a size, or the place where one stands.
+        relation: how they are related.
+        right: the other size.
+    """
+
+    text: str
+    left: Size | Source
+    relation: str
+    right: Size
+
+
+def requirements(graph: Graph, names: Mapping[Value, str], *, static: bool) -> list[Requirement]:
+    """Return what the sizes of the inputs have to satisfy for a graph to be right.
+
+    These are sizes that several inputs share, a first axis of one size, and the guards of the graph; any other size
+    that differs is a matter of the layers.
+
+    Args:
+        graph: the graph.
+        names: what each input is called.
+        static: whether a first axis of one size counts.
+    """
+    types = [node.results[0] for node in graph.inputs]
+    found = sources(types)
+    read = {symbol: _read(names[Value(graph.inputs[s.input].id)], s) for symbol, s in found.items()}
+    known: list[Requirement] = []
+    for i, node in enumerate(graph.inputs):
+        type_ = node.results[0]
+        for axis, size in enumerate(type_.shape) if isinstance(type_, TensorType) else ():
+            here = Source(i, axis)
+            if here in found.values() or not (symbols_of(size) or (static and axis == 0)):
+                continue
+            if symbols_of(size) <= found.keys():
+                told = ast.unparse(expression(size, read))
+                own = f"{names[Value(node.id)]}.size({axis})"
+                known.append(Requirement(f"{own} == {told}", here, "==", size))
+    for guard in graph.signature.guards:
+        left, right = whole(guard)
+        known.append(Requirement(ast.unparse(condition(guard, read)), left, guard.relation, right))
+    return known
+
+
+def _checks(graph: Graph, names: Mapping[Value, str]) -> list[str]:
+    """Return statements that refuse sizes a graph is not right for."""
+    lines: list[str] = []
+    for test in (found.text for found in requirements(graph, names, static=True)):
+        lines.append(f"if not ({test}):")
+        lines.append(f"    raise ValueError({quoted('the network is for inputs with ' + test)})")
+    return lines
+
+
+def _read(name: str, source: Source) -> ast.expr:
+    text = name if source.axis is None else f"{name}.size({source.axis})"
+    text = f"({text} - {source.offset})" if source.offset else text
+    return ast.parse(f"{text} // {source.factor}" if source.factor != 1 else text, mode="eval").body
 
 
 def _hint(graph: Graph, leaf: Leaf) -> str:

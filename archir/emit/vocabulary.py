@@ -44,6 +44,7 @@ _CONSTANTS = frozenset(
 )
 _CONTAINERS = ("Identity", "Module", "ModuleDict", "ModuleList", "Parameter", "ParameterList", "Sequential")
 _BUILTINS = frozenset({"complex", "float", "range"})
+_EXTREMES = frozenset({"max", "min"})
 _TYPES = frozenset({"Tensor", "dict", "int", "list", "object", "tuple"})
 _OWN = frozenset({"add_module", "get_buffer", "get_parameter", "get_submodule", "register_buffer"})
 _MODULE = _OWN | {"register_parameter", "training"}
@@ -219,6 +220,10 @@ class _Reader:
             case ast.Call(func=func):
                 self._called(node, func)
                 self._all([*node.args, *node.keywords])
+            case ast.Raise(
+                exc=ast.Call(func=ast.Name(id="ValueError"), args=[ast.Constant()], keywords=[]), cause=None
+            ):
+                return
             case ast.Starred(value=ast.GeneratorExp()):
                 self.read(node.value)
             case ast.GeneratorExp(elt=each, generators=[ast.comprehension(target=ast.Name(id="_"), iter=over, ifs=[])]):
@@ -276,7 +281,7 @@ class _Reader:
         match func:
             case ast.Name(id=name):
                 loading = {"Path", "load_file"} if self._loading else set()
-                if name not in self._classes | _BUILTINS | loading and name not in self._modules - {"self"}:
+                if name not in self._classes | _BUILTINS | _EXTREMES | loading and name not in self._modules - {"self"}:
                     self._refuse(node)
             case ast.Attribute(value=ast.Call(func=ast.Name(id="super"), args=[], keywords=[]), attr="__init__"):
                 return

@@ -226,8 +226,7 @@ def choose(
     several = [g for g in guards if len(g.symbols) > 1]
     if not all(_holds(g, {}) for g in guards if not g.symbols):
         raise _unfit(guards)
-    fitting = [(v for v in _near(wanted[n], guards) if _all_hold(alone[n], {n: v})) for n in names]
-    choices = [list(itertools.islice(found, _CLOSEST)) for found in fitting]
+    choices = [_fitting(n, wanted[n], alone[n], guards) for n in names]
     first: dict[str, int] | None = None
     for values in itertools.islice(_by_distance(choices), _TRIED):
         sizes = dict(zip(names, values, strict=True))
@@ -253,6 +252,12 @@ def _holds(guard: Guard, sizes: Mapping[str, int]) -> bool:
         return guard.holds(sizes)
     except GraphError:
         return False
+
+
+def _fitting(name: str, wanted: int, alone: Sequence[Guard], guards: Sequence[Guard]) -> list[int]:
+    """Return the sizes closest to the wanted one for which the guards about this symbol alone hold."""
+    found = (value for value in _near(wanted, guards) if _all_hold(alone, {name: value}))
+    return list(itertools.islice(found, _CLOSEST))
 
 
 def _near(wanted: int, guards: Sequence[Guard]) -> list[int]:

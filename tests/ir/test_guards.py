@@ -66,8 +66,8 @@ def test_a_header_that_is_not_closed_is_refused() -> None:
 def test_sizes_are_chosen_for_which_the_guards_hold() -> None:
     assert symbol_sizes(_graph(), 2) == {"B": 4}
     assert symbol_sizes(_graph(), 2, avoid=[{"B": 4}]) == {"B": 6}
-    far = [parse_guard("B % 100003 == 0"), parse_guard("C == B + 4")]
-    assert choose(far, {"B": 2, "C": 3}) == {"B": 100003, "C": 100007}
+    assert choose([parse_guard("B % 100003 == 0")], {"B": 2, "C": 3}) == {"B": 100003, "C": 3}
+    assert choose([parse_guard("C == B + 4"), parse_guard("B > 5")], {"B": 2, "C": 3}) == {"B": 6, "C": 10}
 
 
 def test_a_module_tells_all_that_is_wrong_with_its_inputs() -> None:
