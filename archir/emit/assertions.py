@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import onnx
@@ -76,7 +77,7 @@ class _Assertions:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def node(self, op: str, inputs: Sequence[str], name: str = "", **attributes: int) -> str:
+    def node(self, op: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
         output = f"{_PREFIX}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=name or output, **attributes))
         return output

@@ -17,6 +17,7 @@ import onnxruntime
 import torch
 from torch.export import Dim, ExportedProgram
 from torch.export.dynamic_shapes import _DimHint
+from torch.fx.experimental import _config as symbolic_config
 
 from archir.emit.assertions import assert_sizes
 from archir.emit.check import Agreement, Emitted, agree
@@ -173,6 +174,8 @@ def _export(graph: Graph, opset: int | None, optimize: bool) -> onnx.ModelProto:
         ),
         _quiet(),
         torch.no_grad(),
+        # A batch of one is a batch like others: a graph may be for no more than two.
+        symbolic_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
     ):
         captured = torch.export.export(module, args, dynamic_shapes=dynamic if any(dynamic) else None, strict=False)
         _forget_strides(captured)

@@ -27,7 +27,7 @@ class Deciding(nn.Module):
         self.choice = choice
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.layer(x)
+        y: Tensor = self.layer(x)
         return y if self.choice(x.shape[0]) else 2 * y
 
 
