@@ -113,8 +113,6 @@ def _with_any_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
             try:
                 graph = _converted(program, model, args, kwargs)
             except CaptureError as error:
-                if oblivious:
-                    raise
                 failures.append(error)
                 continue
             single, excluded = single_value(graph.signature.guards), excluded_by(graph, program, 2 if doubled else 1)
@@ -125,6 +123,9 @@ def _with_any_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
                 fixed.append((fixed_at(program), why + ("" if excluded is None else ", and the example is not")))
         if not failures:
             break
+    told = next((error for error in failures if isinstance(error, CaptureError)), None)
+    if told is not None and not fixed:
+        raise told
     _export_as_asked(model, args, kwargs, None)
     where, why = fixed[-1] if fixed else (_user_line(failures[0]), _first_line(failures[0]))
     if not where or where.startswith(TORCH):
