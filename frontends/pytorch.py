@@ -69,11 +69,16 @@ def trace(
     if not isinstance(args, tuple):
         raise CaptureError(f"the example arguments are a tuple, not a {type(args).__name__}", mend="pass (x,)")
     keywords = dict(kwargs or {})
-    if not (static_batch or dynamic_shapes is not None):
-        return _with_any_batch(model, args, keywords)
     if static_batch and dynamic_shapes is not None:
         raise CaptureError("dynamic_shapes and static_batch exclude one another", mend="give one of them")
-    return _converted(_export_as_asked(model, args, keywords, dynamic_shapes), model, args, keywords)
+    if static_batch or dynamic_shapes is not None:
+        graph = _converted(_export_as_asked(model, args, keywords, dynamic_shapes), model, args, keywords)
+    else:
+        graph = _with_any_batch(model, args, keywords)
+    lost = list(losses(model, (example for example, _ in _batches(args, keywords)), _mode))
+    if lost:
+        warnings.warn(CaptureWarning(type(model).__name__, lost), stacklevel=2)
+    return graph
 
 
 def _converted(program: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
@@ -82,9 +87,6 @@ def _converted(program: ExportedProgram, model: nn.Module, args: tuple[Any, ...]
         verify(graph)
     except ArchirError as error:
         raise CaptureError(f"{type(model).__name__} was captured as a malformed graph", why=str(error)) from error
-    lost = list(losses(model, _batches(args, keywords), _mode))
-    if lost:
-        warnings.warn(CaptureWarning(type(model).__name__, lost), stacklevel=2)
     return graph
 
 

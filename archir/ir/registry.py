@@ -82,7 +82,7 @@ _MOVEMENT = """
     reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape reshape_as
     _reshape_alias _reshape_copy resolve_conj resolve_neg roll rot90 row_stack split split_copy split_with_sizes
     split_with_sizes_copy squeeze squeeze_copy stack swapaxes swapdims t t_copy tensor_split tile transpose
-    transpose_copy tril triu unbind unbind_copy unflatten unfold unfold_copy unsafe_chunk unsafe_split
+    transpose_copy tril triu unbind unbind_copy unflatten unfold unfold_backward unfold_copy unsafe_chunk unsafe_split
     unsafe_split_with_sizes _unsafe_view unsqueeze unsqueeze_copy view view_as view_as_complex view_as_complex_copy
     view_as_real view_as_real_copy view_copy vsplit vstack _neg_view _neg_view_copy _conj_copy
     to _to_copy type_as _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short

@@ -1,10 +1,10 @@
 """How long it takes to write a network as PyTorch source: capture, writing, and the check, in seconds, and the peak.
 
-The networks are a ResNet-18 U-Net on images of 128 x 128 and 256 x 256, a ResNet-20, a GPT, and residual chains of 1,200
-and 2,400 calls, for which the time of a call has to stay the same. Writing is everything from the graph to the
+The networks are a ResNet-18 U-Net on images of 128 x 128 and 256 x 256, a ResNet-20, a GPT, and residual chains of
+1,200 and 2,400 calls, for which the time of a call has to stay the same. Writing is everything from the graph to the
 text, checked against the vocabulary; the check stores the files, loads them and compares them with the graph for two
-batch sizes. Capture is timed once, the others as medians of rounds in which they take their turn; the peak is that of tensors alive while
-the file is written and checked, over the bytes of the stored tensors.
+batch sizes. Capture is timed once, the others as medians of rounds in which they take their turn; the peak is that of
+tensors alive while the file is written and checked, over the bytes of the stored tensors.
 """
 
 from __future__ import annotations
