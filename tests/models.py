@@ -57,12 +57,14 @@ class Example:
         arguments: makes the positional arguments for a batch size.
         keywords: makes the keyword arguments for a batch size.
         batch: the batch size of `inputs`.
+        static_batch: capture it for that batch size only, since `torch.export` cannot keep it open.
     """
 
     build: Callable[[], nn.Module]
     arguments: Callable[[int], tuple[Any, ...]]
     keywords: Callable[[int], Mapping[str, Any]] = field(default=lambda batch: {})
     batch: int = 4
+    static_batch: bool = False
 
     def inputs(self, batch: int | None = None) -> tuple[Any, ...]:
         """Return random positional arguments."""

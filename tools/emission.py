@@ -73,7 +73,9 @@ def emit_here(name: str, form: str) -> Verdict:
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         try:
-            emitted = FORMS[form](trace(example.build(), example.inputs(), example.kwargs()), Path(folder))
+            model, static = example.build(), example.static_batch
+            graph = trace(model, example.inputs(), example.kwargs(), static_batch=static)
+            emitted = FORMS[form](graph, Path(folder))
         except ArchirError as error:
             return Verdict(_line(f"{error.what}: {error.why}" if error.why else error.what))
         except Exception as error:  # one that is not the package's own is a fault, and is told as such

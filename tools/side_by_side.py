@@ -120,7 +120,7 @@ def measure(example: Example) -> tuple[Graph, Timing]:
     torch.manual_seed(0)
     model, args, kwargs = example.build(), example.inputs(), example.kwargs()
     start = time.perf_counter()
-    graph = trace(model, args, kwargs)
+    graph = trace(model, args, kwargs, static_batch=example.static_batch)
     trace_seconds = time.perf_counter() - start
     times: list[float] = []
     attempts: list[Attempt] = []

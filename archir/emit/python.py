@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import keyword
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from archir.emit.check import Emitted, compare
+from archir.emit.files import place
 from archir.emit.layouts import LAYOUTS, Draft, draft
 from archir.errors import EmitError, FileError
 from archir.ir.graph import Graph
@@ -65,8 +65,7 @@ def _write(graph: Graph, found: Draft, target: Path, name: str, tolerance: float
             written.write_text(found.text, encoding="utf-8")
             save_file(dict(found.tensors), written.with_suffix(".safetensors"))
             difference = check(graph, written, tolerance=tolerance)
-            for file in (written.with_suffix(".safetensors"), written):
-                os.replace(file, target / file.name)
+            place((written.with_suffix(".safetensors"), written), target)
     except OSError as error:
         raise FileError(
             f"cannot write into {target}", why=str(error), mend="give a directory that can be written"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tests.models import Example
 from tests.zoo.audio_models import AUDIO, UNCAPTURABLE
@@ -10,12 +11,18 @@ from tests.zoo.language_models import LANGUAGE
 from tests.zoo.other_models import GRAPHS, MONAI, TABLES, TOKENS
 from tests.zoo.vision_models import VISION
 
-__all__ = ["FAMILIES", "ONE_BATCH_SIZE", "UNCAPTURABLE", "WIDE_ZOO"]
+__all__ = ["FAMILIES", "UNCAPTURABLE", "WIDE_ZOO"]
+
+
+def _static(models: Mapping[str, Example], *names: str) -> Mapping[str, Example]:
+    """Return the models, some of which are captured for the batch size of their example only."""
+    return {**models, **{name: replace(models[name], static_batch=True) for name in names}}
+
 
 FAMILIES: Mapping[str, tuple[str, Mapping[str, Example]]] = {
-    "language": ("transformers", LANGUAGE),
-    "vision": ("transformers", VISION),
-    "audio": ("transformers", AUDIO),
+    "language": ("transformers", _static(LANGUAGE, "bart", "t5")),
+    "vision": ("transformers", _static(VISION, "clip", "siglip")),
+    "audio": ("transformers", _static(AUDIO, "whisper")),
     "medical": ("monai", MONAI),
     "graphs": ("torch_geometric", GRAPHS),
     "tables": ("rtdl_revisiting_models", TABLES),
@@ -27,6 +34,3 @@ WIDE_ZOO: dict[str, Example] = {
     f"{family}/{name}": example for family, (_, models) in FAMILIES.items() for name, example in models.items()
 }
 """All models, by family and name."""
-
-ONE_BATCH_SIZE = frozenset({"language/bart", "language/t5", "vision/clip", "vision/siglip", "audio/whisper"})
-"""Models that are captured for the batch size of their example, since `torch.export` cannot keep it open."""

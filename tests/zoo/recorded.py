@@ -15,7 +15,7 @@ from archir.axes.widths import Widths
 from archir.errors import CaptureWarning
 from archir.ir.graph import Graph
 from frontends.pytorch import trace
-from tests.zoo.catalog import ONE_BATCH_SIZE, WIDE_ZOO
+from tests.zoo.catalog import WIDE_ZOO
 
 EXPECTED = Path(__file__).parent / "expected"
 
@@ -44,7 +44,7 @@ def capture(name: str) -> Graph:
     model = example.build()
     known = pytest.warns(CaptureWarning, match=LOSSES[name]) if name in LOSSES else nullcontext()
     with known:
-        return trace(model, example.inputs(), example.kwargs(), static_batch=name in ONE_BATCH_SIZE)
+        return trace(model, example.inputs(), example.kwargs(), static_batch=example.static_batch)
 
 
 def listing(widths: Widths) -> str:
