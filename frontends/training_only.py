@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch._export.utils import _compiling_state_context
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.autograd.graph import Node
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
@@ -35,10 +36,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from archir.ir import lowering
+from archir.ir.execute import MODE_ARGUMENTS
 from frontends.locations import TORCH
 
 _HERE = str(Path(__file__))
-_BATCH_NORM = str(Path(TORCH, "nn", "modules", "batchnorm.py"))
+_COUNTING = frozenset({str(Path(TORCH, "nn", "modules", "batchnorm.py")), lowering.__file__})
+"""Where batches are counted in training, as the graph does."""
 
 _DROPPED = "dropout of attention weights that are returned (need_weights)"
 
@@ -115,12 +119,11 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         given = kwargs or {}
         result = func(*args, **given)
-        name = getattr(func, "__name__", "")
+        name = _name(func)
         if _matters(name, result, args):
             called, inner = _caller(name, self._paths)
-            counts = name == "add_" and inner == _BATCH_NORM  # batches, as the graph does
-            if not counts:
-                self._run.calls[called].append(_constants(name, args, given, self._names))
+            if name != "add_" or inner not in _COUNTING:
+                self._run.calls[called].append(_constants(func, name, args, given, self._names))
             if func is multi_head_attention_forward:
                 bound = inspect.signature(multi_head_attention_forward).bind(*args, **given)
                 bound.apply_defaults()
@@ -129,8 +132,15 @@ class _Recorder(TorchFunctionMode):
         return result
 
 
+def _name(function: Callable[..., Any]) -> str:
+    """Return the name of a function of torch, that of an operator without its overload."""
+    return str(function).split(".")[1] if isinstance(function, OpOverload) else getattr(function, "__name__", "")
+
+
 def _matters(name: str, result: object, args: tuple[Any, ...]) -> bool:
     """Say whether a call makes or changes a tensor; one that gives back what it is given does not."""
+    if name == "contiguous":
+        return False  # changes how a tensor is laid out, which may differ between the modes, and nothing else
     writes = name.endswith("_") and name not in ("__get__", "__getitem__")
     unchanged = bool(args) and result is args[0] and not writes and name not in _FOLLOWING
     return name == "__setitem__" or (name != "__get__" and _has_tensor(result) and not unchanged)
@@ -143,20 +153,25 @@ def _has_tensor(result: object) -> bool:
 
 
 def _constants(
-    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], names: Mapping[int, str]
+    function: object, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], names: Mapping[int, str]
 ) -> tuple[object, ...]:
     """Return what a function is given but activations, and the flag by which it follows the mode.
 
     These are numbers, texts and flags, and the names of stored tensors.
     """
     follows = _FOLLOWING.get(name)
-    if follows is not None:
+    if isinstance(function, OpOverload):
+        # An operator of a graph that became a module: the schema says which argument is the flag.
+        kwargs, args = {**dict(zip((a.name for a in function._schema.arguments), args, strict=False)), **kwargs}, ()
+        kwargs.pop(MODE_ARGUMENTS.get(str(function), ""), None)
+    elif follows is not None:
         # Functions of C++ are given the flag by position: it is the same in both modes if it is left out as a flag.
         args = tuple(a for a in args if not isinstance(a, bool))
         kwargs = {k: v for k, v in kwargs.items() if k != follows}
     leaves = pytree.tree_leaves((args, dict(sorted(kwargs.items()))))
     leaves = [names.get(id(leaf)) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-    return tuple(leaf for leaf in leaves if isinstance(leaf, bool | int | float | str))
+    # A number that is none differs from itself.
+    return tuple("nan" if leaf != leaf else leaf for leaf in leaves if isinstance(leaf, bool | int | float | str))
 
 
 def _caller(name: str, paths: Mapping[int, str]) -> tuple[_Called, str]:

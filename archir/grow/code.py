@@ -119,7 +119,7 @@ def _class(kind: type, seen: dict[int, object]) -> Iterator[bytes]:
             member = member.__func__
         elif isinstance(member, property):
             member = (member.fget, member.fset)
-        if isinstance(member, FunctionType | tuple | type | PLAIN) and name not in _INCIDENTAL:
+        if isinstance(member, (FunctionType, tuple, type, *PLAIN)) and name not in _INCIDENTAL:
             yield name.encode()
             yield from _parts(member, seen)
 

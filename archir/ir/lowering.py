@@ -228,7 +228,8 @@ class _Lowering:
 
     def _delete(self, node: int) -> None:
         """Let go of what nothing uses after a call."""
-        gone = [self._names.pop(id_) for id_ in self._last.get(node, ()) if id_ in self._names]
+        kept = self._anchor.node if self._anchor is not None else None
+        gone = [self._names.pop(id_) for id_ in self._last.get(node, ()) if id_ in self._names and id_ != kept]
         if gone:
             self._statements.append(ast.Delete([ast.Name(name, ast.Del()) for name in gone]))
 

@@ -193,7 +193,7 @@ def test_layers_that_follow_the_mode_are_not_told() -> None:
     ]
     trace(nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4)), *stock), (X,))
     trace(nn.Sequential(nn.BatchNorm1d(4)), (X[:1],))  # one example is too few for it in training
-    trace(nn.LSTM(4, 5, num_layers=2, dropout=0.1), (torch.randn(2, 3, 4),))
+    trace(nn.LSTM(4, 5, num_layers=2, dropout=0.1, batch_first=True), (torch.randn(2, 3, 4),))
     trace(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), (torch.randn(2, 3, 4),))
     trace(nn.Sequential(nn.InstanceNorm1d(4, track_running_stats=True), nn.Dropout1d()), (torch.randn(2, 4, 3),))
 
