@@ -112,7 +112,8 @@ class _Recorder(TorchFunctionMode):
 
     def __init__(self, paths: Mapping[int, str], names: Mapping[int, str], run: _Run) -> None:
         super().__init__()
-        self._paths, self._names, self._run = paths, names, run
+        self._paths, self._names, self._run = paths, dict(names), run
+        self._dropped_out: list[torch.Tensor] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -120,6 +121,10 @@ class _Recorder(TorchFunctionMode):
         given = kwargs or {}
         result = func(*args, **given)
         name = _name(func)
+        if name in _FOLLOWING and args and id(args[0]) in self._names and isinstance(result, torch.Tensor):
+            # A stored tensor that is dropped out counts as itself, as in evaluation; kept, for ids are used again.
+            self._names[id(result)] = self._names[id(args[0])]
+            self._dropped_out.append(result)
         if _matters(name, result, args):
             called, inner = _caller(name, self._paths)
             if name != "add_" or inner not in _COUNTING:

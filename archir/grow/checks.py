@@ -36,7 +36,8 @@ def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mappi
 
     Raises:
         FileError: inputs or targets are not numbers, or infinite; or labels are no classes of the model.
-        GrowError: nothing is labelled, the model rejects a batch, or the loss does not depend on its outputs.
+        GrowError: nothing is labelled, the model rejects a batch, or the loss is not finite or does not depend on
+            its outputs.
         ScoreError: outputs and targets do not fit the loss.
     """
     for name, split in splits.items():
@@ -48,6 +49,8 @@ def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mappi
             outputs = call(module, inputs)
             _check_labels(split, outputs, loss, name)
             value = loss(outputs, targets)
+        if not bool(torch.isfinite(value.detach()).all()):
+            raise GrowError(f"the loss {loss.name} of the first {name} batch is {float(value.detach().mean())}")
         if not value.requires_grad:
             raise GrowError(
                 f"the loss {loss.name} does not depend on the weights",

@@ -17,11 +17,14 @@ from tests.axes.wiring import OFFSET, STEPS, Wired, example, random_net, wired
 from tests.axes.wiring_oracle import blanked, noisy, problems_of
 
 NEAR = 1e-9
+STATIC = frozenset({"kron", "take_along"})
+"""Steps that `torch.export` captures for one batch size only."""
 
 
 def check(net: Wired) -> None:
     inexact = {"norm", "reduced", *(("matched",) if OFFSET & {*net.chosen} else ())}
-    assert problems_of(net, example(1), inexact=inexact) == [], net.chosen
+    static = bool(STATIC & {*net.chosen})
+    assert problems_of(net, example(1), inexact=inexact, static_batch=static) == [], net.chosen
 
 
 @pytest.mark.parametrize("name", sorted(STEPS))

@@ -23,7 +23,9 @@ TOLERANCE = 1e-9
 """Largest difference, in float64, relative to the largest output."""
 
 
-def problems_of(model: nn.Module, x: Tensor, *, inexact: Collection[str] = ("norm", "reduced")) -> list[str]:
+def problems_of(
+    model: nn.Module, x: Tensor, *, inexact: Collection[str] = ("norm", "reduced"), static_batch: bool = False
+) -> list[str]:
     """Return what is wrong with the widths found in a model; nothing if all is well.
 
     Args:
@@ -32,9 +34,10 @@ def problems_of(model: nn.Module, x: Tensor, *, inexact: Collection[str] = ("nor
         inexact: roles of widths of which a removed unit need not be what noughts in its places are. Those with
             statistics over their units are; so are those that are `matched`, in a model that makes something else of
             nought before it multiplies two activations, or picks what it multiplies by an index.
+        static_batch: whether it is for the batch size of the example only.
     """
     model, x = noisy(model), x.double()
-    graph = trace(model, (x,))
+    graph = trace(model, (x,), static_batch=static_batch)
     with torch.no_grad():
         right = model(x)
         found = [f"the graph is {error}" for error in _off(graph.module().eval()(x), right)]

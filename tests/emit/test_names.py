@@ -89,7 +89,7 @@ def test_odd_names_are_kept(layout: str, tmp_path: Path) -> None:
 
 
 def hostile(name: str) -> Graph:
-    """Return a graph in which everything that has a name has this one."""
+    """Return a graph in which everything that may be called so is; arguments have names of Python."""
     graph = trace(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.Linear(3, 3)), torch.randn(4, 3))
     part = name.replace(".", "")
 
@@ -98,12 +98,10 @@ def hostile(name: str) -> Graph:
         stored = node.parameter
         if stored is not None:
             stored = replace(stored, names=tuple(f"{part}.{i}{part}" for i in (node.id, node.id + 100)))
-        return replace(
-            node, name=name if node.op == "input" else node.name, location=place, parameter=stored, born=name
-        )
+        return replace(node, location=place, parameter=stored, born=name)
 
     signature = replace(
-        graph.signature, kwargs=Tree("dict", (Constant(name),), (name,)), result=Tree("dict", (0,), (name,))
+        graph.signature, kwargs=Tree("dict", (Constant(name),), ("kind",)), result=Tree("dict", (0,), (name,))
     )
     nodes = [renamed(node) for node in graph.nodes]
     return Graph(name, nodes, graph.tensors, signature, (name, f"{name} {name}"))
@@ -120,9 +118,9 @@ def test_hostile_names_do_not_become_code(name: str, layout: str, tmp_path: Path
     x = torch.randn(4, 3)
     weights = [graph.tensors[n.id] for n in graph.parameters]
     wanted = (x @ weights[0].T + weights[1]) @ weights[2].T + weights[3]
-    torch.testing.assert_close(net(x, **{name: name}), {name: wanted})
+    torch.testing.assert_close(net(x, kind=name), {name: wanted})
     with pytest.raises((AssertionError, KeyError)):
-        net(x, **{name: "another"})
+        net(x, kind="another")
 
 
 @pytest.mark.parametrize("name", ["load", "torch", "nn", "F", "self", "math", "Tensor", "Path", "super", "range", "x"])

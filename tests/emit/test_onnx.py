@@ -70,7 +70,7 @@ def test_one_batch_size_stays_one(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.reshape(4, 6).softmax(1)
 
-    graph = trace(Fixed(), torch.randn(2, 12), dynamic_shapes=None)
+    graph = trace(Fixed(), torch.randn(2, 12), static_batch=True)
     model = onnx.load(to_onnx(graph, tmp_path / "net.onnx").path)
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
 

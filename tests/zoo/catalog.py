@@ -25,7 +25,7 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Example]]] = {
     "audio": ("transformers", _static(AUDIO, "whisper")),
     "medical": ("monai", MONAI),
     "graphs": ("torch_geometric", GRAPHS),
-    "tables": ("rtdl_revisiting_models", TABLES),
+    "tables": ("rtdl_revisiting_models", _static(TABLES, "ft_transformer")),
     "tokens": ("x_transformers", TOKENS),
 }
 """What each family of models needs to be installed, and its models."""
