@@ -110,6 +110,15 @@ def read_idx(path: Path) -> Array:
         return _read_idx(cast(IO[bytes], gzip.GzipFile(fileobj=plain)) if packed else plain, path)
 
 
+def _read_up_to(file: IO[bytes], most: int, step: int = 2**20) -> bytes:
+    """Return what a file holds, or its first bytes; memory is taken for what is there, not for what might be."""
+    parts: list[bytes] = []
+    while most > 0 and (part := file.read(min(most, step))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
+
+
 def _read_idx(file: IO[bytes], path: Path) -> Array:
     start = file.read(4)
     sizes = file.read(4 * start[3]) if len(start) == 4 else b""
@@ -122,7 +131,7 @@ def _read_idx(file: IO[bytes], path: Path) -> Array:
     if why:
         raise FileError(f"{path} is too large", where=f"its shape is {list(shape)}", why=why)
     # One byte more than there should be, and no more: a small file may unpack to any length.
-    data = file.read(wanted + 1)
+    data = _read_up_to(file, wanted + 1)
     if len(data) != wanted:
         many = f"{len(data)} bytes" if len(data) < wanted else f"more than {wanted} bytes"
         raise FileError(f"{path} is damaged", why=f"it has {many} of data instead of {wanted}")

@@ -10,7 +10,7 @@ import torch
 from archir.ir.graph import Graph
 from archir.ir.guards import choose
 from archir.ir.node import Constant, Leaf, Node, Tree, Value
-from archir.ir.types import TensorType, evaluate, symbols_of
+from archir.ir.types import Size, TensorType, Type, evaluate, symbols_of
 
 _TABLES = {"aten.embedding.default": ("weight", "indices"), "aten.embedding_bag.padding_idx": ("weight", "indices")}
 _CARRIERS = frozenset(
@@ -24,6 +24,9 @@ _CARRIERS = frozenset(
     )
 )
 """Operators whose results hold only elements of their operand."""
+
+_NUMBERS = {"int": 2, "float": 2.0, "bool": True}
+"""What an input is given that is a number of unknown value."""
 
 
 def random_inputs(
@@ -61,16 +64,22 @@ def symbol_sizes(graph: Graph, batch: int, avoid: Sequence[Mapping[str, int]] = 
     Raises:
         GraphError: no sizes were found for which the guards hold.
     """
-    shapes = [t.shape for n in graph.inputs for t in n.results if isinstance(t, TensorType)]
-    names = dict.fromkeys(name for shape in shapes for size in shape for name in sorted(symbols_of(size)))
+    sizes = [size for node in graph.inputs for type_ in node.results for size in _sizes(type_)]
+    names = dict.fromkeys(name for size in sizes for name in sorted(symbols_of(size)))
     ordered = sorted(names, key=lambda name: name != "B")
     return choose(graph.signature.guards, {name: batch + i for i, name in enumerate(ordered)}, avoid)
+
+
+def _sizes(type_: Type) -> tuple[Size, ...]:
+    if isinstance(type_, TensorType):
+        return type_.shape
+    return () if type_.value is None else (type_.value,)
 
 
 def _tensor(graph: Graph, node: Node, sizes: Mapping[str, int], generator: torch.Generator) -> object:
     type_ = node.results[0]
     if not isinstance(type_, TensorType):
-        return evaluate(type_.value, sizes) if type_.value is not None else 2
+        return evaluate(type_.value, sizes) if type_.value is not None else _NUMBERS[type_.kind]
     shape = [evaluate(size, sizes) for size in type_.shape]
     if type_.dtype.is_floating_point or type_.dtype.is_complex:
         real = torch.complex64 if type_.dtype.is_complex else torch.float64

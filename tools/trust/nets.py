@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from archir.axes.infer import infer_widths
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
-from archir.errors import PassError
+from archir.errors import GraphError, PassError
 from archir.ir.graph import Graph
 from frontends.pytorch import trace
 from passes.prune import Prune
@@ -86,7 +86,8 @@ def _split(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) 
 
 
 def _source(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) -> None:
-    path = to_python(trace(net, batches[0]), folder).path
+    graph = trace(net, batches[0])
+    path = to_python(graph, folder).path
     spec = importlib.util.spec_from_file_location("archir_trust_emitted", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -95,11 +96,12 @@ def _source(net: RandomNet, batches: Batches, folder: Path, dice: random.Random)
     missing, more = emitted.load_state_dict(net.state_dict(), strict=False)
     if missing or [key for key in more if not key.endswith("num_batches_tracked")]:
         raise Wrong(f"an old state dict does not fit: missing {missing}, unexpected {more}")
-    same(emitted.eval(), net, batches, SINGLE, "the source")
+    same(emitted.eval(), net, _taken(graph, batches), SINGLE, "the source")
 
 
 def _onnx(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) -> None:
-    path = to_onnx(trace(net, batches[0]), folder / "net.onnx").path
+    graph = trace(net, batches[0])
+    path = to_onnx(graph, folder / "net.onnx").path
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -110,14 +112,31 @@ def _onnx(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) -
         feed = {name: t.numpy() for name, t in zip(given, batch, strict=True) if name in names}
         return [torch.from_numpy(found.copy()) for found in session.run(None, feed)]
 
-    same(run, net, batches, SINGLE, "the ONNX file")
+    same(run, net, _taken(graph, batches), SINGLE, "the ONNX file")
 
 
 def _double(net: RandomNet, batches: Batches) -> tuple[nn.Module, Batches, Graph]:
     """Return everything in float64."""
     wide = copy.deepcopy(net).double()
     inputs = [tuple(t.double() if t.is_floating_point() else t for t in batch) for batch in batches]
-    return wide, inputs, trace(wide, inputs[0])
+    graph = trace(wide, inputs[0])
+    return wide, _taken(graph, inputs), graph
+
+
+def _taken(graph: Graph, batches: Batches) -> Batches:
+    """Return the batches a graph takes; it refuses those that its guards do not hold for."""
+    module = graph.module().eval()
+    found = []
+    for batch in batches:
+        try:
+            with torch.no_grad():
+                module(*batch)
+        except GraphError:
+            continue
+        found.append(batch)
+    if not found:
+        raise Wrong("the graph refuses every batch, that of the example too")
+    return found
 
 
 def same(one: Callable[..., Any], other: Callable[..., Any], batches: Batches, limit: float, what: str) -> None:

@@ -54,7 +54,7 @@ _KNOWN = frozenset(
         *("matplotlib", "mpl_toolkits", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "google", "ml_dtypes"),
         *("typer", "click", "rich", "typing_extensions", "packaging", "yaml", "jinja2", "markupsafe", "dateutil"),
         *("filelock", "fsspec", "optree", "opt_einsum", "kiwisolver", "cycler", "pyparsing", "fontTools", "contourpy"),
-        *("setuptools", "pkg_resources", "defusedxml"),
+        *("setuptools", "pkg_resources", "defusedxml", "redis"),  # the caches of torch's compiler ask for redis
     )
 )
 """Packages that archir, PyTorch and PIL load when they are first needed."""
