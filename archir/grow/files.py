@@ -64,7 +64,7 @@ def open_path(path: Path) -> Source:
 
 def _open_npz(path: Path) -> Source:
     keys = npz_keys(path)
-    classes = tuple(map(str, read_npz(path, ("classes",))[0])) if "classes" in keys else ()
+    classes = _class_list(path) if "classes" in keys else ()
     if keys.issuperset(JPEG):
         return Source({"all": lambda: _read_jpeg(path)}, classes)
     found = {split: pair for split in ("all", *SPLITS) if (pair := _pair(keys, split))}
@@ -77,6 +77,14 @@ def _open_npz(path: Path) -> Source:
             mend="name them x and y, images and labels, or x_train, y_train, x_test, y_test",
         )
     return Source({split: _npz_reader(path, pair) for split, pair in found.items()}, classes)
+
+
+def _class_list(path: Path) -> tuple[str, ...]:
+    """Return the names of the classes that a `.npz` holds."""
+    (names,) = read_npz(path, ("classes",))
+    if names.ndim != 1:
+        raise FileError(f"the classes in {path} are no list of names", why=f"their shape is {list(names.shape)}")
+    return tuple(map(str, names))
 
 
 def _pairs(split: str) -> Iterator[tuple[str, str]]:

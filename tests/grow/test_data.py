@@ -538,3 +538,9 @@ def test_images_as_large_as_bombs_are_refused(tmp_path: Path, monkeypatch: pytes
     _write_folders(tmp_path, _images(4, 5, 4, 3))
     with pytest.raises(FileError, match="decompression bomb"):
         load_data(".", base=tmp_path)
+
+
+def test_classes_are_a_list_of_names(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.zeros((4, 3), np.float32), y=np.zeros(4, np.int64), classes=np.array("one"))
+    with pytest.raises(FileError, match="are no list of names"):
+        load_data(str(tmp_path / "d.npz"))

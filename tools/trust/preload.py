@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch._inductor.codecache
 
 import tools.trust.catalog  # noqa: F401  the attacks, too, are loaded once
 from tools.trust.sound import warm_up

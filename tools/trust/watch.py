@@ -54,7 +54,8 @@ _KNOWN = frozenset(
         *("matplotlib", "mpl_toolkits", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "google", "ml_dtypes"),
         *("typer", "click", "rich", "typing_extensions", "packaging", "yaml", "jinja2", "markupsafe", "dateutil"),
         *("filelock", "fsspec", "optree", "opt_einsum", "kiwisolver", "cycler", "pyparsing", "fontTools", "contourpy"),
-        *("setuptools", "pkg_resources", "defusedxml", "redis"),  # the caches of torch's compiler ask for redis
+        *("setuptools", "pkg_resources", "defusedxml"),
+        *("redis", "triton", "z3"),  # PyTorch asks for them where they are not there, too
     )
 )
 """Packages that archir, PyTorch and PIL load when they are first needed."""
@@ -107,6 +108,8 @@ class Watch:
                 self._note(f"{event} {paths}")
         elif event == "mmap.__new__" and len(arguments) > 2 and arguments[2] == mmap.ACCESS_READ:
             return  # PIL reads pictures so
+        elif event == "os.putenv" and arguments[0] == b"TORCHINDUCTOR_CACHE_DIR":
+            return  # PyTorch's compiler, when it is loaded, sets it to what it is; another value is a change
         elif event.startswith(_NEVER):
             self._note(f"{event} {arguments!r:.200}")
 
