@@ -122,7 +122,7 @@ class Watch:
         if isinstance(path, int):
             return True
         text = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else str(path)
-        return os.path.abspath(text).startswith(self._folder + os.sep)
+        return f"{os.path.abspath(text)}{os.sep}".startswith(self._folder + os.sep)
 
     def _opened(self, path: object, mode: object, flags: object) -> None:
         writes = (

@@ -36,7 +36,7 @@ def serve(connection: Connection, home: Path) -> None:
     nest.joinpath("canary.py").write_text("raise SystemError('a file imported the canary')\n")
     os.chdir(nest)
     os.environ["HOME"] = str(nest)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(nest)  # else PyTorch sets it when it is first asked
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(trial)  # else PyTorch sets it when it is first asked
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with home.joinpath("out").open("wb") as out, home.joinpath("err").open("wb") as err:
