@@ -6,6 +6,8 @@ import json
 import random
 from pathlib import Path
 
+import torch
+
 from archir.grow.report import make_report
 from archir.grow.run import open_run
 from tools.trust import seeds
@@ -107,7 +109,8 @@ def use(folder: Path) -> None:
     if checkpoint is not None:
         examine(checkpoint.graph)
     if json.loads((folder / "plan.json").read_bytes())["resume"]:
-        done = grow_small(seed_of_run(), folder / "run", resume=True)
+        with torch.random.fork_rng():  # training seeds the generator, as it says
+            done = grow_small(seed_of_run(), folder / "run", resume=True)
         if done.graph.parameter_count > 90:
             raise Wrong(f"{done.graph.parameter_count} parameters under a budget of 90")
 
