@@ -77,7 +77,7 @@ def _use(graph: Graph, folder: Path, *, write: bool) -> None:
 
 
 NAMED = Attack("name", make, use)
-NAMED_MODULES = Attack("module-name", make_module, use_module, full=500, short=6, seconds=60, watched=False)
+NAMED_MODULES = Attack("module-name", make_module, use_module, full=500, short=60, seconds=60, watched=False)
 
 
 class _Odd(nn.Module):
