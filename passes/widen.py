@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 
 from archir.axes.infer import infer_widths
-from archir.axes.positions import contains, positions
-from archir.axes.terms import Atom, Product, Sum, Term, resolve
+from archir.axes.positions import mixes, positions
+from archir.axes.terms import Atom, Term, resolve
 from archir.axes.widths import Width, Widths
 from archir.errors import PassError
 from archir.ir.execute import Call, compile_call
@@ -150,7 +150,7 @@ def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPertur
     twice = next((node for i, node in enumerate(nodes) if node in nodes[:i]), None)
     if twice is not None:
         return Miss("a tensor has it on two axes, so fresh units act on each other", (twice,))
-    mixed = [n for n in (*region.nodes, *ends) if any(_mixes(t, atom) for t in _terms(widths, n))]
+    mixed = [n for n in (*region.nodes, *ends) if any(mixes(t, atom) for t in _terms(widths, n))]
     if mixed:
         return Miss("it is concatenated with other widths", (mixed[0].id,))
     unknown = [n for n in ends if n.op not in LINEAR_PRODUCERS]
@@ -192,17 +192,6 @@ def _terms(widths: Widths, node: Node) -> Iterator[Term]:
     values = [v for _, v in node.operands()] + [Value(node.id, i) for i in range(len(node.results))]
     for value in values:
         yield from map(resolve, widths.axes.get(value, ()))
-
-
-def _mixes(term: Term, atom: Atom) -> bool:
-    """Say whether an axis concatenates the units of an atom with others."""
-    match term:
-        case Sum(parts=parts):
-            present = [contains(p, atom) for p in parts]
-            return any(present) and not all(present)
-        case Product(parts=parts):
-            return any(_mixes(p, atom) for p in parts)
-    return False
 
 
 def _alone(widths: Widths, node: Node, atom: Atom, count: int, *, bias: bool) -> Node:

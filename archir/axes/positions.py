@@ -29,6 +29,16 @@ def occurrences(term: Term, atom: Atom) -> int:
     return int(term is atom) if isinstance(term, Atom) else sum(occurrences(p, atom) for p in term.parts)
 
 
+def mixes(term: Term, atom: Atom) -> bool:
+    """Say whether a resolved term concatenates the units of an atom with others."""
+    if isinstance(term, Atom):
+        return False
+    present = [contains(p, atom) for p in term.parts]
+    if isinstance(term, Sum) and any(present) and not all(present):
+        return True
+    return any(mixes(p, atom) for p in term.parts)
+
+
 def gather_index(term: Term, sources: Mapping[Atom, torch.Tensor], sizes: Mapping[Atom, int]) -> torch.Tensor:
     """Return the old position each new position along an axis is filled from.
 

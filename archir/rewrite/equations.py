@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from archir.axes.positions import occurrences
+from archir.axes.positions import mixes, occurrences
 from archir.axes.widths import Width, Widths
 from archir.errors import GraphError
 from archir.ir.node import Node, Value
@@ -156,9 +156,22 @@ class Equations:
         """Note that the width ends in operands of a node: it is summed over there."""
         self.ends.update(dict.fromkeys((node.id, v[0]) for f in factors for v in f))
 
-    def require_uniform(self, node: Node, reason: str) -> None:
-        """All units must repeat equally; the first reason is kept."""
-        self.uniform = self.uniform or Miss(reason, (node.id,))
+    def average(self, node: Node, value: Value, axes: Iterable[int], what: str) -> None:
+        """Statistics over some axes of a value keep theirs if all units there repeat equally, if they are all there is.
+
+        Args:
+            node: the call that takes them.
+            value: what it takes them of.
+            axes: the axes they run over.
+            what: what they are, `"a mean"`.
+        """
+        terms = self.widths.axes[value]
+        present = [terms[axis] for axis in axes if self.variables(value, axis)]
+        if any(mixes(term, self.width.atom) for term in present):
+            self.forbid(node, f"{what} runs over it and what it is concatenated with, whose shares would change")
+        elif present:
+            reason = f"{what} runs over it, so all its units must repeat equally"
+            self.uniform = self.uniform or Miss(reason, (node.id,))
 
     def forbid_fresh(self, node: Node, reason: str) -> None:
         """Units may repeat, but there can be no fresh ones; the first reason is kept."""

@@ -61,7 +61,7 @@ UNIFORM = "so all its units must repeat equally"
     ("middle", "reason"),
     [
         (call("layer_norm.default", (6,)), f"a layer norm runs over it, {UNIFORM}"),
-        (call("rms_norm.default", (6,)), f"a rms norm runs over it, {UNIFORM}"),
+        (call("rms_norm.default", (6,)), f"an RMS norm runs over it, {UNIFORM}"),
         (call("group_norm.default", 1), f"a group norm runs over it, {UNIFORM}"),
         (call("mean.dim", (1,), True), f"a mean runs over it, {UNIFORM}"),
     ],
@@ -89,6 +89,36 @@ def test_statistics_of_the_batch_need_equal_repeats_of_what_they_run_over() -> N
     x = b.call("aten.batch_norm.default", x, None, None, None, None, True, 0.1, 1e-5, True)
     graph = b.graph(b.call("aten.linear.default", x, b.parameter("last", "f32[2, 6]")))
     assert Widen("w0").match(graph) == Miss(f"a batch norm runs over it, {UNIFORM}", (3,))
+
+
+@pytest.mark.parametrize(
+    ("middle", "what"),
+    [
+        (call("layer_norm.default", (9,)), "a layer norm"),
+        (call("rms_norm.default", (9,)), "an RMS norm"),
+        (call("group_norm.default", 1), "a group norm"),
+        (call("mean.dim", (1,), True), "a mean"),
+    ],
+)
+def test_statistics_over_several_widths_keep_the_share_of_each(middle: Middle, what: str) -> None:
+    def concatenated(b: Builder, h: Value) -> Value:
+        other = b.call("aten.linear.default", Value(0), b.parameter("other", "f32[3, 3]"))
+        return middle(b, b.call("aten.cat.default", (h, other), 1))
+
+    graph = between(concatenated)
+    width = width_of(graph)
+    reason = f"{what} runs over it and what it is concatenated with, whose shares would change"
+    for morphism in (Split(width.name), Split(width.name, (0,)), Widen(width.name)):
+        found = morphism.match(graph)
+        assert found is not None and found.reason == reason
+        with pytest.raises(PassError, match=f"units of width {width.name} cannot be repeated"):
+            morphism.apply(graph)
+    assert Prune(width.name, (0,)).apply(graph).tensor("first").shape[0] == 5
+
+
+def test_statistics_over_copies_of_one_width_keep_their_shares() -> None:
+    graph = between(lambda b, h: b.call("aten.mean.dim", b.call("aten.cat.default", (h, h), 1), (1,), True))
+    assert Split(width_of(graph).name).match(graph) is None
 
 
 def test_only_whole_groups_of_a_group_norm_repeat_one_by_one() -> None:

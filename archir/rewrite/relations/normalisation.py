@@ -12,9 +12,8 @@ from archir.rewrite.equations import Equations, Relation
 def batch_norm(q: Equations, node: Node) -> None:
     """`batch_norm`, `instance_norm`: each channel for itself."""
     x = q.operand(node, "input")
-    others = [axis for axis in range(q.rank(x)) if axis != 1 and q.variables(x, axis)]
-    if others and not node.op.startswith("aten.instance_norm") and uses_batch_statistics(node):
-        q.require_uniform(node, "a batch norm runs over it, so all its units must repeat equally")
+    if not node.op.startswith("aten.instance_norm") and uses_batch_statistics(node):
+        q.average(node, x, [axis for axis in range(q.rank(x)) if axis != 1], "a batch norm")
     for name in ("input", "running_mean", "running_var"):
         q.zero(node, q.variables(q.value(node, name)))
     _affine(q, node)
@@ -24,8 +23,8 @@ def group_norm(q: Equations, node: Node) -> None:
     """`group_norm`: statistics over the units inside a group; the groups are independent of each other."""
     doubled = q.widths.spell(node.id, {q.width.atom: 2 * q.width.size})
     counts_groups = doubled.arguments.get("num_groups") != node.argument("num_groups")
-    if q.variables(q.operand(node, "input"), 1) and not counts_groups:
-        q.require_uniform(node, "a group norm runs over it, so all its units must repeat equally")
+    if not counts_groups:
+        q.average(node, q.operand(node, "input"), [1], "a group norm")
     q.zero(node, q.variables(q.operand(node, "input")))
     _affine(q, node)
 
@@ -34,9 +33,8 @@ def layer_norm(q: Equations, node: Node) -> None:
     """`layer_norm`, `rms_norm`: statistics over the last axes."""
     x, shape = q.operand(node, "input"), node.argument("normalized_shape")
     rank = len(shape) if isinstance(shape, tuple) else 1
-    if any(q.variables(x, axis) for axis in range(-rank, 0)):
-        kind = node.op.split(".")[1].replace("_", " ")
-        q.require_uniform(node, f"a {kind} runs over it, so all its units must repeat equally")
+    kind = "an RMS norm" if node.op.startswith("aten.rms_norm") else "a layer norm"
+    q.average(node, x, range(-rank, 0), kind)
     q.zero(node, q.variables(x))
     _affine(q, node)
 

@@ -12,8 +12,8 @@ from archir.rewrite.equations import Equations, Relation, Variable
 def mean(q: Equations, node: Node) -> None:
     """`mean`: exact if all units repeat equally; linear along other axes."""
     over, kept = _split(q, node)
-    if over:
-        q.require_uniform(node, "a mean runs over it, so all its units must repeat equally")
+    x = q.operand(node, "self")
+    q.average(node, x, reduced_axes(node, q.rank(x)), "a mean")
     q.zero(node, over)
     q.equal(node, q.variables(Value(node.id)), kept)
 
