@@ -35,7 +35,7 @@ from archir.ir.node import (
 )
 from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, evaluate, symbol, symbols_of
 from frontends.functional import flatten, remove_dead
-from frontends.guards import Conjunction, guards_of
+from frontends.guards import Assumption, assumptions, conjunction
 from frontends.locations import location
 from frontends.sizes import plain
 from frontends.writes import Inexact, remove_writes
@@ -52,8 +52,10 @@ def attention_dropout(program: ExportedProgram) -> list[float]:
     return [float(found.get("dropout_p", 0.0)) for found in arguments]
 
 
-def to_graph(program: ExportedProgram, model: nn.Module, dropout: Sequence[float] = ()) -> Graph:
-    """Return the graph of an exported program.
+def to_graph(
+    program: ExportedProgram, model: nn.Module, dropout: Sequence[float] = ()
+) -> tuple[Graph, list[Assumption]]:
+    """Return the graph of an exported program, and what its guards are made of.
 
     Args:
         program: what `torch.export.export` made of the model in eval mode.
@@ -75,7 +77,8 @@ def to_graph(program: ExportedProgram, model: nn.Module, dropout: Sequence[float
             raise CaptureError(
                 "the model writes into a tensor in a way that is not supported", why=str(error)
             ) from error
-    return _Conversion(program, graph, model, dropout).graph()
+    conversion = _Conversion(program, graph, model, dropout)
+    return conversion.graph(), conversion.assumed
 
 
 def _plain(program: ExportedProgram) -> fx.Graph:
@@ -104,15 +107,14 @@ class _Conversion:
         self._nodes: list[Node] = []
         self._tensors: dict[int, torch.Tensor] = {}
         self._symbols: dict[sympy.Symbol, sympy.Symbol] = {}
-        self._guards = Conjunction()
+        self.assumed: list[Assumption] = []
 
     def graph(self) -> Graph:
         placeholders = self._graph.find_nodes(op="placeholder")
         specs = list(zip(self._program.graph_signature.input_specs, placeholders, strict=True))
         users = [(spec, node) for spec, node in specs if spec.kind is InputKind.USER_INPUT]
         leaves = [self._input(spec.arg, node) for spec, node in users]
-        for relation, where in guards_of(self._program, self._symbols):
-            self._guards.add(relation, where)
+        self.assumed += assumptions(self._program, self._symbols)
         for node in _stored(self._model, len(self._nodes)):
             self._nodes.append(node[0])
             self._tensors[node[0].id] = node[1]
@@ -157,7 +159,7 @@ class _Conversion:
         arguments = {str(i): v for i, v in enumerate(values)}
         self._nodes.append(Node(len(self._nodes), OUTPUT, arguments))
         result = _tree(spec.out_spec, iter(found))
-        return Signature(args, kwargs, result, self._guards.guards())  # type: ignore[arg-type]
+        return Signature(args, kwargs, result, conjunction(self.assumed).guards())  # type: ignore[arg-type]
 
     def _input(self, argument: object, placeholder: fx.Node) -> Constant | int:
         if isinstance(argument, ConstantArgument):
@@ -248,7 +250,7 @@ class _Conversion:
         if not all(symbols_of(size) <= known for size in (*old, *new)):
             return declared
         for one, other in zip(old, new, strict=True):
-            self._guards.add(sympy.Eq(one, other, evaluate=False), str(location(node) or ""))
+            self.assumed.append(Assumption(sympy.Eq(one, other, evaluate=False), str(location(node) or "")))
         return inferred
 
     def _guard_ones(self) -> None:
@@ -258,11 +260,10 @@ class _Conversion:
         """
         names = [s.name for s in self._symbols.values()]
         for name in names:
-            sizes = choose(
-                self._guards.guards(), {other: 1 if other == name else 6 + i for i, other in enumerate(names)}
-            )
+            known = conjunction(self.assumed, without=names).guards()
+            sizes = choose(known, {other: 1 if other == name else 6 + i for i, other in enumerate(names)})
             if sizes[name] == 1 and any(n.is_call and not _fits(n, self._nodes, sizes) for n in self._nodes):
-                self._guards.add(sympy.Ge(symbol(name), 2, evaluate=False))
+                self.assumed.append(Assumption(sympy.Ge(symbol(name), 2, evaluate=False)))
 
     def _attention(self, node: fx.Node, arguments: dict[str, Argument]) -> dict[str, Argument]:
         if "dropout_p" in arguments:

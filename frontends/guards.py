@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from traceback import FrameSummary
 
@@ -14,14 +14,12 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from archir.errors import CaptureError
-from archir.ir.entry import sources
-from archir.ir.graph import Graph
 from archir.ir.guards import Guard, fault
 from archir.ir.types import as_size, symbol, symbols_of
+from frontends.locations import TORCH
 from frontends.sizes import plain, reduced
 
 _NAMES = {sympy.Eq: "==", sympy.Ne: "!=", sympy.Le: "<=", sympy.Ge: ">=", sympy.Lt: "<", sympy.Gt: ">"}
-_SIZED = (torch.Tensor, torch.SymInt)
 _TURNED = {"==": "==", "!=": "!=", "<=": ">=", ">=": "<=", "<": ">", ">": "<"}
 
 
@@ -73,8 +71,24 @@ def line_of(frame: FrameSummary | str | None) -> str:
     return f"{frame.filename}:{frame.lineno}: {frame.line}" if isinstance(frame, FrameSummary) else str(frame or "")
 
 
-def guards_of(program: ExportedProgram, names: Mapping[sympy.Symbol, sympy.Symbol]) -> Iterator[tuple[object, str]]:
-    """Yield every relation the sizes of the inputs satisfied when a program was exported, and the line it comes from.
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """A relation between sizes that a graph takes for granted.
+
+    Attributes:
+        relation: a relation of sympy.
+        where: the line it comes from.
+        doubtful: the name of a symbol if all it says is that this is not 1, and nobody but torch asked for that: its
+            kernels single out a size of 1 for the strides of what they make, which mostly changes nothing.
+    """
+
+    relation: object
+    where: str = ""
+    doubtful: str | None = None
+
+
+def assumptions(program: ExportedProgram, names: Mapping[sympy.Symbol, sympy.Symbol]) -> Iterator[Assumption]:
+    """Yield every relation the sizes of the inputs satisfied when a program was exported.
 
     Args:
         program: the program.
@@ -86,13 +100,43 @@ def guards_of(program: ExportedProgram, names: Mapping[sympy.Symbol, sympy.Symbo
     for old, name in names.items():
         known = program.range_constraints.get(old, env.var_to_range.get(old))
         if known is not None and known.lower.is_Integer and known.lower > 1:
-            yield sympy.Ge(name, known.lower, evaluate=False), ""
+            doubtful = name.name if known.lower == 2 else None
+            yield Assumption(sympy.Ge(name, known.lower, evaluate=False), doubtful=doubtful)
         if known is not None and known.upper.is_Integer:
-            yield sympy.Le(name, known.upper, evaluate=False), ""
+            yield Assumption(sympy.Le(name, known.upper, evaluate=False))
     for guard in env.guards:
         relation = env.replace(guard.expr)
         if not any(symbol_is_type(s, (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)) for s in relation.free_symbols):
-            yield _renamed(relation, names), line_of(guard.sloc.framework_loc)
+            renamed, where = _renamed(relation, names), line_of(guard.sloc.framework_loc)
+            yield Assumption(renamed, where, _not_one(renamed) if where.startswith(TORCH) else None)
+
+
+def _not_one(relation: sympy.Basic) -> str | None:
+    """Return the name of the symbol if all that a relation says is that it is not 1."""
+    if len(relation.free_symbols) != 1:
+        return None
+    (size,) = relation.free_symbols
+    alone = Conjunction()
+    with contextlib.suppress(CaptureError):
+        alone.add(relation)
+    return size.name if alone.guards() == (Guard(size, ">=", 2),) else None  # type: ignore[no-any-return]
+
+
+def conjunction(assumed: Iterable[Assumption], without: Container[str | None] = ()) -> Conjunction:
+    """Return what is assumed, in the simplest terms.
+
+    Args:
+        assumed: the assumptions.
+        without: symbols of which doubtful ones are left out.
+
+    Raises:
+        CaptureError: a guard cannot say it.
+    """
+    found = Conjunction()
+    for assumption in assumed:
+        if assumption.doubtful is None or assumption.doubtful not in without:
+            found.add(assumption.relation, assumption.where)
+    return found
 
 
 def _renamed(relation: sympy.Basic, names: Mapping[sympy.Symbol, sympy.Symbol]) -> sympy.Basic:
@@ -222,20 +266,6 @@ def _unsayable(relation: object, where: str, why: str = "") -> CaptureError:
     )
 
 
-def excluded_by(graph: Graph, program: ExportedProgram, scale: int) -> Guard | None:
-    """Return a guard of a graph that the sizes of the example it was captured with do not satisfy.
-
-    Args:
-        graph: the graph.
-        program: the program it was made from.
-        scale: how many times the sizes of the program are those of the example.
-    """
-    users = set(program.graph_signature.user_inputs)
-    values = [n.meta["val"] for n in program.graph.find_nodes(op="placeholder") if n.name in users]
-    shapes = [v.shape if isinstance(v, torch.Tensor) else (v,) for v in values if isinstance(v, _SIZED)]
-    sizes: dict[str, int] = {}
-    for name, source in sources([node.results[0] for node in graph.inputs]).items():
-        size = shapes[source.input][source.axis or 0]
-        known = size.node.hint if isinstance(size, torch.SymInt) else size
-        sizes[name] = (known // scale - source.offset) // source.factor
-    return next((guard for guard in graph.signature.guards if not guard.holds(sizes)), None)
+def excluded_by(guards: Sequence[Guard], sizes: Mapping[str, int]) -> Guard | None:
+    """Return a guard that does not hold for given sizes."""
+    return next((guard for guard in guards if not guard.holds(sizes)), None)

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import io
-import logging
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.export import Dim, ExportedProgram
-from torch.fx.experimental import _config as symbolic_config
+from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
-from torch.utils import _pytree as pytree
 
 from archir.errors import ArchirError, CaptureError, CaptureWarning
 from archir.ir.graph import Graph
+from archir.ir.guards import Guard
 from archir.ir.verify import verify
-from frontends.exported import attention_dropout, to_graph
-from frontends.guards import excluded_by, fixed_at, shape_env, single_value
+from frontends.agreement import compare
+from frontends.examples import Example, examples, resized, sizes_of
+from frontends.exported import to_graph
+from frontends.exporting import any_batch, export, mode, training_dropout
+from frontends.guards import Assumption, conjunction, excluded_by, fixed_at, shape_env, single_value
 from frontends.locations import TORCH
 from frontends.training_only import losses
 
 _HERE = str(Path(__file__).parent)
-_TALKATIVE = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 
 
 def trace(
@@ -68,29 +66,57 @@ def trace(
         args = (args,)
     if not isinstance(args, tuple):
         raise CaptureError(f"the example arguments are a tuple, not a {type(args).__name__}", mend="pass (x,)")
-    keywords = dict(kwargs or {})
     if static_batch and dynamic_shapes is not None:
         raise CaptureError("dynamic_shapes and static_batch exclude one another", mend="give one of them")
+    example = Example(args, dict(kwargs or {})).distinct()
     if static_batch or dynamic_shapes is not None:
-        graph = _converted(_export_as_asked(model, args, keywords, dynamic_shapes), model, args, keywords)
+        graph = _as_asked(model, example, dynamic_shapes)
     else:
-        graph = _with_any_batch(model, args, keywords)
-    lost = list(losses(model, (example for example, _ in _batches(args, keywords)), _mode))
+        graph = _with_any_batch(model, example)
+    difference = compare(graph, model, example).difference
+    if difference:
+        raise CaptureError(
+            f"the graph of {type(model).__name__} computes something else than the model",
+            why=f"on the example, with weights a little off, {difference}",
+            mend="capture its submodules one by one to find where, and write that part in other operators",
+        )
+    lost = list(losses(model, (example for example, _ in examples(example)), mode))
+    if not lost:
+        trained = compare(graph, model, example, training=True)
+        lost = [f"<root>: {trained.difference} in training"] if trained.compared and trained.difference else []
     if lost:
         warnings.warn(CaptureWarning(type(model).__name__, lost), stacklevel=2)
     return graph
 
 
-def _converted(program: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
-    graph = to_graph(program, model, _attention_dropout(program, model, args, kwargs))
+def _converted(program: ExportedProgram, model: nn.Module, example: Example) -> Graph:
+    graph, assumed = to_graph(program, model, training_dropout(program, model, example))
     try:
         verify(graph)
     except ArchirError as error:
         raise CaptureError(f"{type(model).__name__} was captured as a malformed graph", why=str(error)) from error
+    return _without_doubts(graph, assumed, program, model)
+
+
+def _without_doubts(graph: Graph, assumed: list[Assumption], program: ExportedProgram, model: nn.Module) -> Graph:
+    """Let go of guards that say of a size no more than that it is not 1, where the graph is the model at 1 as well."""
+    for name in sorted({a.doubtful for a in assumed if a.doubtful is not None}):
+        sizes = sizes_of(graph, program) | {name: 1}
+        guards = conjunction(assumed, without=(name,)).guards()
+        if guards == graph.signature.guards or excluded_by(guards, sizes) is not None:
+            continue
+        without = _guarded(graph, guards)
+        agreement = compare(without, model, resized(graph, program, sizes))
+        if agreement.compared and not agreement.difference:
+            graph, assumed = without, [a for a in assumed if a.doubtful != name]
     return graph
 
 
-def _with_any_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+def _guarded(graph: Graph, guards: tuple[Guard, ...]) -> Graph:
+    return Graph(graph.name, graph.nodes, graph.tensors, replace(graph.signature, guards=guards))
+
+
+def _with_any_batch(model: nn.Module, example: Example) -> Graph:
     """Capture with a dynamic batch.
 
     Raises:
@@ -101,23 +127,25 @@ def _with_any_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     # Export that does not care for sizes of 1 tells what the model itself asks about them; the other way assumes that
     # there are none, which is kept as a guard.
     for oblivious in (True, False):
-        for example, doubled in _batches(args, kwargs):
+        for tried, doubled in examples(example):
             try:
-                program = _exported(model, *example, _dynamic(model, *example), oblivious=oblivious)
+                program = export(model, tried, any_batch(model, tried), oblivious=oblivious)
             except Exception as error:
                 if isinstance(error, GuardOnDataDependentSymNode) and not oblivious:
                     raise _explain(model, error) from error
                 failures.append(error)  # the other way, or fixed sizes, may do; if not, it is told
                 continue
-            if shape_env(program) is None and _have_axes(example):
+            if shape_env(program) is None and any(t.dim() for t in tried.tensors):
                 fixed.append((fixed_at(program), "the size of its batch was decided there"))
                 continue
             try:
-                graph = _converted(program, model, args, kwargs)
+                graph = _converted(program, model, example)
             except CaptureError as error:
                 failures.append(error)
                 continue
-            single, excluded = single_value(graph.signature.guards), excluded_by(graph, program, 2 if doubled else 1)
+            guards, sizes = graph.signature.guards, sizes_of(graph, program)
+            sizes = {name: size // (2 if doubled else 1) for name, size in sizes.items()}
+            single, excluded = single_value(guards), excluded_by(guards, sizes)
             if single is None and excluded is None:
                 return graph
             if not doubled:
@@ -128,10 +156,10 @@ def _with_any_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     told = next((error for error in failures if isinstance(error, CaptureError)), None)
     if told is not None and not fixed:
         raise told
-    _export_as_asked(model, args, kwargs, None)
+    _as_asked(model, example, None)
     where, why = fixed[-1] if fixed else (_user_line(failures[0]), _first_line(failures[0]))
     if not where or where.startswith(TORCH):
-        own = _own_error(model, *_doubled(args, kwargs))  # with another batch size the model itself may tell its line
+        own = _own_error(model, example.doubled())  # with another batch size the model itself may tell its line
         where = _user_line(own) if own is not None else where
     raise CaptureError(
         f"{type(model).__name__} works for one batch size only",
@@ -141,113 +169,33 @@ def _with_any_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     )
 
 
-def _export_as_asked(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
-) -> ExportedProgram:
-    """Export with the axes dynamic that are asked for; none if there are none."""
-    try:
-        if dynamic_shapes is not None:
-            try:
-                return _exported(model, args, kwargs, dynamic_shapes, oblivious=True)
-            except Exception:
-                pass  # the other way may do; if not, its error is told
-        return _exported(model, args, kwargs, dynamic_shapes, oblivious=False)
-    except Exception as error:
-        raise _explain(model, _own_error(model, args, kwargs) or error) from error
+def _as_asked(model: nn.Module, example: Example, dynamic_shapes: Any) -> Graph:
+    """Capture with the axes dynamic that are asked for; none if there are none."""
+    failed: Exception | None = None
+    # The other way may do; if not, its error is told.
+    for oblivious in (True, False) if dynamic_shapes is not None else (False,):
+        try:
+            program = export(model, example, dynamic_shapes, oblivious=oblivious)
+            return _converted(program, model, example)
+        except Exception as error:
+            failed = error
+    assert failed is not None
+    if isinstance(failed, CaptureError):
+        raise failed
+    raise _explain(model, _own_error(model, example) or failed) from failed
 
 
-def _exported(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any, *, oblivious: bool
-) -> ExportedProgram:
-    asking = symbolic_config.patch(backed_size_oblivious=oblivious)  # type: ignore[attr-defined]
-    with _mode(model, training=False), _quiet(), asking:
-        return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-
-
-def _have_axes(example: object) -> bool:
-    return any(isinstance(leaf, torch.Tensor) and leaf.dim() for leaf in pytree.tree_leaves(example))
-
-
-def _own_error(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception | None:
+def _own_error(model: nn.Module, example: Example) -> Exception | None:
     """Return the error the model itself raises on its arguments, if it does."""
     try:
-        model, args, kwargs = copy.deepcopy((model, args, kwargs))
+        model, example = copy.deepcopy((model, example))
     except Exception:
         return None  # not copied, not run: the model stays as it was
     try:
-        model(*args, **kwargs)
+        model(*example.args, **example.kwargs)
     except Exception as error:
         return error
     return None
-
-
-def _attention_dropout(
-    program: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[float]:
-    """Return the dropout probability of every attention call in training, which eval mode does not tell."""
-    found = attention_dropout(program)
-    if found and not any(found):
-        try:
-            copied = copy.deepcopy(model)
-            with _mode(copied, training=True), _quiet():
-                found = attention_dropout(torch.export.export(copied, args, kwargs, strict=False))
-        except Exception:
-            return found  # a model that does not train on this input keeps what eval mode tells
-    return found
-
-
-def _batches(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Iterator[tuple[tuple[tuple[Any, ...], dict[str, Any]], bool]]:
-    """Yield the arguments to try, and whether they are doubled: a batch of one is, as export may fix it."""
-    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.dim()]
-    if tensors and all(t.shape[0] == 1 for t in tensors):
-        yield _doubled(args, kwargs), True
-    yield (args, kwargs), False
-
-
-def _doubled(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]) if t.dim() else t, (args, kwargs))  # type: ignore[no-any-return]
-
-
-def _dynamic(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    def axes(leaf: object) -> object:
-        return {0: Dim.AUTO} if isinstance(leaf, torch.Tensor) and leaf.dim() else None
-
-    bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-    return {name: pytree.tree_map(axes, argument) for name, argument in bound.items()}
-
-
-@contextmanager
-def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Set the mode of every submodule, without calling the user's `train`, and the fused fast path off."""
-    modes = [(module, module.training) for module in model.modules()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        for module, _ in modes:
-            module.training = training
-        with torch.enable_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep export from logging what is raised anyway, and from warning of what recurrent layers do."""
-    levels = [(logger, logger.level) for logger in map(logging.getLogger, _TALKATIVE)]
-    try:
-        for logger, _ in levels:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.filterwarnings("ignore", message=r"The tensor attributes? self\..* assigned during export")
-            yield
-    finally:
-        for logger, level in levels:
-            logger.setLevel(level)
 
 
 def _explain(model: nn.Module, error: Exception) -> CaptureError:

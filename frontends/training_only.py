@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import copy
 import inspect
-import random
 import sys
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 from torch._export.utils import _compiling_state_context
@@ -38,7 +36,9 @@ from torch.utils import _pytree as pytree
 
 from archir.ir import lowering
 from archir.ir.execute import MODE_ARGUMENTS
+from frontends.examples import Example
 from frontends.locations import TORCH
+from frontends.random_states import undisturbed
 
 _HERE = str(Path(__file__))
 _COUNTING = frozenset({str(Path(TORCH, "nn", "modules", "batchnorm.py")), lowering.__file__})
@@ -50,14 +50,12 @@ _FOLLOWING: Mapping[str, str] = {
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"), "training"),
     **dict.fromkeys(("feature_dropout", "feature_alpha_dropout", "rrelu", "batch_norm"), "training"),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu", "multi_head_attention_forward"), "training"),
+    **dict.fromkeys(("dropout_", "alpha_dropout_", "feature_dropout_", "feature_alpha_dropout_"), "train"),
+    "rrelu_": "training",
     "instance_norm": "use_input_stats",
     "scaled_dot_product_attention": "dropout_p",
 }
 """Functions of which the graph follows the mode, and the argument that says it, where it is given by name."""
-
-
-Example = tuple[tuple[Any, ...], Mapping[str, Any]]
-"""Positional arguments, and others by name."""
 
 
 class Mode(Protocol):
@@ -210,11 +208,12 @@ def losses(model: nn.Module, examples: Iterable[Example], mode: Mode) -> Iterato
 
     Args:
         model: the model; it is left as it was.
-        examples: example arguments, positional ones and others; the first that the model runs on are used.
+        examples: what to call it with; the first that the model runs on is used.
         mode: a context in which a model is in training mode, or in evaluation mode.
     """
     yield from _hooks(model)
-    for args, kwargs in examples:
+    for example in examples:
+        args, kwargs = example.args, example.kwargs
         evaluated = _run(model, args, kwargs, mode, training=False)
         if evaluated is not None and not evaluated.failed:
             yield from _compared(model, args, kwargs, mode, evaluated)
@@ -318,7 +317,7 @@ def _run(
     run = _Run()
     paths = {id(module): path for path, module in copied.named_modules()}
     names = {id(t): name for name, t in (*copied.named_parameters(), *copied.named_buffers())}
-    with _undisturbed(), mode(copied, training=training), warnings.catch_warnings():
+    with undisturbed(), mode(copied, training=training), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with (
@@ -344,18 +343,6 @@ def _hollow(
         held = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
         tensors += [t for t in held if isinstance(t, torch.Tensor)]
     return {id(t): fake.from_tensor(t if t.is_leaf else t.detach()) for t in tensors}
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keep the states of all random number generators."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
 
 
 def _failure(error: Exception, paths: Mapping[int, str]) -> str:

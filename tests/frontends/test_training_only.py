@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils import parametrizations, spectral_norm
 from torch.utils.checkpoint import checkpoint
 
@@ -209,7 +210,7 @@ def test_what_is_made_once_and_kept_is_not_told() -> None:
     table.cache_clear()
 
 
-def test_models_that_keep_tensors_unless_they_are_exported_keep_none_of_ours() -> None:
+def test_models_that_keep_tensors_unless_they_are_exported_keep_none_that_are_hollow() -> None:
     kept: list[Tensor] = []
 
     def after(m: Model, x: Tensor) -> Tensor:
@@ -219,7 +220,7 @@ def test_models_that_keep_tensors_unless_they_are_exported_keep_none_of_ours() -
         return made
 
     trace(Model(after), (X,))
-    assert kept == []
+    assert kept and not any(isinstance(t, FakeTensor) for t in kept)
 
 
 def test_random_numbers_are_left_as_they_were() -> None:

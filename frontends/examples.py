@@ -1,0 +1,111 @@
+"""What a model is called with: an example, and others of other sizes made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from archir.ir.entry import sources
+from archir.ir.graph import Graph
+from archir.ir.node import Constant, Leaf, Tree
+from archir.ir.types import TensorType, Type, evaluate
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a model is called with once.
+
+    Attributes:
+        args: positional arguments.
+        kwargs: arguments by name.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """The tensors in it, in order."""
+        return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, torch.Tensor)]
+
+    def distinct(self) -> Example:
+        """Return the same with tensors of its own, so that none is given twice, or is one of the model's."""
+        return self._with(lambda t: t.detach().clone().requires_grad_(t.requires_grad))
+
+    def doubled(self) -> Example:
+        """Return the same with every row twice."""
+        return self._with(lambda t: torch.cat([t, t]) if t.dim() else t)
+
+    def _with(self, change: Any) -> Example:
+        args, kwargs = pytree.tree_map_only(torch.Tensor, change, (self.args, self.kwargs))
+        return Example(args, kwargs)
+
+
+def examples(example: Example) -> Iterator[tuple[Example, bool]]:
+    """Yield the examples to try, and whether they are doubled: a batch of one is, as export may fix it."""
+    rows = [t.shape[0] for t in example.tensors if t.dim()]
+    if rows and all(size == 1 for size in rows):
+        yield example.doubled(), True
+    yield example, False
+
+
+def sizes_of(graph: Graph, program: ExportedProgram) -> dict[str, int]:
+    """Return the values that the symbols of a graph have in the example its program was exported with.
+
+    Args:
+        graph: the graph.
+        program: the program it was made from.
+    """
+    found = _inputs(graph, program)
+    shapes = [leaf.shape if isinstance(leaf, torch.Tensor) else (leaf,) for leaf in found]
+    return {
+        name: (int(shapes[source.input][source.axis or 0]) - source.offset) // source.factor
+        for name, source in sources([node.results[0] for node in graph.inputs]).items()
+    }
+
+
+def resized(graph: Graph, program: ExportedProgram, sizes: Mapping[str, int]) -> Example:
+    """Return the example of a program with other sizes: its rows are left out, or repeated.
+
+    Args:
+        graph: the graph made from the program.
+        program: the program.
+        sizes: a value for every symbol.
+    """
+    types = [node.results[0] for node in graph.inputs]
+    numbers = _leaves(graph.signature.args) + _leaves(graph.signature.kwargs)
+    leaves, spec = pytree.tree_flatten(program.example_inputs)
+    made = [leaf if i is None else _resized(leaf, types[i], sizes) for leaf, i in zip(leaves, numbers, strict=True)]
+    args, kwargs = pytree.tree_unflatten(made, spec)
+    return Example(tuple(args), dict(kwargs))
+
+
+def _resized(leaf: object, type_: Type, sizes: Mapping[str, int]) -> object:
+    if not isinstance(leaf, torch.Tensor) or not isinstance(type_, TensorType):
+        value = None if isinstance(type_, TensorType) else type_.value
+        return leaf if value is None else evaluate(value, sizes)
+    for axis, size in enumerate(type_.shape):
+        wanted, found = evaluate(size, sizes), leaf.shape[axis]
+        if wanted != found:
+            leaf = leaf.index_select(axis, torch.arange(wanted, device=leaf.device) % found)
+    return leaf
+
+
+def _inputs(graph: Graph, program: ExportedProgram) -> list[Any]:
+    """Return what each input of a graph is in the example of its program."""
+    numbers = _leaves(graph.signature.args) + _leaves(graph.signature.kwargs)
+    leaves = pytree.tree_leaves(program.example_inputs)
+    found = {i: leaf for leaf, i in zip(leaves, numbers, strict=True) if i is not None}
+    return [found[i] for i in range(len(found))]
+
+
+def _leaves(leaf: Leaf) -> list[int | None]:
+    """Return the number of the input at each leaf of a signature, None where it is a constant."""
+    if isinstance(leaf, Tree):
+        return [number for child in leaf.children for number in _leaves(child)]
+    return [None if isinstance(leaf, Constant) else leaf]

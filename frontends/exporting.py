@@ -1,0 +1,126 @@
+"""Exports a model in evaluation mode, without a trace of it left behind."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as symbolic_config
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from frontends.examples import Example
+from frontends.exported import attention_dropout
+
+_TALKATIVE = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+
+_OUT_OF_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.dropout_: torch.dropout,
+    torch.alpha_dropout_: torch.alpha_dropout,
+    torch.feature_dropout_: torch.feature_dropout,
+    torch.feature_alpha_dropout_: torch.feature_alpha_dropout,
+    torch.rrelu_: torch.rrelu,
+}
+_WITH_FLAG = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, F.rrelu)
+
+
+class _OutOfPlace(TorchFunctionMode):
+    """Takes in-place dropout apart into dropout and a write, of which export in evaluation mode would keep neither."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in _OUT_OF_PLACE:
+            return args[0].copy_(_OUT_OF_PLACE[func](*args, **given))
+        if func in _WITH_FLAG:
+            bound = inspect.signature(func).bind(*args, **given)
+            if bound.arguments.get("inplace"):
+                bound.arguments["inplace"] = False
+                return bound.args[0].copy_(func(*bound.args, **bound.kwargs))
+        return func(*args, **given)
+
+
+def export(model: nn.Module, example: Example, dynamic_shapes: Any, *, oblivious: bool) -> ExportedProgram:
+    """Return the exported program of a model in evaluation mode.
+
+    Args:
+        model: the model; it is left as it was.
+        example: what it is called with.
+        dynamic_shapes: which axes are dynamic, as for `torch.export.export`.
+        oblivious: do not care for sizes of 1, which tells what the model itself asks about them; the other way
+            assumes that there are none.
+
+    Raises:
+        Exception: whatever the model or the export raises.
+    """
+    asking = symbolic_config.patch(backed_size_oblivious=oblivious)  # type: ignore[attr-defined]
+    with mode(model, training=False), _quiet(), asking, _OutOfPlace():
+        return torch.export.export(
+            model, example.args, dict(example.kwargs), dynamic_shapes=dynamic_shapes, strict=False
+        )
+
+
+def any_batch(model: nn.Module, example: Example) -> Any:
+    """Return that the first axis of every tensor is dynamic, as `torch.export.export` is told it."""
+
+    def axes(leaf: object) -> object:
+        return {0: Dim.AUTO} if isinstance(leaf, torch.Tensor) and leaf.dim() else None
+
+    bound = inspect.signature(model.forward).bind(*example.args, **example.kwargs).arguments
+    return {name: pytree.tree_map(axes, argument) for name, argument in bound.items()}
+
+
+def training_dropout(program: ExportedProgram, model: nn.Module, example: Example) -> list[float]:
+    """Return the dropout probability of every attention call in training, which eval mode does not tell."""
+    found = attention_dropout(program)
+    if found and not any(found):
+        try:
+            copied = copy.deepcopy(model)
+            with mode(copied, training=True), _quiet():
+                found = attention_dropout(torch.export.export(copied, example.args, dict(example.kwargs), strict=False))
+        except Exception:
+            return found  # a model that does not train on this input keeps what eval mode tells
+    return found
+
+
+@contextmanager
+def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Set the mode of every submodule, without calling the user's `train`, and the fused fast path off."""
+    modes = [(module, module.training) for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        for module, _ in modes:
+            module.training = training
+        with torch.enable_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, before in modes:
+            module.training = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep export from logging what is raised anyway, and from warning of what recurrent layers do."""
+    levels = [(logger, logger.level) for logger in map(logging.getLogger, _TALKATIVE)]
+    try:
+        for logger, _ in levels:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.filterwarnings("ignore", message=r"The tensor attributes? self\..* assigned during export")
+            yield
+    finally:
+        for logger, level in levels:
+            logger.setLevel(level)
