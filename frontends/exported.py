@@ -54,7 +54,7 @@ def attention_dropout(program: ExportedProgram) -> list[float]:
 
 def to_graph(
     program: ExportedProgram, model: nn.Module, dropout: Sequence[float] = ()
-) -> tuple[Graph, list[Assumption]]:
+) -> tuple[Graph, tuple[Assumption, ...]]:
     """Return the graph of an exported program, and what its guards are made of.
 
     Args:
@@ -107,14 +107,14 @@ class _Conversion:
         self._nodes: list[Node] = []
         self._tensors: dict[int, torch.Tensor] = {}
         self._symbols: dict[sympy.Symbol, sympy.Symbol] = {}
-        self.assumed: list[Assumption] = []
+        self.assumed: tuple[Assumption, ...] = ()
 
     def graph(self) -> Graph:
         placeholders = self._graph.find_nodes(op="placeholder")
         specs = list(zip(self._program.graph_signature.input_specs, placeholders, strict=True))
         users = [(spec, node) for spec, node in specs if spec.kind is InputKind.USER_INPUT]
         leaves = [self._input(spec.arg, node) for spec, node in users]
-        self.assumed += assumptions(self._program, self._symbols)
+        self.assumed = tuple(assumptions(self._program, self._symbols))
         for node in _stored(self._model, len(self._nodes)):
             self._nodes.append(node[0])
             self._tensors[node[0].id] = node[1]
@@ -228,14 +228,16 @@ class _Conversion:
 
         Kernels disagree on the shapes of results that nobody reads.
         """
+        guards = conjunction(self.assumed).guards()
         try:
-            inferred = ops.infer_types(
-                op, {name: _typed(argument, self._nodes) for name, argument in arguments.items()}
-            )
+            operands = {name: _typed(argument, self._nodes) for name, argument in arguments.items()}
+            inferred = ops.infer_types(op, operands, guards)
         except GraphError:
             return declared
-        if inferred == declared or len(inferred) != len(declared):
+        if len(inferred) != len(declared):
             return declared
+        if ops.same_types(inferred, declared, guards):
+            return inferred
         used = {user.args[1] if user.target is operator.getitem else None for user in node.users}
         unread = set() if None in used or len(declared) == 1 else set(range(len(declared))) - used
         pairs = enumerate(zip(declared, inferred, strict=True))
@@ -250,7 +252,7 @@ class _Conversion:
         if not all(symbols_of(size) <= known for size in (*old, *new)):
             return declared
         for one, other in zip(old, new, strict=True):
-            self.assumed.append(Assumption(sympy.Eq(one, other, evaluate=False), str(location(node) or "")))
+            self.assumed += (Assumption(sympy.Eq(one, other, evaluate=False), str(location(node) or "")),)
         return inferred
 
     def _guard_ones(self) -> None:
@@ -260,10 +262,10 @@ class _Conversion:
         """
         names = [s.name for s in self._symbols.values()]
         for name in names:
-            known = conjunction(self.assumed, without=names).guards()
+            known = conjunction(self.assumed, without=tuple(names)).guards()
             sizes = choose(known, {other: 1 if other == name else 6 + i for i, other in enumerate(names)})
             if sizes[name] == 1 and any(n.is_call and not _fits(n, self._nodes, sizes) for n in self._nodes):
-                self.assumed.append(Assumption(sympy.Ge(symbol(name), 2, evaluate=False)))
+                self.assumed += (Assumption(sympy.Ge(symbol(name), 2, evaluate=False)),)
 
     def _attention(self, node: fx.Node, arguments: dict[str, Argument]) -> dict[str, Argument]:
         if "dropout_p" in arguments:

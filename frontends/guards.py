@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from traceback import FrameSummary
 
 import sympy
@@ -122,7 +123,8 @@ def _not_one(relation: sympy.Basic) -> str | None:
     return size.name if alone.guards() == (Guard(size, ">=", 2),) else None  # type: ignore[no-any-return]
 
 
-def conjunction(assumed: Iterable[Assumption], without: Container[str | None] = ()) -> Conjunction:
+@lru_cache(maxsize=1024)
+def conjunction(assumed: tuple[Assumption, ...], without: tuple[str, ...] = ()) -> Conjunction:
     """Return what is assumed, in the simplest terms.
 
     Args:

@@ -98,7 +98,7 @@ def _converted(program: ExportedProgram, model: nn.Module, example: Example) -> 
     return _without_doubts(graph, assumed, program, model)
 
 
-def _without_doubts(graph: Graph, assumed: list[Assumption], program: ExportedProgram, model: nn.Module) -> Graph:
+def _without_doubts(graph: Graph, assumed: tuple[Assumption, ...], program: ExportedProgram, model: nn.Module) -> Graph:
     """Let go of guards that say of a size no more than that it is not 1, where the graph is the model at 1 as well."""
     for name in sorted({a.doubtful for a in assumed if a.doubtful is not None}):
         sizes = sizes_of(graph, program) | {name: 1}
@@ -108,7 +108,7 @@ def _without_doubts(graph: Graph, assumed: list[Assumption], program: ExportedPr
         without = _guarded(graph, guards)
         agreement = compare(without, model, resized(graph, program, sizes))
         if agreement.compared and not agreement.difference:
-            graph, assumed = without, [a for a in assumed if a.doubtful != name]
+            graph, assumed = without, tuple(a for a in assumed if a.doubtful != name)
     return graph
 
 

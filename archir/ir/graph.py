@@ -325,7 +325,7 @@ class Edit:
             GraphError: the operator is unknown or rejects its operands.
         """
         arguments = ops.normalise(op, args, kwargs)
-        results = ops.infer_types(op, self._typed(arguments))
+        results = ops.infer_types(op, self._typed(arguments), self._base.signature.guards)
         return self._add(Node(self._next, op, arguments, results, location=location, born=self._by))
 
     def update(
@@ -357,7 +357,8 @@ class Edit:
     def infer(self, node: int) -> None:
         """Set the result types of a call to what its operands make them."""
         found = self.node(node)
-        self.update(node, results=ops.infer_types(found.op, self._typed(found.arguments)))
+        results = ops.infer_types(found.op, self._typed(found.arguments), self._base.signature.guards)
+        self.update(node, results=results)
 
     def set_tensor(self, node: int, tensor: torch.Tensor) -> None:
         """Replace the tensor of a parameter node; its type follows."""

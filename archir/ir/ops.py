@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any
 
@@ -16,6 +17,7 @@ import sympy
 import torch
 
 from archir.errors import GraphError, suggest
+from archir.ir.guards import Guard, choose
 from archir.ir.limits import NotInferable as NotInferable
 from archir.ir.limits import limited
 from archir.ir.registry import function as function
@@ -105,36 +107,87 @@ def normalise(op: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[s
     return {n: given[n] for n in names.names if n in given and not is_default(n)}
 
 
-def infer_types(op: str, arguments: Mapping[str, object]) -> tuple[Type, ...]:
+def infer_types(op: str, arguments: Mapping[str, object], guards: Sequence[Guard] = ()) -> tuple[Type, ...]:
     """Return the types of the results of an operator.
 
-    Sizes are found by running the operator on meta tensors for several values of the symbols and
-    fitting `c0 + Σ ci·si`, checked at further points.
+    Sizes are found by running the operator on meta tensors for several values of the symbols for which the guards
+    hold and fitting `c0 + Σ ci·si`, checked at further points.
 
     Args:
         op: operator name.
         arguments: by name; in place of a tensor or run-time number stands its `Type`.
+        guards: what the symbols satisfy.
 
     Raises:
         GraphError: the operator rejects its operands.
         NotInferable: it has no meta kernel, or a result size is not linear in the symbols.
     """
-    return _infer_types(op, tuple(arguments.items()))
+    names = {s for a in arguments.values() for s in _argument_symbols(a)}
+    return _infer_types(op, tuple(arguments.items()), tuple(guards) if names else ())
+
+
+def same_types(left: Sequence[Type], right: Sequence[Type], guards: Sequence[Guard] = ()) -> bool:
+    """Say whether types are the same, written alike or equal wherever the guards hold.
+
+    Args:
+        left: some types.
+        right: others.
+        guards: what the symbols in them satisfy.
+    """
+    if tuple(left) == tuple(right):
+        return True
+    if [_without_sizes(t) for t in left] != [_without_sizes(t) for t in right]:
+        return False
+    pairs = [pair for a, b in zip(left, right, strict=True) for pair in zip(_sizes(a), _sizes(b), strict=True)]
+    unlike = [(a, b) for a, b in pairs if a != b]
+    if any(a is None or b is None for a, b in unlike):
+        return False
+    names = sorted({name for pair in unlike for size in pair if size is not None for name in symbols_of(size)})
+    points = _points(tuple(names), tuple(guards), _CLOSE)
+    return all(evaluate(a, p) == evaluate(b, p) for a, b in unlike if a is not None and b is not None for p in points)
+
+
+def _without_sizes(type_: Type) -> object:
+    return (type_.dtype, len(type_.shape)) if isinstance(type_, TensorType) else type_.kind
+
+
+def _sizes(type_: Type) -> tuple[Size | None, ...]:
+    return type_.shape if isinstance(type_, TensorType) else (type_.value,)
+
+
+_CLOSE = (25, 26, 27, 29)
+"""How far beyond the first sizes those are that sizes rounded down, and remainders, are told apart at."""
+
+
+@lru_cache(maxsize=4096)
+def _points(names: tuple[str, ...], guards: tuple[Guard, ...], further: tuple[int, ...]) -> list[dict[str, int]]:
+    """Return sizes for which all guards hold: a first choice, each one changed alone, and all of them changed."""
+    every = [*names, *sorted({n for g in guards for n in g.symbols} - set(names))]
+    first = {n: 6 + 2 * i for i, n in enumerate(every)}
+    wanted = [
+        first,
+        *({**first, n: first[n] + 12} for n in names),
+        *({n: v + f for n, v in first.items()} for f in further),
+    ]
+    found: list[dict[str, int]] = []
+    for sizes in wanted:
+        chosen = choose(guards, sizes, found) if guards else sizes
+        found += [] if chosen in found else [chosen]
+    return [{n: sizes[n] for n in names} for sizes in found]
 
 
 @lru_cache(maxsize=65536)
-def _infer_types(op: str, items: tuple[tuple[str, object], ...]) -> tuple[Type, ...]:
+def _infer_types(op: str, items: tuple[tuple[str, object], ...], guards: tuple[Guard, ...]) -> tuple[Type, ...]:
     arguments = dict(items)
     names = sorted({s for a in arguments.values() for s in _argument_symbols(a)})
-    base = {n: 6 + 2 * i for i, n in enumerate(names)}
-    points = [base, *({**base, n: base[n] + 12} for n in names), {n: v + 24 for n, v in base.items()}]
-    runs = [_run_meta(op, arguments, p) for p in (points if names else points[:1])]
-    if names:
-        # One more check off the grid of even sizes, where `B // 2` and the like show; not every operator takes it.
-        odd = {n: v + 25 for n, v in base.items()}
-        with contextlib.suppress(GraphError):
-            runs.append(_run_meta(op, arguments, odd))
-            points.append(odd)
+    points = _points(tuple(names), guards, (24,)) if names else [{}]
+    runs = [_run_meta(op, arguments, p) for p in points]
+    # Further checks off the grid of even sizes, where `B // 2` and the like show; not every operator takes them.
+    for point in _points(tuple(names), guards, _CLOSE if _is_rounded(arguments) else _CLOSE[:1]) if names else ():
+        if point not in points:
+            with contextlib.suppress(GraphError):
+                runs.append(_run_meta(op, arguments, point))
+                points = [*points, point]
     if len({len(run) for run in runs}) > 1:
         raise NotInferable(f"the number of results of {op} depends on {', '.join(names)}")
     results: list[Type] = []
@@ -150,6 +203,14 @@ def _infer_types(op: str, items: tuple[tuple[str, object], ...]) -> tuple[Type, 
         shape = tuple(_fit(op, [o.shape[d] for o in outs], points) for d in range(outs[0].dim()))
         results.append(TensorType(outs[0].dtype, shape))
     return tuple(results)
+
+
+def _is_rounded(argument: object) -> bool:
+    """Say whether a size in some arguments is no polynomial."""
+    if isinstance(argument, Mapping | tuple):
+        return any(map(_is_rounded, argument.values() if isinstance(argument, Mapping) else argument))
+    sizes = _sizes(argument) if isinstance(argument, TensorType | ScalarType) else ()
+    return any(not isinstance(size, int | None) and not size.is_polynomial() for size in sizes)
 
 
 def _argument_symbols(argument: object) -> frozenset[str]:
@@ -212,10 +273,32 @@ def _fit(op: str, values: Sequence[int], points: Sequence[Mapping[str, int]]) ->
     if len(set(values)) == 1:
         return int(values[0])
     base = points[0]
-    slopes = {n: sympy.Rational(at - values[0], 12) for n, at in zip(base, values[1:], strict=False)}
-    expr = sympy.Integer(values[0]) + sum(c * (symbol(n) - base[n]) for n, c in slopes.items())
-    expr = sympy.expand(expr)
-    checks = zip(points[1 + len(base) :], values[1 + len(base) :], strict=True)
-    if any(expr.subs({symbol(n): v for n, v in point.items()}) != value for point, value in checks):
+    rows = [[Fraction(p[n] - base[n]) for n in base] for p in points[1:]]
+    slopes = _solve(rows, [Fraction(value - values[0]) for value in values[1:]])
+    if slopes is None:
         raise NotInferable(f"a size of the result of {op} is not linear in {', '.join(base)}")
-    return as_size(expr)
+    terms = (sympy.Rational(c) * (symbol(n) - base[n]) for n, c in zip(base, slopes, strict=True))
+    return as_size(sympy.expand(sympy.Integer(values[0]) + sum(terms)))
+
+
+def _solve(rows: list[list[Fraction]], values: list[Fraction]) -> list[Fraction] | None:
+    """Return a solution of linear equations, nought where they leave it open; None if there is none."""
+    table = [[*row, value] for row, value in zip(rows, values, strict=True)]
+    pivots: list[int] = []
+    for column in range(len(rows[0])):
+        done = len(pivots)
+        row = next((i for i in range(done, len(table)) if table[i][column]), None)
+        if row is None:
+            continue
+        table[done], table[row] = table[row], table[done]
+        table[done] = [entry / table[done][column] for entry in table[done]]
+        for i, other in enumerate(table):
+            if i != done and other[column]:
+                table[i] = [a - other[column] * b for a, b in zip(other, table[done], strict=True)]
+        pivots.append(column)
+    if any(row[-1] for row in table[len(pivots) :]):
+        return None
+    found = [Fraction(0)] * len(rows[0])
+    for row, column in zip(table, pivots, strict=False):
+        found[column] = row[-1]
+    return found

@@ -74,7 +74,7 @@ class _Parser:
         scanner.expect("graph", "`graph`")
         name = self._reader.name("the name of the graph")
         self._header()
-        guards = self._reader.guards()
+        self._guards = self._reader.guards()
         history = self._reader.history_note()
         form: tuple[Tree, Tree] | None = None
         while not scanner.accept("return"):
@@ -94,7 +94,7 @@ class _Parser:
         if scanner.peek().kind != "end":
             raise scanner.unexpected("nothing after the graph")
         signature = plain_signature(len(self._inputs), result) if form is None else Signature(*form, result)
-        signature = replace(signature, guards=guards)
+        signature = replace(signature, guards=self._guards)
         return self._finish(name, signature, history)
 
     def _finish(self, name: str, signature: Signature, history: tuple[str, ...]) -> Graph:
@@ -264,7 +264,7 @@ class _Parser:
 
         inferred: tuple[Type, ...] | None = None
         try:
-            inferred = ops.infer_types(op, {name: typed(a) for name, a in arguments.items()})
+            inferred = ops.infer_types(op, {name: typed(a) for name, a in arguments.items()}, self._guards)
         except ops.NotInferable as error:
             if scanner.peek().text != ":":
                 raise scanner.error(called, error.what, why=error.why, mend="write the types, : f32[B, 3]") from error
@@ -281,7 +281,7 @@ class _Parser:
             declared.append(self._reader.type())
             while scanner.accept(","):
                 declared.append(self._reader.type())
-        if inferred is not None and inferred != tuple(declared):
+        if inferred is not None and not ops.same_types(inferred, declared, self._guards):
             makes = ", ".join(map(str, inferred)) or "()"
             raise scanner.error(scanner.since(token), f"{called.text} makes {makes}", mend=f"write {makes}")
         return tuple(declared)

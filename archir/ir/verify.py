@@ -102,12 +102,13 @@ def _types(graph: Graph, node: Node) -> list[str]:
     if unknown:
         return [f"{describe(node)} has no argument {', '.join(map(repr, unknown))}"]
     try:
-        inferred = ops.infer_types(node.op, {k: typed(a) for k, a in node.arguments.items()})
+        guards = graph.signature.guards
+        inferred = ops.infer_types(node.op, {k: typed(a) for k, a in node.arguments.items()}, guards)
     except ops.NotInferable:
         return []
     except GraphError as error:
         return [f"{describe(node)}: {error.where}: {error.why or error.what}"]
-    if inferred != node.results:
+    if not ops.same_types(inferred, node.results, graph.signature.guards):
         got, want = (", ".join(map(str, t)) for t in (inferred, node.results))
         return [f"{describe(node)} makes {got}, declared {want}"]
     return []
