@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from archir.errors import CaptureError, GraphError
 from archir.ir import ops
+from archir.ir.arguments import keys_of
 from archir.ir.execute import ATTENTION
 from archir.ir.graph import Graph
 from archir.ir.guards import choose
@@ -371,15 +372,10 @@ def _tree(spec: pytree.TreeSpec, leaves: Iterator[Constant | int]) -> Leaf:
         return Tree("tuple", children)
     if issubclass(spec.type, list):
         return Tree("list", children)
-    return Tree("dict", children, _keys(spec, len(children)))
-
-
-def _keys(spec: pytree.TreeSpec, count: int) -> tuple[str, ...]:
-    contexts = (spec.context, *(spec.context if isinstance(spec.context, list | tuple) else ()))
-    for context in contexts:
-        if isinstance(context, list | tuple) and len(context) == count and all(isinstance(k, str) for k in context):
-            return tuple(context)
-    raise CaptureError(
-        f"a {spec.type.__name__} among the arguments or results has no text keys",
-        mend="use tuples, lists, or dicts with text keys",
-    )
+    keys = keys_of(spec.context, len(children))
+    if keys is None:
+        raise CaptureError(
+            f"a {spec.type.__name__} among the arguments or results has no text keys",
+            mend="use tuples, lists, or dicts with text keys",
+        )
+    return Tree("dict", children, keys)

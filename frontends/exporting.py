@@ -34,6 +34,10 @@ _OUT_OF_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
 _WITH_FLAG = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, F.rrelu)
 
 
+ANY_BATCH = "the first axis of every tensor"
+"""Says that the first axis of every tensor is dynamic."""
+
+
 class _OutOfPlace(TorchFunctionMode):
     """Takes in-place dropout apart into dropout and a write, of which export in evaluation mode would keep neither."""
 
@@ -51,13 +55,13 @@ class _OutOfPlace(TorchFunctionMode):
         return func(*args, **given)
 
 
-def export(model: nn.Module, example: Example, dynamic_shapes: Any, *, oblivious: bool) -> ExportedProgram:
+def export(model: nn.Module, example: Example, axes: Any, *, oblivious: bool) -> ExportedProgram:
     """Return the exported program of a model in evaluation mode.
 
     Args:
         model: the model; it is left as it was.
         example: what it is called with.
-        dynamic_shapes: which axes are dynamic, as for `torch.export.export`.
+        axes: which axes are dynamic, as for `torch.export.export`; `ANY_BATCH` for the first of every tensor.
         oblivious: do not care for sizes of 1, which tells what the model itself asks about them; the other way
             assumes that there are none.
 
@@ -65,20 +69,57 @@ def export(model: nn.Module, example: Example, dynamic_shapes: Any, *, oblivious
         Exception: whatever the model or the export raises.
     """
     asking = symbolic_config.patch(backed_size_oblivious=oblivious)  # type: ignore[attr-defined]
-    with mode(model, training=False), _quiet(), asking, _OutOfPlace():
-        return torch.export.export(
-            model, example.args, dict(example.kwargs), dynamic_shapes=dynamic_shapes, strict=False
-        )
+    with mode(model, training=False), _quiet(), asking, _OutOfPlace(), _named_keywords(model, example):
+        shapes = _first_axes(model, example) if axes is ANY_BATCH else axes
+        return torch.export.export(model, example.args, dict(example.kwargs), dynamic_shapes=shapes, strict=False)
 
 
-def any_batch(model: nn.Module, example: Example) -> Any:
-    """Return that the first axis of every tensor is dynamic, as `torch.export.export` is told it."""
-
+def _first_axes(model: nn.Module, example: Example) -> Any:
     def axes(leaf: object) -> object:
         return {0: Dim.AUTO} if isinstance(leaf, torch.Tensor) and leaf.dim() else None
 
     bound = inspect.signature(model.forward).bind(*example.args, **example.kwargs).arguments
-    return {name: pytree.tree_map(axes, argument) for name, argument in bound.items()}
+    return {name: _like_lists(pytree.tree_map(axes, argument)) for name, argument in bound.items()}
+
+
+def _like_lists(tree: Any) -> Any:
+    """Return a tree with lists in place of classes of the user's, as export wants to be told of them."""
+    if isinstance(tree, dict):
+        return (
+            {key: _like_lists(part) for key, part in tree.items()}
+            if type(tree) is dict and tree != {0: Dim.AUTO}
+            else tree
+        )
+    if isinstance(tree, list | tuple):
+        return type(tree)(map(_like_lists, tree)) if type(tree) in (list, tuple) else tree
+    known = pytree.SUPPORTED_NODES.get(type(tree))
+    return tree if known is None else list(map(_like_lists, known.flatten_fn(tree)[0]))
+
+
+@contextmanager
+def _named_keywords(model: nn.Module, example: Example) -> Iterator[None]:
+    """Let `forward` tell the arguments it takes as `**kwargs` one by one, which export wants to know."""
+    forward, signature = model.forward, inspect.signature(model.forward)
+    taken = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    others = [name for name in example.kwargs if name not in {p.name for p in taken}]
+    if len(taken) == len(signature.parameters) or not others:
+        yield
+        return
+
+    def named(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [*taken, *(inspect.Parameter(name, kind) for name in others)]
+    named.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    own = model.__dict__.get("forward")
+    model.__dict__["forward"] = named
+    try:
+        yield
+    finally:
+        del model.__dict__["forward"]
+        if own is not None:
+            model.__dict__["forward"] = own
 
 
 def training_dropout(program: ExportedProgram, model: nn.Module, example: Example) -> list[float]:

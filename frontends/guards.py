@@ -120,7 +120,7 @@ def _not_one(relation: sympy.Basic) -> str | None:
     alone = Conjunction()
     with contextlib.suppress(CaptureError):
         alone.add(relation)
-    return size.name if alone.guards() == (Guard(size, ">=", 2),) else None  # type: ignore[no-any-return]
+    return size.name if alone.guards() == (Guard(size, ">=", 2),) else None
 
 
 @lru_cache(maxsize=1024)
@@ -202,7 +202,14 @@ class Conjunction:
         return (*found, *(g for g in dict.fromkeys(self.others) if not self._follows(g)))
 
     def _follows(self, guard: Guard) -> bool:
-        """Say whether that a symbol is not some number follows from its bounds."""
+        """Say whether a relation follows from the bounds of the symbols in it."""
+        above = {
+            s: self.low.get(s, 1) + sympy.Dummy(integer=True, nonnegative=True) for s in map(symbol, guard.symbols)
+        }
+        gap = sympy.expand((sympy.sympify(guard.left) - guard.right).xreplace(above))
+        holds = {">": gap.is_positive, ">=": gap.is_nonnegative, "<": gap.is_negative, "<=": gap.is_nonpositive}
+        if holds.get(guard.relation):
+            return True
         if guard.relation != "!=" or not isinstance(guard.left, sympy.Symbol) or not isinstance(guard.right, int):
             return False
         numbers = {g.right for g in self.others if g.relation == "!=" and g.left == guard.left}
@@ -214,13 +221,15 @@ class Conjunction:
     def _add(self, difference: sympy.Expr, kind: str, where: str) -> None:
         """Add that a difference has a relation to nought."""
         plainer = reduced(difference)
-        for extreme, relation in ((sympy.Min, sympy.Le), (sympy.Max, sympy.Ge)):
-            for part in plainer.atoms(extreme) if kind == "==" else ():
+        for extreme, among, beyond in ((sympy.Min, sympy.Le, sympy.Gt), (sympy.Max, sympy.Ge, sympy.Lt)):
+            for part in plainer.atoms(extreme) if kind in ("==", "!=") else ():
                 for one in part.args:
-                    if sympy.expand(plainer.xreplace({part: one})) == 0:
-                        # `Min(a, b) == a` says `a <= b`.
-                        for other in set(part.args) - {one}:
-                            self.add(relation(one, other, evaluate=False), where)
+                    others = set(part.args) - {one}
+                    alone = sympy.expand(plainer - plainer.coeff(part) * (part - one)) == 0
+                    if alone and plainer.coeff(part).is_number and (kind == "==" or len(others) == 1):
+                        # `Min(a, b) == a` says `a <= b`, and `Min(a, b) != a` that `a > b`.
+                        for other in others:
+                            self.add((among if kind == "==" else beyond)(one, other, evaluate=False), where)
                         return
         if plainer.is_Rational:
             if not Guard(int(sympy.fraction(plainer)[0]), kind, 0).holds({}):

@@ -22,7 +22,7 @@ from archir.ir.verify import verify
 from frontends.agreement import compare
 from frontends.examples import Example, examples, resized, sizes_of
 from frontends.exported import to_graph
-from frontends.exporting import any_batch, export, mode, training_dropout
+from frontends.exporting import ANY_BATCH, export, mode, training_dropout
 from frontends.guards import Assumption, conjunction, excluded_by, fixed_at, shape_env, single_value
 from frontends.locations import TORCH
 from frontends.training_only import losses
@@ -90,7 +90,12 @@ def trace(
 
 
 def _converted(program: ExportedProgram, model: nn.Module, example: Example) -> Graph:
-    graph, assumed = to_graph(program, model, training_dropout(program, model, example))
+    try:
+        graph, assumed = to_graph(program, model, training_dropout(program, model, example))
+    except CaptureError:
+        raise
+    except Exception as error:
+        raise _explain(model, error) from error
     try:
         verify(graph)
     except ArchirError as error:
@@ -129,7 +134,7 @@ def _with_any_batch(model: nn.Module, example: Example) -> Graph:
     for oblivious in (True, False):
         for tried, doubled in examples(example):
             try:
-                program = export(model, tried, any_batch(model, tried), oblivious=oblivious)
+                program = export(model, tried, ANY_BATCH, oblivious=oblivious)
             except Exception as error:
                 if isinstance(error, GuardOnDataDependentSymNode) and not oblivious:
                     raise _explain(model, error) from error

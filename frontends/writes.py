@@ -250,4 +250,7 @@ def _aliased(node: fx.Node) -> fx.Node | None:
 def _storages(node: fx.Node) -> set[int]:
     value = node.meta.get("val")
     values = value if isinstance(value, list | tuple) else [value]
-    return {v.untyped_storage()._cdata for v in values if isinstance(v, torch.Tensor)}
+    try:
+        return {v.untyped_storage()._cdata for v in values if isinstance(v, torch.Tensor)}
+    except NotImplementedError as error:
+        raise Inexact(f"{node.target} does not tell what it shares storage with") from error  # within `torch.vmap`

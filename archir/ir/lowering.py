@@ -23,6 +23,7 @@ import torch
 
 from archir.errors import GraphError
 from archir.ir import ops
+from archir.ir.arguments import fixed, parts
 from archir.ir.entry import entry_check
 from archir.ir.execute import is_factory, mode_argument, returns_sequence
 from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Value
@@ -79,19 +80,6 @@ def batch_norm(
         if momentum == 0.0:
             momentum = 1.0 / float(batches)
     return torch.batch_norm(x, weight, bias, mean, variance, training, momentum, eps, cudnn)
-
-
-def fixed(value: object, captured: object, name: str) -> None:
-    """Check that an argument has the value the program was captured for.
-
-    Raises:
-        GraphError: it has another.
-    """
-    if value != captured:
-        raise GraphError(
-            f"argument {name} is {value!r}, and the program was captured for {captured!r}",
-            mend="capture the model once more with that value",
-        )
 
 
 def lower(graph: Graph) -> Lowered:
@@ -156,21 +144,23 @@ class _Lowering:
             optional -= 1
         defaults = [self._constant(leaf.value) for _, leaf in slots[optional:] if isinstance(leaf, Constant)]
         for name, leaf in slots:
-            self._unpack(leaf, name, ())
+            self._unpack(leaf, name, ast.Name(name, ast.Load()))
         names = [ast.arg(name) for name in (self._self, *(name for name, _ in slots))]
         return ast.arguments(posonlyargs=[], args=names, kwonlyargs=[], kw_defaults=[], defaults=defaults)
 
-    def _unpack(self, leaf: Leaf, name: str, path: tuple[str | int, ...]) -> None:
-        """Check the constants of an argument, and give names to the inputs that are nested in it."""
-        source: ast.expr = ast.Name(name, ast.Load())
-        for key in path:
-            source = ast.Subscript(source, ast.Constant(key), ast.Load())
+    def _unpack(self, leaf: Leaf, name: str, source: ast.expr, path: tuple[str | int, ...] = ()) -> None:
+        """Check the constants and containers of an argument, and give names to the inputs that are nested in it."""
+        shown = ast.Constant(name + "".join(f"[{key!r}]" for key in path))
         if isinstance(leaf, Constant):
-            shown = ast.Constant(name + "".join(f"[{key!r}]" for key in path))
             self._statements.append(ast.Expr(self._call_global(fixed, source, self._constant(leaf.value), shown)))
         elif isinstance(leaf, Tree):
+            keys: ast.expr = ast.Constant(len(leaf.children))
+            if leaf.kind == "dict":
+                keys = ast.Tuple([ast.Constant(key) for key in leaf.keys], ast.Load())
+            opened = self._assign(self._fresh("parts"), self._call_global(parts, source, keys, shown))
             for key, child in _items(leaf):
-                self._unpack(child, name, (*path, key))
+                part = ast.Subscript(ast.Name(opened, ast.Load()), ast.Constant(key), ast.Load())
+                self._unpack(child, name, part, (*path, key))
         else:
             node = self._graph.inputs[leaf]
             self._names[node.id] = self._assign(node.name, source) if path else name

@@ -142,9 +142,10 @@ def same_types(left: Sequence[Type], right: Sequence[Type], guards: Sequence[Gua
     unlike = [(a, b) for a, b in pairs if a != b]
     if any(a is None or b is None for a, b in unlike):
         return False
-    names = sorted({name for pair in unlike for size in pair if size is not None for name in symbols_of(size)})
-    points = _points(tuple(names), tuple(guards), _CLOSE)
-    return all(evaluate(a, p) == evaluate(b, p) for a, b in unlike if a is not None and b is not None for p in points)
+    gaps = [sympy.sympify(a) - b for a, b in unlike if a is not None and b is not None]
+    names = sorted({s.name for gap in gaps for s in gap.free_symbols})
+    values = [{symbol(n): sympy.Integer(v) for n, v in p.items()} for p in _points(tuple(names), tuple(guards), _CLOSE)]
+    return all(gap.xreplace(value).is_zero for gap in gaps for value in values)
 
 
 def _without_sizes(type_: Type) -> object:
@@ -287,10 +288,10 @@ def _solve(rows: list[list[Fraction]], values: list[Fraction]) -> list[Fraction]
     pivots: list[int] = []
     for column in range(len(rows[0])):
         done = len(pivots)
-        row = next((i for i in range(done, len(table)) if table[i][column]), None)
-        if row is None:
+        first = next((i for i in range(done, len(table)) if table[i][column]), None)
+        if first is None:
             continue
-        table[done], table[row] = table[row], table[done]
+        table[done], table[first] = table[first], table[done]
         table[done] = [entry / table[done][column] for entry in table[done]]
         for i, other in enumerate(table):
             if i != done and other[column]:

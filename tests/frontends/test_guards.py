@@ -114,3 +114,71 @@ def test_inputs_whose_batches_were_equal_have_to_be() -> None:
     graph = trace(Added(), (torch.randn(8, 5), torch.randn(8, 5)))
     with pytest.raises(GraphError, match="axis 0 of y has the size 1 instead of B, which is 4"):
         graph.module()(torch.randn(4, 5), torch.randn(1, 5))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Linear(5, 5), nn.ReLU()],
+        [nn.Unflatten(1, (5, 1, 1)), nn.Conv2d(5, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()],
+        [nn.Unflatten(1, (1, 5)), nn.TransformerEncoderLayer(5, 1, 8, batch_first=True)],
+    ],
+)
+def test_what_torch_alone_asks_of_a_batch_of_one_is_no_guard(layers: list[nn.Module]) -> None:
+    model = nn.Sequential(*layers).eval()
+    for batch in (1, 2, 4):
+        graph = trace(model, torch.randn(batch, 5))
+        assert graph.signature.guards == ()
+        for size in (1, 2, 9):
+            x = torch.randn(size, 5)
+            torch.testing.assert_close(graph.module().eval()(x), model(x))
+
+
+@pytest.mark.parametrize("batch", [4, 8])
+def test_a_guard_against_one_that_decides_is_kept(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line that asks is made to look like one of torch's; what is computed tells that it matters."""
+    monkeypatch.setattr("frontends.guards.TORCH", "")
+    assert _guards(trace(Deciding(lambda n: n == 1), torch.randn(batch, 5))) == "B >= 2"
+
+    class Same(Deciding):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(x)
+            return y if x.shape[0] == 1 else y + 0
+
+    assert _guards(trace(Same(bool), torch.randn(batch, 5))) == ""
+
+
+def test_a_minimum_with_the_batch_size_is_no_bound_by_itself() -> None:
+    class Spread(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            group = min(4, x.shape[0])
+            y = x.reshape(group, -1, 5).std(0, unbiased=False).mean()
+            return torch.cat([x, y.expand(x.shape[0], 1)], 1)
+
+    graph, model = trace(Spread(), torch.randn(8, 5)), Spread()
+    for size in (2, 3, 4, 12):
+        x = torch.randn(size, 5)
+        torch.testing.assert_close(graph.module()(x), model(x))
+    with pytest.raises(GraphError, match="does not hold for B = 6"):
+        graph.module()(torch.randn(6, 5))
+
+
+def test_a_gathered_batch_may_be_the_smaller_one() -> None:
+    class Gathered(nn.Module):
+        def forward(self, x: Tensor, i: Tensor) -> Tensor:
+            return x.gather(1, i)
+
+    graph = trace(Gathered(), (torch.randn(4, 5), torch.zeros(4, 3, dtype=torch.int64)))
+    assert _guards(graph) == "B1 <= B"
+    assert graph.module()(torch.randn(3, 5), torch.zeros(2, 3, dtype=torch.int64)).shape == (2, 3)
+    with pytest.raises(GraphError, match="B1 <= B does not hold"):
+        graph.module()(torch.randn(3, 5), torch.zeros(4, 3, dtype=torch.int64))
+
+
+def test_guards_that_follow_from_sizes_being_sizes_are_left_out() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AdaptiveAvgPool2d(1)).eval()
+    axes = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
+    graph = trace(model, torch.randn(2, 3, 16, 16), dynamic_shapes=({**axes},))
+    assert all(g.relation in (">=", "<=") for g in graph.signature.guards), _guards(graph)
+    x = torch.randn(1, 3, 9, 20)
+    torch.testing.assert_close(graph.module().eval()(x), model(x))

@@ -346,3 +346,40 @@ def test_what_a_graph_cannot_say_is_refused(model: type[nn.Module], message: str
         file, number = caught.value.where.rsplit(" ", 1)[-1].rsplit(":", 1)
         with open(file, encoding="utf-8") as source:
             assert source.readlines()[int(number) - 1].strip().startswith(line)
+
+
+def test_keywords_that_are_not_declared_are_arguments_of_their_own() -> None:
+    class Keywords(nn.Module):
+        def forward(self, x: Tensor, **others: Tensor) -> Tensor:
+            return x + 2 * others["y"] + 3 * others["z"]
+
+    model, (x, y, z) = Keywords(), torch.randn(3, 4, 5)
+    graph = trace(model, (x,), {"z": z, "y": y})
+    torch.testing.assert_close(graph.module()(x, y=y, z=z), model(x, y=y, z=z))
+    assert "forward" not in model.__dict__
+
+
+def test_vectorised_maps_are_taken_apart() -> None:
+    model = nn.Linear(5, 2)
+
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = torch.vmap(self.layer)(x)
+            return made
+
+    x = torch.randn(4, 3, 5)
+    torch.testing.assert_close(trace(Mapped(), x).module()(x[:1]), model(x[:1]))
+
+
+def test_what_conversion_cannot_do_is_an_error_of_archir(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr("frontends.pytorch.to_graph", fail)
+    with pytest.raises(CaptureError, match="Linear cannot be captured") as caught:
+        trace(nn.Linear(3, 3), torch.randn(2, 3))
+    assert caught.value.why == "RuntimeError: odd"
