@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -52,35 +52,49 @@ class Verdict:
         return f"yes, but for {self.undefined} undefined elements" if self.undefined else "yes"
 
 
-def emit(name: str, form: str, seconds: float = LIMIT) -> Verdict:
-    """Emit a model in one form, in a process of its own.
+def emit(name: str, seconds: float = LIMIT) -> dict[str, Verdict]:
+    """Emit a model in every form, in a process of its own; in one for each form if that one crashes or hangs.
 
     Args:
         name: the model, by family and name.
-        form: one of `FORMS`.
-        seconds: how long it may take.
+        seconds: how long a form may take, tracing included.
     """
-    done = limited(emit_here, (name, form), seconds)
-    return done.result if isinstance(done.result, Verdict) else Verdict(done.error)
+    every = tuple(FORMS)
+    done = limited(emit_here, (name, every), seconds)
+    if isinstance(done.result, dict):
+        return done.result
+    alone = {form: limited(emit_here, (name, (form,)), seconds) for form in every}
+    return {form: found.result[form] if found.result else Verdict(found.error) for form, found in alone.items()}
 
 
-def emit_here(name: str, form: str) -> Verdict:
-    """Do the same in this process, without a limit."""
+def emit_here(name: str, forms: Sequence[str]) -> dict[str, Verdict]:
+    """Do the same in this process, for some forms, without a limit."""
     family, _, short = name.partition("/")
     example = ZOO[short] if family == "own" else WIDE_ZOO[name]
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model, static = example.build(), example.static_batch
-            graph = trace(model, example.inputs(), example.kwargs(), static_batch=static)
+            graph = trace(example.build(), example.inputs(), example.kwargs(), static_batch=example.static_batch)
+        except Exception as error:
+            return dict.fromkeys(forms, _failed(error))
+        return {form: _written(graph, form) for form in forms}
+
+
+def _written(graph: Graph, form: str) -> Verdict:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
             emitted = FORMS[form](graph, Path(folder))
-        except ArchirError as error:
-            return Verdict(_line(f"{error.what}: {error.why}" if error.why else error.what))
-        except Exception as error:  # one that is not the package's own is a fault, and is told as such
-            return Verdict(_line(f"fault: {type(error).__name__}: {error}"))
+        except Exception as error:
+            return _failed(error)
     return Verdict("", emitted.difference, emitted.undefined)
+
+
+def _failed(error: Exception) -> Verdict:
+    if isinstance(error, ArchirError):
+        return Verdict(_line(f"{error.what}: {error.why}" if error.why else error.what))
+    return Verdict(_line(f"fault: {type(error).__name__}: {error}"))  # one that is not the package's own
 
 
 def _line(text: str, most: int = 120) -> str:

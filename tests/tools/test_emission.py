@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.models import ZOO, Example
-from tools import coverage
+from tools import coverage, emission
 from tools.emission import FORMS, Verdict, emit_here
 from tools.limited import Finished, limited
 from tools.tables import columns, replace_columns, replace_table
@@ -32,16 +32,29 @@ def test_what_hangs_or_crashes_is_told() -> None:
     assert limited(math.sqrt, (4,), 60.0, ()) == Finished(2.0)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_model_is_emitted_or_the_reason_told(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = emit_here("own/mlp", form)
-    assert found.cell == "yes" and found.difference < 1e-5
+def test_a_model_is_emitted_or_the_reason_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = emit_here("own/mlp", tuple(FORMS))
+    assert list(found) == list(FORMS)
+    assert all(verdict.cell == "yes" and verdict.difference < 1e-5 for verdict in found.values())
 
     def fail() -> None:
         raise ValueError("a|b")
 
     monkeypatch.setitem(ZOO, "broken", Example(fail, lambda batch: ()))  # type: ignore[arg-type]
-    assert emit_here("own/broken", form).cell == "fault: ValueError: a\\|b"
+    told = emit_here("own/broken", ("ONNX",))
+    assert {form: verdict.cell for form, verdict in told.items()} == {"ONNX": "fault: ValueError: a\\|b"}
+
+
+def test_a_form_that_crashes_does_not_take_the_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def alone(function: object, arguments: tuple[str, tuple[str, ...]], seconds: float) -> Finished:
+        _, forms = arguments
+        fine = forms == ("source",)
+        return (
+            Finished({"source": Verdict(difference=0.5)}) if fine else Finished(error=f"not done after {seconds:g} s")
+        )
+
+    monkeypatch.setattr(emission, "limited", alone)
+    assert emission.emit("own/mlp", 7.0) == {"source": Verdict(difference=0.5), "ONNX": Verdict("not done after 7 s")}
 
 
 def test_undefined_elements_are_told() -> None:

@@ -1,9 +1,10 @@
 """Which models of both zoos are emitted as source and as ONNX, each verified on two batch sizes.
 
-Each form of each model has a process of its own and 300 seconds; one that crashes or hangs is told as such. Models of
+Each model has a process of its own and 300 seconds, as each of its forms has if that one crashes or hangs; what does is
+told as such. Models of
 packages that are not installed are left out; where none is, the columns `source` and `ONNX` of the tables of README.md
-and docs/coverage.md are written anew, and nothing else of them. With `--records` what was found is kept, a file a model
-and form, and found there when the command is given again.
+and docs/coverage.md are written anew, and nothing else of them. With `--records` what was found is kept, a file a
+model, and found there when the command is given again.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def run(records: str | None = None) -> Mapping[str, object]:
     """
     folder = None if records is None else Path(records)
     families = {"own": ZOO, **{f: models for f, (package, models) in FAMILIES.items() if installed(package)}}
-    verdicts: dict[str, dict[str, Verdict]] = {}
+    verdicts: dict[str, Mapping[str, Verdict]] = {}
     for name in (f"{family}/{model}" for family, models in families.items() for model in models):
-        verdicts[name] = {form: _recorded(folder, name, form) for form in FORMS}
+        verdicts[name] = _recorded(folder, name)
         told = ", ".join(f"{form}: {verdict.cell}" for form, verdict in verdicts[name].items())
         print(f"{name}: {told}", file=sys.stderr, flush=True)
     if all(installed(package) for package, _ in FAMILIES.values()):
@@ -43,13 +44,13 @@ def run(records: str | None = None) -> Mapping[str, object]:
     }
 
 
-def _recorded(folder: Path | None, name: str, form: str) -> Verdict:
+def _recorded(folder: Path | None, name: str) -> Mapping[str, Verdict]:
     if folder is None:
-        return emit(name, form)
-    file = folder / f"{name.replace('/', '-')}.{form}.json"
+        return emit(name)
+    file = folder / f"{name.replace('/', '-')}.json"
     if file.exists():
-        return Verdict(**json.loads(file.read_text()))
-    verdict = emit(name, form)
+        return {form: Verdict(**verdict) for form, verdict in json.loads(file.read_text()).items()}
+    verdicts = emit(name)
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asdict(verdict)))
-    return verdict
+    file.write_text(json.dumps({form: asdict(verdict) for form, verdict in verdicts.items()}))
+    return verdicts
