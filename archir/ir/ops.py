@@ -16,6 +16,7 @@ import sympy
 import torch
 
 from archir.errors import GraphError, suggest
+from archir.ir.constants import check_constants
 from archir.ir.limits import NotInferable as NotInferable
 from archir.ir.limits import limited
 from archir.ir.registry import function as function
@@ -116,9 +117,10 @@ def infer_types(op: str, arguments: Mapping[str, object]) -> tuple[Type, ...]:
         arguments: by name; in place of a tensor or run-time number stands its `Type`.
 
     Raises:
-        GraphError: the operator rejects its operands.
+        GraphError: the operator takes no such constants, or rejects its operands.
         NotInferable: it has no meta kernel, or a result size is not linear in the symbols.
     """
+    check_constants(op, arguments, (TensorType, ScalarType))
     return _infer_types(op, tuple(arguments.items()))
 
 
@@ -177,8 +179,9 @@ def _run_meta(op: str, arguments: Mapping[str, object], sizes: Mapping[str, int]
         values = {name: concrete(a) for name, a in arguments.items()}
         if not isinstance(target, torch._ops.OpOverload):
             return [target(*(values[n] for n in names.names if n in values))]
-        if "device" in names.names and not names.tensors:
+        if "device" in names.names and ("device" in values or not names.tensors):
             values["device"] = "meta"
+        values.pop("pin_memory", None)
         keywords = {n: values[n] for n in names.names[names.keyword_from :] if n in values}
         with torch.no_grad(), limited(op, values):
             out = target(*positional(op, values), **keywords)

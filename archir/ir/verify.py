@@ -98,9 +98,6 @@ def _types(graph: Graph, node: Node) -> list[str]:
             return tuple(map(typed, argument))
         return graph.type_of(argument) if isinstance(argument, Value) else argument
 
-    unknown = [name for name in node.arguments if name not in ops.schema(node.op).names]
-    if unknown:
-        return [f"{describe(node)} has no argument {', '.join(map(repr, unknown))}"]
     try:
         inferred = ops.infer_types(node.op, {k: typed(a) for k, a in node.arguments.items()})
     except ops.NotInferable:

@@ -67,7 +67,7 @@ CALLS = [
     ("aten.unbind.int(@p: i8[1000000])", "more than 65,536 tensors"),
     ("aten.split.Tensor(@p: i8[1000000], 1)", "more than 65,536 tensors"),
     ("aten.tensor_split.sections(@p: i8[3], 100000000)", "more than 65,536 tensors"),
-    (f"aten.view(x, [{', '.join(['1'] * 70_000)}])", "70,002 numbers"),
+    (f"aten.view(x, [{', '.join(['1'] * 70_000)}])", "a list of at most 65,536 parts"),
     (f"aten.add.Tensor(x, @w[{'9' * 5000}])", "is not a size"),
     (f"aten.add.Tensor(x, @w[w={'9' * 5000}])", "gives w no size"),
     ("aten.add.Tensor(x, @w[1000000, 1000000])", "cannot make a tensor"),
