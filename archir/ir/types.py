@@ -15,7 +15,7 @@ from typing import TypeAlias
 import sympy
 import torch
 
-from archir.errors import ParseError
+from archir.errors import GraphError, ParseError
 
 Size: TypeAlias = "int | sympy.Expr"
 """A tensor size: an integer, or an expression in positive integer symbols such as `B` or `16*B`."""
@@ -63,6 +63,10 @@ def parse_dtype(name: str) -> torch.dtype:
     return dtype
 
 
+RANK = 64
+"""The most axes of a tensor."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorType:
     """The type of a tensor.
@@ -70,10 +74,17 @@ class TensorType:
     Attributes:
         dtype: element type.
         shape: one size an axis.
+
+    Raises:
+        GraphError: it has more than `RANK` axes.
     """
 
     dtype: torch.dtype
     shape: tuple[Size, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.shape) > RANK:
+            raise GraphError(f"a tensor of {len(self.shape)} axes", why=f"PyTorch's have {RANK} at the most")
 
     def __str__(self) -> str:
         return f"{dtype_name(self.dtype)}[{', '.join(map(str, self.shape))}]"
