@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from archir.errors import CaptureError, GraphError
 from archir.ir import ops
 from archir.ir.arguments import keys_of
+from archir.ir.constants import check_constants
 from archir.ir.execute import ATTENTION
 from archir.ir.graph import Graph
 from archir.ir.guards import choose
@@ -199,6 +200,7 @@ class _Conversion:
         keywords = {k: self._argument(a) for k, a in node.kwargs.items()}
         try:
             arguments = ops.normalise(op, self._argument(node.args), keywords)  # type: ignore[arg-type]
+            check_constants(op, arguments, (Value,))
         except GraphError as error:
             where = str(location(node) or "")
             raise CaptureError(error.what, where=where, why=error.why, mend=error.mend) from error

@@ -20,9 +20,12 @@ LARGEST = 2**63 - 1
 
 
 def _bounded(op: str, compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that computes as `compute` does and refuses what no size can be."""
+    """Return a function that computes as `compute` does and refuses what is no number, and what no size can be."""
 
     def bounded(*numbers: Any) -> Any:
+        for number in numbers:
+            if not isinstance(number, _NUMBERS):
+                raise GraphError(f"{op} computes with numbers, not with a {type(number).__name__}")
         try:
             result = compute(*numbers)
         except (ArithmeticError, TypeError, ValueError) as error:
@@ -38,9 +41,14 @@ def _bounded(op: str, compute: Callable[..., Any]) -> Callable[..., Any]:
 
 def _power(base: Any, exponent: Any) -> Any:
     # Two integers: how long the result is follows from how long they are, so that it need not be made to be refused.
-    if type(base) is int and type(exponent) is int and abs(base) > 1 and exponent > 63:
+    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() > 1 and exponent > 63:
         raise OverflowError("the result has more than 64 bits")
     return base**exponent
+
+
+def _round(number: Any, digits: Any = None) -> Any:
+    # Rounding an integer to -n digits makes a power of ten first, which need not be larger than the integer.
+    return round(number, digits if not isinstance(digits, int) else max(-400, min(digits, 400)))
 
 
 def _show(number: object) -> str:
@@ -48,6 +56,7 @@ def _show(number: object) -> str:
     return f"an integer of {number.bit_length()} bits" if large and isinstance(number, int) else str(number)
 
 
+_NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
 _OPERATORS = (
     *("abs", "add", "and_", "eq", "floordiv", "ge", "gt", "le", "lt", "mod", "mul", "ne", "neg", "not_", "or_", "pos"),
     *("sub", "truediv", "xor"),
@@ -59,7 +68,7 @@ _COMPUTE: dict[str, Callable[..., Any]] = {
     **{f"torch.{name}": getattr(torch, name) for name in ("sym_float", "sym_int", "sym_ite", "sym_max", "sym_min")},
     "torch.sym_not": torch.sym_not,
     "torch._sym_sqrt": torch.sym_sqrt,
-    "builtins.round": round,
+    "builtins.round": _round,
 }
 ARITHMETIC: Mapping[str, Callable[..., Any]] = MappingProxyType({op: _bounded(op, f) for op, f in _COMPUTE.items()})
 """The functions of numbers a graph may call, by name."""

@@ -1,14 +1,14 @@
 """Limits of what finding the types of results may take: a file can ask for sizes no network has.
 
 Running an operator on meta tensors costs next to nothing, whatever their sizes, unless it loops over an axis (a
-recurrent layer over its steps) or makes a tensor of every part (`unbind`). Both are refused beyond these limits.
+recurrent layer over its steps) or makes a tensor of every part (`unbind`). Both are refused beyond these limits, which
+count operators and results.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,43 +21,59 @@ class NotInferable(GraphError):
     """An operator whose result types cannot be found on meta tensors."""
 
 
-SECONDS = 20.0
-"""The longest time one operator may take on meta tensors."""
+STEPS = 50_000
+"""The most operators that finding the types of one call may run."""
 
-STEPS = 100_000
-"""The most operators one operator may be made of."""
+ORDINARY = 100
+"""Operators that any call of a graph may run, besides what the whole graph may."""
 
 PARTS = 2**16
 """The most tensors one operator may make, and the most integers it may be called with."""
 
-_LARGE = 2**12
-"""An operator without a larger size or number is not watched, unless it is known to loop over one."""
-
 _PART_COUNTS = ("chunks", "sections")
 """Arguments that say how many tensors are made."""
 
-_LOOPS = ("gru", "lstm", "rnn_")
+
+@dataclass(slots=True)
+class Room:
+    """What finding the types of the calls of one graph may take; counted, as no answer depends on the machine.
+
+    Attributes:
+        left: operators that may still be run, and results made, beyond `ORDINARY` ones for each call.
+    """
+
+    left: int = 4 * STEPS
+
+    def take(self, op: str, steps: int) -> None:
+        """Count what a call took.
+
+        Raises:
+            GraphError: there is no room left for it.
+        """
+        self.left -= max(0, steps - ORDINARY)
+        if self.left < 0:
+            raise GraphError(
+                f"the calls of the graph take too long on meta tensors, up to a call of {op}",
+                why="together they loop over too many axes, or make too many results",
+            )
 
 
-def limited(op: str, arguments: Mapping[str, object]) -> AbstractContextManager[object]:
-    """Return a context in which an operator may be run on meta tensors.
+def check_numbers(op: str, arguments: Mapping[str, object]) -> None:
+    """Check what an operator is to be called with on meta tensors.
 
     Args:
         op: its name.
         arguments: what it is called with, by name.
 
     Raises:
-        NotInferable: on entry, or inside: it would make too many tensors, or takes too long.
+        NotInferable: it would make too many tensors.
     """
-    numbers = [n for a in arguments.values() for n in _numbers(a)]
-    if len(numbers) > PARTS:
-        raise NotInferable(f"{op} is called with {len(numbers):,} numbers", why=f"more than {PARTS:,} are refused")
+    numbers = sum(1 for a in arguments.values() for _ in _numbers(a))
+    if numbers > PARTS:
+        raise NotInferable(f"{op} is called with {numbers:,} numbers", why=f"more than {PARTS:,} are refused")
     counts = [n for name in _PART_COUNTS if isinstance(n := arguments.get(name), int)]
     if max(counts, default=0) > PARTS:
         raise NotInferable(f"{op} makes more than {PARTS:,} tensors")
-    if max(numbers, default=0) <= _LARGE and not op.partition(".")[2].startswith(_LOOPS):
-        return nullcontext()
-    return _Watch(op)
 
 
 def _numbers(argument: object) -> Iterator[int]:
@@ -70,25 +86,47 @@ def _numbers(argument: object) -> Iterator[int]:
             yield from _numbers(part)
 
 
-class _Watch(TorchDispatchMode):
-    """Sees every operator that another is made of."""
+class Watch(TorchDispatchMode):
+    """Sees every operator that another is made of, and lets none run that would compute on real tensors.
+
+    Attributes:
+        steps: how many there were.
+    """
 
     def __init__(self, op: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._op = op
-        self._end = time.monotonic() + SECONDS
-        self._steps = 0
+        self.steps = 0
 
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> object:
-        self._steps += 1
-        if self._steps > STEPS or time.monotonic() > self._end:
+        given = kwargs or {}
+        self.steps += 1
+        if self.steps > STEPS:
             raise NotInferable(f"{self._op} takes too long on meta tensors", why="it loops over a long axis")
+        if not _is_on_meta(args, given):
+            raise NotInferable(f"{self._op} computes on more than meta tensors", why=f"it calls {func}")
         count = _COUNTS.get(func.overloadpacket)
-        if count is not None and count(*args, **(kwargs or {})) > PARTS:
+        if count is not None and count(*args, **given) > PARTS:
             raise NotInferable(f"{self._op} makes more than {PARTS:,} tensors")
-        return func(*args, **(kwargs or {}))
+        return func(*args, **given)
+
+
+def _is_on_meta(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Say whether an operator makes meta tensors: of others, or because it is told to."""
+    device = kwargs.get("device")
+    if device is not None:
+        return torch.device(device).type == "meta"
+    return any(tensor.is_meta for argument in (*args, *kwargs.values()) for tensor in _tensors(argument))
+
+
+def _tensors(argument: object) -> Iterator[torch.Tensor]:
+    if isinstance(argument, torch.Tensor):
+        yield argument
+    elif isinstance(argument, list | tuple):
+        for part in argument:
+            yield from _tensors(part)
 
 
 def _split(x: torch.Tensor, size: int | list[int], dim: int = 0) -> int:

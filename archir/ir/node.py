@@ -10,6 +10,7 @@ import torch
 
 from archir.errors import GraphError
 from archir.ir import ops
+from archir.ir.constants import check_constants
 from archir.ir.guards import Guard
 from archir.ir.names import check_argument, check_path
 from archir.ir.types import TensorType, Type
@@ -110,7 +111,8 @@ class Node:
         born: the pass that made it, empty for the original program.
 
     Raises:
-        GraphError: it calls no operator of the registry, or is an input that no argument can be called like.
+        GraphError: it calls no operator of the registry, or one that takes no such constants, or is an input that no
+            argument can be called like.
     """
 
     id: int
@@ -126,7 +128,7 @@ class Node:
         if self.op == INPUT:
             check_argument(self.name)
         elif self.is_call:
-            ops.function(self.op)
+            check_constants(self.op, self.arguments, (Value,))
 
     @property
     def is_call(self) -> bool:

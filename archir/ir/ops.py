@@ -17,9 +17,10 @@ import sympy
 import torch
 
 from archir.errors import GraphError, suggest
+from archir.ir.constants import check_constants
 from archir.ir.guards import Guard, choose
 from archir.ir.limits import NotInferable as NotInferable
-from archir.ir.limits import limited
+from archir.ir.limits import Room, Watch, check_numbers
 from archir.ir.registry import function as function
 from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, evaluate, symbol, symbols_of
 
@@ -107,7 +108,9 @@ def normalise(op: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[s
     return {n: given[n] for n in names.names if n in given and not is_default(n)}
 
 
-def infer_types(op: str, arguments: Mapping[str, object], guards: Sequence[Guard] = ()) -> tuple[Type, ...]:
+def infer_types(
+    op: str, arguments: Mapping[str, object], guards: Sequence[Guard] = (), room: Room | None = None
+) -> tuple[Type, ...]:
     """Return the types of the results of an operator.
 
     Sizes are found by running the operator on meta tensors for several values of the symbols for which the guards
@@ -117,13 +120,21 @@ def infer_types(op: str, arguments: Mapping[str, object], guards: Sequence[Guard
         op: operator name.
         arguments: by name; in place of a tensor or run-time number stands its `Type`.
         guards: what the symbols satisfy.
+        room: what the calls of a graph may take together.
 
     Raises:
-        GraphError: the operator rejects its operands.
+        GraphError: the operator takes no such constants, or rejects its operands.
         NotInferable: it has no meta kernel, or a result size is not linear in the symbols.
     """
-    names = {s for a in arguments.values() for s in _argument_symbols(a)}
-    return _infer_types(op, tuple(arguments.items()), tuple(guards) if names else ())
+    check_constants(op, arguments, (TensorType, ScalarType))
+    known = tuple(guards) if any(map(_argument_symbols, arguments.values())) else ()
+    found = _outcome(op, tuple(arguments.items()), tuple(map(_classes, arguments.values())), known)
+    if room is not None:
+        room.take(op, found.steps)
+    if found.refusal is not None:
+        error, what, where, why, mend = found.refusal
+        raise error(what, where=where, why=why, mend=mend)
+    return found.types
 
 
 def same_types(left: Sequence[Type], right: Sequence[Type], guards: Sequence[Guard] = ()) -> bool:
@@ -177,7 +188,34 @@ def _points(names: tuple[str, ...], guards: tuple[Guard, ...], further: tuple[in
     return [{n: sizes[n] for n in names} for sizes in found]
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What was found when the types of a call were looked for, its refusal included, and what that took."""
+
+    types: tuple[Type, ...]
+    refusal: tuple[type[GraphError], str, str, str, str] | None
+    steps: int
+
+
 @lru_cache(maxsize=65536)
+def _outcome(
+    op: str, items: tuple[tuple[str, object], ...], classes: tuple[object, ...], guards: tuple[Guard, ...]
+) -> _Outcome:
+    types: tuple[Type, ...] = ()
+    refusal = None
+    with Watch(op) as watch:
+        try:
+            types = _infer_types(op, items, guards)
+        except GraphError as error:
+            refusal = (type(error), error.what, error.where, error.why, error.mend)
+    return _Outcome(types, refusal, watch.steps + len(types))
+
+
+def _classes(argument: object) -> object:
+    """Return what tells arguments apart that are equal: 1, 1.0 and True make different results."""
+    return tuple(map(_classes, argument)) if isinstance(argument, tuple) else type(argument)
+
+
 def _infer_types(op: str, items: tuple[tuple[str, object], ...], guards: tuple[Guard, ...]) -> tuple[Type, ...]:
     arguments = dict(items)
     names = sorted({s for a in arguments.values() for s in _argument_symbols(a)})
@@ -239,10 +277,12 @@ def _run_meta(op: str, arguments: Mapping[str, object], sizes: Mapping[str, int]
         values = {name: concrete(a) for name, a in arguments.items()}
         if not isinstance(target, torch._ops.OpOverload):
             return [target(*(values[n] for n in names.names if n in values))]
-        if "device" in names.names and not names.tensors:
+        if "device" in names.names and ("device" in values or not names.tensors):
             values["device"] = "meta"
+        values.pop("pin_memory", None)
         keywords = {n: values[n] for n in names.names[names.keyword_from :] if n in values}
-        with torch.no_grad(), limited(op, values):
+        check_numbers(op, values)
+        with torch.no_grad():
             out = target(*positional(op, values), **keywords)
     except NotImplementedError as error:
         raise NotInferable(f"{op} has no meta kernel", why=str(error).splitlines()[0]) from error

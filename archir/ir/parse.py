@@ -10,6 +10,7 @@ import torch
 from archir.errors import GraphError, ParseError, suggest
 from archir.ir import ops
 from archir.ir.graph import Graph
+from archir.ir.limits import Room
 from archir.ir.names import check_argument
 from archir.ir.node import (
     INPUT,
@@ -64,6 +65,7 @@ class _Parser:
         self._nodes: list[Node] = []
         self._told: dict[int, int] = {}
         self._ids: set[int] = set()
+        self._room = Room()
         self._tensors: dict[int, torch.Tensor] = {}
         self._inputs: dict[str, Node] = {}
         self._stored: dict[str, Node] = {}
@@ -199,7 +201,9 @@ class _Parser:
         if self._scanner.peek().text in ("[", ":"):
             dtype = self._reader.dtype() if self._scanner.accept(":") else torch.float32
             self._scanner.expect("[")
-            type_ = TensorType(dtype, self._reader.shape())
+            shape = self._reader.shape()
+            with self._scanner.blaming(token):
+                type_ = TensorType(dtype, shape)
             return Value(self._store(token, parameter, (name,), type_).id)
         if name not in self._stored:
             mend = f"give its shape where it is first used, {show_path(name)}[...]"
@@ -264,7 +268,8 @@ class _Parser:
 
         inferred: tuple[Type, ...] | None = None
         try:
-            inferred = ops.infer_types(op, {name: typed(a) for name, a in arguments.items()}, self._guards)
+            operands = {name: typed(a) for name, a in arguments.items()}
+            inferred = ops.infer_types(op, operands, self._guards, self._room)
         except ops.NotInferable as error:
             if scanner.peek().text != ":":
                 raise scanner.error(called, error.what, why=error.why, mend="write the types, : f32[B, 3]") from error

@@ -152,7 +152,10 @@ class Reader:
             raise ParseError(error.what, where=error.where, mend="types look like f32[B, 16] or int(B)")
         self.scanner.next()
         if self.scanner.accept("["):
-            return TensorType(self._converted(token, parse_dtype), self.shape())
+            dtype = self._converted(token, parse_dtype)
+            shape = self.shape()
+            with self.scanner.blaming(token):
+                return TensorType(dtype, shape)
         value: Size | None = None
         if self.scanner.accept("("):
             pieces = self.scanner.pieces(")")

@@ -182,6 +182,11 @@ def admit(op: str) -> None:
     _admitted.add(str(found))
 
 
+def is_admitted(op: str) -> bool:
+    """Say whether an operator is the user's own, by its full name."""
+    return op in _admitted
+
+
 def is_function(overload: torch._ops.OpOverload) -> bool:
     """Say whether an operator says of itself that it computes results from tensors, numbers and text alone.
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import sympy
 import torch
 
-from archir.errors import ParseError
+from archir.errors import GraphError, ParseError
 
 Size: TypeAlias = "int | sympy.Expr"
 """A tensor size: an integer, or an expression in positive integer symbols such as `B` or `16*B`."""
@@ -34,8 +34,16 @@ DTYPES: dict[str, torch.dtype] = {
     "c64": torch.complex64,
     "c128": torch.complex128,
 }
+_LONG_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
-_TORCH_DTYPES = {name: found for name, found in vars(torch).items() if isinstance(found, torch.dtype)}
+RARE_DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, name)
+    for name in (
+        *("complex32", "uint16", "uint32", "uint64"),
+        *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+    )
+}
+"""Element types that go by torch's own names; quantised ones, and those of less than a byte, are none of a graph's."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -49,10 +57,14 @@ def parse_dtype(name: str) -> torch.dtype:
     Raises:
         ParseError: the name is not an element type.
     """
-    dtype = DTYPES.get(name, _TORCH_DTYPES.get(name))
+    dtype = DTYPES.get(name, RARE_DTYPES.get(name) or _LONG_NAMES.get(name))
     if dtype is None:
         raise ParseError(f"{name!r} is not an element type", mend=f"known: {', '.join(DTYPES)}")
     return dtype
+
+
+RANK = 64
+"""The most axes of a tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +74,17 @@ class TensorType:
     Attributes:
         dtype: element type.
         shape: one size an axis.
+
+    Raises:
+        GraphError: it has more than `RANK` axes.
     """
 
     dtype: torch.dtype
     shape: tuple[Size, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.shape) > RANK:
+            raise GraphError(f"a tensor of {len(self.shape)} axes", why=f"PyTorch's have {RANK} at the most")
 
     def __str__(self) -> str:
         return f"{dtype_name(self.dtype)}[{', '.join(map(str, self.shape))}]"

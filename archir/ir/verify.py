@@ -10,6 +10,7 @@ from archir.errors import GraphError
 from archir.ir import ops
 from archir.ir.entry import faults
 from archir.ir.execute import mode_argument
+from archir.ir.limits import Room
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Node, Tree, Use, Value
 from archir.ir.types import TensorType
 
@@ -32,8 +33,10 @@ def verify(graph: Graph, *, touched: Collection[int] | None = None, base: Graph 
     nodes = [by_id[i] for i in (sorted(by_id) if touched is None else sorted(touched)) if i in by_id]
     problems = _structure(graph, nodes)
     if not problems:
+        room = Room()
         for node in nodes:
-            problems += _tensor(graph, node) if node.op == PARAMETER else _types(graph, node) if node.is_call else []
+            problems += _tensor(graph, node) if node.op == PARAMETER else []
+            problems += _types(graph, node, room) if node.is_call else []
         problems += _names(graph)
         problems += faults(graph) if touched is None else []
         if base is not None:
@@ -92,18 +95,15 @@ def _tensor(graph: Graph, node: Node) -> list[str]:
     return [] if found == type_ else [f"{describe(node)} is {found}, declared {type_}"]
 
 
-def _types(graph: Graph, node: Node) -> list[str]:
+def _types(graph: Graph, node: Node, room: Room) -> list[str]:
     def typed(argument: Argument) -> object:
         if isinstance(argument, tuple):
             return tuple(map(typed, argument))
         return graph.type_of(argument) if isinstance(argument, Value) else argument
 
-    unknown = [name for name in node.arguments if name not in ops.schema(node.op).names]
-    if unknown:
-        return [f"{describe(node)} has no argument {', '.join(map(repr, unknown))}"]
     try:
-        guards = graph.signature.guards
-        inferred = ops.infer_types(node.op, {k: typed(a) for k, a in node.arguments.items()}, guards)
+        operands = {k: typed(a) for k, a in node.arguments.items()}
+        inferred = ops.infer_types(node.op, operands, graph.signature.guards, room)
     except ops.NotInferable:
         return []
     except GraphError as error:

@@ -8,6 +8,7 @@ import re
 import torch
 
 from archir.errors import ParseError
+from archir.ir.constants import DEVICES, LAYOUTS, MEMORY_FORMATS
 from archir.ir.node import Parameter, Scalar
 from archir.ir.types import dtype_name, parse_dtype
 
@@ -22,11 +23,7 @@ PERSISTENT = {"transient": False, "persistent": True}
 PREFIXES = frozenset([*KINDS, *TRAINABLE, *PERSISTENT])
 """Words that may stand before a stored tensor."""
 
-_PLACES = {
-    word: found
-    for word, found in vars(torch).items()
-    if isinstance(found, torch.layout | torch.memory_format) and not word.startswith("_")
-}
+_PLACES = {str(place).removeprefix("torch."): place for place in (*LAYOUTS, *MEMORY_FORMATS)}
 """Layouts and memory formats by the name torch gives them."""
 
 _LITERALS: dict[str, Scalar] = {"True": True, "False": False, "None": None, "inf": float("inf"), "nan": float("nan")}
@@ -57,6 +54,8 @@ def read_constant(word: str) -> Scalar:
         return parse_dtype(word)
     except ParseError:
         pass
+    if word.partition(":")[0] not in DEVICES:
+        raise ParseError(f"{word!r} is not a constant")
     try:
         return torch.device(word)
     except RuntimeError as error:

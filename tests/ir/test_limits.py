@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from archir.errors import GraphError, ParseError
 from archir.ir import limits, ops
 from archir.ir.arithmetic import ARITHMETIC
 from archir.ir.parse import parse_graph
-from archir.ir.types import TensorType, parse_size
+from archir.ir.types import TensorType, parse_size, symbol
 
 
 def _graph(body: str, inputs: str = "x: f32[B, 3]", result: str = "x") -> str:
@@ -67,7 +69,7 @@ CALLS = [
     ("aten.unbind.int(@p: i8[1000000])", "more than 65,536 tensors"),
     ("aten.split.Tensor(@p: i8[1000000], 1)", "more than 65,536 tensors"),
     ("aten.tensor_split.sections(@p: i8[3], 100000000)", "more than 65,536 tensors"),
-    (f"aten.view(x, [{', '.join(['1'] * 70_000)}])", "70,002 numbers"),
+    (f"aten.view(x, [{', '.join(['1'] * 70_000)}])", "a list of at most 65,536 parts"),
     (f"aten.add.Tensor(x, @w[{'9' * 5000}])", "is not a size"),
     (f"aten.add.Tensor(x, @w[w={'9' * 5000}])", "gives w no size"),
     ("aten.add.Tensor(x, @w[1000000, 1000000])", "cannot make a tensor"),
@@ -103,17 +105,89 @@ def test_arithmetic_stays_within_64_bits_when_a_module_runs(op: str) -> None:
 
 
 def test_a_loop_over_a_long_axis_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "STEPS", 50)
-    weights = tuple(TensorType(torch.float32, shape) for shape in ((15, 4), (15, 5), (15,), (15,)))
-    arguments = {
-        "input": TensorType(torch.float32, (2, 4097, 4)),
-        "hx": TensorType(torch.float32, (1, 2, 5)),
-        "params": weights,
-        **{"has_biases": True, "num_layers": 1, "dropout": 0.0, "train": False, "bidirectional": False},
-        "batch_first": True,
-    }
+    call = ("aten.tensor_split.sections", {"self": TensorType(torch.float32, (7, 3)), "sections": 173})
+    assert len(ops.infer_types(*call)) == 173
+    monkeypatch.setattr(limits, "STEPS", 170)
+    ops._outcome.cache_clear()
     with pytest.raises(ops.NotInferable, match="takes too long on meta tensors"):
-        ops.infer_types("aten.gru.input", arguments)
+        ops.infer_types(*call)
+    monkeypatch.undo()
+    with pytest.raises(ops.NotInferable, match="takes too long on meta tensors"):
+        ops.infer_types(*call)  # a refusal is remembered
+    ops._outcome.cache_clear()
+
+
+def test_the_calls_of_a_graph_have_room_together() -> None:
+    calls = "".join(f"  %{i} = aten.unbind.int(@p{i}: i8[{60_000 + i}])\n" for i in range(5))
+    for _ in range(2):  # what is remembered is counted as it was
+        with pytest.raises(ParseError, match="the calls of the graph take too long on meta tensors") as caught:
+            parse_graph(f"graph net(x: f32[B]) {{\n{calls}  return x\n}}")
+        assert "line 5" in caught.value.where
+    graph = parse_graph(f"graph net(x: f32[B]) {{\n{calls[: calls.index('  %3')]}  return x\n}}")
+    room = limits.Room(left=100_000)
+    with pytest.raises(GraphError, match="take too long"):
+        for node in graph.calls:
+            ops.infer_types(node.op, {"self": graph.type_of(node.values[0])}, room=room)
+
+
+def test_many_ordinary_calls_take_no_room() -> None:
+    room = limits.Room(left=0)
+    for _ in range(1000):
+        ops.infer_types("aten.relu.default", {"self": TensorType(torch.float32, (symbol("B"), 3))}, room=room)
+    assert room.left == 0
+
+
+RANDOM = [
+    "aten.rand([4])",
+    "aten.rand([4], device=cpu)",
+    "aten.rand_like(x, device=cpu)",
+    "aten.rand_like(x, pin_memory=True)",
+    "aten.bernoulli(x)",
+    "aten.dropout(x, 0.5, True)",
+    "aten.normal.Tensor_float(x, 1.0)",
+    "aten.to.device(x, cpu, f64)",
+    "aten.zeros([1000000, 1000000], device=cpu)",
+    "aten.zeros([1000000, 1000000], device=cuda)",
+]
+
+
+@pytest.mark.parametrize("call", RANDOM)
+def test_types_are_found_on_tensors_without_data(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.Tensor] = []
+    dispatch = limits.Watch.__torch_dispatch__
+
+    def seen(self: limits.Watch, *args: Any) -> object:
+        found = dispatch(self, *args)
+        made.extend(limits._tensors(found))
+        return found
+
+    monkeypatch.setattr(limits.Watch, "__torch_dispatch__", seen)
+    ops._outcome.cache_clear()
+    before = torch.get_rng_state()
+    parse_graph(_graph(f"%0 = {call}"))
+    assert made and all(tensor.is_meta for tensor in made)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("call", ["aten.add.Tensor(2, 3)", "aten.mul.Tensor(2.0, True)"])
+def test_an_operator_that_is_given_no_tensor_is_not_run(call: str) -> None:
+    with pytest.raises(ParseError, match="computes on more than meta tensors"):
+        parse_graph(_graph(f"%0 = {call}"))
+
+
+def test_equal_constants_of_other_kinds_make_other_types() -> None:
+    counts = TensorType(torch.int64, (symbol("B"),))
+    for other, dtype in ((1, torch.int64), (1.0, torch.float32), (True, torch.int64), (1, torch.int64)):
+        assert ops.infer_types("aten.add.Scalar", {"self": counts, "other": other})[0].dtype == dtype
+
+
+def test_tensors_have_64_axes_at_the_most() -> None:
+    for text in (_graph("", f"x: f32[{', '.join('1' * 65)}]"), _graph(f"%0 = aten.relu(@w[{', '.join('1' * 65)}])")):
+        with pytest.raises(ParseError, match="a tensor of 65 axes"):
+            parse_graph(text)
+    for call in (f"aten.reshape(@w[4], [4, {', '.join('1' * 64)}])", f"aten.zeros([{', '.join('1' * 65)}])"):
+        with pytest.raises(ParseError, match=r"a tensor of 65 axes|rejects its operands"):
+            parse_graph(_graph(f"%0 = {call}"))
 
 
 def test_whatever_a_meta_kernel_raises_is_an_error_of_archir() -> None:
