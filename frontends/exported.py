@@ -75,7 +75,10 @@ def to_graph(program: ExportedProgram, model: nn.Module, dropout: Sequence[float
             raise CaptureError(
                 "the model writes into a tensor in a way that is not supported", why=str(error)
             ) from error
-    return _Conversion(program, graph, model, dropout).graph()
+    try:
+        return _Conversion(program, graph, model, dropout).graph()
+    except GraphError as error:
+        raise CaptureError(error.what, where=error.where, why=error.why, mend=error.mend) from error
 
 
 def _plain(program: ExportedProgram) -> fx.Graph:

@@ -10,7 +10,7 @@ import torch
 from archir.errors import GraphError, ParseError, suggest
 from archir.ir import ops
 from archir.ir.graph import Graph
-from archir.ir.names import check_argument
+from archir.ir.names import check_keyword
 from archir.ir.node import (
     INPUT,
     OUTPUT,
@@ -77,6 +77,7 @@ class _Parser:
         guards = self._reader.guards()
         history = self._reader.history_note()
         form: tuple[Tree, Tree] | None = None
+        called = scanner.peek()
         while not scanner.accept("return"):
             token = scanner.peek()
             if token.kind == "value":
@@ -84,7 +85,7 @@ class _Parser:
             elif token.text in PREFIXES:
                 self._declaration()
             elif token.text == "call" and form is None:
-                form = self._call_form()
+                called, form = token, self._call_form()
             else:
                 raise scanner.unexpected("a call, a declaration or `return`")
         outputs: list[Value] = []
@@ -93,7 +94,8 @@ class _Parser:
         scanner.expect("}")
         if scanner.peek().kind != "end":
             raise scanner.unexpected("nothing after the graph")
-        signature = plain_signature(len(self._inputs), result) if form is None else Signature(*form, result)
+        with scanner.blaming(called):
+            signature = plain_signature(len(self._inputs), result) if form is None else Signature(*form, result)
         signature = replace(signature, guards=guards)
         return self._finish(name, signature, history)
 
@@ -335,7 +337,7 @@ class _Parser:
                 return
             name = self._reader.name("an argument")
             with scanner.blaming(key):
-                check_argument(name)
+                check_keyword(name)
             scanner.expect("=")
             kwargs[name] = self._tree(lambda: self._input(used))
 
