@@ -79,8 +79,11 @@ def to_graph(
             raise CaptureError(
                 "the model writes into a tensor in a way that is not supported", why=str(error)
             ) from error
-    conversion = _Conversion(program, graph, model, dropout)
-    return conversion.graph(), conversion.assumed
+    try:
+        conversion = _Conversion(program, graph, model, dropout)
+        return conversion.graph(), conversion.assumed
+    except GraphError as error:
+        raise CaptureError(error.what, where=error.where, why=error.why, mend=error.mend) from error
 
 
 def _plain(program: ExportedProgram) -> fx.Graph:

@@ -1,16 +1,29 @@
-"""What names in a graph may be: they become attributes of modules, arguments of functions, and words of source."""
+"""What names in a graph may be: they become attributes of modules, arguments of functions, and words of source.
+
+PyTorch writes source of its own when a module is captured, and puts names and constant arguments between quotes there
+as they are; what could end such a string or such a line is in none of them.
+"""
 
 from __future__ import annotations
 
 import keyword
+import unicodedata
 from functools import lru_cache
 
 from torch import nn
 
 from archir.errors import GraphError
 
-_TAKEN = frozenset(dir(nn.Module())) | {"training", "forward"}
-"""What every module has already."""
+LONGEST = 200
+"""The most characters of a name between two dots."""
+
+DEEPEST = 64
+"""The most parts of a path."""
+
+_TAKEN = frozenset(dir(nn.Module())) | {"training", "forward", "__debug__"}
+"""What every module has already, or can never be given."""
+
+_QUOTES = frozenset("\"'`\\")
 
 
 @lru_cache(maxsize=65536)
@@ -18,46 +31,82 @@ def check_path(path: str, what: str = "the name of a stored tensor") -> None:
     """Check the dotted name of a tensor or of a module: every part is one that a module can have.
 
     Args:
-        path: `layers.0.weight`; any characters between the dots.
+        path: `layers.0.weight`; any plain text between the dots.
         what: what it names, for the error.
 
     Raises:
-        GraphError: a part is empty, or is something that every module has already; all such parts at once.
+        GraphError: it is too long, no plain text, or has a part that is empty or that every module has already; all
+            that is wrong at once.
     """
     parts = path.split(".")
     problems = ["it has an empty part"] if "" in parts else []
     problems += [f"every module has {part!r} already" for part in dict.fromkeys(parts) if part in _TAKEN]
-    problems += [] if _is_text(path) else ["it cannot be written to a file"]
+    problems += [f"Python reads {part!r} as another name" for part in dict.fromkeys(parts) if _is_changed(part)]
+    problems += [f"it has more than {DEEPEST} parts"] if len(parts) > DEEPEST else []
+    problems += _length_faults(max(parts, key=len)) + _faults(path)
     if problems:
-        raise GraphError(f"{path!r} cannot be {what}", why="; ".join(problems), mend="rename it in the model")
+        raise _refused(path, what, problems, mend="rename it in the model")
 
 
 @lru_cache(maxsize=65536)
 def check_argument(name: str) -> None:
-    """Check the name of an input or of a keyword argument: it is a Python name.
+    """Check the name of an input or of a keyword argument: it is a Python name, spelled as Python keeps it.
+
+    Raises:
+        GraphError: it is none, or too long.
+    """
+    is_name = name.isidentifier() and not keyword.iskeyword(name) and name != "__debug__"
+    if not is_name or _is_changed(name) or _length_faults(name):
+        mend = "argument names are like Python's: letters, digits and underscores"
+        raise _refused(name, "the name of an argument", [], mend)
+
+
+def check_keyword(name: str) -> None:
+    """Check the name of a keyword argument: one an argument may have, and not that of the module itself.
 
     Raises:
         GraphError: it is none.
     """
-    if not name.isidentifier() or keyword.iskeyword(name):
-        mend = "argument names are like Python's: letters, digits and underscores"
-        raise GraphError(f"{name!r} cannot be the name of an argument", mend=mend)
+    check_argument(name)
+    if name == "self":
+        raise _refused(name, "the name of an argument", ["modules are called so already"], "give it by its place")
 
 
 def check_title(name: str) -> None:
     """Check the name of a graph: the class of its module is called that.
 
     Raises:
-        GraphError: it has a null character, or cannot be written to a file.
+        GraphError: it is too long, or no plain text.
     """
-    if "\0" in name or not _is_text(name):
-        raise GraphError(f"{name!r} cannot be the name of a graph")
+    if problems := _length_faults(name) + _faults(name):
+        raise _refused(name, "the name of a graph", problems)
 
 
-def _is_text(text: str) -> bool:
-    """Say whether a string can be written to a file: half of a surrogate pair cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def check_text(text: str) -> None:
+    """Check a text that a module is called with, as a key or a constant.
+
+    Raises:
+        GraphError: it is too long, or no plain text.
+    """
+    if problems := _length_faults(text) + _faults(text):
+        raise _refused(text, "part of what a module is called with", problems)
+
+
+def _faults(text: str) -> list[str]:
+    """Return why a text may not stand in source that others write, nothing if it may."""
+    if not text.isprintable():
+        return ["it has characters that cannot be printed"]
+    return [] if _QUOTES.isdisjoint(text) else ["it has quotes or backslashes"]
+
+
+def _length_faults(text: str) -> list[str]:
+    return [f"{text[:LONGEST]!r}... has more than {LONGEST} characters"] if len(text) > LONGEST else []
+
+
+def _is_changed(text: str) -> bool:
+    return text.isidentifier() and unicodedata.normalize("NFKC", text) != text
+
+
+def _refused(name: str, what: str, problems: list[str], mend: str = "") -> GraphError:
+    shown = repr(name if len(name) <= LONGEST else f"{name[:LONGEST]}...")
+    return GraphError(f"{shown} cannot be {what}", why="; ".join(problems), mend=mend)

@@ -12,7 +12,7 @@ from archir.errors import GraphError
 from archir.ir import ops
 from archir.ir.constants import check_constants
 from archir.ir.guards import Guard
-from archir.ir.names import check_argument, check_path
+from archir.ir.names import check_argument, check_keyword, check_path, check_text
 from archir.ir.types import TensorType, Type
 
 INPUT, PARAMETER, OUTPUT = "input", "parameter", "output"
@@ -249,7 +249,7 @@ class Signature:
         guards: what the sizes of the inputs have to satisfy.
 
     Raises:
-        GraphError: no keyword argument can be called that.
+        GraphError: no keyword argument can be called that, or a key or a constant among the arguments is no plain text.
     """
 
     args: Tree
@@ -259,4 +259,13 @@ class Signature:
 
     def __post_init__(self) -> None:
         for name in self.kwargs.keys:
-            check_argument(name)
+            check_keyword(name)
+        waiting: list[Leaf] = [*self.args.children, *self.kwargs.children]
+        while waiting:
+            leaf = waiting.pop()
+            if isinstance(leaf, Tree):
+                waiting += leaf.children
+            texts = leaf.keys if isinstance(leaf, Tree) else (getattr(leaf, "value", None),)
+            for text in texts:
+                if isinstance(text, str):
+                    check_text(text)

@@ -11,7 +11,7 @@ from archir.errors import GraphError, ParseError, suggest
 from archir.ir import ops
 from archir.ir.graph import Graph
 from archir.ir.limits import Room
-from archir.ir.names import check_argument
+from archir.ir.names import check_keyword
 from archir.ir.node import (
     INPUT,
     OUTPUT,
@@ -79,6 +79,7 @@ class _Parser:
         self._guards = self._reader.guards()
         history = self._reader.history_note()
         form: tuple[Tree, Tree] | None = None
+        called = scanner.peek()
         while not scanner.accept("return"):
             token = scanner.peek()
             if token.kind == "value":
@@ -86,7 +87,7 @@ class _Parser:
             elif token.text in PREFIXES:
                 self._declaration()
             elif token.text == "call" and form is None:
-                form = self._call_form()
+                called, form = token, self._call_form()
             else:
                 raise scanner.unexpected("a call, a declaration or `return`")
         outputs: list[Value] = []
@@ -95,7 +96,8 @@ class _Parser:
         scanner.expect("}")
         if scanner.peek().kind != "end":
             raise scanner.unexpected("nothing after the graph")
-        signature = plain_signature(len(self._inputs), result) if form is None else Signature(*form, result)
+        with scanner.blaming(called):
+            signature = plain_signature(len(self._inputs), result) if form is None else Signature(*form, result)
         signature = replace(signature, guards=self._guards)
         return self._finish(name, signature, history)
 
@@ -340,7 +342,7 @@ class _Parser:
                 return
             name = self._reader.name("an argument")
             with scanner.blaming(key):
-                check_argument(name)
+                check_keyword(name)
             scanner.expect("=")
             kwargs[name] = self._tree(lambda: self._input(used))
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WIDTH = 4
-KEYS = ("stem", "0", "a b", 'quo"te', "it's", "new\nline", "back\\slash", "class", "²", "ﬁ", "x=1", "__x", "items_")
+KEYS = ("stem", "0", "a b", "a#b", "{0}", "(a", "class", "²", "é", "a;b", "x=1", "__x", "items_")
 Step = Callable[[list[Tensor]], None]
 
 

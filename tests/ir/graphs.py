@@ -130,7 +130,7 @@ graph net(ids: i64[B, 7]) {
 def told() -> Graph:
     b = Builder("odd name", step=5)
     x, y = b.input("f32", "f32[B, 2]"), b.input("inf", "f32[B, 2]")
-    weight = b.parameter("block`1\n.weight", "f32[2, 2]")
+    weight = b.parameter("block (1).weight", "f32[2, 2]")
     b.location, b.born = Location("block.1", "models.Block", "models.py", 12), "split{width=w0, units=[1]}"
     h = b.call("aten.linear.default", x, weight)
     b.location, b.born = Location(), ""
@@ -144,11 +144,11 @@ graph `odd name`(
   `inf`: f32[B, 2],  #: id=5
 ) {
   #: history=["split{width=w0, units=[1]}", "deepen"]
-  param @`block\\u00601\\n.weight` : f32[2, 2]  #: id=10
+  param @`block (1).weight` : f32[2, 2]  #: id=10
 
-  %0 = aten.linear(`f32`, @`block\\u00601\\n.weight`) : f32[B, 2]  #: id=15 born="split{width=w0, units=[1]}" \
+  %0 = aten.linear(`f32`, @`block (1).weight`) : f32[B, 2]  #: id=15 born="split{width=w0, units=[1]}" \
 module="block.1" kind="models.Block" file="models.py" line=12
-  %1 = aten.add.Tensor(%0, `inf`)                   : f32[B, 2]  #: id=20 module=""
+  %1 = aten.add.Tensor(%0, `inf`)              : f32[B, 2]  #: id=20 module=""
   return %1  #: id=25
 }"""
 

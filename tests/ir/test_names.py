@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
+import keyword
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from archir.errors import GraphError, ParseError
+from archir.errors import CaptureError, GraphError, ParseError
 from archir.ir.graph import Graph
 from archir.ir.load import load
-from archir.ir.node import INPUT, Location, Node, Parameter, Signature, Tree, Value
+from archir.ir.node import INPUT, Constant, Location, Node, Parameter, Signature, Tree, Value
 from archir.ir.parse import parse_graph
 from frontends.pytorch import trace
 from tests.ir.builder import Builder
 
-CODE = "(open('{path}', 'w').write('ran'))"
+PLAIN = ["lambda", "a b", "{0}", "a]exec(1)[", "a;exec(1)#", "$(exec)", "x=1", "%s", "\u00e9", "\u00b2"]
+"""Parts of paths that need care where they become source."""
+
 HOSTILE = [
-    'a") and {code} or ("',
-    "a') and {code} or ('",
-    "a\\n{code}\\n",
-    "a`{code}`",
-    "a]{code}[",
-    "lambda",
-    "a b",
+    'a") and exec(1) or ("',
+    "a') and exec(1) or ('",
+    'a")\rexec(1)\rdef forward(self, x):\r    z=("',
+    "a\nexec(1)\n",
+    *(f"a{end}b" for end in "\v\f\x1c\x85\u2028\u2029\0\x1b\u200b\ufeff\ue000\ud800"),
+    "a`exec(1)`",
+    "a\\",
     '"""',
-    "\\ue000x=1\\ue001",
-    "{{0}}",
+    "\ufb01",
+    "__debug__",
 ]
-"""Parts of paths, which may be anything; `{code}` writes a file."""
-
-
-def _hostile(path: Path) -> list[str]:
-    # A path is split at its dots, so the code has none outside the name of the file it writes.
-    code = f"exec(chr(112))or {path.name}"
-    return [text.format(code=code).encode().decode("unicode_escape") for text in HOSTILE]
+"""Parts that could end a string or a line, or that Python reads as something else."""
 
 
 def _net(name: str) -> Graph:
@@ -50,9 +47,8 @@ def _net(name: str) -> Graph:
     return b.graph(b.call("aten.batch_norm.default", hidden, None, None, mean, variance, False, 0.1, 1e-5, True))
 
 
-@pytest.mark.parametrize("number", range(len(HOSTILE)))
-def test_any_name_of_a_tensor_or_module_is_only_a_name(number: int, tmp_path: Path) -> None:
-    name = _hostile(tmp_path)[number]
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_name_of_a_tensor_or_module_is_only_a_name(name: str, tmp_path: Path) -> None:
     graph = _net(name)
     graph.save(tmp_path / "net.archir")
     module = load(tmp_path / "net.archir").module()
@@ -66,11 +62,65 @@ def test_any_name_of_a_tensor_or_module_is_only_a_name(number: int, tmp_path: Pa
         expected = same.train(training)(x)
         torch.manual_seed(0)
         assert torch.equal(module.train(training)(x), expected)
-    assert [p.name for p in tmp_path.iterdir()] == ["net.archir"]
+    if not keyword.iskeyword(name):  # which PyTorch cannot write
+        again = torch.export.export(module.eval(), (x,)).module()
+        assert set(again.state_dict()) == set(module.state_dict())
+        assert torch.equal(again(x), module(x))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_that_could_end_a_string_or_a_line_is_refused(name: str) -> None:
+    for path in (name, f"a.{name}", f"{name}.a"):
+        with pytest.raises(GraphError, match="cannot be the name of a stored tensor"):
+            Parameter((path,))
+        with pytest.raises(GraphError, match="cannot be the path of a module"):
+            Location(path)
+
+
+@pytest.mark.parametrize("name", ["a" * 201, ".".join("a" * 65)])
+def test_names_and_paths_have_a_longest(name: str) -> None:
+    Parameter((name[:-2],))
+    with pytest.raises(GraphError, match="has more than"):
+        Parameter((name,))
+
+
+@pytest.mark.parametrize("name", HOSTILE[:-2])
+def test_texts_a_module_is_called_with_are_plain(name: str) -> None:
+    # Export compares a constant argument as `L['kind'] == '...'`.
+    for args in (Tree("dict", (0,), (name,)), Tree("list", (Tree("dict", (0,), (name,)),)), Constant(name)):
+        with pytest.raises(GraphError, match="cannot be part of what a module is called with"):
+            Signature(Tree("tuple", (args,)), Tree("dict"), 0)
+        with pytest.raises(GraphError, match="cannot be part of what a module is called with"):
+            Signature(Tree("tuple"), Tree("dict", (args,), ("x",)), 0)
+    with pytest.raises(GraphError, match="cannot be the name of a graph"):
+        Graph(name, [], {}, Signature(Tree("tuple"), Tree("dict"), Tree("tuple")))
+
+
+def test_a_text_with_a_constant_that_is_not_plain_says_where() -> None:
+    with pytest.raises(ParseError, match="cannot be part of what") as caught:
+        parse_graph("graph net(x: f32[B]) {\n  call (x, \"' or exec(1) or '\")\n  return x\n}")
+    assert caught.value.where.startswith("line 2")
 
 
 @pytest.mark.parametrize(
-    "name", ["x=exec('1')", "a b", "", "1a", "a.b", "lambda", "x: int", "*x", "x, y", "²", "x\n", "None"]
+    "name",
+    [
+        "x=exec('1')",
+        "a b",
+        "",
+        "1a",
+        "a.b",
+        "lambda",
+        "x: int",
+        "*x",
+        "x, y",
+        "²",
+        "x\n",
+        "None",
+        "__debug__",
+        "\ufb01",
+        "a" * 201,
+    ],
 )
 def test_an_argument_is_called_like_a_python_argument(name: str) -> None:
     with pytest.raises(GraphError, match="cannot be the name of an argument"):
@@ -84,6 +134,11 @@ def test_a_text_with_such_an_argument_is_refused_where_it_stands(place: str) -> 
     with pytest.raises(ParseError, match="cannot be the name of an argument") as caught:
         parse_graph(f"graph {place}{' {' if '{' not in place else ''}\n  return x\n}}")
     assert "`x=exec('1')`" in caught.value.where
+
+
+def test_a_module_is_not_called_with_self_by_keyword() -> None:
+    with pytest.raises(GraphError, match="'self' cannot be the name of an argument"):
+        Signature(Tree("tuple"), Tree("dict", (0,), ("self",)), 0)
 
 
 TAKEN = ["", "a..b", ".a", "a.", "training", "a.forward", "state_dict.a", "_modules", "\ud800"]
@@ -151,9 +206,9 @@ def test_an_argument_may_be_called_what_generated_source_uses(name: str) -> None
 
 
 class Keys(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, *keys: str) -> None:
         super().__init__()
-        self.layers = nn.ModuleDict({key: nn.Linear(4, 4) for key in ('a"b', "a'b", "new\nline", "with space", "0")})
+        self.layers = nn.ModuleDict({key: nn.Linear(4, 4) for key in keys})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for layer in self.layers.values():
@@ -161,14 +216,21 @@ class Keys(nn.Module):
         return x
 
 
-def test_keys_of_a_module_dict_may_be_any_text(tmp_path: Path) -> None:
-    model = Keys()
+def test_keys_of_a_module_dict_may_be_any_plain_text(tmp_path: Path) -> None:
+    model = Keys("with space", "0", "x=1", "a-b", "{0}", "\u00e9")
     graph = trace(model, (torch.randn(2, 4),))
     graph.save(tmp_path / "net.archir")
     module = load(tmp_path / "net.archir").module()
     assert list(module.state_dict()) == list(model.state_dict())
     x = torch.randn(5, 4)
     torch.testing.assert_close(module(x), model(x))
+
+
+@pytest.mark.parametrize("key", ['a"b', "a'b", "new\nline"])
+def test_other_keys_of_a_module_dict_are_refused_by_name(key: str) -> None:
+    with pytest.raises(CaptureError, match="cannot be the name of a stored tensor") as caught:
+        trace(Keys(key), (torch.randn(2, 4),))
+    assert repr(f"layers.{key}.weight") in str(caught.value) and caught.value.mend == "rename it in the model"
 
 
 @pytest.mark.parametrize(("old", "new"), [("@w[", "@training["), ("(x:", "(`x y`:")])

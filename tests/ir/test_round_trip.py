@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from keyword import iskeyword
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 import torch
@@ -23,26 +24,26 @@ from tests.ir.builder import Builder, same
 from tests.models import ZOO
 
 WORDS = st.one_of(st.text(max_size=6), st.sampled_from(["f32", "x", "a.b", "B", "w0", "`", "\\", '"', "#:", "é"]))
-TITLES = WORDS.filter(lambda word: "\0" not in word)
+PLAIN = WORDS.map(lambda word: "".join(c for c in normalize("NFKC", word) if c.isprintable() and c not in "\"'`\\"))
 NAMES = st.from_regex(r"[a-z_]\w{0,4}", fullmatch=True) | st.sampled_from(["f32", "inf", "B", "w0", "é", "graph"])
-ARGUMENTS = NAMES.filter(lambda name: name.isidentifier() and not iskeyword(name))
-PARTS = WORDS.map(lambda word: word.replace(".", "")).filter(lambda part: part and not hasattr(nn.Module(), part))
+ARGUMENTS = NAMES.filter(lambda name: name.isidentifier() and not iskeyword(name) and normalize("NFKC", name) == name)
+PARTS = PLAIN.map(lambda word: word.replace(".", "")).filter(lambda part: part and not hasattr(nn.Module(), part))
 PATHS = st.lists(PARTS, min_size=1, max_size=3).map(".".join)
-CONSTANTS = st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.floats(allow_nan=False), st.text(max_size=4))
+CONSTANTS = st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.floats(allow_nan=False))
 PLACES = st.builds(Location, st.just("") | PATHS, WORDS, WORDS, st.integers(0, 999)) | st.none()
 KINDS = st.sampled_from(["parameter", "buffer", "constant"])
 
 
-def _tree(draw: st.DrawFn, leaves: list[int], depth: int = 2) -> Leaf:
+def _tree(draw: st.DrawFn, leaves: list[int], texts: st.SearchStrategy[str], depth: int = 2) -> Leaf:
     """Draw a nesting whose leaves are these numbers, in order, and constants."""
     kind = draw(st.sampled_from(["tuple", "list", "dict"]))
     children: list[Leaf] = []
     while leaves:
         count = draw(st.integers(1, 2)) if depth else 1
         part, leaves = leaves[:count], leaves[count:]
-        children.append(part[0] if count == 1 else _tree(draw, part, depth - 1))
-        children += [Constant(draw(CONSTANTS))] if draw(st.booleans()) else []
-    keys = draw(st.lists(WORDS, min_size=len(children), max_size=len(children), unique=True)) if kind == "dict" else ()
+        children.append(part[0] if count == 1 else _tree(draw, part, texts, depth - 1))
+        children += [Constant(draw(CONSTANTS | texts))] if draw(st.booleans()) else []
+    keys = draw(st.lists(texts, min_size=len(children), max_size=len(children), unique=True)) if kind == "dict" else ()
     return Tree(kind, tuple(children), tuple(keys))
 
 
@@ -59,7 +60,7 @@ def _is_free(path: str, taken: list[str]) -> bool:
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
     """Draw a graph over values of the type f32[B, 4]."""
-    b = Builder(draw(TITLES), step=draw(st.integers(1, 3)))
+    b = Builder(draw(PLAIN), step=draw(st.integers(1, 3)))
     names = draw(st.lists(ARGUMENTS, min_size=1, max_size=3, unique=True))
     values = [b.input(name, "f32[B, 4]") for name in names]
     paths: list[str] = []
@@ -96,8 +97,8 @@ def graphs(draw: st.DrawFn) -> Graph:
     outputs = draw(st.lists(st.sampled_from([*values, *weights]), max_size=3))
     cut = draw(st.integers(0, len(names)))
     order = list(draw(st.permutations(range(len(names)))))
-    args, kwargs = _wrapped("tuple", _tree(draw, order[:cut])), _wrapped("dict", _tree(draw, order[cut:]))
-    result = _tree(draw, list(range(len(outputs))))
+    args, kwargs = _wrapped("tuple", _tree(draw, order[:cut], PLAIN)), _wrapped("dict", _tree(draw, order[cut:], PLAIN))
+    result = _tree(draw, list(range(len(outputs))), WORDS)
     history = tuple(draw(st.lists(st.text(max_size=8), max_size=2)))
     return b.graph(*outputs, signature=Signature(args, kwargs, result), history=history)
 

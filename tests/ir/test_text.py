@@ -122,11 +122,11 @@ def test_names_that_mean_something_else_are_quoted() -> None:
     words = ["f32", "inf", "cpu", "strided", "buffer", "complex", "float", "é", "_x1"]
     b = Builder("graph")
     values = [b.input(word, "f32[B]") for word in words]
-    values += [b.parameter(name, "f32[2]") for name in ("a-b", "ü.0", "__metadata", 'a") or ("', "0")]
+    values += [b.parameter(name, "f32[2]") for name in ("a-b", "ü.0", "__metadata", "a}) or ({", "0")]
     text = str(b.graph(*values, result=Tree("tuple", tuple(range(len(values))))))
     quoted = re.findall(r"(?<!@)`([^`]*)`: ", text)
     assert quoted == ["f32", "inf", "cpu", "strided", "buffer", "complex", "float"]
-    assert '@`a-b`[2], @ü.0[2], @__metadata[2], @`a\\") or (\\"`[2], @0[2]' in text
+    assert "@`a-b`[2], @ü.0[2], @__metadata[2], @`a}) or ({`[2], @0[2]" in text
     found = parse_graph(text)
     assert [n.name for n in found.inputs] == words
     assert str(found) == text
