@@ -13,6 +13,7 @@ from torch import Tensor
 from archir.emit.nesting import leaves, tensors_in
 from archir.emit.undefined import find_undefined, gap
 from archir.errors import EmitError
+from archir.ir.execute import mode_argument
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs, symbol_sizes
 
@@ -125,6 +126,67 @@ def agree(graph: Graph, run: Run, tolerance: float, what: str, seed: int = 0) ->
     )
 
 
+def compare_training(graph: Graph, net: torch.nn.Module, tolerance: float, what: str, seed: int = 0) -> None:
+    """Compare what a graph and a module made from it do in training mode: their outputs, and their buffers after it.
+
+    Both draw the same random numbers. Where what the graph records is not finite (the variance of a single element),
+    it is not compared; a graph that does the same in both modes is not run.
+
+    Args:
+        graph: the graph.
+        net: the module; its mode and buffers are as before afterwards.
+        tolerance: largest difference allowed, relative to the largest magnitude where that exceeds 1.
+        what: what is compared, for the message.
+        seed: seed of the random inputs.
+
+    Raises:
+        EmitError: the outputs or the buffers differ by more than `tolerance`, or the module cannot be trained.
+    """
+    if all(mode_argument(node) is None for node in graph.calls):
+        return
+    for sizes in _sizes(graph):
+        args, kwargs = random_inputs(graph, seed=seed, sizes=sizes)
+        wanted = _trained(graph.module(), args, kwargs)
+        if not all(bool(torch.isfinite(t).all()) for t in wanted.values() if t.is_floating_point()):
+            continue
+        try:
+            found = _trained(net, args, kwargs)
+        except (RuntimeError, TypeError, AttributeError, NameError, ValueError, IndexError, KeyError) as error:
+            raise EmitError(f"{what} cannot be trained", why=f"{type(error).__name__}: {error}") from error
+        for name in wanted.keys() & found.keys():
+            if wanted[name].shape != found[name].shape:
+                raise EmitError(f"{what} returns another shape in training", where=f"{name}, {_told(sizes)}")
+            most, limit = _largest(gap(wanted[name], found[name])), tolerance * _scale(wanted[name])
+            if not most <= limit:
+                raise EmitError(
+                    f"{what} does something else in training: the largest difference of {name} is {most:.3g}",
+                    where=_told(sizes),
+                    why=f"at most {limit:.3g} is allowed",
+                )
+
+
+def _trained(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
+    """Return by name what a module computes in training mode, and its buffers after that."""
+    modes = {part: part.training for part in module.modules()}
+    before = {name: tensor.clone() for name, tensor in module.named_buffers()}
+    try:
+        outputs = tensors_in(_seeded(lambda args, kwargs: module.train()(*args, **kwargs), args, kwargs))
+        found = {f"output {i}": tensor for i, tensor in enumerate(outputs)}
+        return found | {name: tensor.clone() for name, tensor in module.named_buffers()}
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+        for name, tensor in module.named_buffers():
+            tensor.copy_(before[name])
+
+
+def _seeded(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    """Return what is computed without gradients where chance begins at the same place each time."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return run(args, kwargs)
+
+
 def batches(graph: Graph) -> tuple[int, ...]:
     """Return the batch sizes a graph is tried with; only one where none of its inputs has such an axis."""
     return BATCHES if symbol_sizes(graph, 1) else BATCHES[:1]
@@ -151,8 +213,8 @@ def _try(
     graph: Graph, module: torch.nn.Module, run: Run, tolerance: float, what: str, sizes: dict[str, int], seed: int
 ) -> _Trial:
     args, kwargs = random_inputs(graph, seed=seed, sizes=sizes)
-    with torch.no_grad():
-        wanted, found = tensors_in(module(*args, **kwargs)), tensors_in(run(args, kwargs))
+    wanted = tensors_in(_seeded(lambda args, kwargs: module(*args, **kwargs), args, kwargs))
+    found = tensors_in(_seeded(run, args, kwargs))
     shapes = [[list(t.shape) for t in part] for part in (wanted, found)]
     if shapes[0] != shapes[1]:
         raise EmitError(f"{what} returns shapes {shapes[1]} instead of {shapes[0]}", where=_told(sizes))
