@@ -43,7 +43,7 @@ _CONSTANTS = frozenset(
     name for name, v in vars(torch).items() if isinstance(v, torch.dtype | torch.layout | torch.memory_format)
 )
 _CONTAINERS = ("Identity", "Module", "ModuleDict", "ModuleList", "Parameter", "ParameterList", "Sequential")
-_BUILTINS = frozenset({"complex", "float", "range"})
+_BUILTINS = frozenset({"complex", "float", "len", "range"})
 _EXTREMES = frozenset({"max", "min"})
 _TYPES = frozenset({"Tensor", "dict", "int", "list", "object", "tuple"})
 _OWN = frozenset({"add_module", "get_buffer", "get_parameter", "get_submodule", "register_buffer"})
