@@ -16,11 +16,16 @@ from archir.errors import EmitError
 from archir.ir.execute import mode_argument
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs, symbol_sizes
+from archir.ir.node import Constant, Leaf, Tree, Value
+from archir.ir.types import TensorType
 
 __all__ = ["Agreement", "Emitted", "agree", "compare", "tensors_in"]
 
 BATCHES = (2, 3)
 """Batch sizes that are tried."""
+
+LARGE = (12, 17)
+"""Batch sizes where other axes are dynamic, too: no axis has the size anything is exported with, or the same parity."""
 
 SURE = 0.1
 """An element that undefined rows change by less than this share of what is allowed counts as defined."""
@@ -91,7 +96,7 @@ def compare(graph: Graph, run: Run, tolerance: float, what: str, seed: int = 0) 
     return found.difference
 
 
-def agree(graph: Graph, run: Run, tolerance: float, what: str, seed: int = 0) -> Agreement:
+def agree(graph: Graph, run: Run, tolerance: float, what: str, seed: int = 0, *, roundings: int = 0) -> Agreement:
     """Compare the outputs of a graph with those of what was made from it, in eval mode, where they are defined.
 
     Where all outputs agree, all are compared. Where some do not, those that depend on what the graph does not define
@@ -103,13 +108,16 @@ def agree(graph: Graph, run: Run, tolerance: float, what: str, seed: int = 0) ->
         tolerance: largest difference allowed, relative to the largest output of the graph where that exceeds 1.
         what: what is compared, for the message.
         seed: seed of the random inputs.
+        roundings: for outputs that half precision leads to, how many of its roundings may differ, where that is more.
 
     Raises:
         EmitError: the outputs differ in number, shape, or by more than `tolerance` where they are defined; or an
             output has no element that is defined.
     """
     module = graph.module().eval()
-    trials = [_try(graph, module, run, tolerance, what, sizes, seed) for sizes in _sizes(graph)]
+    tolerances = [max(tolerance, roundings * eps) if eps else tolerance for eps in coarse(graph)]
+    tried = [_try(graph, module, run, tolerances, what, sizes, seed) for sizes in _sizes(graph)]
+    trials = [*tried, *_try_large(graph, module, run, tolerances, what, seed)]
     undefined = [sum(int(t.undefined[i].sum()) for t in trials) for i in range(len(trials[0].undefined))]
     elements = [sum(t.undefined[i].numel() for t in trials) for i in range(len(undefined))]
     why = next((t.why for t in trials if t.why), "")
@@ -209,8 +217,55 @@ class _Trial:
     why: str = ""
 
 
+def _try_large(
+    graph: Graph, module: torch.nn.Module, run: Run, tolerances: Sequence[float], what: str, seed: int
+) -> list[_Trial]:
+    """Try sizes beyond those that anything was exported with, where other axes than the batch are dynamic.
+
+    A graph that cannot be run with them itself (a table of positions is shorter) is not held to them.
+    """
+    found: list[_Trial] = []
+    for sizes in (symbol_sizes(graph, batch) for batch in LARGE):
+        if len(sizes) < 2:
+            break
+        args, kwargs = random_inputs(graph, seed=seed, sizes=sizes)
+        try:
+            _seeded(lambda args, kwargs: module(*args, **kwargs), args, kwargs)
+        except (RuntimeError, IndexError, ValueError):
+            break
+        found.append(_try(graph, module, run, tolerances, what, sizes, seed))
+    return found
+
+
+def coarse(graph: Graph) -> list[float]:
+    """Return for each tensor of the result the machine epsilon of half precision on the way to it, 0.0 if none is."""
+    found: dict[int, float] = {}
+    for node in graph.nodes:
+        kinds = [t.dtype for t in node.results if isinstance(t, TensorType) and t.dtype.is_floating_point]
+        own = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
+        before = max((found[value.node] for value in node.values), default=0.0)
+        found[node.id] = max(before, own if own > torch.finfo(torch.float32).eps else 0.0)
+    outputs = list(graph.output.arguments.values())
+
+    def read(leaf: Leaf) -> list[float]:
+        if isinstance(leaf, Tree):
+            return [eps for child in leaf.children for eps in read(child)]
+        if isinstance(leaf, Constant):
+            return [0.0] if isinstance(leaf.value, int | float) else []
+        output = outputs[leaf]
+        return [found[output.node] if isinstance(output, Value) else 0.0]
+
+    return read(graph.signature.result)
+
+
 def _try(
-    graph: Graph, module: torch.nn.Module, run: Run, tolerance: float, what: str, sizes: dict[str, int], seed: int
+    graph: Graph,
+    module: torch.nn.Module,
+    run: Run,
+    tolerances: Sequence[float],
+    what: str,
+    sizes: dict[str, int],
+    seed: int,
 ) -> _Trial:
     args, kwargs = random_inputs(graph, seed=seed, sizes=sizes)
     wanted = tensors_in(_seeded(lambda args, kwargs: module(*args, **kwargs), args, kwargs))
@@ -218,7 +273,7 @@ def _try(
     shapes = [[list(t.shape) for t in part] for part in (wanted, found)]
     if shapes[0] != shapes[1]:
         raise EmitError(f"{what} returns shapes {shapes[1]} instead of {shapes[0]}", where=_told(sizes))
-    limits = [tolerance * _scale(t) for t in wanted]
+    limits = [tolerance * _scale(t) for tolerance, t in zip(tolerances, wanted, strict=True)]
     gaps = [gap(one, other) for one, other in zip(wanted, found, strict=True)]
     undefined = [torch.zeros(t.shape, dtype=torch.bool) for t in gaps]
     why = ""

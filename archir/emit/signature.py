@@ -165,7 +165,7 @@ def _unpack(graph: Graph, tree: Tree, source: str, names: dict[Value, str], take
 
 
 def _count(source: str, count: int, keys: Sequence[str]) -> list[str]:
-    """Return statements that refuse a list of another length, or a dict with other keys; missing keys are read later."""
+    """Return statements that refuse more or fewer parts than there were; a key that is not there is found when read."""
     told = f"the keys {', '.join(keys)}" if keys else f"{count} part{'s' if count != 1 else ''}"
     return [
         f"if len({source}) != {count}:",
