@@ -324,3 +324,40 @@ def test_what_the_runtime_has_no_kernels_for_says_how_to_go_on(tmp_path: Path) -
     with pytest.raises(EmitError, match=r"graph\.to\(torch\.float32\)"):
         to_onnx(graph, tmp_path / "net.onnx")
     assert to_onnx(graph.to(torch.float32), tmp_path / "net.onnx").difference < 1e-6
+
+
+@pytest.mark.parametrize("opset", [13, 14])
+def test_parts_of_shapes_and_hard_swish_are_said_in_older_operators(opset: int, tmp_path: Path) -> None:
+    class Cropped(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x.clone()
+            y[:, 0, 1:-1] = 0.0
+            least, most = torch.sym_min(x.shape[1], x.shape[2]), torch.sym_max(x.shape[1], x.shape[2])
+            return nn.functional.hardswish(y)[:, :least].sum(1) / most
+
+    sizes = ({axis: torch.export.Dim.DYNAMIC for axis in (0, 1, 2)},)
+    graph = trace(Cropped(), (torch.randn(2, 5, 7),), dynamic_shapes=sizes)
+    emitted = to_onnx(graph, tmp_path / "net.onnx", opset=opset)
+    model = onnx.load(emitted.path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [o.version for o in model.opset_import] == [opset]
+    assert "Shape" in {n.op_type for n in model.graph.node} and emitted.difference < 1e-5
+
+
+def test_complex_operators_without_an_onnx_form_are_refused(tmp_path: Path) -> None:
+    class Spectral(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 4, 5, dtype=torch.complex64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            modes = torch.fft.rfft(x)
+            kept = torch.zeros_like(modes)
+            kept[:, :, :5] = torch.einsum("bim,iom->bom", modes[:, :, :5], self.weight)
+            return torch.fft.irfft(kept, n=x.shape[-1])
+
+    graph = trace(Spectral(), torch.randn(2, 4, 16))
+    for opset in (None, 13):
+        with pytest.raises(EmitError, match=r"where: aten\.\w+\.default, .*test_onnx.py:\d+"):
+            to_onnx(graph, tmp_path / "net.onnx", opset=opset)
+    assert list(tmp_path.iterdir()) == []
