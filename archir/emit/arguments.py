@@ -34,19 +34,19 @@ def full_name(node: Node, say: Speaker) -> Code:
     if node.op in ARITHMETIC:
         head = node.op.removeprefix("builtins.")
         return Code(f"{head}({', '.join(argument(node, n, say) for n in node.arguments)})")
-    values: dict[str, object] = {n: n for n in node.arguments}
+    values: dict[str, object] = {n: n for n in schema.names if _is_said(node, n)}
     given: list[str] = []
     names = schema.names[: schema.keyword_from]
     for name, value in zip(names, ops.positional(node.op, values), strict=False):
-        given.append(argument(node, name, say, whole=True) if name in node.arguments else literal(value))
+        given.append(argument(node, name, say, whole=True) if _is_said(node, name) else literal(value))
     keywords = [n for n in schema.names[schema.keyword_from :] if _is_said(node, n)]
     given += [f"{n}={argument(node, n, say, whole=True)}" for n in keywords]
     return Code(f"{head}({', '.join(given)})")
 
 
 def _is_said(node: Node, name: str) -> bool:
-    """Whether an argument has to be written; a tensor made from nothing always has a device."""
-    if name == "device" and is_factory(node.op):
+    """Whether an argument has to be written; a tensor made from nothing always has a device, a mode is followed."""
+    if name == mode_argument(node) or (name == "device" and is_factory(node.op)):
         return True
     value = node.arguments.get(name)
     idle = (name == "layout" and value == torch.strided) or (name == "pin_memory" and value is False)
@@ -96,6 +96,20 @@ def argument(node: Node, name: str, say: Speaker, binds: int = 0, *, whole: bool
     ):
         value = value[0]
     return source(value).within(binds)
+
+
+def cumulative(node: Node, counter: str, say: Speaker) -> Code:
+    """Return the source of a batch norm that records the average over all batches.
+
+    Args:
+        node: the call.
+        counter: the source of the number of batches so far, this one included.
+        say: writes values.
+    """
+    share = f"1.0 / {counter}.item() if {say.training(node)} else 0.0"
+    names = ops.schema(node.op).names
+    given = [share if name == "momentum" else argument(node, name, say, whole=True) for name in names]
+    return Code(f"torch.ops.{node.op}({', '.join(given)})")
 
 
 def first(node: Node) -> str:

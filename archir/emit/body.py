@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import sympy
 
-from archir.emit.arguments import full_name
+from archir.emit.arguments import cumulative, full_name
 from archir.emit.code import Code, identifier, literal, plain
 from archir.emit.expressions import expression
 from archir.emit.loops import roll
@@ -17,7 +17,8 @@ from archir.emit.scopes import Plan, Program, Step, below, parent
 from archir.emit.signature import Frame
 from archir.emit.sizes import arithmetic
 from archir.errors import EmitError
-from archir.ir.execute import returns_sequence
+from archir.ir.execute import mode_argument, returns_sequence
+from archir.ir.lowering import BATCH_NORM, batch_counter
 from archir.ir.node import PARAMETER, Argument, Node, Value
 from archir.ir.types import ScalarType, TensorType
 
@@ -160,6 +161,8 @@ class _Writer:
 
     def _write(self, step: Step) -> None:
         used = set(self._uses[self._at])
+        if counter := self._counter(step):
+            self._lines += ["if self.training:", f"    {counter}.add_(1)"]
         values = self._results(step)
         code, names = self._source(step)
         if len(plain(code.text)) > LONG + 24 and used & set(self._pending):
@@ -248,8 +251,20 @@ class _Writer:
         node = self._program.graph.node(step)
         call = self._program.stock.calls.get(step)
         if call is None:
+            counter = self._counter(step)
+            if counter and node.argument("momentum") == 0.0:  # stands for the average over all batches
+                return cumulative(node, counter, self)
             return expression(node, self) if self._program.trial.holds(node) else full_name(node, self)
         return Code(f"{self._access(call.path)}({', '.join(self._operand(o, node) for o in call.operands)})")
+
+    def _counter(self, step: Step) -> str:
+        """Return the source of the number of batches that a call advances in training, '' if it does not."""
+        node = None if isinstance(step, Plan) or self._stock(step) else self._program.graph.node(step)
+        if node is None or node.op != BATCH_NORM or mode_argument(node) is None:
+            return ""
+        found = batch_counter(self._program.graph, node)
+        inside = found is not None and any(below(n, self._plan.path) for n in self._program.names[found.id])
+        return self.value(Value(found.id), None).text if found is not None and inside else ""
 
     def _operand(self, operand: Argument, node: Node) -> str:
         if isinstance(operand, tuple):

@@ -13,13 +13,19 @@ from torch import Tensor
 from archir.emit.nesting import leaves, tensors_in
 from archir.emit.undefined import find_undefined, gap
 from archir.errors import EmitError
+from archir.ir.execute import mode_argument
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs, symbol_sizes
+from archir.ir.node import Constant, Leaf, Tree, Value
+from archir.ir.types import TensorType
 
 __all__ = ["Agreement", "Emitted", "agree", "compare", "tensors_in"]
 
 BATCHES = (2, 3)
 """Batch sizes that are tried."""
+
+LARGE = (12, 17)
+"""Batch sizes where other axes are dynamic, too: no axis has the size anything is exported with, or the same parity."""
 
 SURE = 0.1
 """An element that undefined rows change by less than this share of what is allowed counts as defined."""
@@ -90,7 +96,7 @@ def compare(graph: Graph, run: Run, tolerance: float, what: str, seed: int = 0) 
     return found.difference
 
 
-def agree(graph: Graph, run: Run, tolerance: float, what: str, seed: int = 0) -> Agreement:
+def agree(graph: Graph, run: Run, tolerance: float, what: str, seed: int = 0, *, roundings: int = 0) -> Agreement:
     """Compare the outputs of a graph with those of what was made from it, in eval mode, where they are defined.
 
     Where all outputs agree, all are compared. Where some do not, those that depend on what the graph does not define
@@ -102,13 +108,16 @@ def agree(graph: Graph, run: Run, tolerance: float, what: str, seed: int = 0) ->
         tolerance: largest difference allowed, relative to the largest output of the graph where that exceeds 1.
         what: what is compared, for the message.
         seed: seed of the random inputs.
+        roundings: for outputs that half precision leads to, how many of its roundings may differ, where that is more.
 
     Raises:
         EmitError: the outputs differ in number, shape, or by more than `tolerance` where they are defined; or an
             output has no element that is defined.
     """
     module = graph.module().eval()
-    trials = [_try(graph, module, run, tolerance, what, sizes, seed) for sizes in _sizes(graph)]
+    tolerances = [max(tolerance, roundings * eps) if eps else tolerance for eps in coarse(graph)]
+    tried = [_try(graph, module, run, tolerances, what, sizes, seed) for sizes in _sizes(graph)]
+    trials = [*tried, *_try_large(graph, module, run, tolerances, what, seed)]
     undefined = [sum(int(t.undefined[i].sum()) for t in trials) for i in range(len(trials[0].undefined))]
     elements = [sum(t.undefined[i].numel() for t in trials) for i in range(len(undefined))]
     why = next((t.why for t in trials if t.why), "")
@@ -123,6 +132,67 @@ def agree(graph: Graph, run: Run, tolerance: float, what: str, seed: int = 0) ->
         undefined=sum(undefined),
         why=why,
     )
+
+
+def compare_training(graph: Graph, net: torch.nn.Module, tolerance: float, what: str, seed: int = 0) -> None:
+    """Compare what a graph and a module made from it do in training mode: their outputs, and their buffers after it.
+
+    Both draw the same random numbers. Where what the graph records is not finite (the variance of a single element),
+    it is not compared; a graph that does the same in both modes is not run.
+
+    Args:
+        graph: the graph.
+        net: the module; its mode and buffers are as before afterwards.
+        tolerance: largest difference allowed, relative to the largest magnitude where that exceeds 1.
+        what: what is compared, for the message.
+        seed: seed of the random inputs.
+
+    Raises:
+        EmitError: the outputs or the buffers differ by more than `tolerance`, or the module cannot be trained.
+    """
+    if all(mode_argument(node) is None for node in graph.calls):
+        return
+    for sizes in _sizes(graph):
+        args, kwargs = random_inputs(graph, seed=seed, sizes=sizes)
+        wanted = _trained(graph.module(), args, kwargs)
+        if not all(bool(torch.isfinite(t).all()) for t in wanted.values() if t.is_floating_point()):
+            continue
+        try:
+            found = _trained(net, args, kwargs)
+        except (RuntimeError, TypeError, AttributeError, NameError, ValueError, IndexError, KeyError) as error:
+            raise EmitError(f"{what} cannot be trained", why=f"{type(error).__name__}: {error}") from error
+        for name in wanted.keys() & found.keys():
+            if wanted[name].shape != found[name].shape:
+                raise EmitError(f"{what} returns another shape in training", where=f"{name}, {_told(sizes)}")
+            most, limit = _largest(gap(wanted[name], found[name])), tolerance * _scale(wanted[name])
+            if not most <= limit:
+                raise EmitError(
+                    f"{what} does something else in training: the largest difference of {name} is {most:.3g}",
+                    where=_told(sizes),
+                    why=f"at most {limit:.3g} is allowed",
+                )
+
+
+def _trained(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
+    """Return by name what a module computes in training mode, and its buffers after that."""
+    modes = {part: part.training for part in module.modules()}
+    before = {name: tensor.clone() for name, tensor in module.named_buffers()}
+    try:
+        outputs = tensors_in(_seeded(lambda args, kwargs: module.train()(*args, **kwargs), args, kwargs))
+        found = {f"output {i}": tensor for i, tensor in enumerate(outputs)}
+        return found | {name: tensor.clone() for name, tensor in module.named_buffers()}
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+        for name, tensor in module.named_buffers():
+            tensor.copy_(before[name])
+
+
+def _seeded(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    """Return what is computed without gradients where chance begins at the same place each time."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return run(args, kwargs)
 
 
 def batches(graph: Graph) -> tuple[int, ...]:
@@ -147,16 +217,63 @@ class _Trial:
     why: str = ""
 
 
+def _try_large(
+    graph: Graph, module: torch.nn.Module, run: Run, tolerances: Sequence[float], what: str, seed: int
+) -> list[_Trial]:
+    """Try sizes beyond those that anything was exported with, where other axes than the batch are dynamic.
+
+    A graph that cannot be run with them itself (a table of positions is shorter) is not held to them.
+    """
+    found: list[_Trial] = []
+    for sizes in (symbol_sizes(graph, batch) for batch in LARGE):
+        if len(sizes) < 2:
+            break
+        args, kwargs = random_inputs(graph, seed=seed, sizes=sizes)
+        try:
+            _seeded(lambda args, kwargs: module(*args, **kwargs), args, kwargs)
+        except (RuntimeError, IndexError, ValueError):
+            break
+        found.append(_try(graph, module, run, tolerances, what, sizes, seed))
+    return found
+
+
+def coarse(graph: Graph) -> list[float]:
+    """Return for each tensor of the result the machine epsilon of half precision on the way to it, 0.0 if none is."""
+    found: dict[int, float] = {}
+    for node in graph.nodes:
+        kinds = [t.dtype for t in node.results if isinstance(t, TensorType) and t.dtype.is_floating_point]
+        own = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
+        before = max((found[value.node] for value in node.values), default=0.0)
+        found[node.id] = max(before, own if own > torch.finfo(torch.float32).eps else 0.0)
+    outputs = list(graph.output.arguments.values())
+
+    def read(leaf: Leaf) -> list[float]:
+        if isinstance(leaf, Tree):
+            return [eps for child in leaf.children for eps in read(child)]
+        if isinstance(leaf, Constant):
+            return [0.0] if isinstance(leaf.value, int | float) else []
+        output = outputs[leaf]
+        return [found[output.node] if isinstance(output, Value) else 0.0]
+
+    return read(graph.signature.result)
+
+
 def _try(
-    graph: Graph, module: torch.nn.Module, run: Run, tolerance: float, what: str, sizes: dict[str, int], seed: int
+    graph: Graph,
+    module: torch.nn.Module,
+    run: Run,
+    tolerances: Sequence[float],
+    what: str,
+    sizes: dict[str, int],
+    seed: int,
 ) -> _Trial:
     args, kwargs = random_inputs(graph, seed=seed, sizes=sizes)
-    with torch.no_grad():
-        wanted, found = tensors_in(module(*args, **kwargs)), tensors_in(run(args, kwargs))
+    wanted = tensors_in(_seeded(lambda args, kwargs: module(*args, **kwargs), args, kwargs))
+    found = tensors_in(_seeded(run, args, kwargs))
     shapes = [[list(t.shape) for t in part] for part in (wanted, found)]
     if shapes[0] != shapes[1]:
         raise EmitError(f"{what} returns shapes {shapes[1]} instead of {shapes[0]}", where=_told(sizes))
-    limits = [tolerance * _scale(t) for t in wanted]
+    limits = [tolerance * _scale(t) for tolerance, t in zip(tolerances, wanted, strict=True)]
     gaps = [gap(one, other) for one, other in zip(wanted, found, strict=True)]
     undefined = [torch.zeros(t.shape, dtype=torch.bool) for t in gaps]
     why = ""

@@ -53,6 +53,7 @@ def lower(model: ModelProto, opset: int) -> ModelProto:
     """
     now = opset_of(model)
     made: ModelProto = inliner.inline_local_functions(model)
+    _respell(made.graph, opset)
     problems = _lower(made.graph, now, opset)
     if problems:
         raise EmitError(
@@ -66,6 +67,37 @@ def lower(model: ModelProto, opset: int) -> ModelProto:
             imported.version = opset
     made.ir_version = min(made.ir_version, helper.find_min_ir_version_for(list(made.opset_import)))
     return made
+
+
+def _respell(graph: GraphProto, opset: int) -> None:
+    """Say in older operators what newer ones, or newer attributes, say: parts of a shape, hard swish."""
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _respell(attribute.g, opset)
+        standard = node.domain in ("", "ai.onnx")
+        if standard and node.op_type == "Shape" and node.attribute and opset < 15:
+            nodes += _part_of_shape(node)
+        elif standard and node.op_type == "HardSwish" and opset < 14:
+            (x,), (y,) = node.input, node.output
+            gate = helper.make_node("HardSigmoid", [x], [f"{y}_gate"], alpha=1 / 6, beta=0.5)
+            nodes += [gate, helper.make_node("Mul", [x, f"{y}_gate"], [y], name=node.name)]
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _part_of_shape(node: NodeProto) -> list[NodeProto]:
+    """Return what takes a part of the whole shape of a tensor."""
+    (y,) = node.output
+    bounds = {"start": 0, "end": np.iinfo(np.int64).max} | {a.name: a.i for a in node.attribute}
+    made = [helper.make_node("Shape", list(node.input), [f"{y}_whole"])]
+    for name, bound in bounds.items():
+        value = numpy_helper.from_array(np.array([bound], np.int64))
+        made.append(helper.make_node("Constant", [], [f"{y}_{name}"], value=value))
+    return [*made, helper.make_node("Slice", [f"{y}_whole", f"{y}_start", f"{y}_end"], [y], name=node.name)]
 
 
 def _lower(graph: GraphProto, now: int, opset: int) -> list[str]:

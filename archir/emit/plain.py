@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from archir.emit.arguments import argument, full_name
+from archir.emit.arguments import cumulative, full_name
 from archir.emit.code import Code, literal, plain, quoted, wrap
 from archir.emit.names import unique
 from archir.emit.scopes import parent
 from archir.emit.signature import frame, result_source
 from archir.emit.tensors import declaration
-from archir.ir import ops
 from archir.ir.execute import mode_argument, returns_sequence
 from archir.ir.graph import Graph
+from archir.ir.lowering import BATCH_NORM, batch_counter
 from archir.ir.node import Node, Value
 from archir.ir.types import TensorType
-
-_BATCH_NORM = "aten.batch_norm.default"
 
 
 def plain_class(graph: Graph, name: str) -> str:
@@ -95,25 +93,14 @@ class _Calls:
         """Yield the statements."""
         for node in self._graph.calls:
             source = full_name(node, self).text
-            if node.op == _BATCH_NORM and mode_argument(node) and (counter := self._counter(node)):
+            counted = batch_counter(self._graph, node) if node.op == BATCH_NORM and mode_argument(node) else None
+            if counted is not None:
+                counter = _tensor(counted)
                 yield f"if {self.training(node)}:"
                 yield f"    {counter}.add_(1)"
                 if node.argument("momentum") == 0.0:  # stands for the average over all batches
-                    source = self._cumulative(node, counter)
+                    source = cumulative(node, counter, self).text
             yield f"{self._results[node.id]} = {source}"
-
-    def _counter(self, node: Node) -> str:
-        """Return the source of the number of batches a batch norm has seen, '' if it is not stored."""
-        mean = node.argument("running_mean")
-        stored = self._graph.node(mean.node).parameter if isinstance(mean, Value) else None
-        names = [f"{parent(n)}.num_batches_tracked".lstrip(".") for n in stored.names] if stored else []
-        return next((_tensor(self._graph.by_name[n]) for n in names if n in self._graph.by_name), "")
-
-    def _cumulative(self, node: Node, counter: str) -> str:
-        share = f"1.0 / {counter}.item() if {self.training(node)} else 0.0"
-        names = ops.schema(node.op).names
-        given = [share if name == "momentum" else argument(node, name, self, whole=True) for name in names]
-        return f"torch.ops.{node.op}({', '.join(given)})"
 
     def value(self, value: Value, near: Node) -> Code:
         """Return the source of a value."""

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from archir.emit.check import Emitted, compare
+from archir.emit.check import Emitted, compare, compare_training
 from archir.emit.files import place
 from archir.emit.layouts import LAYOUTS, Draft, draft
 from archir.errors import EmitError, FileError
@@ -115,7 +115,8 @@ def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> fl
         The largest absolute difference on random inputs, in eval mode.
 
     Raises:
-        EmitError: the file cannot be loaded, its state dict has other keys, or it computes something else.
+        EmitError: the file cannot be loaded, its state dict has other keys, or it computes something else in eval or
+            training mode.
     """
     file = Path(path)
     net = _loaded(file)
@@ -132,7 +133,9 @@ def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> fl
         except (RuntimeError, TypeError, AttributeError, NameError, ValueError, IndexError, KeyError) as error:
             raise EmitError(f"{file.name} does not run", why=f"{type(error).__name__}: {error}") from error
 
-    return compare(graph, run, tolerance, file.name)
+    difference = compare(graph, run, tolerance, file.name)
+    compare_training(graph, net, tolerance, file.name)
+    return difference
 
 
 def _loaded(file: Path) -> nn.Module:

@@ -72,6 +72,8 @@ def frame(graph: Graph) -> Frame:
             names[Value(graph.inputs[leaf].id)] = name
     others = fresh("keywords") if len(kept) < len(keywords) else ""
     arguments += [f"**{others}: object"] if others else []
+    more = [key for key in keywords if key not in kept]
+    prelude += _count(others, len(more), more) if others else []
     for key, leaf in keywords.items():
         if key not in kept:
             prelude += _part(graph, leaf, f"{others}[{quoted(key)}]", key, names, taken)
@@ -159,10 +161,19 @@ def _hint(graph: Graph, leaf: Leaf) -> str:
 
 def _unpack(graph: Graph, tree: Tree, source: str, names: dict[Value, str], taken: list[str]) -> list[str]:
     keys: list[str | int] = list(tree.keys) if tree.kind == "dict" else list(range(len(tree.children)))
-    lines: list[str] = []
+    lines = _count(source, len(keys), tree.keys)
     for key, child in zip(keys, tree.children, strict=True):
         lines += _part(graph, child, f"{source}[{quoted(key) if isinstance(key, str) else key}]", "", names, taken)
     return lines
+
+
+def _count(source: str, count: int, keys: Sequence[str]) -> list[str]:
+    """Return statements that refuse more or fewer parts than there were; a key that is not there is found when read."""
+    told = f"the keys {', '.join(keys)}" if keys else f"{count} part{'s' if count != 1 else ''}"
+    return [
+        f"if len({source}) != {count}:",
+        f"    raise ValueError({quoted(f'the network is for {source} with {told}')})",
+    ]
 
 
 def _part(graph: Graph, leaf: Leaf, source: str, hint: str, names: dict[Value, str], taken: list[str]) -> list[str]:

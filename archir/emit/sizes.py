@@ -14,7 +14,7 @@ def arithmetic(size: sympy.Expr, term: Callable[[sympy.Expr], Code]) -> Code:
     """Return the source of a size that is computed from others.
 
     Args:
-        size: sum, product, power, quotient, `floor` or `Mod`.
+        size: sum, product, power, quotient, `floor`, `Mod`, `Max` or `Min`.
         term: gives the source of its terms.
 
     Raises:
@@ -29,6 +29,9 @@ def arithmetic(size: sympy.Expr, term: Callable[[sympy.Expr], Code]) -> Code:
         return Code(f"{part(above, TIMES)} // {part(under, TIMES + 1)}", TIMES)
     if isinstance(size, sympy.Mod):
         return Code(f"{part(size.args[0], TIMES)} % {part(size.args[1], TIMES + 1)}", TIMES)
+    if isinstance(size, sympy.Max | sympy.Min):
+        parts = [part(inner, 0) for inner in sorted(size.args, key=lambda t: (t.is_Integer, str(t)))]
+        return Code(f"{'max' if isinstance(size, sympy.Max) else 'min'}({', '.join(parts)})")
     above, under = sympy.fraction(sympy.together(size))
     if under != 1:
         return Code(f"{part(above, TIMES)} // {part(under, TIMES + 1)}", TIMES)

@@ -10,6 +10,7 @@ import torch
 from archir.emit.code import literal, size
 from archir.ir.execute import mode_argument
 from archir.ir.graph import Graph
+from archir.ir.lowering import batch_counter
 from archir.ir.node import PARAMETER, Argument, Node, Value
 from archir.ir.types import TensorType
 
@@ -232,7 +233,8 @@ def _batch_norm(graph: Graph, node: Node) -> _Fit | None:
     eps, momentum = node.argument("eps"), node.argument("momentum")
     arguments += [f"eps={literal(eps)}"] if eps != 1e-5 else []
     if momentum != 0.1:
-        arguments.append(f"momentum={literal(momentum if momentum != 0.0 else None)}")
+        cumulative = momentum == 0.0 and batch_counter(graph, node) is not None
+        arguments.append(f"momentum={literal(None if cumulative else momentum)}")
     arguments += ["affine=False"] if weight is None else []
     fields = _tensors(node, "running_mean", "running_var", "weight", "bias")
     return _Fit(f"BatchNorm{rank}d", arguments, fields, (source,), optional=("num_batches_tracked",))

@@ -82,6 +82,19 @@ def batch_norm(
     return torch.batch_norm(x, weight, bias, mean, variance, training, momentum, eps, cudnn)
 
 
+def batch_counter(graph: Graph, node: Node) -> Node | None:
+    """Return what counts the batches a batch normalisation has seen, None if that is not stored.
+
+    Args:
+        graph: the program.
+        node: the normalisation.
+    """
+    mean = node.argument("running_mean")
+    stored = graph.node(mean.node).parameter if isinstance(mean, Value) else None
+    names = [f"{n.rpartition('.')[0]}.num_batches_tracked".lstrip(".") for n in stored.names] if stored else []
+    return next((graph.by_name[n] for n in names if n in graph.by_name), None)
+
+
 def lower(graph: Graph) -> Lowered:
     """Return the `forward` of a graph, a method of a module that holds its tensors and flags under their names."""
     return _Lowering(graph).lowered()
@@ -208,10 +221,7 @@ class _Lowering:
         return found
 
     def _batch_norm(self, node: Node, arguments: Mapping[str, ast.expr]) -> ast.expr:
-        mean = node.argument("running_mean")
-        source = self._graph.node(mean.node).parameter if isinstance(mean, Value) else None
-        counters = [f"{n.rpartition('.')[0]}.num_batches_tracked".lstrip(".") for n in source.names] if source else []
-        found = next((self._graph.by_name[c] for c in counters if c in self._graph.by_name), None)
+        found = batch_counter(self._graph, node)
         batches = self._value(Value(found.id)) if found is not None else ast.Constant(None)
         given = [self._source(arguments.get(n, node.argument(n))) for n in ops.schema(BATCH_NORM).names]
         return self._call_global(batch_norm, *given[:5], batches, *given[5:])

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from archir.emit import expressions
 from archir.emit.arguments import Speaker, argument
 from archir.emit.code import Code, literal
-from archir.emit.layouts import draft
+from archir.emit.layouts import LAYOUTS, draft
 from archir.emit.python import to_python
 from archir.ir.node import Node
 from frontends.pytorch import trace
+from tests.emit.loading import load_draft
 
 
 class Function(nn.Module):
@@ -144,3 +145,21 @@ def test_a_form_that_computes_something_else_gives_way(tmp_path: Path, monkeypat
     monkeypatch.setitem(expressions._FORMS, "aten.relu", write_as("F.gelu(@)"))
     emitted = to_python(trace(Function(lambda x: x.relu() * 2.0), torch.randn(3, 4)), tmp_path)
     assert emitted.difference == 0.0 and "torch.ops.aten.relu.default(x)" in emitted.path.read_text()
+
+
+class Extremes(nn.Module):
+    """Sizes that are the largest and the smallest of others; an input has the name of a function used for them."""
+
+    def forward(self, x: Tensor, max: Tensor) -> tuple[Tensor, Tensor]:
+        most, least = torch.sym_max(x.shape[1], x.shape[2]), torch.sym_min(x.shape[1], x.shape[2])
+        return torch.zeros(most + 1, 3) + max, x[:, :least, :least].sum(0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_largest_of_sizes(layout: str, tmp_path: Path) -> None:
+    axes = {axis: torch.export.Dim.DYNAMIC for axis in (0, 1, 2)}
+    graph = trace(Extremes(), (torch.randn(3, 5, 7), torch.randn(3)), dynamic_shapes=(axes, None))
+    net = load_draft(draft(graph, layout), tmp_path)
+    for shape in ((3, 5, 7), (2, 6, 4)):
+        x, y = torch.randn(shape), torch.randn(3)
+        torch.testing.assert_close(net(x, y), Extremes()(x, y))

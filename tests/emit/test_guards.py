@@ -12,10 +12,12 @@ import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from torch import Tensor, nn
 
+from archir.emit.layouts import LAYOUTS, draft
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.ir.graph import Graph
 from frontends.pytorch import trace
+from tests.emit.loading import load_draft
 from tests.frontends.test_guards import SIZES, Deciding
 
 CASES: dict[str, tuple[Callable[[int], bool], int]] = {
@@ -87,3 +89,25 @@ def test_batches_that_were_equal_have_to_be(tmp_path: Path) -> None:
     session = _session(to_onnx(graph, tmp_path / "net.onnx").path)
     with pytest.raises(InvalidArgument, match=r"requires y\.size\(0\) == x\.size\(0\)"):
         session.run(None, {"x": torch.randn(8, 5).numpy(), "y": torch.randn(1, 5).numpy()})
+
+
+class Parts(nn.Module):
+    def forward(self, parts: list[Tensor], named: dict[str, tuple[Tensor, ...]], *, len: Tensor) -> Tensor:
+        return parts[0] + parts[1] * named["a"][0] + len
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_lists_and_dicts_have_the_parts_they_had(layout: str, tmp_path: Path) -> None:
+    x = torch.randn(3, 4)
+    graph = trace(Parts(), ([x, x], {"a": (x,)}), {"len": x})
+    net = load_draft(draft(graph, layout), tmp_path)
+    torch.testing.assert_close(net([x, x], {"a": (x,)}, len=x), x + x * x + x)
+    for parts, named in ([x] * 3, {"a": (x,)}), ([x], {"a": (x,)}), ([x] * 2, {"a": (x, x)}):
+        with pytest.raises(ValueError, match=r"the network is for (parts|named\[\"a\"\]) with \d part"):
+            net(parts, named, len=x)
+    with pytest.raises(ValueError, match="the network is for named with the keys a"):
+        net([x, x], {"a": (x,), "b": (x,)}, len=x)
+    with pytest.raises(ValueError, match="with the keys len"):
+        net([x, x], {"a": (x,)}, len=x, other=x)
+    with pytest.raises(KeyError, match="a"):
+        net([x, x], {"b": (x,)}, len=x)

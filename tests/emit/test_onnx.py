@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from archir.emit.check import Agreement
+from archir.emit.check import Agreement, coarse
 from archir.emit.onnx import check, to_onnx
 from archir.errors import EmitError, FileError
 from frontends.pytorch import trace
@@ -254,4 +254,110 @@ def test_what_onnx_cannot_say_is_an_error(tmp_path: Path) -> None:
     graph = trace(Spectrum(), torch.randn(2, 3, 3))
     with pytest.raises(EmitError, match="cannot be written as ONNX"):
         to_onnx(graph, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Pooled(nn.Module):
+    """Pools whatever is tall enough to a fixed size."""
+
+    def __init__(self, pool: nn.Module, least: int) -> None:
+        super().__init__()
+        self.pool, self.least = pool, least
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled: torch.Tensor = self.pool(x)
+        return pooled if x.shape[2] >= self.least else pooled + 1.0
+
+
+@pytest.mark.parametrize("least", [2, 8])
+def test_a_file_that_is_right_for_the_size_of_the_example_only_is_refused(least: int, tmp_path: Path) -> None:
+    sizes = ({axis: torch.export.Dim.DYNAMIC for axis in (0, 2)},)
+    graph = trace(Pooled(nn.AdaptiveAvgPool2d(2), least), (torch.randn(2, 3, 8, 9),), dynamic_shapes=sizes)
+    with pytest.raises(EmitError):
+        to_onnx(graph, tmp_path / "net.onnx")
+    graph = trace(Pooled(nn.AdaptiveAvgPool2d(1), least), (torch.randn(2, 3, 8, 9),), dynamic_shapes=sizes)
+    assert to_onnx(graph, tmp_path / "net.onnx").difference < 1e-6
+
+
+def test_sizes_a_graph_itself_has_no_answer_for_are_not_tried(tmp_path: Path) -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.table(torch.arange(x.shape[1])) + x
+            return found
+
+    sizes = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},)
+    graph = trace(Positions(), (torch.randn(2, 6, 4),), dynamic_shapes=sizes)
+    assert to_onnx(graph, tmp_path / "net.onnx").difference < 1e-6
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_half_precision_may_be_rounded_otherwise(mixed: bool, tmp_path: Path) -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(6)).half()
+            self.norm = nn.LayerNorm(64).half()
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y = x.half()
+            for layer in self.layers:
+                y = y + layer(self.norm(y)).relu()
+            return y.to(x.dtype), x.exp()
+
+    torch.manual_seed(0)
+    kind = torch.float32 if mixed else torch.float16
+    graph = trace(Halves(), torch.randn(3, 64, dtype=kind))
+    emitted = to_onnx(graph, tmp_path / "net.onnx")
+    assert 1e-4 < emitted.difference < 0.02
+    other = graph.with_tensors({"norm.bias": graph.tensor("norm.bias") + 0.1})
+    with pytest.raises(EmitError, match="computes something else"):
+        check(other, emitted.path)
+    assert coarse(graph) == [2**-10, 0.0 if mixed else 2**-10]
+
+
+def test_what_the_runtime_has_no_kernels_for_says_how_to_go_on(tmp_path: Path) -> None:
+    graph = trace(nn.Linear(4, 4).bfloat16(), torch.randn(2, 4, dtype=torch.bfloat16))
+    with pytest.raises(EmitError, match=r"graph\.to\(torch\.float32\)"):
+        to_onnx(graph, tmp_path / "net.onnx")
+    assert to_onnx(graph.to(torch.float32), tmp_path / "net.onnx").difference < 1e-6
+
+
+@pytest.mark.parametrize("opset", [13, 14])
+def test_parts_of_shapes_and_hard_swish_are_said_in_older_operators(opset: int, tmp_path: Path) -> None:
+    class Cropped(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x.clone()
+            y[:, 0, 1:-1] = 0.0
+            least, most = torch.sym_min(x.shape[1], x.shape[2]), torch.sym_max(x.shape[1], x.shape[2])
+            return nn.functional.hardswish(y)[:, :least].sum(1) / most
+
+    sizes = ({axis: torch.export.Dim.DYNAMIC for axis in (0, 1, 2)},)
+    graph = trace(Cropped(), (torch.randn(2, 5, 7),), dynamic_shapes=sizes)
+    emitted = to_onnx(graph, tmp_path / "net.onnx", opset=opset)
+    model = onnx.load(emitted.path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [o.version for o in model.opset_import] == [opset]
+    assert "Shape" in {n.op_type for n in model.graph.node} and emitted.difference < 1e-5
+
+
+def test_complex_operators_without_an_onnx_form_are_refused(tmp_path: Path) -> None:
+    class Spectral(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 4, 5, dtype=torch.complex64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            modes = torch.fft.rfft(x)
+            kept = torch.zeros_like(modes)
+            kept[:, :, :5] = torch.einsum("bim,iom->bom", modes[:, :, :5], self.weight)
+            return torch.fft.irfft(kept, n=x.shape[-1])
+
+    graph = trace(Spectral(), torch.randn(2, 4, 16))
+    for opset in (None, 13):
+        with pytest.raises(EmitError, match=r"where: aten\.\w+\.default, .*test_onnx.py:\d+"):
+            to_onnx(graph, tmp_path / "net.onnx", opset=opset)
     assert list(tmp_path.iterdir()) == []
