@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from archir.errors import FileError
 from archir.grow.batches import Batches
 from archir.grow.config import loss_of
 from archir.grow.data import load_data
+from archir.ir.files import write_file
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.ir.node import Value
@@ -205,14 +205,10 @@ def _write(path: Path, text: str) -> None:
     Raises:
         FileError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
+        write_file(path, text.encode())
     except OSError as error:
-        raise FileError(f"cannot write {path}", why=str(error), mend="write into a folder that exists") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise FileError(f"cannot write {path}", why=str(error), mend="name a file in a folder that exists") from error
 
 
 def _found(scores: Scores, top: int, chosen: ChosenSet | None) -> dict[str, Any]:

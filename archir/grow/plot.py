@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from archir.errors import FileError, GrowError
 from archir.grow.report import Report
+from archir.ir.files import replacing
 
 _LINE, _SIZE, _MARK = "#1f6fb4", "#c8553d", "#9a9a9a"
 _PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
@@ -45,14 +45,11 @@ def plot(report: Report, path: Path, *, title: str = "") -> None:
         axes.set_axisbelow(True)
     if title:
         figure.suptitle(title, fontsize=11)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        canvas.print_figure(temporary, dpi=150, format="png")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            canvas.print_figure(temporary, dpi=150, format="png")
     except OSError as error:
-        raise FileError(f"cannot write {path}", why=str(error), mend="write into a folder that exists") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise FileError(f"cannot write {path}", why=str(error), mend="name a file in a folder that exists") from error
 
 
 def _draw_quality(axes: Axes, report: Report) -> None:
