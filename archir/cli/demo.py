@@ -17,7 +17,7 @@ from archir.cli.control import train_controls
 from archir.cli.growing import finish, print_outcome, seed_graph, start
 from archir.grow.config import make_config
 from archir.grow.run import CONFIG
-from archir.ir.files import is_plain
+from archir.ir.files import is_plain, read_plain
 
 TEXT = """\
 # the run of `archir demo`
@@ -136,4 +136,4 @@ def _one_thread() -> Iterator[None]:
 def _is_demo(out: Path, text: str) -> bool:
     """Say whether the run in a folder is one of the demo."""
     file = out / CONFIG
-    return is_plain(file) and file.read_bytes().partition(b"\n")[0] == text.encode().partition(b"\n")[0]
+    return is_plain(file) and read_plain(file).partition(b"\n")[0] == text.encode().partition(b"\n")[0]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from archir.grow.split import make_split
 from archir.ir import room
 from tests.grow.data_files import (
     Array,
+    all_rows,
     as_floats,
     random_images,
     rows,
@@ -150,8 +153,35 @@ def test_what_unpacks_to_more_than_there_is_memory_is_refused(tmp_path: Path, mo
         read_idx(tmp_path / "bomb-idx")
 
 
+def test_what_arrays_become_has_to_fit_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes become numbers of four bytes, and other whole numbers of eight."""
+    monkeypatch.setattr(room, "free_memory", lambda: 2500)
+    savez(tmp_path / "bytes.npz", x=np.zeros((100, 3, 3), np.uint8), y=np.zeros(100, np.int8))
+    with pytest.raises(FileError, match="inputs are too large as numbers"):
+        load_data("bytes.npz", base=tmp_path)
+    savez(tmp_path / "tokens.npz", x=np.zeros((100, 9), np.int16), y=np.zeros(100, np.int8))
+    with pytest.raises(FileError, match=r"the inputs are too large\n.*tokens.npz(.|\n)*7.03 KiB"):
+        load_data("tokens.npz", base=tmp_path)
+
+
 def test_a_small_idx_file_is_not_unpacked_beyond_what_it_says(tmp_path: Path) -> None:
     bomb = gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 5) + bytes(50_000_000))
     (tmp_path / "bomb-idx").write_bytes(bomb)
     with pytest.raises(FileError, match="more than 5 bytes of data"):
         read_idx(tmp_path / "bomb-idx")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+@pytest.mark.parametrize("spec", ["data.npz", "data-images-idx3-ubyte", "."])
+def test_pipes_and_devices_are_no_data(tmp_path: Path, spec: str, make: Callable[[Path], object]) -> None:
+    """Opening the one would wait for ever, reading the other would never end."""
+    make(tmp_path / ("data-images-idx3-ubyte" if spec == "." else spec))
+    _write_idx(tmp_path / "data-labels-idx1-ubyte", np.zeros(3, np.uint8))
+    with pytest.raises(FileError, match="it is no regular file"):
+        load_data(spec, base=tmp_path)
+
+
+def test_a_link_to_data_is_data(tmp_path: Path) -> None:
+    savez(tmp_path / "there.npz", x=np.zeros((9, 2)), y=np.arange(9) % 2)
+    (tmp_path / "here.npz").symlink_to(tmp_path / "there.npz")
+    assert all_rows(load_data("here.npz", base=tmp_path)) == all_rows(load_data("there.npz", base=tmp_path))

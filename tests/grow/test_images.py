@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -132,4 +134,12 @@ def test_images_as_large_as_bombs_are_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 15)
     write_folders(tmp_path, random_images(4, 5, 4, 3))
     with pytest.raises(FileError, match="decompression bomb"):
+        load_data(".", base=tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_pipes_and_devices_are_no_images(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    write_folders(tmp_path, random_images(4, 5, 4))
+    make(tmp_path / "bee" / "999.png")
+    with pytest.raises(FileError, match=r"999\.png is not an image that can be read\n.*no regular file"):
         load_data(".", base=tmp_path)
