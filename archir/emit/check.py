@@ -15,6 +15,7 @@ from archir.emit.undefined import find_undefined, gap
 from archir.errors import EmitError
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs, symbol_sizes
+from archir.ir.running import run as run_module
 
 __all__ = ["Agreement", "Emitted", "agree", "compare", "tensors_in"]
 
@@ -152,7 +153,7 @@ def _try(
 ) -> _Trial:
     args, kwargs = random_inputs(graph, seed=seed, sizes=sizes)
     with torch.no_grad():
-        wanted, found = tensors_in(module(*args, **kwargs)), tensors_in(run(args, kwargs))
+        wanted, found = tensors_in(run_module(module, args, kwargs)), tensors_in(run(args, kwargs))
     shapes = [[list(t.shape) for t in part] for part in (wanted, found)]
     if shapes[0] != shapes[1]:
         raise EmitError(f"{what} returns shapes {shapes[1]} instead of {shapes[0]}", where=_told(sizes))
