@@ -93,7 +93,7 @@ class GrowOptions:
             problems.append(f"the rule {self.rule} takes running statistics, not those of the batch")
         if not problems:
             if self.first_growth > self.last_growth:
-                problems.append(f"growth from {self.first_growth} to {self.last_growth} of the steps is out of order")
+                problems.append(f"first_growth is {self.first_growth}, after last_growth, which is {self.last_growth}")
             if self.growth_steps > self.steps:
                 problems.append(f"{self.growth_steps} growth steps do not fit into {self.steps} steps")
             if self.warmup >= self.steps:
