@@ -8,21 +8,16 @@ from archir.errors import GrowError, suggest
 from archir.grow.batches import Augmentation
 from archir.grow.budget import Prices
 from archir.grow.optimisers import SHAPES, OptimiserOptions, Schedule
-from archir.grow.ranges import Range, Real, Truth, Whole, out_of_range
-from archir.ir.seeds import MOST
+from archir.grow.ranges import COUNT, LEARNING, PART, Range, Real, Truth, Whole, out_of_range
 from archir.score.baselines.rules import DEFAULT, JOINT, RULES
 
 _RANGES: dict[str, Range] = {
-    **dict.fromkeys(
-        ("steps", "batch_size", "learn_steps", "score_examples", "recalibrate_batches", "refine"), Whole(1)
-    ),
-    "checkpoint_every": Whole(1),
+    **LEARNING,
+    **dict.fromkeys(("steps", "batch_size", "score_examples", "recalibrate_batches", "checkpoint_every"), COUNT),
     **dict.fromkeys(("growth_steps", "warmup", "composites", "evaluate_every"), Whole()),
-    **dict.fromkeys(("first_growth", "last_growth", "agreement"), Real(most=1)),
-    **dict.fromkeys(("learn_rate", "radius"), Real(above=True)),
+    **dict.fromkeys(("first_growth", "last_growth", "agreement"), PART),
     "clip": Real(above=True, optional=True),
     "batch_statistics": Truth(),
-    "seed": Whole(most=MOST),
 }
 
 

@@ -33,6 +33,9 @@ class Split:
     where: str = ""
 
     def __post_init__(self) -> None:
+        parts = self.inputs.values() if isinstance(self.inputs, Mapping) else (self.inputs,)
+        if not parts or not all(isinstance(t, torch.Tensor) for t in parts):
+            raise FileError("there are no inputs, or they are no tensors", where=self.where)
         tensors = {"inputs": self.inputs} if isinstance(self.inputs, torch.Tensor) else self.inputs
         wanted = dict(tensors_of(self.targets))
         if not wanted or not all(isinstance(t, torch.Tensor) for t in wanted.values()):
