@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from archir.cli.console import RunProgress, say
 from archir.cli.control import train_controls
-from archir.cli.growing import finish, print_outcome, seed_graph, start
+from archir.cli.growing import finish, seed_graph, start
 from archir.grow.config import make_config
 from archir.grow.run import CONFIG
 from archir.ir.files import is_plain, read_plain
@@ -118,7 +118,7 @@ def demo(out: Path, *, quiet: bool, text: str = TEXT) -> None:
             run = start(config, seed, dataset, loss, out, progress, replace=_is_demo(out, text))
         controls = train_controls(seed, run.graph.parameter_count, dataset, loss, config.options, quiet=quiet)
         size, title = config.options.batch_size, "archir demo: digits"
-        print_outcome(finish(run, dataset, loss, out, batch_size=size, title=title, controls=controls))
+        finish(run, dataset, loss, out, batch_size=size, title=title, controls=controls)
     say(f"{time.monotonic() - began:.0f} seconds in all")
 
 
