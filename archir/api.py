@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,10 +12,11 @@ from torch.distributed import ProcessGroup
 
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
-from archir.errors import PassError
+from archir.errors import GrowError, PassError, ScoreError
 from archir.grow.budget import Budget
 from archir.grow.engine import Listener, Run, grow_graph
 from archir.grow.options import GrowOptions
+from archir.grow.ranges import RIDGE, SCORING, Range, misfits, plain
 from archir.grow.split import Inputs, Split
 from archir.ir.graph import Graph
 from archir.plugins import Plugin, Registry, find_passes
@@ -120,11 +122,12 @@ def prune_with_compensation(
     Raises:
         ParseError: the text is not a specification, or names other passes than prune.
         PassError: a unit is not there, or none would be left.
-        ScoreError: there are no batches, or the graph is noisy in evaluation mode.
+        ScoreError: there are no batches, the graph is noisy in evaluation mode, or the ridge is no number from 0.
     """
+    options = _checked(RIDGE, ridge=ridge)
     given = parse_specs(prunes, {Prune.name: Prune}) if isinstance(prunes, str) else prunes
     chosen = [given] if isinstance(given, Prune) else given
-    return compensated(graph, batches, [p for p in chosen if isinstance(p, Prune)], ridge=ridge)
+    return compensated(graph, batches, [p for p in chosen if isinstance(p, Prune)], **options)
 
 
 def candidates(graph: Graph, morphisms: Kinds | None = None) -> list[Candidate]:
@@ -169,25 +172,42 @@ def score(
 
     Raises:
         ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; or the graph is
-            noisy in evaluation mode.
+            noisy in evaluation mode; or options are out of range.
     """
+    options = _checked(
+        SCORING,
+        steps=steps,
+        rate=rate,
+        radius=radius,
+        refine=refine,
+        chunk=chunk,
+        batch_statistics=batch_statistics,
+        seed=seed,
+    )
     return score_candidates(
         graph,
         batches,
         morphisms=find_morphisms(morphisms),
         loss=loss,
         learn=learn,
-        steps=steps,
-        rate=rate,
-        radius=radius,
-        refine=refine,
-        chunk=chunk,
         price=price,
         curvature=curvature,
-        batch_statistics=batch_statistics,
-        seed=seed,
         group=group,
+        **options,
     )
+
+
+def _checked(ranges: Mapping[str, Range], **given: Any) -> dict[str, Any]:
+    """Return options, NumPy's numbers as Python's.
+
+    Raises:
+        ScoreError: some are out of range.
+    """
+    found = {name: plain(value) for name, value in given.items()}
+    problems = misfits(found, ranges)
+    if problems:
+        raise ScoreError("these options are out of range", where="; ".join(problems))
+    return found
 
 
 def grow(
@@ -225,13 +245,13 @@ def grow(
         ScoreError: the network cannot be scored.
         FileError: the directory cannot be written, holds another run, or is damaged.
     """
-    split = train if isinstance(train, Split) else Split(*train)
+    split = _split(train, "training")
     graph = model if isinstance(model, Graph) else trace_on(model, split)
     return grow_graph(
         graph,
         train=split,
-        validation=validation if isinstance(validation, Split) else Split(*validation),
-        budget=Budget(parameters=budget) if isinstance(budget, int) else budget,
+        validation=_split(validation, "validation"),
+        budget=budget if isinstance(budget, Budget) else Budget(parameters=budget),
         morphisms=find_morphisms(morphisms),
         loss=loss,
         options=options,
@@ -240,6 +260,14 @@ def grow(
         resume=resume,
         on_event=on_event,
     )
+
+
+def _split(given: Split | tuple[Inputs, Targets], name: str) -> Split:
+    if isinstance(given, Split):
+        return given
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise GrowError(f"the {name} data are no pair (inputs, targets)", why=f"they are a {type(given).__name__}")
+    return Split(*given)
 
 
 def trace_on(model: nn.Module, split: Split) -> Graph:

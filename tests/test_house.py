@@ -117,3 +117,14 @@ def test_every_package_is_installed() -> None:
     listed = ROOT.joinpath("pyproject.toml").read_text()
     packages = sorted(m for m in MODULES if MODULES[m].name == "__init__.py")
     assert [m for m in packages if f'"{m}"' not in listed] == []
+
+
+MAKERS = ("archir.ir.files", "archir.emit.files", "archir.grow.run", "archir.grow.lock")
+"""Modules that open, make and rename files by themselves; all others have these do it."""
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - set(MAKERS)))
+def test_files_are_made_in_one_place(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text())
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not called & {"os.replace", "os.rename", "os.open", "os.getpid", "open", "tempfile.mktemp"}

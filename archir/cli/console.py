@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from archir.errors import ArchirError
+from archir.ir.words import printable
 
 if TYPE_CHECKING:
     from archir.grow.run import Event
@@ -42,7 +43,7 @@ def print_error(error: ArchirError) -> None:
     """Print an error on standard error, in red."""
     text = Text()
     text.append("error: ", style="bold red")
-    first, _, rest = str(error).partition("\n")
+    first, _, rest = printable(str(error)).partition("\n")
     text.append(first, style="red")
     if rest:
         text.append(f"\n{rest}")
@@ -56,17 +57,22 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> Table:
     """Return a table; columns whose names begin with `>` are aligned to the right."""
-    table = Table(title=escape(title) or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(title=_cell(title) or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+        side: JustifyMethod = "right" if name.startswith(">") else "left"
+        table.add_column(_cell(name.removeprefix(">")), justify=side, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*map(_cell, row))
     return table
+
+
+def _cell(value: object) -> str:
+    return escape(printable(str(value)))
 
 
 def say(text: str) -> None:
     """Print a line of a result."""
-    standard().print(text, markup=False, soft_wrap=True)
+    standard().print(printable(text), markup=False, soft_wrap=True)
 
 
 class RunProgress:
@@ -114,7 +120,7 @@ class RunProgress:
     def line(self, text: str) -> None:
         """Print a line above the bar."""
         if not self._quiet:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(printable(text), markup=False, soft_wrap=True)
 
     def __call__(self, event: Event) -> None:
         """Show an event of a run."""

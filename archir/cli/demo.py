@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from archir.cli.console import RunProgress, say
 from archir.cli.control import train_controls
-from archir.cli.growing import finish, print_outcome, seed_graph, start
+from archir.cli.growing import finish, seed_graph, start
 from archir.grow.config import make_config
 from archir.grow.run import CONFIG
-from archir.ir.files import is_plain
+from archir.ir.files import is_plain, read_plain
 
 TEXT = """\
 # the run of `archir demo`
@@ -118,7 +118,7 @@ def demo(out: Path, *, quiet: bool, text: str = TEXT) -> None:
             run = start(config, seed, dataset, loss, out, progress, replace=_is_demo(out, text))
         controls = train_controls(seed, run.graph.parameter_count, dataset, loss, config.options, quiet=quiet)
         size, title = config.options.batch_size, "archir demo: digits"
-        print_outcome(finish(run, dataset, loss, out, batch_size=size, title=title, controls=controls))
+        finish(run, dataset, loss, out, batch_size=size, title=title, controls=controls)
     say(f"{time.monotonic() - began:.0f} seconds in all")
 
 
@@ -136,4 +136,4 @@ def _one_thread() -> Iterator[None]:
 def _is_demo(out: Path, text: str) -> bool:
     """Say whether the run in a folder is one of the demo."""
     file = out / CONFIG
-    return is_plain(file) and file.read_bytes().partition(b"\n")[0] == text.encode().partition(b"\n")[0]
+    return is_plain(file) and read_plain(file).partition(b"\n")[0] == text.encode().partition(b"\n")[0]

@@ -25,6 +25,7 @@ from archir.grow.records import from_json
 from archir.ir.inputs import random_inputs
 from archir.ir.load import load
 from archir.ir.room import too_large
+from archir.ir.running import run
 from archir.ir.text import print_graph
 from archir.ir.types import parse_dtype
 from frontends.pytorch import trace
@@ -157,12 +158,12 @@ def verify(net: Path) -> None:
 
     Raises:
         FileError: the file is missing or damaged.
-        GraphError: it does not run.
+        GraphError: it does not run; the call that fails is named.
     """
     graph = load(net)
     args, kwargs = random_inputs(graph)
     with torch.no_grad():
-        results = tensors_in(graph.module().eval()(*args, **kwargs))
+        results = tensors_in(run(graph.module().eval(), args, kwargs))
     shapes = ", ".join(str(list(t.shape)) for t in results)
     say(f"{net} is sound: {len(list(graph.calls))} calls, {_size(cost(graph))}; on a batch of 2 it returns {shapes}")
     if graph.history:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,7 +13,6 @@ from archir.api import morphisms, trace_on
 from archir.cli.console import RunProgress, print_table, say
 from archir.cli.control import Control, train_controls
 from archir.cost import cost
-from archir.emit.check import Emitted
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.grow.config import RunConfig, read_config
@@ -34,21 +33,6 @@ from archir.score.losses import Loss
 
 INTERRUPTED = 130
 """Exit code of a run that was interrupted."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished run left in its directory.
-
-    Attributes:
-        python: the PyTorch source.
-        onnx: the ONNX file.
-        report: what the run did.
-    """
-
-    python: Emitted
-    onnx: Emitted
-    report: Report
 
 
 def grow(
@@ -94,8 +78,7 @@ def grow(
         train_controls(graph, run.graph.parameter_count, dataset, loss, config.options, quiet=quiet) if controls else []
     )
     size, title = config.options.batch_size, f"{path.stem}: {cost_line(run.graph)}"
-    outcome = finish(run, dataset, loss, directory, batch_size=size, title=title, controls=trained)
-    print_outcome(outcome)
+    finish(run, dataset, loss, directory, batch_size=size, title=title, controls=trained)
 
 
 def seed_graph(config: RunConfig, train: Split) -> Graph:
@@ -156,10 +139,11 @@ def finish(
     batch_size: int,
     title: str,
     controls: Sequence[Control] = (),
-) -> Outcome:
-    """Test the grown network and write it: `net.py`, `net.safetensors`, `net.onnx`, `growth.png`.
+) -> None:
+    """Test the grown network, tell what the run did, and write the plot, the PyTorch source and the ONNX file.
 
-    The test data are read here, once everything is chosen.
+    The test data are read here, once everything is chosen. The network is emitted last: where that fails, all else is
+    there.
 
     Args:
         run: the run.
@@ -178,12 +162,14 @@ def finish(
     kept = open_run(directory)
     with lock_run(directory):
         _test(run, dataset, loss, kept, batch_size=batch_size, controls=controls)
+        report = make_report(kept.history())
+        plot(report, directory / "growth.png", title=title)
+        _print_report(report)
         python = to_python(run.graph, directory, name="net")
         onnx = to_onnx(run.graph, directory / "net.onnx")
         kept.append("emitted", python=python.difference, onnx=onnx.difference)
-        report = make_report(kept.history())
-        plot(report, directory / "growth.png", title=title)
-    return Outcome(python, onnx, report)
+    say(f"largest difference from the graph: PyTorch source {python.difference:.2g}, ONNX {onnx.difference:.2g}")
+    say(f"written into {directory}: net.py, net.safetensors, net.onnx, history.jsonl, growth.png")
 
 
 def _test(
@@ -212,19 +198,12 @@ def cost_line(graph: Graph) -> str:
     return f"{price.parameters:,} parameters, {price.flops:,} FLOPs"
 
 
-def print_outcome(outcome: Outcome) -> None:
-    """Print the tables of a finished run, and what it wrote."""
-    found = outcome.report
+def _print_report(found: Report) -> None:
+    """Print the tables of a finished run."""
     print_table(columns(found), rows(found), title="growth (predicted, realised: changes of the loss)")
     say("")
     print_table(columns_of_test(found), rows_of_test(found), title=_test_title(found))
     say("")
-    say(
-        f"largest difference from the graph: PyTorch source {outcome.python.difference:.2g}, "
-        f"ONNX {outcome.onnx.difference:.2g}"
-    )
-    folder = outcome.python.path.parent
-    say(f"written into {folder}: net.py, net.safetensors, net.onnx, history.jsonl, growth.png")
 
 
 def _test_title(report: Report) -> str:

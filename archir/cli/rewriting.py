@@ -21,6 +21,7 @@ from archir.grow.data import load_data
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from archir.ir.load import load
+from archir.ir.running import run
 from archir.plugins import Registry, find_passes, type_name
 from archir.rewrite.morphism import Morphism, Pass, WidthMorphism
 from archir.rewrite.pipeline import apply_passes
@@ -206,12 +207,13 @@ def difference(one: Graph, other: Graph, *, batch: int = 4) -> tuple[float, floa
     """Return the largest difference of the outputs of two graphs on random inputs in float64, and the largest output.
 
     Raises:
+        GraphError: one of them does not run.
         PassError: the outputs differ in number or shape.
     """
     one, other = one.to(torch.float64), other.to(torch.float64)
     args, kwargs = random_inputs(one, batch)
     with torch.no_grad():
-        wanted, found = (tensors_in(g.module().eval()(*args, **kwargs)) for g in (one, other))
+        wanted, found = (tensors_in(run(g.module().eval(), args, kwargs)) for g in (one, other))
     if [t.shape for t in wanted] != [t.shape for t in found]:
         raise PassError("the graphs return different shapes")
     pairs = [(a.double(), b.double()) for a, b in zip(wanted, found, strict=True) if a.numel()]

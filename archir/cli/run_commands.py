@@ -41,12 +41,12 @@ def score(
     ] = "cross_entropy",
     passes: Annotated[str, typer.Option(help="Kinds of rewrite.")] = "split; prune",
     top: Annotated[int, typer.Option(min=1, help="Number of candidates to list.")] = 20,
-    examples: Annotated[int, typer.Option(min=1, help="Held-out examples to score on.")] = 1000,
-    batch_size: Annotated[int, typer.Option(min=1)] = 128,
-    learn_steps: Annotated[int, typer.Option(min=1, help="Steps of learning.")] = 100,
-    refine: Annotated[int, typer.Option(min=1, help="Number of candidates to refine in forward mode.")] = REFINE,
+    examples: Annotated[int, typer.Option(help="Held-out examples to score on.")] = 1000,
+    batch_size: Annotated[int, typer.Option()] = 128,
+    learn_steps: Annotated[int, typer.Option(help="Steps of learning.")] = 100,
+    refine: Annotated[int, typer.Option(help="Number of candidates to refine in forward mode.")] = REFINE,
     chunk: Annotated[
-        int | None, typer.Option(min=1, help="Most tangents pushed through at once; as many as fit if not given.")
+        int | None, typer.Option(help="Most tangents pushed through at once; as many as fit if not given.")
     ] = None,
     batch_statistics: Annotated[
         bool, typer.Option("--batch-statistics", help="Normalise by each batch, as in training.")

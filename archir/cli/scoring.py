@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,12 @@ from archir.axes.terms import leaves
 from archir.axes.widths import Widths
 from archir.cli.console import print_table, say, standard_error
 from archir.cli.sets import ChosenSet, choose_set, print_set, set_as_json
-from archir.errors import FileError
+from archir.errors import FileError, ScoreError
 from archir.grow.batches import Batches
 from archir.grow.config import loss_of
 from archir.grow.data import load_data
+from archir.grow.ranges import COUNT, SCORING, Range, out_of_range
+from archir.ir.files import write_file
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.ir.node import Value
@@ -32,6 +33,12 @@ from archir.score.learn import Recipe
 from archir.score.losses import Loss
 from archir.score.score import Score, Scores
 from archir.score.score import score as score_candidates
+
+_RANGES: dict[str, Range] = {
+    **{name: SCORING[name] for name in ("refine", "chunk", "seed", "batch_statistics")},
+    **dict.fromkeys(("examples", "batch_size"), COUNT),
+    "learn_steps": SCORING["steps"],
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,11 @@ class ScoreOptions:
     chunk: int | None
     seed: int
     batch_statistics: bool = False
+
+    def __post_init__(self) -> None:
+        problems = out_of_range(self, _RANGES)
+        if problems:
+            raise ScoreError("these options cannot be scored with", where="; ".join(problems))
 
 
 @dataclass(frozen=True)
@@ -205,14 +217,10 @@ def _write(path: Path, text: str) -> None:
     Raises:
         FileError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
+        write_file(path, text.encode())
     except OSError as error:
-        raise FileError(f"cannot write {path}", why=str(error), mend="write into a folder that exists") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise FileError(f"cannot write {path}", why=str(error), mend="name a file in a folder that exists") from error
 
 
 def _found(scores: Scores, top: int, chosen: ChosenSet | None) -> dict[str, Any]:

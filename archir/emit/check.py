@@ -17,6 +17,7 @@ from archir.ir.execute import mode_argument
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs, symbol_sizes
 from archir.ir.node import Constant, Leaf, Tree, Value
+from archir.ir.running import run as run_module
 from archir.ir.types import TensorType
 
 __all__ = ["Agreement", "Emitted", "agree", "compare", "tensors_in"]
@@ -268,7 +269,7 @@ def _try(
     seed: int,
 ) -> _Trial:
     args, kwargs = random_inputs(graph, seed=seed, sizes=sizes)
-    wanted = tensors_in(_seeded(lambda args, kwargs: module(*args, **kwargs), args, kwargs))
+    wanted = tensors_in(_seeded(lambda args, kwargs: run_module(module, args, kwargs), args, kwargs))
     found = tensors_in(_seeded(run, args, kwargs))
     shapes = [[list(t.shape) for t in part] for part in (wanted, found)]
     if shapes[0] != shapes[1]:

@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from archir.errors import FileError
+from archir.ir.files import open_regular
 from archir.ir.room import too_large
 
 Array = NDArray[Any]
@@ -50,7 +51,7 @@ def npz_keys(path: Path) -> set[str]:
     Raises:
         FileError: it is missing or damaged.
     """
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with _reading(path), open_regular(path) as file, zipfile.ZipFile(file) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
 
 
@@ -61,7 +62,7 @@ def read_npz(path: Path, keys: Sequence[str]) -> list[Array]:
         FileError: the file is missing or damaged, a header does not fit what follows it, an array is of no numbers or
             text, or there is no room for them.
     """
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with _reading(path), open_regular(path) as file, zipfile.ZipFile(file) as archive:
         members = [archive.getinfo(f"{key}.npy") for key in keys]
         # A member cannot give more bytes than the archive says it has: zipfile stops there.
         why = too_large(sum(member.file_size for member in members))
@@ -69,8 +70,8 @@ def read_npz(path: Path, keys: Sequence[str]) -> list[Array]:
             raise FileError(f"{path} is too large", where=", ".join(keys), why=why)
         found = []
         for key, member in zip(keys, members, strict=True):
-            with archive.open(member) as file:
-                found.append(_read_npy(file, member.file_size, f"{path}, {key}"))
+            with archive.open(member) as packed:
+                found.append(_read_npy(packed, member.file_size, f"{path}, {key}"))
         return found
 
 
@@ -104,7 +105,7 @@ def read_idx(path: Path) -> Array:
 
     Source: the format of the MNIST files (LeCun, Cortes, Burges, 1998).
     """
-    with _reading(path), path.open("rb") as plain:
+    with _reading(path), open_regular(path) as plain:
         packed = plain.read(2) == b"\x1f\x8b"
         plain.seek(0)
         return _read_idx(cast(IO[bytes], gzip.GzipFile(fileobj=plain)) if packed else plain, path)

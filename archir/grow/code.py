@@ -12,6 +12,7 @@ from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,8 +23,9 @@ def checksum_of_code(value: object) -> str:
     """Return a checksum of a function, class, module or dataclass, and of all that it uses of the user's own.
 
     That is its bytecode and constants, its defaults, what it closes over, the tensors of modules, and the functions,
-    classes and plain values that its code names in the module it is defined in. What belongs to installed packages
-    counts by its name. Other objects count by their class alone.
+    classes and values that its code names in the module it is defined in, or in modules of the user's that it names
+    there. What belongs to installed packages counts by its name, and objects of theirs by their class and by what they
+    say of themselves, where that says no address.
     """
     digest = hashlib.sha256()
     for part in _parts(value, {}):
@@ -43,6 +45,9 @@ def _parts(value: Any, seen: dict[int, object]) -> Iterator[bytes]:
         plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
         yield f"{plain.dtype} {list(plain.shape)}".encode()
         yield plain.reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        yield f"{value.dtype} {list(value.shape)}".encode()
+        yield np.ascontiguousarray(value).tobytes()
     elif isinstance(value, tuple | list):
         yield type(value).__name__.encode()
         for item in value:
@@ -85,8 +90,18 @@ def _function(function: FunctionType, seen: dict[int, object]) -> Iterator[bytes
         yield from _parts(_content(cell), seen)
     for name in sorted(_names(function.__code__)):
         if name in function.__globals__:
+            found = function.__globals__[name]
             yield name.encode()
-            yield from _parts(function.__globals__[name], seen)
+            yield from _parts(found, seen)
+            if isinstance(found, ModuleType) and not _is_installed(found.__name__):
+                yield from _members(found, _names(function.__code__), seen)
+
+
+def _members(module: ModuleType, names: set[str], seen: dict[int, object]) -> Iterator[bytes]:
+    """Yield what code may name as attributes of a module of the user's."""
+    for name in sorted(names & vars(module).keys()):
+        yield name.encode()
+        yield from _parts(vars(module)[name], seen)
 
 
 def _content(cell: Any) -> object:
@@ -139,8 +154,20 @@ def _object(value: Any, seen: dict[int, object]) -> Iterator[bytes]:
         for f in fields(value):
             yield f.name.encode()
             yield from _parts(getattr(value, f.name), seen)
-    elif hasattr(value, "__dict__") and not _is_installed(type(value).__module__):
-        yield from _parts(dict(sorted(vars(value).items())), seen)
+    elif _is_installed(type(value).__module__):
+        yield _told(value)
+    else:
+        # With the fields of classes that have slots.
+        yield from _parts(object.__getstate__(value), seen)
+
+
+def _told(value: object) -> bytes:
+    """Return what an object says of itself; nothing if that differs from process to process, or fails."""
+    try:
+        text = repr(value)
+    except Exception:  # of whatever package it is
+        return b""
+    return b"" if " at 0x" in text else text.encode(errors="surrogatepass")
 
 
 def _name(value: Any) -> bytes:

@@ -83,7 +83,6 @@ class DataSource:
         test: part of the data to test on, if no test data are given.
         limit: number of examples to train and validate on.
         normalise: standardise each channel.
-        base: folder that relative paths start from, if it is not that of the configuration.
     """
 
     source: str
@@ -91,7 +90,6 @@ class DataSource:
     test: float = 0.2
     limit: int | None = None
     normalise: bool = True
-    base: Path | None = None
 
     def __post_init__(self) -> None:
         wrong = [name for name in ("validation", "test") if not 0 < getattr(self, name) < 1]
@@ -116,6 +114,7 @@ class RunConfig:
         output: the directory of the run.
         base: folder that relative paths start from.
         text: the file, as it was written.
+        data_base: folder that relative paths of the data start from, if it is another one.
     """
 
     model: ModelSource
@@ -128,6 +127,7 @@ class RunConfig:
     output: Path
     base: Path
     text: str
+    data_base: Path | None = None
 
     def load_data(self) -> Dataset:
         """Read the examples.
@@ -139,7 +139,7 @@ class RunConfig:
         data = self.data
         return load_data(
             data.source,
-            base=self.base if data.base is None else data.base,
+            base=self.base if self.data_base is None else self.data_base,
             validation=data.validation,
             test=data.test,
             seed=self.options.seed,
@@ -160,7 +160,7 @@ class RunConfig:
     def with_data(self, source: str) -> RunConfig:
         """Return the configuration with other data, whose relative paths start from the working directory."""
         text = f"# with --data {source}\n{self.text}"
-        return replace(self, data=replace(self.data, source=source, base=Path()), text=text)
+        return replace(self, data=replace(self.data, source=source), data_base=Path(), text=text)
 
     def with_rule(self, rule: str) -> RunConfig:
         """Return the configuration with candidates chosen by another rule.

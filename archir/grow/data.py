@@ -16,6 +16,7 @@ from archir.errors import FileError, GrowError, suggest
 from archir.grow.files import SPLITS, Source, open_path
 from archir.grow.objects import call_object
 from archir.grow.split import Inputs, Split, make_split
+from archir.ir.room import too_large
 from archir.score.targets import tensors_of
 
 
@@ -252,6 +253,9 @@ def _with_labels(split: Split, classes: tuple[str, ...]) -> Split:
 def _as_floats(split: Split) -> Split:
     """Return the split with intensities from 0 to 1 in place of bytes."""
     if isinstance(split.inputs, torch.Tensor) and split.inputs.dtype is torch.uint8:
+        why = too_large(4 * split.inputs.numel())
+        if why:
+            raise FileError("the inputs are too large as numbers from 0 to 1", where=split.where, why=why)
         return replace(split, inputs=split.inputs.float().div_(255))
     return split
 

@@ -97,7 +97,10 @@ def grow_graph(
         FileError: examples are not finite or have labels the network does not know; or the directory cannot be
             written, holds another run, is in use, or all its checkpoints are damaged.
     """
-    options = options or GrowOptions()
+    options = GrowOptions() if options is None else options
+    for value, kind in ((options, GrowOptions), (budget, Budget)):
+        if not isinstance(value, kind):
+            raise GrowError(f"a {type(value).__name__} is no {kind.__name__}")
     found, kinds = find_loss(loss), tuple(morphisms)
     budget.check(cost(graph))
     check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})

@@ -6,12 +6,14 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from archir.errors import FileError
+from archir.ir.files import open_regular
 from archir.ir.room import too_large
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
@@ -31,7 +33,8 @@ def decode_images(named: Sequence[tuple[str, Path | io.BytesIO]], formats: tuple
     pictures: list[Image.Image] = []
     for name, source in named:
         try:
-            pictures.append(_decode(source, formats, pictures[0].size if pictures else None, len(named)))
+            with open_regular(source) if isinstance(source, Path) else source as file:
+                pictures.append(_decode(file, formats, pictures[0].size if pictures else None, len(named)))
         except FileError as error:
             raise FileError(error.what, where=name, why=error.why, mend=error.mend) from error
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, *_BOMBS) as error:
@@ -43,9 +46,7 @@ def decode_images(named: Sequence[tuple[str, Path | io.BytesIO]], formats: tuple
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
-def _decode(
-    source: Path | io.BytesIO, formats: tuple[str, ...], size: tuple[int, int] | None, count: int
-) -> Image.Image:
+def _decode(source: BinaryIO, formats: tuple[str, ...], size: tuple[int, int] | None, count: int) -> Image.Image:
     """Return an image in grey or in colours; its size is looked at before there is memory for its pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)

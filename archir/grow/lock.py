@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from archir.errors import FileError
@@ -21,22 +21,27 @@ LOCK = "lock"
 
 @contextmanager
 def lock_run(path: Path) -> Iterator[None]:
-    """Hold the lock on a directory, which exists; no other process holds it meanwhile.
+    """Hold the lock on a directory, which exists; no process that asks for it gets it meanwhile, nor does this one.
 
-    The system lets go of it when the process ends, however that ends, so a lock is never left behind by a dead one. On
-    a network disk it holds among the processes of one machine, and among machines if the disk carries `flock` to its
-    server, as NFS from version 4 does; a disk that has no such locks is refused.
+    It is let go at the end of the block. If the process ends before that, however it ends, the system lets go of it,
+    so that no lock is left behind by a dead process; but children that it forked, and that run no other program, hold
+    it with it until they have ended, too. It is a lock on the file: who removes that lets others in.
+
+    On a network disk it holds among machines where the disk carries `flock` to its server, as NFS on Linux does unless
+    it was told otherwise (`nolock`, `local_lock`); else among the processes of one machine alone. A disk that has no
+    such locks is refused.
 
     Raises:
         FileError: another process holds it, which is named; or the directory cannot be written or locked.
     """
-    try:
-        descriptor = open_plain(path / LOCK, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise FileError(f"cannot write into {path}", why=str(error)) from error
+    descriptor = _open(path)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while not _is_still(path / LOCK, descriptor):  # it was removed in between
+                stale, descriptor = descriptor, _open(path)
+                os.close(stale)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             holder = {"pid": os.getpid(), "host": os.uname().nodename, "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
@@ -44,7 +49,25 @@ def lock_run(path: Path) -> Iterator[None]:
             raise _refused(path, descriptor, error) from error
         yield
     finally:
+        # Closing it would not do where a child has it open; what does not have the lock lets nothing go.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        return open_plain(path / LOCK, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise FileError(f"cannot write into {path}", why=str(error)) from error
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Say whether a path is that of an open file."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _refused(path: Path, descriptor: int, error: OSError) -> FileError:

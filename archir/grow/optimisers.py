@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from archir.errors import GrowError, suggest
-from archir.grow.ranges import Range, Real, Truth, out_of_range, shown
+from archir.grow.ranges import PART, Range, Real, Truth, out_of_range, plain, shown
 
 OPTIMISERS = ("sgd", "adamw")
 SLOTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
@@ -44,10 +44,12 @@ class OptimiserOptions:
     def __post_init__(self) -> None:
         if self.name not in OPTIMISERS:
             raise GrowError(f"there is no optimiser {self.name!r}", mend=suggest(self.name, OPTIMISERS))
-        share = Real(most=1)
-        ranges: dict[str, Range] = {"rate": Real(), "weight_decay": Real(), "momentum": share, "nesterov": Truth()}
+        ranges: dict[str, Range] = {"rate": Real(), "weight_decay": Real(), "momentum": PART, "nesterov": Truth()}
         problems = out_of_range(self, ranges)
         betas, moment = self.betas, Real(most=1, below=True)
+        if isinstance(betas, tuple):
+            betas = tuple(map(plain, betas))
+            object.__setattr__(self, "betas", betas)
         if not isinstance(betas, tuple) or len(betas) != 2 or not all(map(moment.fits, betas)):
             problems.append(f"betas is {shown(betas)}, not a pair, each {moment}")
         if problems:

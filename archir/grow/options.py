@@ -8,21 +8,16 @@ from archir.errors import GrowError, suggest
 from archir.grow.batches import Augmentation
 from archir.grow.budget import Prices
 from archir.grow.optimisers import SHAPES, OptimiserOptions, Schedule
-from archir.grow.ranges import Range, Real, Truth, Whole, out_of_range
-from archir.ir.seeds import MOST
+from archir.grow.ranges import COUNT, LEARNING, PART, Range, Real, Truth, Whole, out_of_range
 from archir.score.baselines.rules import DEFAULT, JOINT, RULES
 
 _RANGES: dict[str, Range] = {
-    **dict.fromkeys(
-        ("steps", "batch_size", "learn_steps", "score_examples", "recalibrate_batches", "refine"), Whole(1)
-    ),
-    "checkpoint_every": Whole(1),
+    **LEARNING,
+    **dict.fromkeys(("steps", "batch_size", "score_examples", "recalibrate_batches", "checkpoint_every"), COUNT),
     **dict.fromkeys(("growth_steps", "warmup", "composites", "evaluate_every"), Whole()),
-    **dict.fromkeys(("first_growth", "last_growth", "agreement"), Real(most=1)),
-    **dict.fromkeys(("learn_rate", "radius"), Real(above=True)),
+    **dict.fromkeys(("first_growth", "last_growth", "agreement"), PART),
     "clip": Real(above=True, optional=True),
     "batch_statistics": Truth(),
-    "seed": Whole(most=MOST),
 }
 
 
@@ -93,7 +88,7 @@ class GrowOptions:
             problems.append(f"the rule {self.rule} takes running statistics, not those of the batch")
         if not problems:
             if self.first_growth > self.last_growth:
-                problems.append(f"growth from {self.first_growth} to {self.last_growth} of the steps is out of order")
+                problems.append(f"first_growth is {self.first_growth}, after last_growth, which is {self.last_growth}")
             if self.growth_steps > self.steps:
                 problems.append(f"{self.growth_steps} growth steps do not fit into {self.steps} steps")
             if self.warmup >= self.steps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,6 +11,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from archir.errors import FileError, GrowError
 from archir.grow.report import Report
+from archir.ir.files import replacing
+from archir.ir.words import printable
 
 _LINE, _SIZE, _MARK = "#1f6fb4", "#c8553d", "#9a9a9a"
 _PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
@@ -27,13 +28,24 @@ def plot(report: Report, path: Path, *, title: str = "") -> None:
         title: what stands above.
 
     Raises:
-        GrowError: nothing has been evaluated yet.
+        GrowError: nothing has been evaluated yet, or its numbers are beyond what can be drawn.
         FileError: the file cannot be written.
     """
     if not report.points:
         raise GrowError("there is nothing to plot", why="the network has not been evaluated yet")
+    figure = _drawn(report, title)
+    try:
+        with replacing(path) as temporary:
+            FigureCanvasAgg(figure).print_figure(temporary, dpi=150, format="png")
+    except OSError as error:
+        raise FileError(f"cannot write {path}", why=str(error), mend="name a file in a folder that exists") from error
+    except (ArithmeticError, TypeError, ValueError) as error:  # of matplotlib, whose axes have no room for them
+        why = f"{type(error).__name__}: {error!s:.200}"
+        raise GrowError("the numbers of this history are too large to be drawn", why=why) from error
+
+
+def _drawn(report: Report, title: str) -> Figure:
     figure = Figure(figsize=(8, 5.4), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     _draw_quality(upper, report)
     _draw_size(lower, report)
@@ -44,15 +56,8 @@ def plot(report: Report, path: Path, *, title: str = "") -> None:
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
     if title:
-        figure.suptitle(title, fontsize=11)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        canvas.print_figure(temporary, dpi=150, format="png")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FileError(f"cannot write {path}", why=str(error), mend="write into a folder that exists") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        figure.suptitle(printable(title), fontsize=11, parse_math=False)
+    return figure
 
 
 def _draw_quality(axes: Axes, report: Report) -> None:
@@ -75,18 +80,23 @@ def _draw_quality(axes: Axes, report: Report) -> None:
     )
     for growth in report.growth:
         axes.annotate(
-            growth.changes or "rejected",
+            _short(printable(growth.changes)) or "rejected",
             (growth.step, 0),
             xycoords=("data", "axes fraction"),
             xytext=(3, 5),
             textcoords="offset points",
             fontsize=7.5,
             color="#555555",
+            parse_math=False,  # names of passes and folders are no formulas
             rotation=90,
             va="bottom",
             bbox=_PAPER,
             zorder=1,
         )
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _draw_size(axes: Axes, report: Report) -> None:

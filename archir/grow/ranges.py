@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
+
+from archir.ir.seeds import MOST
 
 LARGEST = 2**63 - 1
 """The largest whole number of an option: what torch counts with."""
@@ -86,14 +89,46 @@ class Truth:
 Range = Whole | Real | Truth
 
 
+COUNT, PART, RATE = Whole(1), Real(most=1), Real(above=True)
+"""How many there are at least one of, a share, and a step size."""
+
+LEARNING: Mapping[str, Range] = MappingProxyType(
+    {"learn_steps": COUNT, "learn_rate": RATE, "radius": RATE, "refine": COUNT, "seed": Whole(most=MOST)}
+)
+"""How θ is learned and candidates are refined, by the names that options of growth have."""
+
+SCORING: Mapping[str, Range] = MappingProxyType(
+    {
+        **{name.removeprefix("learn_"): range_ for name, range_ in LEARNING.items()},
+        **dict.fromkeys(("steps", "refine"), Whole()),  # nought to learn nothing, or to refine none
+        "chunk": Whole(1, optional=True),
+        "batch_statistics": Truth(),
+    }
+)
+"""How candidates are scored, by the names of the arguments of `score`."""
+
+RIDGE: Mapping[str, Range] = MappingProxyType({"ridge": Real()})
+"""How removed units are compensated for."""
+
+
 def out_of_range(options: object, ranges: Mapping[str, Range]) -> list[str]:
-    """Return what is wrong with the fields of options, a sentence each."""
-    given = {name: getattr(options, name) for name in ranges}
+    """Return what is wrong with the fields of frozen options, a sentence each; NumPy's numbers become Python's."""
+    given = {name: plain(getattr(options, name)) for name in ranges}
+    for name, value in given.items():
+        object.__setattr__(options, name, value)
+    return misfits(given, ranges)
+
+
+def misfits(given: Mapping[str, Any], ranges: Mapping[str, Range]) -> list[str]:
+    """Return what is wrong with values by name, a sentence each."""
     return [
-        f"{name} is {shown(given[name])}, not {range_}"
-        for name, range_ in ranges.items()
-        if not range_.fits(given[name])
+        f"{name} is {shown(value)}, not {ranges[name]}" for name, value in given.items() if not ranges[name].fits(value)
     ]
+
+
+def plain(value: Any) -> Any:
+    """Return a number of NumPy's as the number of Python's that it is, anything else as it is."""
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
 
 
 def shown(value: Any) -> str:

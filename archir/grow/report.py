@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from archir.errors import GrowError
+from archir.grow.ranges import LARGEST
 from archir.grow.run import Event
 
 
@@ -213,8 +214,8 @@ def _perhaps(read: Callable[[Event, str], T], event: Event, name: str) -> T | No
 
 def _whole(event: Event, name: str) -> int:
     value = event[name]
-    if type(value) is not int:
-        raise TypeError(f"{name} is {value!r:.60}, not a whole number")
+    if type(value) is not int or not 0 <= value <= LARGEST:
+        raise TypeError(f"{name} is {value!r:.60}, not a whole number from 0")
     return value
 
 

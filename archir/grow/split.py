@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from archir.errors import FileError
+from archir.ir.room import too_large
 from archir.score.targets import Targets, map_tensors, tensors_of
 
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
@@ -32,6 +33,9 @@ class Split:
     where: str = ""
 
     def __post_init__(self) -> None:
+        parts = self.inputs.values() if isinstance(self.inputs, Mapping) else (self.inputs,)
+        if not parts or not all(isinstance(t, torch.Tensor) for t in parts):
+            raise FileError("there are no inputs, or they are no tensors", where=self.where)
         tensors = {"inputs": self.inputs} if isinstance(self.inputs, torch.Tensor) else self.inputs
         wanted = dict(tensors_of(self.targets))
         if not wanted or not all(isinstance(t, torch.Tensor) for t in wanted.values()):
@@ -89,8 +93,16 @@ def _numbers(array: Any, name: str, where: str, *, intensities: bool = False) ->
     if tensor.is_complex():
         raise FileError(f"the {name} are complex numbers", where=where)
     if tensor.is_floating_point():
-        return tensor.float()
-    return tensor if intensities and tensor.dtype is torch.uint8 else tensor.long()
+        return _converted(tensor, torch.float32, name, where)
+    return tensor if intensities and tensor.dtype is torch.uint8 else _converted(tensor, torch.int64, name, where)
+
+
+def _converted(tensor: torch.Tensor, dtype: torch.dtype, name: str, where: str) -> torch.Tensor:
+    """Return the numbers as another type, where there is room for them."""
+    why = too_large(tensor.numel() * dtype.itemsize) if tensor.dtype != dtype else ""
+    if why:
+        raise FileError(f"the {name} are too large", where=where, why=why)
+    return tensor.to(dtype)
 
 
 def _channels_first(tensor: torch.Tensor) -> torch.Tensor:

@@ -98,11 +98,11 @@ def _convert(value: Any, kind: Any) -> Any:
         return _convert_tuple(value, typing.get_args(kind))
     if kind is float and type(value) in (int, float) and -1e308 < value < 1e308:
         return float(value)
-    if kind is str and isinstance(value, str) and "\0" in value:
-        raise TypeError("text without the character 0")  # it cannot be part of a path
+    if kind is str and isinstance(value, str) and (not value.strip() or "\0" in value):
+        raise TypeError("text without the character 0" if value.strip() else "text that says something")
     if kind in (int, str, bool) and type(value) is kind:
         return value
-    if kind not in _WORDS and isinstance(value, dict):
+    if typing.get_origin(kind) is Mapping and isinstance(value, dict):
         return value
     raise TypeError(_WORDS.get(kind, "a table"))
 

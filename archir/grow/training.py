@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from archir.errors import GrowError, ScoreError
 from archir.grow.batches import Batches
 from archir.grow.split import Inputs, Split
+from archir.ir.running import failing_call
 from archir.score.losses import NO_LABEL, Loss, class_axis, labels_of
 from archir.score.program import number_of_examples
 from archir.score.targets import Targets
@@ -94,9 +95,8 @@ def train(
                 group["lr"] = rate(step)
         optimiser.zero_grad(set_to_none=True)
         value = loss(call(module, inputs), targets)
-        if not value.requires_grad:
-            raise GrowError(f"the loss {loss.name} does not depend on the weights")
-        torch.autograd.backward(value)
+        with differentiating(loss, value):
+            torch.autograd.backward(value)
         found = float(value.detach())
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         if not gradients:
@@ -119,6 +119,26 @@ def train(
     if not examples and not skipped:
         raise GrowError("there are no batches to train on")
     return Training(step - first_step - skipped, examples, total / examples if examples else None, skipped)
+
+
+@contextmanager
+def differentiating(loss: Loss, value: torch.Tensor) -> Iterator[None]:
+    """Differentiate the loss of a batch within the block, whose errors are told as those of the loss.
+
+    Raises:
+        GrowError: it depends on nothing that is trained, or cannot be differentiated.
+    """
+    if not value.requires_grad:
+        raise GrowError(
+            f"the loss {loss.name} does not depend on the weights",
+            why="it is cut off from the outputs of the model: by detach, item, numpy, or no_grad",
+            mend="make it of the outputs by operations of torch",
+        )
+    try:
+        yield
+    except Exception as error:  # of any operator, or of the user's own backward
+        why = f"{type(error).__name__}: {error}"
+        raise GrowError(f"the loss {loss.name} cannot be differentiated", why=why) from error
 
 
 def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_size: int = 256) -> Metrics:
@@ -188,10 +208,15 @@ def call(module: nn.Module, inputs: Inputs) -> Any:
     """
     try:
         return module(inputs) if isinstance(inputs, torch.Tensor) else module(**inputs)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         named = {"inputs": inputs} if isinstance(inputs, torch.Tensor) else inputs
         shapes = ", ".join(f"{name} {list(t.shape)} {t.dtype}" for name, t in named.items())
-        raise GrowError("the model rejects a batch", where=shapes, why=f"{type(error).__name__}: {error}") from error
+        place = failing_call(error)
+        raise GrowError(
+            "the model rejects a batch",
+            where=f"{shapes}; {place}" if place else shapes,
+            why=f"{type(error).__name__}: {error}",
+        ) from error
 
 
 class _Recalibration(TorchFunctionMode):

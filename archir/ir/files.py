@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 TEMPORARY = ".tmp"
 """How the names of files end that are still being written; they begin with a dot and the name of the file."""
@@ -21,6 +22,8 @@ def beside(path: Path) -> Iterator[Path]:
     Raises:
         OSError: there can be no such file.
     """
+    if not path.name:
+        raise OSError(errno.EISDIR, "the path names no file", str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
     # Made here, under a name nobody can foresee: a link that waits there would be written through.
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -71,17 +74,29 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
+def open_plain(path: Path, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:
     """Return a descriptor of a regular file, to be closed by the caller; links and devices are refused.
+
+    One that is to be written has no other name either: what is written would be found under that, too.
+
+    Args:
+        path: the file.
+        flags: as `os.open` takes them.
+        follow: whether a link to a regular file will do.
 
     Raises:
         OSError: there is no such file, or it is none of its own.
     """
     # A pipe would let the process wait for ever if it were opened in blocking mode.
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    flags |= os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, 0o666)
+    found = os.fstat(descriptor)
+    why = "" if stat.S_ISREG(found.st_mode) else "it is no regular file"
+    if not why and found.st_nlink > 1 and flags & (os.O_WRONLY | os.O_RDWR):
+        why = "it is one file with others of other names; copy it, and put the copy in its place"
+    if why:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, why, str(path))
     return descriptor
 
 
@@ -93,6 +108,15 @@ def read_plain(path: Path) -> bytes:
     """
     with os.fdopen(open_plain(path), "rb") as file:
         return file.read()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Return a regular file that a user named, or a link to one, open for reading; pipes and devices are refused.
+
+    Raises:
+        OSError: there is no such file, or it is something that reading might never come to the end of.
+    """
+    return os.fdopen(open_plain(path, follow=True), "rb")
 
 
 def is_plain(path: Path) -> bool:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from archir.ir.graph import Graph
 
 
+LOWERED = "archir lowering of "
+"""How the name of the file begins that the forward of a graph's module says it is from."""
+
+
 def to_module(graph: Graph) -> nn.Module:
     """Return a live module that computes what the graph says.
 
@@ -33,7 +37,7 @@ def to_module(graph: Graph) -> nn.Module:
         GraphError: an operator is not there in this process.
     """
     lowered = lower(graph)
-    name = f"archir lowering of {graph.name}"
+    name = f"{LOWERED}{graph.name}"
     source = _Source(ast.unparse(lowered.tree))
     scope: dict[str, Any] = {**lowered.scope, "__name__": f"archir.lowered.{graph.name}", "__loader__": source}
     exec(compile(lowered.tree, name, "exec"), scope)

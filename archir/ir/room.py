@@ -8,6 +8,12 @@ from pathlib import Path
 CGROUP = Path("/sys/fs/cgroup")
 """Where Linux tells what a container may take."""
 
+MEMBERSHIP = Path("/proc/self/cgroup")
+"""Where it tells in which groups this process is, a line each: number, controllers, path."""
+
+_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+"""What a group may take and what it has, in versions 2 and 1."""
+
 
 def free_memory() -> int:
     """Return the bytes of memory that this process can still take, as far as the system tells."""
@@ -16,10 +22,25 @@ def free_memory() -> int:
         name, _, rest = line.partition(":")
         if name == "MemAvailable":
             found.append(1024 * int(rest.split()[0]))
-    most, used = (_read(CGROUP / name).strip() for name in ("memory.max", "memory.current"))
-    if most.isdigit() and used.isdigit():
-        found.append(max(int(most) - int(used), 0))
+    for folder in _groups():
+        for names in _FILES:
+            most, used = (_read(folder / name).strip() for name in names)
+            if most.isdigit() and used.isdigit():
+                found.append(max(int(most) - int(used), 0))
     return min(found)
+
+
+def _groups() -> set[Path]:
+    """Return the folders of the groups that bound the memory of this process, and of those these are in."""
+    found = {CGROUP, CGROUP / "memory"}
+    for line in _read(MEMBERSHIP).splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = CGROUP / "memory" if controllers else CGROUP
+        inner = root.joinpath(*(part for part in path.split("/") if part not in ("", "..")))
+        found |= {inner, *(p for p in inner.parents if p.is_relative_to(root))}
+    return found
 
 
 def too_large(size: int) -> str:
@@ -40,5 +61,5 @@ def in_words(size: int) -> str:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return ""

@@ -88,8 +88,10 @@ def find_loss(spec: str | LossFunction | Loss) -> Loss:
         return spec
     if callable(spec):
         return _from_callable(spec)
+    if not isinstance(spec, str):
+        raise ScoreError(f"a {type(spec).__name__} is no loss", mend=f"give a callable, or one of {', '.join(LOSSES)}")
     if spec not in LOSSES:
-        raise ScoreError(f"there is no loss {spec!r}", mend=suggest(spec, LOSSES))
+        raise ScoreError(f"there is no loss {spec!r:.80}", mend=suggest(spec, LOSSES))
     return LOSSES[spec]
 
 
@@ -104,6 +106,7 @@ def check_loss(loss: Loss, outputs: Any, targets: Targets) -> None:
     if loss.coupled:
         _check_coupled(loss, outputs, targets)
         return
+    check_probabilities(loss, targets)
     with torch.no_grad():
         parts, mean = loss.per_example(outputs, targets), loss.mean(outputs, targets)
     examples = next(len(t) for _, t in tensors_of(targets))
@@ -132,6 +135,25 @@ def _check_coupled(loss: Loss, outputs: Any, targets: Targets) -> None:
         )
     if not bool(torch.isfinite(found)):
         raise ScoreError(f"the loss {loss.name} is {float(found)} on a batch")
+
+
+def check_probabilities(loss: Loss, targets: Targets) -> None:
+    """Check that targets that a loss takes for probabilities lie from 0 to 1.
+
+    Raises:
+        ScoreError: one does not.
+    """
+    binary = loss is LOSSES["bce_with_logits"]
+    if not isinstance(targets, torch.Tensor) or not (binary or loss is LOSSES["cross_entropy"]):
+        return
+    wrong = (targets < 0) | (targets > 1)
+    if (binary or targets.is_floating_point()) and bool(wrong.any()):
+        place = wrong.nonzero()[0].tolist()
+        raise ScoreError(
+            f"a target of the loss {loss.name} is {float(targets[tuple(place)]):.6g}, not a probability from 0 to 1",
+            where=f"example {place[0]}{f', position {place[1:]}' if place[1:] else ''}",
+            mend="bring the targets into that range, or take mse for other values",
+        )
 
 
 def check_finite(loss: Loss, parts: torch.Tensor) -> None:

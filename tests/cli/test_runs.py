@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,11 +19,12 @@ from archir.cli import growing, scoring
 from archir.cli.control import initialise, widen_uniformly
 from archir.cost import cost
 from archir.emit.check import tensors_in
-from archir.errors import GrowError
+from archir.errors import EmitError, FileError, GrowError
 from archir.grow import engine, growth
 from archir.grow.batches import Batches
 from archir.grow.data import load_data
 from archir.grow.engine import Run, grow_graph
+from archir.grow.lock import lock_run
 from archir.grow.run import Event, open_run
 from archir.ir.graph import Graph
 from archir.ir.load import load
@@ -233,6 +235,30 @@ def test_grow_takes_other_data_and_another_directory(folder: Path, monkeypatch: 
         assert name in done.out and name in archir("report", "elsewhere").out
     assert (folder / "elsewhere" / "net.py").is_file() and not (folder / "run").exists()
     assert open_run(folder / "elsewhere").config.startswith("# with --data other.npz\n")
+
+
+def test_the_report_is_there_before_the_network_is_emitted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nothing is lost where that fails; and nobody else writes into the directory until it is done."""
+    run = folder / "run"
+    locked: list[str] = []
+
+    def fails(*_: object, **__: object) -> None:
+        with pytest.raises(FileError, match="is in use") as caught, lock_run(run):
+            pass
+        locked.append(caught.value.why)
+        raise EmitError("no way to say it")
+
+    monkeypatch.setattr(growing, "to_onnx", fails)
+    done = archir("grow", folder / "run.toml", "--quiet")
+    assert done.code == 1 and "no way to say it" in done.err
+    assert len(locked) == 1 and f"process {os.getpid()} " in locked[0]
+    for text in ("growth 1", "test data, after 60 steps"):
+        assert text in done.out
+    assert (run / "growth.png").is_file() and (run / "net.py").is_file()
+    assert [e["event"] for e in open_run(run).history()][-2:] == ["finished", "tested"]
+    assert archir("report", run).out.splitlines()[0].split() == done.out.splitlines()[1].split()
+    with lock_run(run):
+        pass
 
 
 def test_report_needs_a_run(tmp_path: Path) -> None:

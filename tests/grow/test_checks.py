@@ -20,7 +20,8 @@ from archir.grow.engine import Run, grow_graph
 from archir.grow.split import Split
 from archir.grow.training import evaluate, train
 from archir.ir.graph import Graph
-from archir.score.losses import Loss, find_loss
+from archir.score.losses import Loss, check_loss, find_loss
+from frontends.pytorch import trace
 from passes.split import Split as SplitUnits
 from passes.widen import Widen
 from tests.grow.small_run import OPTIONS, data
@@ -74,6 +75,29 @@ def _constant(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
     return torch.zeros(len(outputs))
 
 
+class _Undifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs.mean()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        raise OSError("no way back")
+
+
+def _failing(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    return _Undifferentiable.apply(outputs)
+
+
+def _changed(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    first = outputs.exp()
+    return (first * first.add_(1)).mean()
+
+
+def _of_its_own(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    return torch.ones(len(outputs), requires_grad=True) * 2
+
+
 def _broken(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
     raise KeyError("mine")
 
@@ -87,6 +111,13 @@ def _broken(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
         (_table, ScoreError, r"the loss _table returns \[32, 3\] for 32 examples"),
         (_detached, GrowError, "the loss _detached does not depend on the weights"),
         (_constant, GrowError, "the loss _constant does not depend on the weights"),
+        (_failing, GrowError, r"the loss _failing cannot be differentiated\n.*OSError: no way back"),
+        (_changed, GrowError, r"the loss _changed cannot be differentiated\n.*modified by an inplace operation"),
+        (_of_its_own, GrowError, "the loss _of_its_own depends on none of the weights"),
+        (None, ScoreError, "a NoneType is no loss"),
+        (["mse"], ScoreError, "a list is no loss"),
+        (3, ScoreError, "a int is no loss"),
+        ("x" * 9000, ScoreError, "there is no loss 'x{79}"),
         (_broken, ScoreError, r"the loss _broken fails on a batch\n.*outputs \[32, 3\].*\n.*KeyError: 'mine'"),
         (nn.CrossEntropyLoss(torch.ones(7)), ScoreError, r"the loss CrossEntropyLoss fails on a batch(.|\n)*weight"),
         (Loss("mine", _table, _table), ScoreError, r"the loss mine of a batch is \[32, 3\], not one number"),
@@ -120,6 +151,59 @@ def test_a_label_the_model_does_not_know_is_told_by_its_example(seed_graph: Grap
     changed = _with(data(40, 3), n37=label)
     with pytest.raises(FileError, match=rf"data is {label}, the model has 3 classes\n.*example 37 of"):
         _grow(seed_graph, None, **{part: changed})
+
+
+class _Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.table(tokens).mean(1)
+        return found
+
+
+@pytest.mark.parametrize("token", [7, -1, 2**40])
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_tokens_without_a_row_in_the_embedding_are_told(token: int, part: str) -> None:
+    """Also those of an example that is not in the first batch."""
+    good = torch.arange(60).reshape(20, 3) % 7
+    bad = good.clone()
+    bad[13, 1] = token
+    labels = torch.zeros(20, dtype=torch.long)
+    module = trace(_Tokens(), good[:2]).module()
+    splits = {"training": Split(good, labels, "mine"), "validation": Split(good, labels, "mine")}
+    check_examples(module, CROSS_ENTROPY, 4, splits)
+    with pytest.raises(FileError, match=rf"an example of the {part} data, whose inputs run from .*{token}") as caught:
+        check_examples(module, CROSS_ENTROPY, 4, {**splits, part: Split(bad, labels, "mine")})
+    assert "example 13 of Split(20 examples from mine)" in caught.value.where and "index" in caught.value.why
+    first = torch.full((4, 3), token)
+    with pytest.raises(GrowError, match="the model rejects a batch") as refused:
+        check_examples(module, CROSS_ENTROPY, 4, {"training": Split(first, labels[:4])})
+    assert "torch.ops.aten.embedding.default(self.table.weight, " in refused.value.where
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, 255.0])
+@pytest.mark.parametrize("loss", ["bce_with_logits", "cross_entropy"])
+def test_probabilities_lie_from_0_to_1(seed_graph: Graph, loss: str, value: float) -> None:
+    wanted = torch.full((40, 3), 0.5)
+    wanted[33, 2] = value
+    split = replace(data(40, 1), targets=wanted)
+    with pytest.raises(
+        FileError, match=rf"is {value:g}, not a probability(.|\n)*example 33, position \[2\] of the val"
+    ):
+        _grow(seed_graph, validation=split, train=replace(split, targets=wanted.clamp(0, 1)), loss=loss)
+    with pytest.raises(ScoreError, match="not a probability"):
+        check_loss(find_loss(loss), torch.zeros(40, 3), wanted)
+    check_loss(find_loss(loss), torch.zeros(40, 3), wanted.clamp(0, 1))
+
+
+def test_whole_numbers_are_probabilities_only_for_two_classes(seed_graph: Graph) -> None:
+    split = data(40, 1)
+    assert isinstance(split.targets, torch.Tensor)
+    hot = nn.functional.one_hot(split.targets, 3)
+    with pytest.raises(FileError, match="a target of the loss bce_with_logits is 2, not a probability"):
+        _grow(seed_graph, train=replace(split, targets=2 * hot), loss="bce_with_logits")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

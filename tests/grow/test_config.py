@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from archir.errors import ArchirError, FileError, GrowError, ScoreError
 from archir.grow.batches import Augmentation
 from archir.grow.budget import Budget, Prices
-from archir.grow.config import RunConfig, read_config
+from archir.grow.config import TRAINING, RunConfig, read_config
 from archir.grow.optimisers import OptimiserOptions
 from archir.grow.options import GrowOptions
 
@@ -185,6 +186,15 @@ flops = "much"
         ("parameters = 1000", "parameters = 9\n[training]\nschedule = 'cosin'", "did you mean cosine?"),
         ("parameters = 1000", "parameters = 9\n[optimiser]\nbetas = [0.9]", "not a list of 2 values"),
         ("parameters = 1000", "parameters = 9\n[augmentation]\nflipp = true", "did you mean flip?"),
+        (
+            "parameters = 1000",
+            "parameters = 9\n[growth]\nlast_growth = 0",
+            "first_growth is 0.1, after last_growth, which",
+        ),
+        ("parameters = 1000", "parameters = 9\n[growth]\npasses = ['']", "growth.passes is [''], not text that says"),
+        ('source = "digits"', 'source = "digits"\nbase = {}', "there is no data.base"),
+        ('factory = "models.py:seed"', 'factory = " "', "model.factory is ' ', not text that says something"),
+        ("[model]", "output = ''\n[model]", "output is '', not text that says something"),
         ("[budget]\nparameters = 1000", "budget = 4", "budget is 4, not a table"),
     ],
 )
@@ -194,6 +204,57 @@ def test_values_are_checked(tmp_path: Path, old: str, new: str, expected: str) -
     # A key of the top level has to stand above the tables.
     text = "budget = 4\n" + text.replace("budget = 4", "") if new == "budget = 4" else text
     assert expected in " ".join(_problems(tmp_path, text))
+
+
+ODD = ("true", "nan", "-inf", "-1", "[]", "[[1]]", "'x'", "''", "{}", "{a = nan}", "1979-05-27", "1e400", "9" * 400)
+"""Values that next to no key takes."""
+
+
+@pytest.mark.parametrize(
+    "table", ["", "model", "data", "budget", "optimiser", "augmentation", "training", "growth", "prices"]
+)
+def test_odd_values_are_taken_or_refused_by_name(tmp_path: Path, table: str) -> None:
+    keys = {
+        "": ("seed", "loss", "output"),
+        "model": ("factory", "arguments"),
+        "data": ("source", "validation", "test", "limit", "normalise"),
+        "budget": ("parameters", "flops", "peak_bytes", "latency"),
+        "training": TRAINING,
+        "growth": (
+            "growth_steps",
+            "first_growth",
+            "radius",
+            "rule",
+            "agreement",
+            "batch_statistics",
+            "passes",
+            "plugins",
+        ),
+        "optimiser": ("name", "rate", "weight_decay", "momentum", "betas", "nesterov"),
+        "augmentation": ("flip", "crop"),
+        "prices": ("parameters", "flops", "peak_bytes", "latency"),
+    }
+    small = {"model": {"factory": "'a:b'"}, "data": {"source": "'digits'"}, "budget": {"parameters": "9"}}
+    refused = 0
+    for key, value in itertools.product(keys[table], ODD):
+        tables: dict[str, dict[str, str]] = {"": {}} | {name: dict(t) for name, t in small.items()}
+        tables.setdefault(table, {})[key] = value
+        text = "".join(
+            (f"[{name}]\n" if name else "") + "".join(f"{k} = {v}\n" for k, v in t.items())
+            for name, t in tables.items()
+        )
+        path = tmp_path / "run.toml"
+        path.write_text(text)
+        try:
+            read_config(path)
+        except GrowError as error:
+            refused += 1
+            assert (
+                (key in error.why or "there is no optimiser" in error.why)
+                and str(path) in error.what
+                and len(str(error)) < 600
+            ), (key, value, str(error))
+    assert refused > len(ODD) / 2 * len(keys[table])
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:

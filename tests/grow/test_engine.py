@@ -221,7 +221,7 @@ def test_a_run_is_not_written_over(seed_graph: Graph, tmp_path: Path) -> None:
     [
         ({"steps": 0}, "steps is 0"),
         ({"growth_steps": 100}, "100 growth steps"),
-        ({"first_growth": 0.9}, "out of order"),
+        ({"first_growth": 0.9}, "first_growth is 0.9, after last_growth, which is 0.6"),
         ({"radius": 0.0}, "radius"),
         ({"growth_steps": -1}, "growth_steps is -1"),
         ({"evaluate_every": -1}, "evaluate_every is -1"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import json
-from dataclasses import replace
+import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +20,8 @@ from archir.grow.budget import Budget, Prices
 from archir.grow.code import checksum_of_code
 from archir.grow.engine import grow_graph
 from archir.grow.fingerprint import differences
+from archir.grow.objects import load_object
+from archir.grow.optimisers import OptimiserOptions
 from archir.grow.options import GrowOptions
 from archir.grow.run import open_run
 from archir.ir.graph import Graph
@@ -151,3 +156,150 @@ def test_the_code_of_a_loss_counts_with_what_it_closes_over() -> None:
     ]
     first, same, heavier, ignoring = map(checksum_of_code, weighted)
     assert first == same and len({first, heavier, ignoring}) == 3
+
+
+def test_everything_that_decides_a_run_is_in_its_record(seed_graph: Graph, tmp_path: Path) -> None:
+    """Every option is, by its name; and each item that is another one is a reason to refuse."""
+    _grow(seed_graph, tmp_path, resume=False)
+    found = dict(open_run(tmp_path).fingerprint)
+
+    def names(kind: Any, prefix: str) -> set[str]:
+        parts = {"optimiser": OptimiserOptions, "prices": Prices}
+        return {
+            name
+            for f in fields(kind)
+            for name in (
+                names(parts[f.name], f"{prefix}.{f.name}")
+                if kind is GrowOptions and f.name in parts
+                else {f"{prefix}.{f.name}"}
+            )
+        }
+
+    splits = {f"{split}.{part}" for split in ("train", "validation") for part in ("examples", "inputs", "targets")}
+    seed = {"seed.parameters", "seed.graph", "seed.tensors", "version.archir", "version.torch"}
+    code = {"loss", "loss.code", "morphisms", "morphisms.code"}
+    assert set(found) == names(GrowOptions, "options") | names(Budget, "budget") | splits | seed | code
+    for name in found:
+        assert [d.partition(" was ")[0] for d in differences({**found, name: "other"}, found)] in (
+            [name],
+            [f"{name}, line 1,"],
+        )
+        assert len(differences({k: v for k, v in found.items() if k != name}, found)) == (found[name] is not None)
+
+
+def test_a_loss_of_the_same_name_and_other_code_is_refused(seed_graph: Graph, tmp_path: Path) -> None:
+    _grow(seed_graph, tmp_path, resume=False, loss=_made(1.0, torch.ones(3)))
+    for other in (_made(2.0, torch.ones(3)), _made(1.0, torch.full((3,), 2.0))):
+        with pytest.raises(GrowError, match="started with another") as caught:
+            _grow(seed_graph, tmp_path, resume=True, loss=other)
+        assert caught.value.why.startswith("loss.code was ") and "\n" not in caught.value.why
+    _grow(seed_graph, tmp_path, resume=True, loss=_made(1.0, torch.ones(3)))
+
+
+def _morphism(factor: int) -> Any:
+    class Mine(SplitUnits):
+        name = "mine"
+
+        def unused(self) -> int:
+            return factor
+
+    return Mine()
+
+
+def test_a_pass_of_the_same_name_and_other_code_is_refused(seed_graph: Graph, tmp_path: Path) -> None:
+    _grow(seed_graph, tmp_path, resume=False, morphisms=(_morphism(1),))
+    with pytest.raises(GrowError) as caught:
+        _grow(seed_graph, tmp_path, resume=True, morphisms=(_morphism(2),))
+    assert caught.value.why.startswith("morphisms.code was ") and "\n" not in caught.value.why
+    _grow(seed_graph, tmp_path, resume=True, morphisms=(_morphism(1),))
+
+
+class _Slotted:
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+class _Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.ones(5000), np.r_[np.ones(2500), 0, np.ones(2499)]),
+        (np.float32(1), np.float64(1)),
+        (torch.float32, torch.float64),
+        (torch.device("cpu"), torch.device("meta")),
+        (range(3), range(4)),
+        (slice(1), slice(2)),
+        (Path("a"), Path("b")),
+        (_Slotted(1), _Slotted(2)),
+        (_Slotted(_Slotted([1])), _Slotted(_Slotted([2]))),
+        (_Colour.RED, _Colour.BLUE),
+        ({"a": 1}, {"a": 2}),
+        ({1, 2}, {1, 3}),
+        (True, 1),
+        (_other_loss, data),
+    ],
+)
+def test_values_a_function_closes_over_count(one: Any, other: Any) -> None:
+    assert checksum_of_code(_closing(one)) == checksum_of_code(_closing(one)) != checksum_of_code(_closing(other))
+
+
+def _closing(value: object) -> Any:
+    def function(*, more: object = value) -> object:
+        return value, more
+
+    return function
+
+
+LOSS = """
+import helpers
+
+LEVEL = 1
+
+def loss(outputs, targets, scale=1):
+    def inner():
+        return helpers.smooth(outputs) * LEVEL
+    return inner().mean(1) * scale
+"""
+HELPERS = """
+from constants import FACTOR
+
+def smooth(x):
+    return x * FACTOR
+
+def other(x):
+    return x
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "counts"),
+    [
+        ("loss.py", "mean(1)", "sum(1)", True),
+        ("loss.py", "scale=1", "scale=2", True),
+        ("loss.py", "LEVEL = 1", "LEVEL = 2", True),
+        ("helpers.py", "x * FACTOR", "x + FACTOR", True),
+        ("constants.py", "3", "4", True),
+        ("helpers.py", "    return x\n", "    return -x\n", False),
+        ("loss.py", "LEVEL = 1", "LEVEL = 1  # or more", False),
+    ],
+)
+def test_code_in_other_files_counts_as_far_as_it_is_named(
+    tmp_path: Path, file: str, old: str, new: str, counts: bool
+) -> None:
+    found = []
+    for change in (False, True):
+        folder = tmp_path / str(change)
+        folder.mkdir()
+        for name, text in (("loss.py", LOSS), ("helpers.py", HELPERS), ("constants.py", "FACTOR = 3\n")):
+            assert name != file or old in text
+            (folder / name).write_text(text.replace(old, new) if change and name == file else text)
+        found.append(checksum_of_code(load_object("loss.py:loss", base=folder)))
+        for name in ("helpers", "constants", "archir_user_loss"):
+            sys.modules.pop(name)
+    assert (found[0] != found[1]) == counts

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +55,46 @@ def test_a_second_process_is_told_who_holds_the_lock(seed_graph: Graph, tmp_path
     # What the dead process wrote is still there; its lock is not.
     assert str(child) in (tmp_path / LOCK).read_text()
     assert grow(seed_graph, options=SHORT, directory=tmp_path, resume=True).directory == tmp_path
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        with lock_run(path):
+            return True
+    except FileError:
+        return False
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_lock_is_let_go_at_the_end_of_the_block_though_a_child_has_it_open(tmp_path: Path, fails: bool) -> None:
+    child = 0
+    try:
+        with suppress(KeyError), lock_run(tmp_path):
+            assert not _is_free(tmp_path), "not even this process gets it twice"
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+            if fails:
+                raise KeyError
+        assert _is_free(tmp_path)
+    finally:
+        _kill(child)
+
+
+def test_a_lock_whose_file_was_replaced_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a run that was moved away between the opening of the file and the locking of it."""
+    flock, left = fcntl.flock, [1]
+
+    def late(descriptor: int, operation: int) -> None:
+        if left.pop() if left else 0:
+            (tmp_path / LOCK).unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    before = len(os.listdir("/proc/self/fd"))
+    with lock_run(tmp_path):
+        assert not _is_free(tmp_path) and str(os.getpid()) in (tmp_path / LOCK).read_text()
+    assert _is_free(tmp_path) and len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"pid": "x"}', b"[" * 900])

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from archir.errors import GrowError
+import archir
+from archir.errors import ArchirError, GrowError, ScoreError
 from archir.grow.batches import Augmentation
 from archir.grow.budget import Budget, Prices
 from archir.grow.optimisers import OptimiserOptions
 from archir.grow.options import GrowOptions
+from archir.grow.ranges import Real, Truth, Whole
+from archir.ir.graph import Graph
 from archir.ir.seeds import MOST, derived_seed
+from tests.cli.run import refused
 
 HUGE = 10**5000
 
@@ -60,3 +68,115 @@ def test_values_at_the_ends_of_their_ranges_are_taken() -> None:
 def test_seeds_made_of_seeds_stay_in_range() -> None:
     assert derived_seed(0, 7) == 7 and derived_seed(2, 1) == 2_000_007
     assert all(0 <= derived_seed(derived_seed(MOST - i, 3), 5) <= MOST for i in range(9))
+
+
+def test_numbers_of_numpy_become_those_of_python() -> None:
+    """So that they are recorded as any others, and a run goes on that was started with either."""
+    options = GrowOptions(
+        steps=np.int64(9),
+        growth_steps=np.uint8(2),
+        clip=np.float32(0.5),
+        batch_statistics=np.bool_(True),
+        seed=np.int32(3),
+    )
+    assert options == GrowOptions(steps=9, growth_steps=2, clip=0.5, batch_statistics=True, seed=3)
+    assert [type(v) for v in (options.steps, options.clip, options.batch_statistics)] == [int, float, bool]
+    betas = OptimiserOptions(betas=(np.float64(0.5), np.float64(0.9))).betas
+    assert betas == (0.5, 0.9) and {type(b) for b in betas} == {float}
+    assert type(Budget(parameters=np.int64(5)).parameters) is int and type(Prices(flops=np.float64(1)).flops) is float
+
+
+@pytest.mark.parametrize("wrong", [np.bool_(True), np.float64(3), np.array([3]), np.array(3.0), np.int64(-1), True])
+def test_what_is_no_whole_number_is_none_in_numpy_either(wrong: Any) -> None:
+    with pytest.raises(GrowError, match=r"steps is .*, not a whole number from 1"):
+        GrowOptions(steps=wrong)
+
+
+def test_true_is_no_one_and_one_is_not_true() -> None:
+    assert not Whole().fits(True) and not Real().fits(True) and not Whole(optional=True).fits(False)
+    assert not Truth().fits(1) and not Truth().fits(None) and not Real().fits(None) and not Whole().fits(1.0)
+    assert Whole(optional=True).fits(None) and Real(optional=True).fits(None) and Real().fits(1) and Truth().fits(False)
+
+
+def _hidden() -> Graph:
+    return archir.trace(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.ones(2, 4))
+
+
+BATCHES = [(torch.ones(4, 4), torch.tensor([0, 1, 1, 0]))]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": -1},
+        {"steps": 2.0},
+        {"steps": True},
+        {"rate": 0.0, "radius": math.nan},
+        {"rate": math.inf, "refine": -1, "chunk": 0},
+        {"seed": -1, "batch_statistics": 1},
+        {"seed": 2**63, "refine": np.float64(3), "radius": "1"},
+        {"rate": HUGE, "chunk": False, "batch_statistics": None},
+    ],
+)
+def test_options_of_scoring_are_held_to_the_same_ranges(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ScoreError, match="out of range") as caught:
+        archir.score(_hidden(), BATCHES, **wrong)
+    assert all(f"{name} is " in caught.value.where for name in wrong), caught.value.where
+
+
+def test_scoring_takes_numbers_of_numpy() -> None:
+    options: dict[str, Any] = {
+        "steps": np.int64(2),
+        "rate": np.float64(0.1),
+        "refine": np.int32(3),
+        "seed": np.uint8(1),
+    }
+    graph = _hidden()
+    found = archir.score(graph, BATCHES, **options)
+    wanted = archir.score(graph, BATCHES, **{name: value.item() for name, value in options.items()})
+    assert [s.predicted for s in found] == [s.predicted for s in wanted]
+    assert len(archir.score(_hidden(), BATCHES, steps=0, refine=0)) == len(found)
+
+
+@pytest.mark.parametrize("ridge", [-1e-4, math.nan, math.inf, True, "1", None, np.bool_(True)])
+def test_the_ridge_of_compensation_is_a_number_from_0(ridge: Any) -> None:
+    with pytest.raises(ScoreError, match=r"ridge is .*, not a finite number from 0"):
+        archir.prune_with_compensation(_hidden(), BATCHES, "prune{width=w0, units=[0]}", ridge=ridge)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"budget": True}, "parameters is True, not a whole number"),
+        ({"budget": 50.5}, "parameters is 50.5, not a whole number"),
+        ({"budget": "50"}, "parameters is '50', not a whole number"),
+        ({"budget": np.float64(50)}, "parameters is 50.0, not a whole number"),
+        ({"budget": -5}, "parameters is -5, not a whole number"),
+        ({"budget": None}, "growth needs a budget"),
+        ({"options": {"steps": 3}}, "a dict is no GrowOptions"),
+        ({"train": torch.ones(4, 4)}, "the training data are no pair"),
+        ({"validation": (torch.ones(4, 4),)}, "the validation data are no pair"),
+        ({"train": (np.ones((4, 4)), torch.zeros(4, dtype=torch.long))}, "there are no inputs, or they are no tensors"),
+        ({"train": ({}, torch.zeros(4, dtype=torch.long))}, "there are no inputs, or they are no tensors"),
+        ({"train": (torch.ones(4, 4), [0, 1, 1, 0])}, "there are no targets, or they are no tensors"),
+    ],
+)
+def test_arguments_of_growth_that_are_none_are_told(changed: dict[str, Any], named: str) -> None:
+    given: dict[str, Any] = {"train": BATCHES[0], "validation": BATCHES[0], "budget": 50, **changed}
+    with pytest.raises(ArchirError) as caught:
+        archir.grow(_hidden(), **given)
+    assert named in str(caught.value)
+
+
+def test_a_budget_may_be_a_number_of_numpys() -> None:
+    options = GrowOptions(steps=2, growth_steps=0, batch_size=4)
+    run = archir.grow(_hidden(), train=BATCHES[0], validation=BATCHES[0], budget=np.int64(50), options=options)
+    assert run.history[0]["budget"] == {"parameters": 50}
+
+
+def test_the_command_takes_what_the_function_takes(tmp_path: Path) -> None:
+    _hidden().save(tmp_path / "net.archir")
+    options = ("--learn-steps=-1", "--refine=-1", "--chunk=0", "--examples=0", "--batch-size=0")
+    error = refused("score", tmp_path / "net.archir", "--data", "digits", *options)
+    for name in ("learn_steps is -1", "refine is -1", "chunk is 0", "examples is 0", "batch_size is 0"):
+        assert name in error

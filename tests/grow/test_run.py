@@ -160,6 +160,61 @@ def test_a_damaged_checkpoint_is_an_error(tmp_path: Path, part: str) -> None:
     assert passed_over == [(1, f"checkpoint 1 in {run.path} is missing or damaged")]
 
 
+def test_a_checkpoint_that_a_run_cannot_go_on_from_is_passed_over(tmp_path: Path) -> None:
+    """Newest first; those before the one that will do are not asked about, and those after it are told of."""
+    run = create_run(tmp_path / "run", "")
+    for step in (1, 2, 3, 4):
+        run.save(_checkpoint(step, seed=step))
+    asked: list[int] = []
+    told: list[tuple[int, str]] = []
+
+    def accept(found: Checkpoint) -> None:
+        asked.append(found.step)
+        if found.step > 2:
+            raise GrowError(f"not {found.step}", why="mine")
+
+    found = run.latest(accept=accept, on_damage=lambda step, error: told.append((step, error.what)))
+    _assert_same(found, _checkpoint(2, seed=2))
+    assert asked == [4, 3, 2] and told == [(4, "not 4"), (3, "not 3")]
+
+    def refuse(found: Checkpoint) -> None:
+        raise GrowError("never", why="mine")
+
+    told.clear()
+    with pytest.raises(FileError, match=r"steps 4, 3, 2, 1\n  why:   the newest: mine"):
+        run.latest(accept=refuse, on_damage=lambda step, error: told.append((step, error.what)))
+    assert told == []
+
+
+def test_a_checkpoint_does_not_count_while_its_parts_change_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed then leaves parts of two checkpoints; the one before is what a run goes on from."""
+    run = create_run(tmp_path / "run", "")
+    run.save(_checkpoint(1, seed=1))
+    run.save(_checkpoint(2, seed=2))
+    seen: list[tuple[str, list[int]]] = []
+    rename, sync = os.replace, os.fsync
+
+    def noted(old: Path, new: Path) -> None:
+        seen.append((new.name, run.steps()))
+        rename(old, new)
+
+    def synced(descriptor: int) -> None:
+        seen.append((Path(os.readlink(f"/proc/self/fd/{descriptor}")).name, run.steps()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "replace", noted)
+    monkeypatch.setattr(os, "fsync", synced)
+    run.save(_checkpoint(2, seed=3))
+    assert [(name, steps) for name, steps in seen if not name.startswith(".")][-5:] == [
+        ("run", [1]),  # that it is gone is on disk before anything else is
+        *((f"step-0002.{part}", [1]) for part in ("archir", "safetensors", "json")),
+        ("run", [1, 2]),
+    ]
+    _assert_same(run.load(2), _checkpoint(2, seed=3))
+
+
 def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     run = create_run(tmp_path / "run", "")
     (run.path / "step-0001.safetensors").mkdir()
