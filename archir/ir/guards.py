@@ -260,11 +260,13 @@ def _fitting(name: str, wanted: int, alone: Sequence[Guard], guards: Sequence[Gu
     return list(itertools.islice(found, _CLOSEST))
 
 
-def _near(wanted: int, guards: Sequence[Guard]) -> list[int]:
-    """Return the sizes that are tried for a symbol: those around the one wanted and all numbers in the guards."""
+def _near(wanted: int, guards: Sequence[Guard]) -> Iterator[int]:
+    """Yield the sizes that are tried for a symbol: those around the one wanted, then numbers in the guards."""
+    for distance in range(_NEAR + 1):
+        yield from (v for v in dict.fromkeys((wanted - distance, wanted + distance)) if v >= 1)
     numbers = {int(n) for g in guards for side in whole(g) for n in sympy.sympify(side).atoms(sympy.Integer)}
-    around = {v for n in {wanted, 1, *map(abs, numbers)} for v in range(max(1, n - 2), min(n + 3, _LARGEST))}
-    return sorted(around | set(range(max(1, wanted - _NEAR), wanted + _NEAR)), key=lambda v: (abs(v - wanted), v))
+    around = {v for n in {1, *map(abs, numbers)} for v in range(max(1, n - 2), min(n + 3, _LARGEST))}
+    yield from sorted((v for v in around if abs(v - wanted) > _NEAR), key=lambda v: (abs(v - wanted), v))
 
 
 def _by_distance(choices: Sequence[Sequence[int]]) -> Iterator[tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -13,27 +14,44 @@ from archir.grow.optimisers import OptimiserOptions
 from archir.grow.options import GrowOptions
 from archir.grow.split import Split
 from archir.ir.graph import Graph
+from tests.ir.builder import bits_equal
 
 OPTIONS = GrowOptions(
     steps=60,
     growth_steps=2,
     batch_size=16,
-    optimiser=OptimiserOptions(rate=0.05),
-    learn_steps=5,
+    optimiser=OptimiserOptions(rate=0.1),
+    first_growth=0.4,
+    learn_steps=10,
     score_examples=40,
     recalibrate_batches=2,
     refine=8,
     evaluate_every=20,
     checkpoint_every=5,
 )
+"""Options under which both steps of growth are carried out."""
+
 CONFIG = "# a small run\nseed = 0\n"
 
 
+BUDGET = 90
+"""Parameters of the grown network at most."""
+
+
+@cache
 def seed_of_run() -> Graph:
     """Return the network the run starts from."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.1), nn.Linear(4, 3))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 2), nn.BatchNorm1d(2), nn.ReLU(), nn.Dropout(0.1), nn.Linear(2, 3))
     return trace_on(net, examples(20, 0))
+
+
+def is_same(found: Graph, wanted: Graph) -> bool:
+    """Say whether two grown networks are the same, bit for bit."""
+    return str(found) == str(wanted) and all(
+        bits_equal(found.tensors[i], wanted.tensors[j]) for i, j in zip(found.tensors, wanted.tensors, strict=True)
+    )
 
 
 def examples(count: int, seed: int) -> Split:
@@ -50,14 +68,29 @@ def grow_small(
     *,
     resume: bool = False,
     options: GrowOptions = OPTIONS,
+    budget: int = BUDGET,
+    data: int = 1,
+    loss: str = "cross_entropy",
     listen: Listener | None = None,
 ) -> Run:
-    """Carry out the run, or go on with it."""
+    """Carry out the run, or go on with it.
+
+    Args:
+        graph: the seed.
+        directory: where it is kept.
+        resume: go on.
+        options: how it is trained and grown.
+        budget: parameters at most.
+        data: seed of the training examples.
+        loss: name of the loss.
+        listen: is told every event.
+    """
     return grow(
         graph,
-        train=examples(96, 1),
+        train=examples(96, data),
         validation=examples(96, 2),
-        budget=90,
+        budget=budget,
+        loss=loss,
         options=options,
         directory=directory,
         config=CONFIG,

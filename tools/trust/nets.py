@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from archir.axes.infer import infer_widths
+from archir.axes.widths import Place, Width
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.errors import GraphError, PassError
@@ -39,7 +40,20 @@ UNITS = 3
 
 def make(dice: random.Random) -> Files:
     """Return the plan of a network."""
-    return {"plan.json": json.dumps(asdict(random_plan(dice)) | {"dice": dice.randrange(2**31)}).encode()}
+    return _file(random_plan(dice), dice.randrange(2**31))
+
+
+def known() -> Sequence[Files]:
+    """Return networks whose control flow depends on the batch, among other things that are easily lost."""
+    plans = (
+        Plan("image", (("conv", 0, 1), ("many", 1, 0)), "tensor", 0),
+        Plan("sequence", (("mlp", 0, 1), ("even", 1, 0)), "dict", 1),
+    )
+    return [_file(plan, 0) for plan in plans]
+
+
+def _file(plan: Plan, dice: int) -> Files:
+    return {"plan.json": json.dumps(asdict(plan) | {"dice": dice}).encode()}
 
 
 def use(check: Callable[[RandomNet, Batches, Path, random.Random], None], folder: Path) -> None:
@@ -66,6 +80,7 @@ def _pruned(net: RandomNet, batches: Batches, folder: Path, dice: random.Random)
         except PassError:
             continue
         module = small.module().eval()
+        _check_units(width, wide, module, unit)
         if width.roles & {"norm", "reduced"}:
             for batch in inputs:
                 tensors(module(*batch))
@@ -82,7 +97,33 @@ def _split(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) 
             large = Split(width=width.name, units=(unit,)).apply(graph)
         except PassError:
             continue
-        same(large.module().eval(), wide, inputs, EXACT, f"split {width.name} unit {unit}")
+        module = large.module().eval()
+        was, found = wide.state_dict(), module.state_dict()
+        for place in _plain(width, was):
+            if found[place.parameter].shape[place.axis] != width.size + 1:
+                raise Wrong(f"split leaves {place.parameter} as it was")
+        same(module, wide, inputs, EXACT, f"split {width.name} unit {unit}")
+
+
+def _plain(width: Width, state: Mapping[str, Tensor]) -> list[Place]:
+    """Return the places of a width where the units are the slices, in order."""
+    return [p for p in width.places if p.parameter in state and state[p.parameter].shape[p.axis] == width.size]
+
+
+def _check_units(width: Width, net: nn.Module, small: nn.Module, unit: int) -> None:
+    """Check that the slices that were removed are those of the unit.
+
+    Raises:
+        Wrong: others were, or none.
+    """
+    before, after = net.state_dict(), small.state_dict()
+    for place in _plain(width, before):
+        if after[place.parameter].shape[place.axis] != width.size - 1:
+            raise Wrong(f"prune leaves {place.parameter} as it was")
+        if before[place.parameter].unique().numel() == before[place.parameter].numel():
+            gone = missing(before[place.parameter], after[place.parameter], place.axis)
+            if gone != [unit]:
+                raise Wrong(f"prune removes other units of {place.parameter}")
 
 
 def _source(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) -> None:
@@ -97,6 +138,7 @@ def _source(net: RandomNet, batches: Batches, folder: Path, dice: random.Random)
     if missing or [key for key in more if not key.endswith("num_batches_tracked")]:
         raise Wrong(f"an old state dict does not fit: missing {missing}, unexpected {more}")
     same(emitted.eval(), net, _taken(graph, batches), SINGLE, "the source")
+    _refuses(emitted, net, _refused(graph, batches), "the source")
 
 
 def _onnx(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) -> None:
@@ -113,6 +155,7 @@ def _onnx(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) -
         return [torch.from_numpy(found.copy()) for found in session.run(None, feed)]
 
     same(run, net, _taken(graph, batches), SINGLE, "the ONNX file")
+    _refuses(run, net, _refused(graph, batches), "the ONNX file")
 
 
 def _double(net: RandomNet, batches: Batches) -> tuple[nn.Module, Batches, Graph]:
@@ -137,6 +180,27 @@ def _taken(graph: Graph, batches: Batches) -> Batches:
     if not found:
         raise Wrong("the graph refuses every batch, that of the example too")
     return found
+
+
+def _refused(graph: Graph, batches: Batches) -> Batches:
+    """Return the batches a graph does not take."""
+    taken = _taken(graph, batches)
+    return [batch for batch in batches if not any(batch is other for other in taken)]
+
+
+def _refuses(one: Callable[..., Any], other: Callable[..., Any], batches: Batches, what: str) -> None:
+    """Check that what was made of a graph refuses the batches the graph refuses, or is right for them.
+
+    Raises:
+        Wrong: it computes something else.
+    """
+    for batch in batches:
+        try:
+            with torch.no_grad():
+                one(*batch)
+        except Exception:  # whatever it says: it is the runtime's own
+            continue
+        same(one, other, [batch], SINGLE, what)
 
 
 def same(one: Callable[..., Any], other: Callable[..., Any], batches: Batches, limit: float, what: str) -> None:
@@ -191,7 +255,15 @@ def missing(large: Tensor, small: Tensor, axis: int) -> list[int]:
 
 NETS = tuple(
     Attack(
-        f"net-{name}", make, partial(use, check), full=500, short=short, seconds=120, memory=6 * 2**30, watched=False
+        f"net-{name}",
+        make,
+        partial(use, check),
+        known,
+        full=300,
+        short=short,
+        seconds=120,
+        memory=6 * 2**30,
+        watched=False,
     )
     for name, check, short in (
         ("trace", _traced, 6),

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 IMAGE = (
     *("conv", "grouped", "depthwise", "strided", "batch_norm", "group_norm", "instance_norm", "relu", "gelu", "add"),
     *("gate", "cat", "cut", "shuffle", "attention", "layer_norm", "linear", "pool", "upsample", "squeeze", "shared"),
-    *("scale", "pad", "branch", "index", "softmax"),
+    *("scale", "pad", "branch", "index", "softmax", "many", "even"),
 )
 SEQUENCE = (
     *("linear", "fused", "separate", "lstm", "gru", "layer_norm", "rms_norm", "gelu", "add", "glu", "cat", "conv1d"),
     *("shared", "positions", "rotary", "causal", "index", "reshape", "unbind", "mlp", "branch", "scale", "cumulative"),
-    "einsum",
+    *("einsum", "many", "even"),
 )
 RESULTS = ("tensor", "tuple", "dict", "nested", "list")
 
@@ -90,9 +90,16 @@ class RandomNet(nn.Module):
             if self.plan.kind == "image"
             else [self.table(x) + self.stem(y)]
         )
+        batch = x.shape[0]
         step = _image if self.plan.kind == "image" else _sequence
         for (kind, a, b), part in zip(self.plan.steps, self.parts, strict=True):
-            values.append(step(self, kind, values[a % len(values)], values[b % len(values)], part))
+            left, right = values[a % len(values)], values[b % len(values)]
+            if kind == "many":  # the branch that is taken depends on the batch
+                values.append(left * 2.0 if batch > 1 + b % 3 else torch.tanh(left))
+            elif kind == "even":
+                values.append(left + 1.0 if batch % 2 == 0 else right - 1.0)
+            else:
+                values.append(step(self, kind, left, right, part))
         last = values[-1]
         pooled = last.mean((2, 3)) if self.plan.kind == "image" else last.mean(1)
         logits = self.head(pooled) + self.offset

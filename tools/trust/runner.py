@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import tempfile
 import time
@@ -17,6 +18,9 @@ from tools.trust.attack import OUTCOMES, Attack, Files, Outcome, dice_of
 from tools.trust.worker import serve
 
 PROCESSES = 2
+MEMORY = "/dev/shm"
+"""Where Linux keeps files in memory."""
+
 _WALL = 20.0
 """Seconds by the clock for each second of processor time a trial has: others use the machine, too."""
 
@@ -133,11 +137,13 @@ class Pool:
         """Run trials and return what became of them."""
         tally, started = Tally(), time.monotonic()
         idle, busy = list(self._workers), list[Worker]()
+        trial = next(trials, None)
         while True:
-            while idle and (trial := next(trials, None)) is not None:
+            while idle and trial is not None:
                 worker = idle.pop()
                 worker.give(attack, *trial)
                 busy.append(worker)
+                trial = next(trials, None)  # made while the others work
             if not busy:
                 break
             for worker in self._finished(busy):
@@ -177,7 +183,9 @@ def _gone(worker: Worker) -> bool:
 def pool(size: int = PROCESSES) -> Iterator[Pool]:
     """Start worker processes, and end them in the end."""
     with ExitStack() as stack:
-        root = stack.enter_context(tempfile.TemporaryDirectory(prefix="trust-"))
+        # In memory where there is such a folder: nothing here has to outlast the power.
+        memory = MEMORY if os.access(MEMORY, os.W_OK) else None
+        root = stack.enter_context(tempfile.TemporaryDirectory(prefix="trust-", dir=memory))
         multiprocessing.get_context("forkserver").set_forkserver_preload(["tools.trust.worker", "tools.trust.preload"])
         made = Pool(Path(root).resolve(), size)
         stack.callback(made.end)
@@ -185,6 +193,8 @@ def pool(size: int = PROCESSES) -> Iterator[Pool]:
 
 
 def trials(attack: Attack, count: int, seed: int) -> Iterator[tuple[int, Files]]:
-    """Make the trials of an attack."""
-    for number in range(count):
+    """Make the trials of an attack: all that are known, and as many more at random as there are to be."""
+    known = attack.known()
+    yield from enumerate(known)
+    for number in range(len(known), count):
         yield number, attack.make(dice_of(seed, attack.name, number))

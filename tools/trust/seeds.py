@@ -18,6 +18,9 @@ from frontends.pytorch import trace
 from tests.ir.graphs import TEXTS, TOLD
 from tools.trust.growing import OPTIONS, grow_small, seed_of_run
 
+SPARSE = replace(OPTIONS, checkpoint_every=25)
+"""Options of the run whose files are attacked: with few checkpoints."""
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), (4,)),
     "conv": (
@@ -74,5 +77,10 @@ def run_files() -> dict[str, bytes]:
     """Return the files of a finished run."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        grow_small(seed_of_run(), run, options=replace(OPTIONS, checkpoint_every=25))
+        grow_small(seed_of_run(), run, options=SPARSE)
         return {p.name: p.read_bytes() for p in sorted(run.iterdir()) if p.is_file()}
+
+
+def last_step() -> int:
+    """Return the step of the newest checkpoint of the run."""
+    return SPARSE.steps

@@ -66,29 +66,30 @@ _GENERATED = ("archir lowering", "<eval_with_key", "<string>", "<unknown>")
 class Watch:
     """Records, while it is armed, what should not happen."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, folder: Path) -> None:
         """Start to listen; there is no way to stop.
 
         Args:
-            home: the working directory of the process, which is to stay as it is.
+            home: a folder of the process, which is to stay as it is, by whatever means it might be changed.
+            folder: the folder of the trials, within the other; what is written there is written where it may be.
         """
         self._home = home
         self._armed = False
-        self._folder = ""
+        self._folder = str(folder)
         self._seen: list[str] = []
         sys.addaudithook(self._hear)
 
     @contextmanager
-    def armed(self, folder: Path, effects: list[str]) -> Iterator[None]:
-        """Listen while a trial runs in a folder, and add to `effects` what should not have happened."""
-        self._seen, self._folder = effects, str(folder)
-        before = _state(self._home)
+    def armed(self, effects: list[str]) -> Iterator[None]:
+        """Listen while a trial runs, and add to `effects` what should not have happened."""
+        self._seen = effects
+        before = self._state()
         self._armed = True
         try:
             yield
         finally:
             self._armed = False
-            after = _state(self._home)
+            after = self._state()
             effects += [f"changed {name}" for name, value in before.items() if after[name] != value]
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -113,6 +114,9 @@ class Watch:
         elif event.startswith(_NEVER):
             self._note(f"{event} {arguments!r:.200}")
 
+    def _state(self) -> Mapping[str, object]:
+        return {**_settings(), "files": dict(_contents(self._home, self._folder))}
+
     def _note(self, what: str) -> None:
         armed, self._armed = self._armed, False
         self._seen.append(f"{what} by {' < '.join(_callers())}")
@@ -132,8 +136,12 @@ class Watch:
             self._note(f"open {path!r:.200} {mode}")
 
     def _executed(self, code: object) -> None:
-        if isinstance(code, CodeType) and _is_generated(sys._getframe(2)):
+        if not isinstance(code, CodeType):
+            return
+        if _is_generated(sys._getframe(2)):
             self._note(f"exec of {code.co_filename}")
+        elif _holds_mark(code):
+            self._note(f"exec of {code.co_filename}, in which there is code of a file")
 
     def _imported(self, name: str) -> None:
         top = name.partition(".")[0]
@@ -141,6 +149,11 @@ class Watch:
             return
         if (top not in _KNOWN and top not in sys.stdlib_module_names) or _is_generated(sys._getframe(2)):
             self._note(f"import {name}")
+
+
+def _holds_mark(code: CodeType) -> bool:
+    """Say whether code, or a function in it, does what the payloads do: a name that is quoted holds more."""
+    return any(part == MARK or (isinstance(part, CodeType) and _holds_mark(part)) for part in code.co_consts)
 
 
 def _is_generated(frame: FrameType | None) -> bool:
@@ -164,8 +177,23 @@ def _callers() -> list[str]:
     return found
 
 
-def _state(home: Path) -> Mapping[str, object]:
-    """Return what a trial must leave as it was."""
+def _contents(folder: Path, aside: str) -> Iterator[tuple[str, object]]:
+    """Yield what is in a folder, but for one within it: native code writes without a word."""
+    for entry in os.scandir(folder):
+        if entry.path == aside or entry.name == "err":
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield entry.path, "folder"
+            yield from _contents(Path(entry.path), aside)
+        else:
+            found = entry.stat(follow_symlinks=False)
+            small = found.st_size < 4096 and entry.is_file(follow_symlinks=False)
+            # What is written by way of memory need not change the time.
+            yield entry.path, (found.st_size, found.st_mtime_ns, Path(entry.path).read_bytes() if small else b"")
+
+
+def _settings() -> Mapping[str, object]:
+    """Return what a trial must leave as it was, files aside."""
     return {
         "default element type": torch.get_default_dtype(),
         "gradient mode": torch.is_grad_enabled(),
@@ -185,6 +213,5 @@ def _state(home: Path) -> Mapping[str, object]:
         "digits of integers": sys.get_int_max_str_digits(),
         "module path": tuple(sys.path),
         "builtins": len(vars(builtins)),
-        "files": [(e.name, s.st_size, s.st_mtime_ns) for e in os.scandir(home) for s in [e.stat()]],
         "standard output": os.fstat(1).st_size,
     }

@@ -10,13 +10,14 @@ import signal
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 from archir.errors import ArchirError
-from tools.trust.attack import Attack, Files, Outcome, Ran, Wrong
+from tools.trust.attack import Attack, Files, Outcome, Ran, Wrong, changes, place
 from tools.trust.sound import warm_up
 from tools.trust.watch import VICTIM, Watch
 
@@ -35,10 +36,12 @@ def serve(connection: Connection, home: Path) -> None:
     nest.joinpath(VICTIM).write_text("nothing may touch this")
     nest.joinpath("canary.py").write_text("raise SystemError('a file imported the canary')\n")
     os.chdir(nest)
-    os.environ["HOME"] = str(nest)
+    os.environ["HOME"] = os.environ["TMPDIR"] = str(nest)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(trial)  # else PyTorch sets it when it is first asked
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError):  # if memory is short all the same, the system ends this process and not the one that counts
+        Path("/proc/self/oom_score_adj").write_text("1000")
     with home.joinpath("out").open("wb") as out, home.joinpath("err").open("wb") as err:
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
@@ -46,7 +49,7 @@ def serve(connection: Connection, home: Path) -> None:
         faulthandler.register(signal.SIGPROF, err, all_threads=False, chain=True)
         warnings.simplefilter("ignore")
         warm_up()
-        watch = Watch(nest)
+        watch = Watch(home, trial)
         base = _address_space()
         connection.send(None)
         while True:
@@ -67,15 +70,14 @@ def attempt(attack: Attack, files: Files, folder: Path, watch: Watch) -> Outcome
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir()
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    place(files, folder)
     effects: list[str] = []
     signal.setitimer(signal.ITIMER_PROF, attack.seconds)
-    with watch.armed(folder, effects):
+    with watch.armed(effects):
         outcome = _use(attack, folder)
     signal.setitimer(signal.ITIMER_PROF, 0)
+    if attack.reads:
+        effects += changes(files, folder)
     if effects and attack.watched and outcome.kind != "ran":
         return Outcome("ran", effects[0], "\n".join([*effects, outcome.detail]))
     return outcome
@@ -88,11 +90,11 @@ def _use(attack: Attack, folder: Path) -> Outcome:
         text = str(error)
         if not error.what.strip():
             return Outcome("crashed", "an error without a message", traceback.format_exc())
-        return Outcome("rejected", text.splitlines()[0], text)
+        return Outcome("rejected", text.splitlines()[0][:500], _shortened(text))
     except Ran as error:
-        return Outcome("ran", str(error).partition("\n")[0], traceback.format_exc())
+        return Outcome("ran", str(error).partition("\n")[0][:500], _shortened(traceback.format_exc()))
     except Wrong as error:
-        return Outcome("wrong", str(error).partition("\n")[0], traceback.format_exc())
+        return Outcome("wrong", str(error).partition("\n")[0][:500], _shortened(traceback.format_exc()))
     except BaseException as error:  # a fault whatever it is; SystemExit and KeyboardInterrupt would be, too
         return Outcome("crashed", cause_of(error), _shortened(traceback.format_exc()))
     return Outcome("accepted")
