@@ -121,6 +121,9 @@ _PROPERTIES = """
     sym_storage_offset _shape_as_tensor
 """
 
+MOVEMENT = frozenset(_MOVEMENT.split())
+"""ATen operators that put the elements of tensors in other places, or into another type."""
+
 _ATEN = frozenset(
     name
     for family in (
