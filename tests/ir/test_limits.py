@@ -190,7 +190,9 @@ def test_tensors_made_up_have_room_together(monkeypatch: pytest.MonkeyPatch) -> 
 def test_equal_constants_of_other_kinds_make_other_types() -> None:
     counts = TensorType(torch.int64, (symbol("B"),))
     for other, dtype in ((1, torch.int64), (1.0, torch.float32), (True, torch.int64), (1, torch.int64)):
-        assert ops.infer_types("aten.add.Scalar", {"self": counts, "other": other})[0].dtype == dtype
+        assert ops.infer_types("aten.add.Scalar", {"self": counts, "other": other}) == (
+            TensorType(dtype, counts.shape),
+        )
 
 
 def test_tensors_have_64_axes_at_the_most() -> None:
