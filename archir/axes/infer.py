@@ -25,7 +25,7 @@ from archir.axes.rules import (
     source,
     spatial,
 )
-from archir.axes.rules.context import Context, Rule, Speller, Unknown
+from archir.axes.rules.context import Context, Room, Rule, Speller, Unknown
 from archir.axes.rules.movement import data_movement
 from archir.axes.terms import Atom, Term, add_role, freeze, resolve
 from archir.axes.widths import Place, Width, Widths
@@ -83,8 +83,9 @@ def infer_widths(graph: Graph) -> Widths:
         axes[node.id] = [_boundary(tuple(map(Atom, found)), "an axis of an input") for found in sizes.of(node)]
     for node in graph.parameters:
         axes[node.id] = [tuple(map(Atom, graph.tensors[node.id].shape))]
+    room = Room()
     for node in graph.calls:
-        axes[node.id] = _infer_call(Context(graph, node, axes, sizes.of(node), spellers))
+        axes[node.id] = _infer_call(Context(graph, node, axes, sizes.of(node), spellers, room))
     for value in graph.output.values:
         _boundary(axes[value.node][value.index] or (), "an axis of an output")
     free, frozen = _collect(graph, axes)
@@ -124,9 +125,7 @@ def _infer_call(c: Context) -> Sequence[tuple[Term, ...] | None]:
     try:
         if not _NAMES_OF_AXES.isdisjoint(node.arguments) and _is_on_number(c):
             raise Unknown("it names an axis of a tensor that has none")
-        results = list(map(tuple, (RULES.get(node.op) or _general_rule(node.op))(c)))
-        if [tuple(map(_size, axes)) for axes in results] != c.sizes:
-            raise Unknown("its axis rule does not cover this call")
+        results = _by_rule(c)
     except Unknown as unknown:
         c.spellers.pop(node.id, None)
         reason = f"{node.op.removesuffix('.default')}: {unknown}" + (f" ({node.location})" if node.location else "")
@@ -136,6 +135,17 @@ def _infer_call(c: Context) -> Sequence[tuple[Term, ...] | None]:
     if ScalarType not in map(type, node.results):
         return results
     return [axes if isinstance(t, TensorType) else None for axes, t in zip(results, node.results, strict=True)]
+
+
+def _by_rule(c: Context) -> list[tuple[Term, ...]]:
+    try:
+        results = list(map(tuple, (RULES.get(c.node.op) or _general_rule(c.node.op))(c)))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A rule takes a call to be as networks have it; a file can give it lists of other lengths, or sizes of nought.
+        raise Unknown("its axis rule does not cover this call") from error
+    if [tuple(map(_size, axes)) for axes in results] != c.sizes:
+        raise Unknown("its axis rule does not cover this call")
+    return results
 
 
 _size = attrgetter("size")

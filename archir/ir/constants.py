@@ -98,7 +98,9 @@ def _kinds(op: str) -> Mapping[str, _Kind]:
     if not isinstance(target, torch._ops.OpOverload):
         return dict.fromkeys("abc", _NUMBER)
     return {
-        argument.name: _kind(argument.real_type, argument.N is not None, argument.name, is_admitted(op))
+        argument.name: _kind(
+            argument.real_type, getattr(argument, "N", None) is not None, argument.name, is_admitted(op)
+        )
         for argument in target._schema.arguments
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ from archir.ir.node import (
     map_values,
 )
 from archir.ir.reader import Reader
-from archir.ir.sample import sample
+from archir.ir.sample import LARGEST, sample
 from archir.ir.scanner import Token
 from archir.ir.text import plain_signature
 from archir.ir.types import TensorType, Type
@@ -66,6 +67,7 @@ class _Parser:
         self._told: dict[int, int] = {}
         self._ids: set[int] = set()
         self._room = Room()
+        self._made = 0
         self._tensors: dict[int, torch.Tensor] = {}
         self._inputs: dict[str, Node] = {}
         self._stored: dict[str, Node] = {}
@@ -193,6 +195,10 @@ class _Parser:
         return node
 
     def _made_up(self, token: Token, name: str, type_: TensorType, kind: str) -> torch.Tensor:
+        self._made += math.prod(map(int, type_.shape))
+        if self._made > LARGEST:
+            why = f"those of the graph would have more than {LARGEST:,} elements together"
+            raise self._scanner.error(token, f"cannot make a tensor {type_}", why=why)
         with self._scanner.blaming(token):
             return sample(name, type_, kind)
 

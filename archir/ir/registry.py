@@ -34,13 +34,20 @@ _POINTWISE = """
     special_erfc special_erfcx special_erfinv special_exp2 special_expit special_expm1 special_gammainc
     special_gammaincc special_gammaln special_i0 special_i0e special_i1 special_i1e special_log1p special_log_ndtr
     special_logit special_multigammaln special_ndtr special_ndtri special_polygamma special_psi special_round
-    special_sinc special_xlog1py special_xlogy special_zeta sqrt square sub subtract tan tanh threshold true_divide
+    special_sinc special_xlog1py special_xlogy special_zeta special_airy_ai
+    special_bessel_y0 special_bessel_y1 special_chebyshev_polynomial_t special_chebyshev_polynomial_u
+    special_chebyshev_polynomial_v special_chebyshev_polynomial_w special_hermite_polynomial_h
+    special_hermite_polynomial_he special_laguerre_polynomial_l special_legendre_polynomial_p special_modified_bessel_i0
+    special_modified_bessel_i1 special_modified_bessel_k0 special_modified_bessel_k1 special_scaled_modified_bessel_k0
+    special_scaled_modified_bessel_k1 special_shifted_chebyshev_polynomial_t special_shifted_chebyshev_polynomial_u
+    special_shifted_chebyshev_polynomial_v special_shifted_chebyshev_polynomial_w special_spherical_bessel_j0
+    sqrt square sub subtract tan tanh threshold true_divide
     trunc where xlogy __and__ __lshift__ __or__ __rshift__ __xor__
 """
 _PRODUCTS = """
     addbmm addmm addmv addr baddbmm bilinear bmm chain_matmul dot einsum inner kron linalg_matmul linalg_multi_dot
     linalg_vecdot linear matmul mm mv outer tensordot vdot _trilinear cdist _cdist_forward _euclidean_dist
-    cosine_similarity pairwise_distance pdist cross linalg_cross
+    cosine_similarity pairwise_distance pdist cross linalg_cross ger _int_mm
     conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d convolution _convolution
     scaled_dot_product_attention _scaled_dot_product_attention_math _scaled_dot_product_flash_attention_for_cpu
     _scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention
@@ -59,7 +66,8 @@ _REDUCTIONS = """
     cumsum cumulative_trapezoid diff dist equal frobenius_norm histc kthvalue linalg_matrix_norm linalg_norm
     linalg_vector_norm logcumsumexp logsumexp max mean median min mode msort nanmean nanmedian nanquantile nansum norm
     nuclear_norm prod quantile sort special_logsumexp std std_mean sum sum_to_size topk trace trapezoid trapz var
-    var_mean corrcoef cov is_nonzero item _local_scalar_dense _is_all_true _is_any_true
+    var_mean histogram histogramdd segment_reduce corrcoef cov is_nonzero item _local_scalar_dense _is_all_true
+    _is_any_true
 """
 _LINEAR_ALGEBRA = """
     cholesky cholesky_inverse cholesky_solve det inverse linalg_cholesky linalg_cholesky_ex linalg_cond linalg_det
@@ -67,7 +75,9 @@ _LINEAR_ALGEBRA = """
     linalg_matrix_exp linalg_matrix_power linalg_matrix_rank linalg_pinv linalg_qr linalg_slogdet linalg_solve
     linalg_solve_ex linalg_solve_triangular linalg_svd linalg_svdvals linalg_vander logdet matrix_exp matrix_power
     pinverse qr slogdet svd triangular_solve vander _linalg_det _linalg_eigh _linalg_slogdet _linalg_solve_ex
-    _linalg_svd
+    _linalg_svd geqrf linalg_householder_product linalg_ldl_factor linalg_ldl_factor_ex linalg_ldl_solve linalg_lu
+    linalg_lu_factor linalg_lu_factor_ex linalg_lu_solve linalg_tensorinv linalg_tensorsolve lu_solve lu_unpack orgqr
+    ormqr
     fft_fft fft_fft2 fft_fftfreq fft_fftn fft_fftshift fft_hfft fft_hfft2 fft_hfftn fft_ifft fft_ifft2 fft_ifftn
     fft_ifftshift fft_ihfft fft_ihfft2 fft_ihfftn fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2 fft_rfftfreq
     fft_rfftn _fft_c2c _fft_c2r _fft_r2c stft istft
@@ -121,6 +131,9 @@ _PROPERTIES = """
     sym_storage_offset _shape_as_tensor
 """
 
+MOVEMENT = frozenset(_MOVEMENT.split())
+"""ATen operators that put the elements of tensors in other places, or into another type."""
+
 _ATEN = frozenset(
     name
     for family in (
@@ -134,6 +147,8 @@ _LIBRARIES = {"aten": _ATEN, "torchvision": _VISION}
 """Operators by the library that defines them; torchvision's are there once it has been imported."""
 
 _admitted: set[str] = set()
+"""What `admit` added. It is state of the process because what it names is: `torch.library` defines an operator in the
+process, for every graph and thread of it, and a node is checked where it is made, by whoever makes it."""
 
 
 @cache
@@ -148,19 +163,38 @@ def function(op: str) -> Callable[..., Any]:
     """
     if op in ARITHMETIC:
         return ARITHMETIC[op]
-    found = _overload(op)
     library, _, rest = op.partition(".")
-    name = rest.partition(".")[0]
-    if found is not None and (name in _LIBRARIES.get(library, ()) or str(found) in _admitted):
+    name, _, overload = rest.partition(".")
+    if name in _LIBRARIES.get(library, ()) or f"{library}.{name}.{overload or 'default'}" in _admitted:
+        found = _overload(op)
+        if found is None:
+            known = (f"{library}.{name}.{form}" for form in _forms(library, name))
+            forms = ", ".join(form for form in known if is_function(_overload(form)))
+            mend = f"there is {forms}" if forms else "import the package that defines it first"
+            raise GraphError(f"there is no operator {op!r}", mend=mend)
         if is_function(found):
             return found
         raise GraphError(f"the operator {op!r} is no function of tensors", why=_IMPURE)
+    raise _refusal(op)
+
+
+def _refusal(op: str) -> GraphError:
+    """Return why an operator that is not listed may not be called."""
+    found = _overload(op)
+    if found is not None and not is_function(found):
+        return GraphError(f"the operator {op!r} is no function of tensors", why=_IMPURE)
+    if found is not None:
+        why = "it is not among the operators that archir knows to be safe on data of strangers"
+        return GraphError(
+            f"the operator {op!r} is not admitted", why=why, mend=f"if you vouch for it: archir.admit({op!r})"
+        )
+    library, _, rest = op.partition(".")
     known = {other for other in _known() if other.startswith(f"{library}.")}
     if known or not rest:
-        raise GraphError(f"there is no operator {op!r}", mend=suggest(op, known or _known()))
+        return GraphError(f"there is no operator {op!r}", mend=suggest(op, known or _known()))
     mend = f"if it is yours: import the package that defines it, then archir.admit({op!r})"
     why = "a graph calls functions of ATen, and those that were admitted"
-    raise GraphError(f"there is no operator {op!r} among those a graph may call", why=why, mend=mend)
+    return GraphError(f"there is no operator {op!r} among those a graph may call", why=why, mend=mend)
 
 
 def admit(op: str) -> None:
@@ -187,11 +221,13 @@ def is_admitted(op: str) -> bool:
     return op in _admitted
 
 
-def is_function(overload: torch._ops.OpOverload) -> bool:
+def is_function(overload: torch._ops.OpOverload | None) -> bool:
     """Say whether an operator says of itself that it computes results from tensors, numbers and text alone.
 
     Operators of TorchScript (`aten.pow.int_to_int`, `aten.save`) are none: the dispatcher does not know them.
     """
+    if overload is None:
+        return False
     schema = overload._schema
     stateful = any(kind in str(argument.type) for kind in _STATE for argument in schema.arguments)
     pure = bool(schema.returns) and not schema.is_mutable and not stateful
@@ -204,13 +240,24 @@ _STATE = ("Storage", "Stream", "QScheme", "torch.classes")
 
 
 def _overload(op: str) -> torch._ops.OpOverload | None:
-    """Return the operator of a name that torch knows, None if there is none."""
+    """Return the operator of a name that torch's dispatcher knows, None if there is none.
+
+    Names are looked up among those of the dispatcher before any attribute of torch is read.
+    """
     library, _, rest = op.partition(".")
     name, _, overload = rest.partition(".")
-    space = getattr(torch.ops, library, None)
-    packet = getattr(space, name, None) if isinstance(space, torch._ops._OpNamespace) and name else None
-    found = getattr(packet, overload or "default", None) if isinstance(packet, torch._ops.OpOverloadPacket) else None
+    form = overload or "default"
+    if form not in _forms(library, name):
+        return None
+    found = getattr(getattr(getattr(torch.ops, library), name), form)
     return found if isinstance(found, torch._ops.OpOverload) else None
+
+
+def _forms(library: str, name: str) -> list[str]:
+    """Return the overloads of an operator, by the list of the dispatcher."""
+    known = torch._C._dispatch_get_all_op_names()
+    whole = f"{library}::{name}"
+    return sorted(n[len(whole) + 1 :] or "default" for n in known if n == whole or n.startswith(f"{whole}."))
 
 
 def _known() -> set[str]:

@@ -8,10 +8,14 @@ import zlib
 import torch
 
 from archir.errors import ParseError
+from archir.ir.room import too_large
 from archir.ir.types import TensorType
 
 LARGEST = 2**28
-"""The most elements of a tensor that is made up."""
+"""The most elements of the tensors of a graph that are made up."""
+
+_WIDE = 16
+"""Bytes an element takes while it is drawn: in double precision, and once more for what is made of it."""
 
 
 def sample(name: str, type_: TensorType, kind: str = "parameter") -> torch.Tensor:
@@ -21,11 +25,13 @@ def sample(name: str, type_: TensorType, kind: str = "parameter") -> torch.Tenso
     buffers and constants uniform in [0.5, 1.5), integers and truth values zero.
 
     Raises:
-        ParseError: it has more than `LARGEST` elements.
+        ParseError: it has more than `LARGEST` elements, or there is no room for it.
     """
     shape = torch.Size(int(size) for size in type_.shape)
     if math.prod(shape) > LARGEST:
         raise ParseError(f"cannot make a tensor {type_}", why=f"it has more than {LARGEST:,} elements")
+    if why := too_large(math.prod(shape) * (type_.dtype.itemsize + _WIDE)):
+        raise ParseError(f"cannot make a tensor {type_}", why=why)
     if not (type_.dtype.is_floating_point or type_.dtype.is_complex):
         return torch.zeros(shape, dtype=type_.dtype)
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode("utf-8", "surrogatepass")))

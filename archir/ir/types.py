@@ -34,7 +34,9 @@ DTYPES: dict[str, torch.dtype] = {
     "c64": torch.complex64,
     "c128": torch.complex128,
 }
-_LONG_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+_LONG_NAMES = {
+    name: found for name, found in vars(torch).items() if isinstance(found, torch.dtype) and found in DTYPES.values()
+}
 DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 RARE_DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name)

@@ -167,7 +167,7 @@ CALLS: list[Call] = [
     _call("to.other", X, Y),
     _call("type_as", X, Y),
     *(_call(op, X, 0.5, False) for op in ("dropout", "alpha_dropout")),
-    _call("feature_dropout", IMAGE, 0.5, False),
+    *(_call(op, IMAGE, 0.5, False) for op in ("feature_dropout", "feature_alpha_dropout")),
     _call("roll", X, (1,), (1,)),
     _call("roll", X, (1,)),
     _call("flip", X, (0,)),

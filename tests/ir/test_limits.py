@@ -175,10 +175,24 @@ def test_an_operator_that_is_given_no_tensor_is_not_run(call: str) -> None:
         parse_graph(_graph(f"%0 = {call}"))
 
 
+def test_tensors_made_up_have_room_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archir.ir.parse.LARGEST", 1000)
+    parse_graph(_graph("%0 = aten.mm(@p[20, 20], @q[20, 20])"))
+    with pytest.raises(ParseError, match=r"cannot make a tensor f32\[30, 20\]") as caught:
+        parse_graph(_graph("%0 = aten.add.Tensor(@p[20, 30], @r[1, 1])\n  %1 = aten.mm(%0, @q[30, 20])"))
+    assert "together" in caught.value.why and "line 3" in caught.value.where
+    monkeypatch.setattr("archir.ir.room.free_memory", lambda: 17_999)
+    with pytest.raises(ParseError, match="cannot make a tensor") as caught:
+        parse_graph(_graph("%0 = aten.relu(@p[30, 30])"))
+    assert "it would take 17.6 KiB, there are" in caught.value.why
+
+
 def test_equal_constants_of_other_kinds_make_other_types() -> None:
     counts = TensorType(torch.int64, (symbol("B"),))
     for other, dtype in ((1, torch.int64), (1.0, torch.float32), (True, torch.int64), (1, torch.int64)):
-        assert ops.infer_types("aten.add.Scalar", {"self": counts, "other": other})[0].dtype == dtype
+        assert ops.infer_types("aten.add.Scalar", {"self": counts, "other": other}) == (
+            TensorType(dtype, counts.shape),
+        )
 
 
 def test_tensors_have_64_axes_at_the_most() -> None:

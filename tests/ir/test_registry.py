@@ -97,6 +97,66 @@ def test_text_that_operators_take_chooses_among_formulas() -> None:
     }
 
 
+MORE = [
+    ("aten.linalg_lu(x)", "f32[4, 4], f32[4, 4], f32[4, 4]"),
+    ("aten.linalg_lu_factor(x)", "f32[4, 4], i32[4]"),
+    ("aten.linalg_tensorinv(x, 1)", "f32[4, 4]"),
+    ("aten.special_chebyshev_polynomial_t(x, x)", "f32[4, 4]"),
+    ("aten.special_legendre_polynomial_p.n_scalar(x, 3)", "f32[4, 4]"),
+    ("aten._int_mm(@i: i8[32, 16], @j: i8[16, 8])", "i32[32, 8]"),
+    ('aten.segment_reduce(x, "sum", lengths=@n: i64[2])', "f32[2, 4]"),
+    ("aten.histogram.bin_ct(x, 5) : f32[5], f32[6]", "f32[5], f32[6]"),
+]
+
+
+@pytest.mark.parametrize(("call", "types"), MORE)
+def test_ordinary_functions_are_listed(call: str, types: str) -> None:
+    graph = parse_graph(f"graph net(x: f32[4, 4]) {{\n  %0 = {call}\n  return x\n}}")
+    (node,) = graph.calls
+    assert ", ".join(map(str, node.results)) == types
+
+
+REFUSALS = [
+    ("aten.unbind", "there is no operator", "there is aten.unbind.int"),
+    ("aten.relu.__call__", "there is no operator", "there is aten.relu.default"),
+    ("aten.add.op", "there is no operator", "there is aten.add.Scalar, aten.add.Tensor"),
+    ("aten.resize_", "is no function of tensors", ""),
+    ("aten.get_device", "is not admitted", "archir.admit('aten.get_device')"),
+    ("aten.nothing", "there is no operator", "did you mean"),
+    ("load_library.x", "there is no operator", "archir.admit('load_library.x')"),
+]
+
+
+@pytest.mark.parametrize(("op", "what", "mend"), REFUSALS)
+def test_a_refusal_says_what_is_the_case(op: str, what: str, mend: str) -> None:
+    with pytest.raises(GraphError, match=what) as caught:
+        registry.function(op)
+    assert caught.value.mend.removesuffix("?").startswith(mend) or mend in caught.value.mend
+
+
+def test_names_are_looked_up_in_lists_and_not_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached: list[str] = []
+
+    class Spaces:
+        def __getattr__(self, name: str) -> object:
+            reached.append(name)
+            raise AttributeError(name)
+
+    monkeypatch.setattr(torch, "ops", Spaces())
+    for op in ("load_library.x", "evil.x.y", "aten.nothing", "aten.__class__.default", "a.b.c.d"):
+        with pytest.raises(GraphError):
+            registry.function(op)
+    assert reached == []
+
+
+def test_what_works_on_storage_is_no_function() -> None:
+    stateful: Any = torch.ops.aten.set.source_Storage
+    assert stateful._schema.returns and not stateful._schema.is_mutable
+    assert not registry.is_function(stateful)
+    with pytest.raises(GraphError, match="is no function of tensors"):
+        archir.admit("aten.set.source_Storage")
+
+
 def test_arithmetic_is_a_short_list() -> None:
     assert ARITHMETIC["operator.floordiv"](7, 2) == 3
     assert ARITHMETIC["math.ceil"](2.5) == 3

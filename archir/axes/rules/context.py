@@ -36,6 +36,17 @@ Speller = Callable[[SizeOf], Spelling]
 
 
 @dataclass(slots=True)
+class Room:
+    """What the calls of one graph may move together.
+
+    Attributes:
+        left: elements of index arrays that may still be made.
+    """
+
+    left: int = 2**29
+
+
+@dataclass(slots=True)
 class Context:
     """One call while its axes are inferred.
 
@@ -45,6 +56,7 @@ class Context:
         axes: the axes of the results of every node so far, as they were inferred; None for a number.
         sizes: sizes of each result, run-time sizes replaced by large primes; empty for numbers.
         spellers: filled by `spell`.
+        room: what running calls on index arrays may take.
     """
 
     graph: Graph
@@ -52,6 +64,7 @@ class Context:
     axes: Mapping[int, Sequence[tuple[Term, ...] | None]]
     sizes: Sequence[tuple[int, ...]]
     spellers: dict[int, Speller]
+    room: Room
 
     def axes_of(self, argument: Argument) -> tuple[Term, ...]:
         """Return the axes of an argument that is a tensor; none if it is anything else."""

@@ -1,7 +1,8 @@
 """Types operators that only move data, and have no rule, by running them on index arrays.
 
 An operator moves data if every element of its result is one element of its operand, whatever the values. Running it
-on the numbers of the elements then says where each comes from. An axis of the operand is carried if its coordinate is
+on the numbers of the elements then says where each comes from; only operators known to do nothing else are run, on few
+elements, after their types were found without data. An axis of the operand is carried if its coordinate is
 a digit of one axis of the result, `(i // inner) % size`, and still is when the axis has another size. Everything else
 is frozen.
 
@@ -18,12 +19,23 @@ import torch
 
 from archir.axes.rules.context import Context, Unknown
 from archir.axes.terms import Atom, Product, Term
+from archir.errors import GraphError
 from archir.ir.execute import compile_call
-from archir.ir.node import Node, Value
+from archir.ir.node import Argument, Node, Value
+from archir.ir.ops import infer_types
+from archir.ir.registry import MOVEMENT
 from archir.ir.types import TensorType
 
 LARGEST = 1_000_000
-"""Most elements of an index array."""
+"""Most elements of an index array, and of what is made of it."""
+
+MOVES = frozenset(
+    [
+        *(name for name in MOVEMENT if not name.startswith(("_cast_", "to", "_to_", "type_as"))),
+        *("fft_fftshift", "fft_ifftshift", "select_copy", "slice_copy"),
+    ]
+)
+"""ATen operators that are run on index arrays: they compute nothing and draw no random numbers."""
 
 POSITIONS = "its units have positions"
 
@@ -47,9 +59,12 @@ def data_movement(c: Context, shape: Sequence[int], others: Mapping[Value, objec
     Raises:
         Unknown: it does more than move data, or too much of it.
     """
+    library, name, *_ = c.node.op.split(".")
+    if library != "aten" or name not in MOVES:
+        raise Unknown("it has no axis rule")
     (operand,) = {v for v in c.node.values if isinstance(c.graph.type_of(v), TensorType)}
     terms = c.axes_of(operand)
-    sources = _sources(c.node, operand, shape, others)
+    sources = _sources(c, operand, shape, others)
     if sources is None:
         raise Unknown("it has no axis rule")
     digits: dict[int, _Digit] = {}
@@ -58,7 +73,7 @@ def data_movement(c: Context, shape: Sequence[int], others: Mapping[Value, objec
             continue
         found = [_digit(source, shape, axis) for source in sources]
         digit = found[0]
-        if digit and found.count(digit) == len(found) and _follows(c.node, operand, shape, others, axis, digit):
+        if digit and found.count(digit) == len(found) and _follows(c, operand, shape, others, axis, digit):
             digits[axis] = digit
         else:
             where = f" ({c.node.location})" if c.node.location else ""
@@ -67,11 +82,15 @@ def data_movement(c: Context, shape: Sequence[int], others: Mapping[Value, objec
 
 
 def _sources(
-    node: Node, operand: Value, shape: Sequence[int], others: Mapping[Value, object]
+    c: Context, operand: Value, shape: Sequence[int], others: Mapping[Value, object]
 ) -> list[torch.Tensor] | None:
     """Return for each result the number of the element each of its elements comes from, or None."""
-    count = math.prod(shape)
+    node, count = c.node, math.prod(shape)
     if not 0 < count <= LARGEST or any(v != operand and v not in others for v in node.values):
+        return None
+    made = count + _elements(node, operand, shape, others)
+    c.room.left -= 3 * made
+    if made > 2 * LARGEST or c.room.left < 0:
         return None
     call = compile_call(node)
 
@@ -99,6 +118,23 @@ def _sources(
     return [r.long() for r in numbers]
 
 
+def _elements(node: Node, operand: Value, shape: Sequence[int], others: Mapping[Value, object]) -> int:
+    """Return how many elements the results have; more than may be if that cannot be told."""
+
+    def typed(argument: Argument) -> object:
+        if isinstance(argument, tuple):
+            return tuple(map(typed, argument))
+        if isinstance(argument, Value):
+            return TensorType(torch.float64, tuple(shape)) if argument == operand else others[argument]
+        return argument
+
+    try:
+        types = infer_types(node.op, {name: typed(argument) for name, argument in node.arguments.items()})
+    except GraphError:
+        return 2 * LARGEST
+    return sum(math.prod(map(int, t.shape)) for t in types if isinstance(t, TensorType))
+
+
 def _digit(source: torch.Tensor, shape: Sequence[int], axis: int) -> _Digit | None:
     """Return where an axis lies in the result, if it is a digit of one of its axes."""
     coordinate = (source // math.prod(shape[axis + 1 :])) % shape[axis]
@@ -116,12 +152,12 @@ def _digit(source: torch.Tensor, shape: Sequence[int], axis: int) -> _Digit | No
 
 
 def _follows(
-    node: Node, operand: Value, shape: Sequence[int], others: Mapping[Value, object], axis: int, digit: _Digit
+    c: Context, operand: Value, shape: Sequence[int], others: Mapping[Value, object], axis: int, digit: _Digit
 ) -> bool:
     """Say whether the axis is the same digit when it has another size, with the same arguments."""
     for factor in (2, 3):
         larger = [n * factor if d == axis else n for d, n in enumerate(shape)]
-        sources = _sources(node, operand, larger, others)
+        sources = _sources(c, operand, larger, others)
         if sources is None or any(_digit(s, larger, axis) != digit for s in sources):
             return False
     return True

@@ -223,6 +223,7 @@ RULES: dict[str, Rule] = {
             "type_as.default",
             "dropout.default",
             "feature_dropout.default",
+            "feature_alpha_dropout.default",
             "alpha_dropout.default",
         )
     },
