@@ -208,8 +208,8 @@ def _judge(tree: ast.expr, depth: int) -> int:
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             base, exponent = degrees((left, right))
             number = right.operand if isinstance(right, ast.UnaryOp) else right
-            known = isinstance(number, ast.Constant) and type(number.value) is int
-            degree = base * number.value if known else (base + exponent) * (_DEGREE + 1)
+            power = number.value if isinstance(number, ast.Constant) else None
+            degree = base * power if isinstance(power, int) else (base + exponent) * (_DEGREE + 1)
         case ast.BinOp(left=left, right=right):
             degree = sum(degrees((left, right)))
         case ast.Call(args=arguments):
