@@ -138,7 +138,7 @@ def _sizes(type_: TensorType, batch: int) -> Shape:
 
 @lru_cache(maxsize=65536)
 def _at(size: Size, batch: int) -> int:
-    return evaluate(size, dict.fromkeys(symbols_of(size), batch))
+    return evaluate(size, dict.fromkeys(symbols_of(size), batch), floored=True)
 
 
 def _numel(shape: Sequence[int]) -> int:

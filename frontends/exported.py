@@ -327,7 +327,7 @@ def _at(part: object, sizes: Mapping[str, int]) -> object:
     if isinstance(part, tuple):
         return tuple(_at(inner, sizes) for inner in part)
     if isinstance(part, TensorType):
-        return TensorType(part.dtype, tuple(evaluate(size, sizes) for size in part.shape))
+        return TensorType(part.dtype, part.at(sizes))
     if isinstance(part, ScalarType) and part.value is not None:
         return ScalarType(part.kind, evaluate(part.value, sizes))
     return part

@@ -9,7 +9,32 @@ from torch.utils._sympy import functions as torch_sympy
 
 from archir.ir.types import symbol
 
+_EXACT = 2**16
+"""The largest denominator of a fraction by which numbers are multiplied without rounding in floating point."""
+
+
+def _upwards(number: sympy.Expr) -> sympy.Expr:
+    return -sympy.floor(-number)
+
+
+def _towards_nought(number: sympy.Expr) -> sympy.Expr:
+    if number.is_nonnegative:
+        return sympy.floor(number)
+    return sympy.Max(sympy.floor(number), 0) + sympy.Min(_upwards(number), 0)
+
+
+def _to_nearest(number: sympy.Expr) -> sympy.Expr:
+    """Return a number rounded as Python does: what lies half-way goes to the even neighbour."""
+    above, under = sympy.fraction(sympy.together(number))
+    rounded = sympy.floor(number + sympy.Rational(1, 2))
+    if under.is_odd or not under.is_Integer:
+        return rounded if under.is_odd else torch_sympy.RoundToInt(number)
+    return rounded - 1 + sympy.Min(1, sympy.Mod(2 * above - under, 4 * under))
+
+
 _PLAIN = {
+    torch_sympy.ToFloat: lambda a: a,
+    torch_sympy.Identity: lambda a: a,
     torch_sympy.FloorDiv: lambda a, b: sympy.floor(a / b),
     torch_sympy.CleanDiv: lambda a, b: a / b,
     torch_sympy.CeilDiv: lambda a, b: -sympy.floor(-a / b),
@@ -18,9 +43,17 @@ _PLAIN = {
     torch_sympy.ModularIndexing: lambda a, b, c: sympy.Mod(sympy.floor(a / b), c),
     torch_sympy.PowByNatural: sympy.Pow,
     torch_sympy.IntTrueDiv: lambda a, b: a / b,
+    torch_sympy.FloatTrueDiv: lambda a, b: a / b,
     torch_sympy.Max: sympy.Max,
     torch_sympy.Min: sympy.Min,
+    sympy.Abs: lambda a: sympy.Max(a, -a),
+    sympy.ceiling: _upwards,
+    torch_sympy.CeilToInt: _upwards,
+    torch_sympy.FloorToInt: sympy.floor,
+    torch_sympy.TruncToInt: _towards_nought,
+    torch_sympy.RoundToInt: _to_nearest,
 }
+"""What the functions of torch are in those of a size, from the inside out."""
 
 
 def plain(expr: sympy.Expr, names: Mapping[sympy.Symbol, sympy.Symbol]) -> sympy.Expr:
@@ -29,11 +62,19 @@ def plain(expr: sympy.Expr, names: Mapping[sympy.Symbol, sympy.Symbol]) -> sympy
     Args:
         expr: the expression.
         names: what the symbols are called in the graph; others, which depend on data, keep their names.
+
+    What a size cannot say stays as it is, and is refused where a type or a guard is made of it.
     """
     expr = expr.xreplace({s: names.get(s, symbol(str(s))) for s in expr.free_symbols})
+    exact = {number: sympy.Rational(number) for number in expr.atoms(sympy.Float) if _is_exact(number)}
+    expr = expr.xreplace(exact)
     for kind, known in _PLAIN.items():
         expr = expr.replace(kind, known)
     return sympy.expand(expr)
+
+
+def _is_exact(number: sympy.Float) -> bool:
+    return bool(number.is_finite) and sympy.Rational(number).q <= _EXACT
 
 
 def reduced(expr: sympy.Expr) -> sympy.Expr:

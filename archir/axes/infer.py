@@ -108,7 +108,7 @@ class _Sizes(dict[Size, int]):
         self._symbols = {name: _PRIMES[i % len(_PRIMES)] for i, name in enumerate(names)}
 
     def __missing__(self, size: Size) -> int:
-        number = self[size] = evaluate(size, {s: self._symbols.get(s, _OTHER) for s in symbols_of(size)})
+        number = self[size] = evaluate(size, {s: self._symbols.get(s, _OTHER) for s in symbols_of(size)}, floored=True)
         return number
 
     def of(self, node: Node) -> list[tuple[int, ...]]:
@@ -166,8 +166,8 @@ def _by_index_arrays(c: Context) -> Sequence[Sequence[Term]]:
         raise Unknown("it has no axis rule")
     sizes = [*tensors[0].shape, *(n for n in numbers.values() if n is not None)]
     small = {name: _SMALL for size in sizes for name in symbols_of(size)}
-    shape = [evaluate(size, small) for size in tensors[0].shape]
-    return data_movement(c, shape, {v: evaluate(n, small) for v, n in numbers.items() if n is not None})
+    shape = [evaluate(size, small, floored=True) for size in tensors[0].shape]
+    return data_movement(c, shape, {v: evaluate(n, small, floored=True) for v, n in numbers.items() if n is not None})
 
 
 def _is_on_number(c: Context) -> bool:

@@ -63,7 +63,7 @@ class Trial:
         """Return an operand of a type, None where its size is not known."""
         try:
             if isinstance(type_, TensorType):
-                shape = [evaluate(s, self._sizes) for s in type_.shape]
+                shape = type_.at(self._sizes)
                 return torch.empty(shape, dtype=type_.dtype, device="meta")
             return None if type_.value is None else evaluate(type_.value, self._sizes)
         except KeyError:

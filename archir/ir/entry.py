@@ -159,7 +159,7 @@ def entry_check(graph: Graph) -> Callable[..., None]:
         if (i, axis) not in plain and symbols_of(size) <= known.keys():
             wrong.append(ast.Compare(_size(given[i], axis), [ast.NotEq()], [expression(size, known)]))
     wrong += [ast.UnaryOp(ast.Not(), condition(guard, known)) for guard in guards]
-    body = [*_refuse_if(kinds, given), *reads, *_refuse_if(wrong, given)] or [ast.Pass()]
+    body = [*_refuse_if(kinds, given), *reads, *_unless_divided_by_nought(wrong, given)] or [ast.Pass()]
     knows = {"Tensor": torch.Tensor, "boolean": torch.bool, "refuse": refuse, **_NUMBERS}
     # What the function knows is a closure of it, so that it can be compiled anew.
     module = ast.parse(
@@ -204,12 +204,23 @@ def complaints(
     for i, axis, size in _sizes(types):
         place = names[i] if axis is None else f"axis {axis} of {names[i]}"
         if symbols_of(size) <= sizes.keys():
-            wanted = fold(size, sizes.__getitem__, int, compute)
+            try:
+                wanted = fold(size, sizes.__getitem__, int, compute)
+            except GraphError as error:
+                problems.append(f"{place} has no size: {size}: {error.what}")
+                continue
             if shapes[i][axis or 0] != wanted:
                 told = f"{size}, which is {wanted}" if symbols_of(size) else str(size)
                 problems.append(f"{place} has the size {shapes[i][axis or 0]} instead of {told}")
     told = ", ".join(f"{name} = {size}" for name, size in sizes.items())
-    return problems + [f"{guard} does not hold for {told}" for guard in guards if not guard.holds(sizes)]
+    return problems + [f"{guard} does not hold for {told}" for guard in guards if not _holds(guard, sizes)]
+
+
+def _holds(guard: Guard, sizes: Mapping[str, int]) -> bool:
+    try:
+        return guard.holds(sizes)
+    except GraphError:
+        return False  # a side of it has no value
 
 
 def _is_wrong_kind(name: str, type_: Type) -> ast.expr:
@@ -246,6 +257,16 @@ def _read(name: str, source: Source) -> ast.expr:
     read = _size(name, source.axis)
     read = ast.BinOp(read, ast.Sub(), ast.Constant(source.offset)) if source.offset else read
     return ast.BinOp(read, ast.FloorDiv(), ast.Constant(source.factor)) if source.factor != 1 else read
+
+
+def _unless_divided_by_nought(tests: list[ast.expr], given: Sequence[str]) -> list[ast.stmt]:
+    """Refuse where one of the tests is true, or has no value since a size in it is divided by nought."""
+    found = _refuse_if(tests, given)
+    if not any(isinstance(part, ast.FloorDiv | ast.Mod) for test in tests for part in ast.walk(test)):
+        return found
+    refused = _refuse_if([ast.Constant(True)], given)
+    handler = ast.ExceptHandler(ast.Name("ZeroDivisionError", ast.Load()), None, refused)
+    return [ast.Try(found, [handler], [], [])]
 
 
 def _refuse_if(tests: list[ast.expr], given: Sequence[str]) -> list[ast.stmt]:

@@ -6,6 +6,7 @@ A model that decides by a size is captured along one of its branches, so that it
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import TypeVar
 import sympy
 
 from archir.errors import GraphError, ParseError
-from archir.ir.types import Size, parse_size, symbols_of
+from archir.ir.sizes import Size, canonical, parse_size, symbols_of
 
 RELATIONS: Mapping[str, Callable[[int, int], bool]] = MappingProxyType(
     {
@@ -95,6 +96,8 @@ def fault(guard: Guard) -> str:
     if guard.relation not in RELATIONS:
         return f"{guard.relation!r} is no relation"
     try:
+        if any(canonical(side) != side for side in (guard.left, guard.right)):
+            return "it is another when it is read back"
         for side in (guard.left, guard.right):
             terms = itertools.islice(sympy.preorder_traversal(sympy.sympify(side)), _MOST_TERMS + 1)
             if len(list(terms)) > _MOST_TERMS:
@@ -103,7 +106,7 @@ def fault(guard: Guard) -> str:
             if fold(side, lambda _: 1, lambda _: 0, _degree) > _HIGHEST_DEGREE:
                 return f"its degree is above {_HIGHEST_DEGREE}"
     except GraphError as error:
-        return error.what
+        return error.why or error.what
     return ""
 
 
@@ -132,8 +135,10 @@ def whole(guard: Guard) -> tuple[Size, Size]:
     Raises:
         GraphError: a side is divided by a size that is not a number.
     """
-    (left, under), (right, below) = (_fraction(side) for side in (guard.left, guard.right))
-    return sympy.expand(left * below), sympy.expand(right * under)
+    (left, under), (right, below) = (quotient(sympy.sympify(side)) for side in (guard.left, guard.right))
+    if not (under.is_Integer and below.is_Integer):
+        raise GraphError(f"{guard} is divided by a size")
+    return left * below, right * under
 
 
 @lru_cache(maxsize=4096)
@@ -153,11 +158,26 @@ def _sides(guard: Guard) -> tuple[_Function, _Function]:
     return left, right
 
 
-def _fraction(size: Size) -> tuple[sympy.Expr, sympy.Integer]:
-    above, under = sympy.fraction(sympy.together(sympy.sympify(size)))
-    if not under.is_Integer or under <= 0:
-        raise GraphError(f"{size} is divided by a size")
-    return above, under
+def quotient(size: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    """Return what is divided and what it is divided by; nothing is multiplied out, which could take for ever.
+
+    Raises:
+        GraphError: its terms are divided by several sizes.
+    """
+    terms = [_over(term) for term in sympy.Add.make_args(size)]
+    unders = {under for _, _, under in terms}
+    if len(unders) > 1:
+        raise GraphError(f"the terms of {size} are divided by several sizes")
+    least = math.lcm(*(int(factor.q) for factor, _, _ in terms))
+    return sympy.Add(*(factor * least * above for factor, above, _ in terms)), least * unders.pop()
+
+
+def _over(term: sympy.Expr) -> tuple[sympy.Rational, sympy.Expr, sympy.Expr]:
+    """Return a term as a number times what is divided by what."""
+    factor, rest = term.as_coeff_Mul()
+    parts = sympy.Mul.make_args(rest)
+    under = [part for part in parts if part.is_Pow and part.exp.is_Integer and part.exp < 0]
+    return factor, sympy.Mul(*(p for p in parts if p not in under)), sympy.Mul(*(1 / p for p in under))
 
 
 def fold(
@@ -181,7 +201,7 @@ def fold(
         if part.is_Symbol:
             return name(part.name)
         if isinstance(part, sympy.floor):
-            above, under = sympy.fraction(sympy.together(part.args[0]))
+            above, under = quotient(part.args[0])
             return apply("//", [visit(above), visit(under)])
         if part.is_Pow and part.args[1].is_Integer and 1 < part.args[1] <= _HIGHEST_DEGREE:
             return apply("*", [visit(part.args[0])] * int(part.args[1]))

@@ -80,7 +80,7 @@ def _tensor(graph: Graph, node: Node, sizes: Mapping[str, int], generator: torch
     type_ = node.results[0]
     if not isinstance(type_, TensorType):
         return evaluate(type_.value, sizes) if type_.value is not None else _NUMBERS[type_.kind]
-    shape = [evaluate(size, sizes) for size in type_.shape]
+    shape = type_.at(sizes)
     if type_.dtype.is_floating_point or type_.dtype.is_complex:
         real = torch.complex64 if type_.dtype.is_complex else torch.float64
         return torch.randn(shape, generator=generator, dtype=real).to(type_.dtype)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from archir.errors import GraphError
 from archir.ir.execute import mode_argument
-from archir.ir.lowering import lower
+from archir.ir.lowering import Lowered, lower
 
 if TYPE_CHECKING:
     from archir.ir.graph import Graph
@@ -34,16 +35,29 @@ def to_module(graph: Graph) -> nn.Module:
     parameter follow its element type. Submodules hold tensors and flags only: forward hooks belong on the root.
 
     Raises:
-        GraphError: an operator is not there in this process.
+        GraphError: an operator is not there in this process, or a parameter that is trained holds integers.
     """
     lowered = lower(graph)
     name = f"{LOWERED}{graph.name}"
     source = _Source(ast.unparse(lowered.tree))
-    scope: dict[str, Any] = {**lowered.scope, "__name__": f"archir.lowered.{graph.name}", "__loader__": source}
-    exec(compile(lowered.tree, name, "exec"), scope)
-    root: nn.Module = type(graph.name, (nn.Module,), {"forward": scope["forward"], "__module__": __name__})()
+    scope: dict[str, Any] = {"__name__": __name__, "__loader__": source}
+    exec(compile(_closed(lowered), name, "exec"), scope)
+    root: nn.Module = type(
+        graph.name, (nn.Module,), {"forward": scope["make"](**lowered.scope), "__module__": __name__}
+    )()
     _fill(root, graph)
     return root
+
+
+def _closed(lowered: Lowered) -> ast.Module:
+    """Return a function that returns `forward`, with what its global names stand for as a closure.
+
+    PyTorch looks for globals in the module a function says it is from, and finds none of these there.
+    """
+    known = ast.arguments([], [ast.arg(name) for name in lowered.scope], None, [], [], None, [])
+    body = [*lowered.tree.body, ast.Return(ast.Name("forward", ast.Load()))]
+    maker = ast.FunctionDef("make", known, body, decorator_list=[], lineno=1, col_offset=0)
+    return ast.fix_missing_locations(ast.Module([maker], type_ignores=[]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,9 @@ def _fill(root: nn.Module, graph: Graph) -> None:
         assert node.parameter is not None
         tensor = graph.tensors[node.id].detach().clone()
         trainable = node.parameter.kind == "parameter"
+        if trainable and node.parameter.trainable and not (tensor.is_floating_point() or tensor.is_complex()):
+            what = f"@{node.parameter.names[0]} cannot be trained"
+            raise GraphError(what, why=f"it holds {tensor.dtype}, and gradients are real", mend="write frozen param")
         stored = nn.Parameter(tensor, requires_grad=node.parameter.trainable) if trainable else tensor
         for name in node.parameter.names:
             path, _, field = name.rpartition(".")

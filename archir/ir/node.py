@@ -20,6 +20,10 @@ STORED = ("parameter", "buffer", "constant")
 """Kinds of stored tensors."""
 
 
+MOST_GUARDS = 128
+"""The most guards of a graph."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Value:
     """Result number `index` of a node."""
@@ -249,7 +253,8 @@ class Signature:
         guards: what the sizes of the inputs have to satisfy.
 
     Raises:
-        GraphError: no keyword argument can be called that, or a key or a constant among the arguments is no plain text.
+        GraphError: no keyword argument can be called that, a key or a constant among the arguments is no plain text,
+            or there are too many guards.
     """
 
     args: Tree
@@ -260,6 +265,8 @@ class Signature:
     def __post_init__(self) -> None:
         for name in self.kwargs.keys:
             check_keyword(name)
+        if len(self.guards) > MOST_GUARDS:
+            raise GraphError(f"a graph has {len(self.guards)} guards", why=f"more than {MOST_GUARDS} are refused")
         waiting: list[Leaf] = [*self.args.children, *self.kwargs.children]
         while waiting:
             leaf = waiting.pop()

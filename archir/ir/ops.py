@@ -7,11 +7,11 @@ after Python's operator module, `operator.mul`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import sympy
 import torch
@@ -23,6 +23,8 @@ from archir.ir.limits import NotInferable as NotInferable
 from archir.ir.limits import Room, Watch, check_numbers
 from archir.ir.registry import function as function
 from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, evaluate, symbol, symbols_of
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,11 +267,12 @@ def _argument_symbols(argument: object) -> frozenset[str]:
 def _run_meta(op: str, arguments: Mapping[str, object], sizes: Mapping[str, int]) -> list[Any]:
     def concrete(argument: object) -> object:
         if isinstance(argument, TensorType):
-            return torch.empty([evaluate(s, sizes) for s in argument.shape], dtype=argument.dtype, device="meta")
+            return torch.empty(_defined(lambda: argument.at(sizes)), dtype=argument.dtype, device="meta")
         if isinstance(argument, ScalarType):
-            if argument.value is None:
+            known = argument.value
+            if known is None:
                 raise NotInferable(f"an operand of {op} is a run-time number of unknown value")
-            return evaluate(argument.value, sizes)
+            return _defined(lambda: evaluate(known, sizes))
         return [concrete(a) for a in argument] if isinstance(argument, tuple) else argument
 
     target, names = function(op), schema(op)
@@ -296,6 +299,14 @@ def _run_meta(op: str, arguments: Mapping[str, object], sizes: Mapping[str, int]
     if out is None:
         return []
     return list(out) if isinstance(out, list | tuple) else [out]
+
+
+def _defined(sizes: Callable[[], _T]) -> _T:
+    """Return sizes where they have values: those of a graph may have none but where its guards hold."""
+    try:
+        return sizes()
+    except GraphError as error:
+        raise NotInferable(error.what, why=error.why) from error
 
 
 def _show(argument: object) -> str:

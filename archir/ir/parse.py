@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
@@ -100,7 +101,7 @@ class _Parser:
             raise scanner.unexpected("nothing after the graph")
         with scanner.blaming(called):
             signature = plain_signature(len(self._inputs), result) if form is None else Signature(*form, result)
-        signature = replace(signature, guards=self._guards)
+            signature = replace(signature, guards=self._guards)
         return self._finish(name, signature, history)
 
     def _finish(self, name: str, signature: Signature, history: tuple[str, ...]) -> Graph:
@@ -177,8 +178,9 @@ class _Parser:
         if not all(isinstance(size, int) for size in type_.shape):
             why = "its sizes are integers, or widths named before as w0=16"
             raise self._scanner.error(token, f"the stored tensor {show_path(name)} cannot be {type_}", why=why)
+        several = Counter(parameter.names)
         for other in parameter.names:
-            if other in self._stored or parameter.names.count(other) > 1:
+            if other in self._stored or several[other] > 1:
                 raise self._scanner.error(token, f"{show_path(other)} is introduced twice")
         if self._given is None:
             tensor = self._made_up(token, name, type_, parameter.kind)

@@ -30,6 +30,9 @@ from archir.ir.words import (
 DEEPEST = 64
 """The most brackets that may be open at once."""
 
+_LONGEST_KEY = 100
+"""The most characters before the `=` of a note."""
+
 _NOTE = {"id": int, "name": str, "born": str, "module": str, "kind": str, "file": str, "line": int}
 _T = TypeVar("_T")
 _SCALARS = ("int", "float", "bool")
@@ -248,14 +251,14 @@ class Reader:
         if token.kind != "note":
             return fields
         self.scanner.next()
-        rest = token.text.removeprefix("#:").strip()
-        while rest:
-            key, _, rest = rest.partition("=")
+        text, at = token.text.rstrip(), len("#:")
+        while at < len(text):
+            equals = text.find("=", at) if "=" in text[at : at + _LONGEST_KEY] else at + _LONGEST_KEY
+            key = text[at:equals].strip()
             try:
-                fields[key], end = json.JSONDecoder().raw_decode(rest)
+                fields[key], at = json.JSONDecoder().raw_decode(text, equals + 1)
             except (ValueError, RecursionError) as error:
                 raise self.scanner.error(token, f"the note gives {key!r} no value", why=str(error)) from error
-            rest = rest[end:].strip()
         return fields
 
     def _converted(self, token: Token, read: Callable[[str], _T]) -> _T:

@@ -208,3 +208,28 @@ def test_whatever_a_meta_kernel_raises_is_an_error_of_archir() -> None:
     arguments = {"self": TensorType(torch.float32, (2, 4)), "dims": (0, 0, 0)}
     with pytest.raises(GraphError, match="rejects its operands"):
         ops.infer_types("aten.permute.default", arguments)
+
+
+def test_a_graph_has_a_most_guards() -> None:
+    guards = ", ".join(f"B != {i + 9}" for i in range(129))
+    with pytest.raises(ParseError, match="129 guards"):
+        parse_graph(f"graph net(x: f32[B, 3]) where {guards} {{\n  return x\n}}")
+
+
+def test_a_tensor_with_many_names_and_a_note_with_many_fields_are_read() -> None:
+    names = " = ".join(f"@a{i}" for i in range(300))
+    graph = parse_graph(
+        f'graph net(x: f32[B, 3]) {{\n  param {names} : f32[2]  #: name="a" {"id=7 " * 300}\n  return x\n}}'
+    )
+    assert len(graph.node(7).parameter.names) == 300  # type: ignore[union-attr]
+    with pytest.raises(ParseError, match="introduced twice"):
+        parse_graph("graph net(x: f32[B, 3]) {\n  param @a = @b = @a : f32[2]\n  return x\n}")
+    for note in ("id", "a" * 5000, "id=7 =8", "id=7id"):
+        with pytest.raises(ParseError, match=r"no value|does not fit"):
+            parse_graph(_graph(f"%0 = aten.relu(x)  #: {note}"))
+
+
+def test_a_parameter_of_integers_is_not_trained() -> None:
+    with pytest.raises(GraphError, match="@p cannot be trained"):
+        parse_graph("graph net(x: f32[B, 3]) {\n  param @p : i64[2]\n  return x\n}").module()
+    parse_graph("graph net(x: f32[B, 3]) {\n  frozen param @p : i64[2]\n  return x\n}").module()

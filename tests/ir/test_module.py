@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from archir.errors import GraphError
 from archir.ir.graph import Graph
 from archir.ir.module import to_module
+from archir.ir.parse import parse_graph
 from frontends.pytorch import trace
 from tests.models import ZOO
 
@@ -318,3 +319,11 @@ def test_names_that_are_keywords_of_python() -> None:
     expected = model(x)
     torch.manual_seed(1)
     assert torch.allclose(lowered(x), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_module_is_captured_by_torch_in_both_ways(strict: bool) -> None:
+    graph = parse_graph("graph net(x: f32[B, 4]) {\n  %0 = aten.linear(x, @w[4, 4])\n  return %0\n}")
+    module, x = graph.module().eval(), torch.randn(3, 4)
+    program = torch.export.export(module, (x,), strict=strict)
+    assert torch.equal(program.module()(x), module(x))
