@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from archir.emit.neutral import value_names
 from archir.emit.signature import requirements
 from archir.errors import EmitError
 from archir.ir.entry import Source, sources
@@ -18,7 +19,9 @@ from archir.ir.guards import fold
 from archir.ir.node import Value
 from archir.ir.types import Size
 
-_PREFIX = "archir_check"
+_STEM = "archir_check"
+"""What the names of everything added begin with; more is added to it where a name of the model begins so."""
+
 _OPERATORS = {"+": "Add", "*": "Mul", "%": "Mod", "max": "Max", "min": "Min"}
 _RELATIONS = {"==": "Equal", "!=": "Equal", "<=": "LessOrEqual", ">=": "GreaterOrEqual", "<": "Less", ">": "Greater"}
 
@@ -51,7 +54,8 @@ def assert_sizes(graph: Graph, model: onnx.ModelProto, names: Sequence[str]) -> 
         raise EmitError(
             f"{graph.name} cannot be written as ONNX", why=f"no input is read that could tell whether {told}"
         )
-    made = _Assertions(names, sources(types))
+    stem = _stem(value_names(model.graph))
+    made = _Assertions(names, sources(types), stem)
     shape = made.node("Shape", [carrier])
     for check in checks:
         left = made.read(check.left) if isinstance(check.left, Source) else made.size(check.left)
@@ -60,30 +64,38 @@ def assert_sizes(graph: Graph, model: onnx.ModelProto, names: Sequence[str]) -> 
         wrong = made.node("Cast", [made.node("Not", [relation])], to=TensorProto.INT64)
         noughts = made.node("Gather", [made.number(0), wrong], name=f"requires {check.text}")
         shape = made.node("Add", [shape, noughts])
+    asserted = f"{stem}_input"
     for node in model.graph.node:
-        node.input[:] = [f"{_PREFIX}_input" if name == carrier else name for name in node.input]
-    made.nodes.append(helper.make_node("Reshape", [carrier, shape], [f"{_PREFIX}_input"], name=f"{_PREFIX}_input"))
+        node.input[:] = [asserted if name == carrier else name for name in node.input]
+    made.nodes.append(helper.make_node("Reshape", [carrier, shape], [asserted], name=asserted))
     rest = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend([*made.nodes, *rest])
     model.graph.initializer.extend(made.constants)
 
 
+def _stem(names: Iterable[str]) -> str:
+    stem, taken = _STEM, tuple(names)
+    while any(name.startswith(stem) for name in taken):
+        stem += "_"
+    return stem
+
+
 class _Assertions:
     """The nodes made so far; every size is a tensor of one element."""
 
-    def __init__(self, names: Sequence[str], found: Mapping[str, Source]) -> None:
-        self._names, self._found = names, found
+    def __init__(self, names: Sequence[str], found: Mapping[str, Source], stem: str) -> None:
+        self._names, self._found, self._stem = names, found, stem
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
     def node(self, op: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
-        output = f"{_PREFIX}_{len(self.nodes)}"
+        output = f"{self._stem}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=name or output, **attributes))
         return output
 
     def number(self, value: int) -> str:
-        name = f"{_PREFIX}_number_{len(self.constants)}"
+        name = f"{self._stem}_number_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.array([value], np.int64), name))
         return name
 

@@ -8,7 +8,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,12 @@ from archir.emit.assertions import assert_sizes
 from archir.emit.check import Agreement, Emitted, agree
 from archir.emit.files import place
 from archir.emit.nesting import leaves, nested
+from archir.emit.neutral import free, neutral, rename, restore_outputs, results
 from archir.emit.opset import NATIVE, lower, opset_of, refuse
 from archir.errors import EmitError, FileError
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
-from archir.ir.node import Tree, Value
+from archir.ir.node import Value
 from archir.ir.types import TensorType, Type, symbols_of
 
 TOLERANCE = 1e-4
@@ -105,15 +105,15 @@ def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> Ag
     with _as_error(f"onnxruntime cannot load {name}"):
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     known = {i.name for i in session.get_inputs()}
-    results = [v for v in graph.output.arguments.values() if isinstance(v, Value)]
-    if len(session.get_outputs()) != len(results):
-        raise EmitError(f"{name} has {len(session.get_outputs())} outputs, and the graph {len(results)}")
+    outputs = results(graph)
+    if len(session.get_outputs()) != len(outputs):
+        raise EmitError(f"{name} has {len(session.get_outputs())} outputs, and the graph {len(outputs)}")
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         with _as_error(f"onnxruntime cannot run {name}"):
             given = zip(_names(graph)[0], leaves(graph, args, kwargs), strict=True)
             found = session.run(None, {n: _array(value) for n, value in given if n in known})
-            return nested(graph, {v: _tensor(graph, v, array) for v, array in zip(results, found, strict=True)})
+            return nested(graph, {v: _tensor(graph, v, array) for v, array in zip(outputs, found, strict=True)})
 
     return agree(graph, run, tolerance, name)
 
@@ -152,7 +152,7 @@ def _as_error(
 def _names(graph: Graph) -> tuple[list[str], list[str]]:
     """Return the names of the inputs and outputs of the file; no two are the same."""
     inputs = [n.name or f"input_{i}" for i, n in enumerate(graph.inputs)]
-    count = len(_results(graph))
+    count = len(results(graph))
     stem = "output"
     while any(name == stem or name.startswith(f"{stem}_") for name in inputs):
         stem = f"{stem}_"
@@ -161,11 +161,10 @@ def _names(graph: Graph) -> tuple[list[str], list[str]]:
 
 def _export(graph: Graph, opset: int | None, optimize: bool) -> onnx.ModelProto:
     """Return the model the exporter of torch makes of a graph."""
-    flat = _flat(graph)
-    args, _ = random_inputs(flat, EXAMPLE)
+    bare = neutral(graph)
+    args, _ = random_inputs(bare, EXAMPLE)
     dynamic = tuple(_dynamic(n.results[0]) for n in graph.inputs)
-    inputs, outputs = _names(graph)
-    module = flat.module().eval().requires_grad_(False)
+    module = bare.module().eval().requires_grad_(False)
     with (
         _as_error(
             f"{graph.name} cannot be written as ONNX",
@@ -185,15 +184,31 @@ def _export(graph: Graph, opset: int | None, optimize: bool) -> onnx.ModelProto:
             verbose=False,
             optimize=optimize,
             opset_version=opset if opset is None else max(opset, NATIVE),
-            input_names=inputs,
-            output_names=outputs,
+            input_names=[node.name for node in bare.inputs],
         )
         assert program is not None
         model: onnx.ModelProto = program.model_proto
-        _name_axes(graph, model)
         _strip(model)
-        assert_sizes(graph, model, inputs)
+        rename(model, _true_names(graph, bare, model))
+        _name_axes(graph, model)
+        assert_sizes(graph, model, _names(graph)[0])
         return model if opset is None or opset_of(model) <= opset else lower(model, opset)
+
+
+def _true_names(graph: Graph, bare: Graph, model: onnx.ModelProto) -> dict[str, str]:
+    """Return what each input, output and stored tensor is called in the file, by its name in the model as exported.
+
+    Inputs and outputs come first: a stored tensor with the name of one gets a number.
+    """
+    inputs, outputs = _names(graph)
+    names = dict(zip(restore_outputs(graph, model), outputs, strict=True))
+    names |= dict(zip((n.name for n in bare.inputs), inputs, strict=True))
+    taken = {*inputs, *outputs}
+    for old, node in zip(bare.parameters, graph.parameters, strict=True):
+        assert old.parameter is not None and node.parameter is not None
+        names[old.parameter.names[0]] = found = free(node.parameter.names[0], taken)
+        taken.add(found)
+    return names
 
 
 def _forget_strides(captured: ExportedProgram) -> None:
@@ -236,19 +251,6 @@ def _akin(one: str, other: str) -> bool:
     """Say whether an operator is named for another: `cdist` and what it is made of, `_cdist_forward`."""
     short, long = sorted((one.replace("_", ""), other.replace("_", "")), key=len)
     return len(short) > 3 and short in long
-
-
-def _results(graph: Graph) -> list[int]:
-    """Return the numbers of the outputs that are computed."""
-    return [i for i, v in enumerate(graph.output.arguments.values()) if isinstance(v, Value)]
-
-
-def _flat(graph: Graph) -> Graph:
-    """Return the same program with tensors as arguments and results, whatever their nesting was."""
-    args = Tree("tuple", tuple(range(len(graph.inputs))))
-    result = Tree("tuple", tuple(_results(graph)))
-    signature = replace(graph.signature, args=args, kwargs=Tree("dict"), result=result)
-    return Graph(graph.name, graph.nodes, graph.tensors, signature, graph.history)
 
 
 def _dynamic(type_: Type) -> dict[int, _DimHint]:

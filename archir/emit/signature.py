@@ -139,9 +139,12 @@ def _checks(graph: Graph, names: Mapping[Value, str]) -> list[str]:
 
 
 def _read(name: str, source: Source) -> ast.expr:
-    text = name if source.axis is None else f"{name}.size({source.axis})"
-    text = f"({text} - {source.offset})" if source.offset else text
-    return ast.parse(f"{text} // {source.factor}" if source.factor != 1 else text, mode="eval").body
+    found: ast.expr = ast.Name(name, ast.Load())
+    if source.axis is not None:
+        found = ast.Call(ast.Attribute(found, "size", ast.Load()), [ast.Constant(source.axis)], [])
+    if source.offset:
+        found = ast.BinOp(found, ast.Sub(), ast.Constant(source.offset))
+    return ast.BinOp(found, ast.FloorDiv(), ast.Constant(source.factor)) if source.factor != 1 else found
 
 
 def _hint(graph: Graph, leaf: Leaf) -> str:

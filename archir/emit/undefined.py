@@ -67,6 +67,7 @@ def find_undefined(graph: Graph, leaves: Sequence[object], limits: Sequence[floa
 def gap(one: Tensor, other: Tensor) -> Tensor:
     """Return the absolute differences of two tensors, in float64; NaN equals NaN and is infinitely far from others."""
     wide = torch.complex128 if one.is_complex() else torch.float64
+    one, other = one.detach(), other.detach()
     same = (one == other) | (torch.isnan(one) & torch.isnan(other))
     return torch.where(same, 0.0, (one.to(wide) - other.to(wide)).abs().nan_to_num(nan=torch.inf, posinf=torch.inf))
 
