@@ -71,7 +71,7 @@ def argument(node: Node, name: str, say: Speaker, binds: int = 0, *, whole: bool
     if mode_argument(node) == name:
         probability = node.argument(name)
         mode = say.training(node)
-        return f"{probability} if {mode} else 0.0" if probability else mode
+        return f"{literal(probability)} if {mode} else 0.0" if probability else mode
     if name == "device":
         return say.device(node)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from archir.errors import EmitError
+
 ATOM, POWER, UNARY, TIMES, PLUS, BITWISE, COMPARE = 100, 85, 80, 70, 60, 55, 50
 WIDTH = 120
 """Longest line of emitted source."""
@@ -70,18 +72,35 @@ def plain(text: str) -> str:
 
 
 def literal(value: object) -> str:
-    """Return the source of a constant: a number, a string, `None`, an element type, a device, or a tuple of these."""
+    """Return the source of a constant: a number, a string, `None`, an element type, a device, or a tuple of these.
+
+    Raises:
+        EmitError: it is something else.
+    """
     if isinstance(value, tuple):
         return f"[{', '.join(map(literal, value))}]"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f'float("{value}")'
-    if isinstance(value, str):
-        return quoted(value)
+    kind = type(value)
+    if kind is str:
+        return quoted(value)  # type: ignore[arg-type]
+    if kind in (float, complex):
+        return _number(value)  # type: ignore[arg-type]
+    if value is None or kind in (bool, int):
+        return repr(value)
+    if isinstance(value, torch.dtype | torch.layout | torch.memory_format):
+        return f"{value}"
     if isinstance(value, torch.device):
         return f"torch.device({quoted(str(value))})"
-    if isinstance(value, complex) and not (math.isfinite(value.real) and math.isfinite(value.imag)):
-        return f"complex({literal(value.real)}, {literal(value.imag)})"
-    return str(value)
+    raise EmitError(f"a constant of type {kind.__name__} cannot be written")
+
+
+def _number(value: float | complex) -> str:
+    """Return the source of a number; `repr` has no source of infinity, NaN, and noughts of complex ones."""
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else f'float("{value}")'
+    real, imag = value.real, value.imag
+    plain = (real > 0 and imag != 0) or (repr(real) == "0.0" and imag > 0)
+    exact = plain and math.isfinite(real) and math.isfinite(imag)
+    return repr(value) if exact else f"complex({_number(real)}, {_number(imag)})"
 
 
 def quoted(text: str) -> str:

@@ -184,7 +184,7 @@ def _spread(value: Argument, rank: int) -> tuple[int, ...]:
 
 def _each(value: tuple[int, ...]) -> str:
     """Return the source of numbers, one if all axes have the same."""
-    return str(value[0]) if len(set(value)) == 1 else f"({', '.join(map(str, value))})"
+    return literal(value[0]) if len(set(value)) == 1 else f"({', '.join(map(literal, value))})"
 
 
 def _linear(graph: Graph, node: Node) -> _Fit | None:
@@ -230,9 +230,9 @@ def _batch_norm(graph: Graph, node: Node) -> _Fit | None:
         return None
     arguments = [size("num_features", _shape(graph, mean)[0])]
     eps, momentum = node.argument("eps"), node.argument("momentum")
-    arguments += [f"eps={eps}"] if eps != 1e-5 else []
+    arguments += [f"eps={literal(eps)}"] if eps != 1e-5 else []
     if momentum != 0.1:
-        arguments.append(f"momentum={momentum if momentum != 0.0 else None}")
+        arguments.append(f"momentum={literal(momentum if momentum != 0.0 else None)}")
     arguments += ["affine=False"] if weight is None else []
     fields = _tensors(node, "running_mean", "running_var", "weight", "bias")
     return _Fit(f"BatchNorm{rank}d", arguments, fields, (source,), optional=("num_batches_tracked",))
@@ -247,7 +247,7 @@ def _layer_norm(graph: Graph, node: Node) -> _Fit | None:
     parts = [size("features", s) for s in shape if isinstance(s, int)]
     arguments = [parts[0] if len(parts) == 1 else f"({', '.join(parts)})"]
     eps = node.argument("eps")
-    arguments += [f"eps={eps}"] if eps != 1e-5 else []
+    arguments += [f"eps={literal(eps)}"] if eps != 1e-5 else []
     arguments += [] if node.argument("bias") is not None else ["bias=False"]
     return _Fit("LayerNorm", arguments, _tensors(node, "weight", "bias"), (node.argument("input"),))
 
@@ -257,7 +257,7 @@ def _group_norm(graph: Graph, node: Node) -> _Fit | None:
     if weight is None or node.argument("bias") is None or not isinstance(groups, int):
         return None
     arguments = [size("num_groups", groups), size("num_channels", _shape(graph, weight)[0])]
-    arguments += [f"eps={eps}"] if eps != 1e-5 else []
+    arguments += [f"eps={literal(eps)}"] if eps != 1e-5 else []
     return _Fit("GroupNorm", arguments, _tensors(node, "weight", "bias"), (node.argument("input"),))
 
 
@@ -267,7 +267,7 @@ def _embedding(graph: Graph, node: Node) -> _Fit | None:
     rows, columns = _shape(graph, node.argument("weight"))
     arguments = [size("num_embeddings", rows), size("embedding_dim", columns)]
     padding = node.argument("padding_idx")
-    arguments += [f"padding_idx={padding}"] if padding != -1 else []
+    arguments += [f"padding_idx={literal(padding)}"] if padding != -1 else []
     return _Fit("Embedding", arguments, _tensors(node, "weight"), (node.argument("indices"),))
 
 
@@ -289,10 +289,10 @@ def _recurrent(graph: Graph, node: Node) -> _Fit | None:
         return None
     hidden = _shape(graph, weights[1])[1]
     arguments = [size("input_size", _shape(graph, weights[0])[1]), size("hidden_size", hidden)]
-    arguments += [f"num_layers={layers}"] if layers > 1 else []
+    arguments += [f"num_layers={literal(layers)}"] if layers > 1 else []
     arguments += [] if biases else ["bias=False"]
     arguments += ["batch_first=True"] if node.argument("batch_first") else []
-    arguments += [f"dropout={node.argument('dropout')}"] if node.argument("dropout") else []
+    arguments += [f"dropout={literal(node.argument('dropout'))}"] if node.argument("dropout") else []
     arguments += ["bidirectional=True"] if both else []
     states = node.argument("hx")
     flat = states if isinstance(states, tuple) else (states,)

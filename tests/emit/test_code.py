@@ -1,0 +1,73 @@
+"""Constants become source that gives the same constant, or none at all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from archir.emit.code import literal, plain
+from archir.emit.stock import find_stock
+from archir.errors import EmitError
+from archir.ir.graph import Graph
+from frontends.pytorch import trace
+
+PAYLOAD = "0)\nexec(\"open('pwned', 'w')\""
+CONSTANTS = [
+    *(0, -1, 2**63, True, False, None, 1.5, -0.0, 1e300, math.inf, -math.inf, math.nan),
+    *(1 + 2j, 1 - 2j, 2j, complex(0.0, -2.0), complex(1.0, -0.0), complex(-0.0, 1.0), complex(math.inf, math.nan)),
+    *("", "a'", 'a"', "a'\"\\\n\r\0", "\ue000size=3\ue001", PAYLOAD),
+    *(torch.float32, torch.uint16, torch.float8_e4m3fn, torch.strided, torch.channels_last, torch.device("cpu")),
+]
+
+
+@pytest.mark.parametrize("value", CONSTANTS, ids=repr)
+def test_a_constant_is_the_same_again(value: object) -> None:
+    found = eval(literal(value), {"torch": torch})
+    assert type(found) is type(value) and repr(found) == repr(value)
+
+
+class Number(int):
+    """A number with a text of its own."""
+
+    def __repr__(self) -> str:
+        return PAYLOAD
+
+
+class Text(str):
+    """A text with a source of its own."""
+
+    def __repr__(self) -> str:
+        return PAYLOAD
+
+
+@pytest.mark.parametrize("value", [Number(3), Text("a"), object(), b"a", [1], {"a": 1}, len, torch.zeros(1), (1, len)])
+def test_anything_else_is_refused(value: object) -> None:
+    with pytest.raises(EmitError, match="cannot be written"):
+        literal(value)
+
+
+MODELS = {
+    "aten.batch_norm.default": (nn.BatchNorm1d(3), (4, 3), ("eps", "momentum")),
+    "aten.layer_norm.default": (nn.LayerNorm(3), (4, 3), ("eps",)),
+    "aten.group_norm.default": (nn.GroupNorm(3, 3), (4, 3, 2), ("eps",)),
+    "aten.lstm.input": (nn.LSTM(3, 3), (2, 4, 3), ("dropout",)),
+    "aten.conv1d.default": (nn.Conv1d(3, 3, 2), (4, 3, 5), ("padding",)),
+}
+
+
+@pytest.mark.parametrize("op", MODELS)
+def test_no_constant_of_a_layer_is_code(op: str) -> None:
+    model, shape, names = MODELS[op]
+    graph = trace(nn.Sequential(model).eval(), torch.randn(shape), static_batch=True)
+    for name in names:
+        nodes = [replace(n, arguments={**n.arguments, name: PAYLOAD}) if n.op == op else n for n in graph.nodes]
+        hostile = Graph(graph.name, nodes, graph.tensors, graph.signature)
+        assert find_stock(graph).modules
+        for module in find_stock(hostile).modules.values():
+            source = plain(module.constructor)
+            compile(source, "constructor", "eval")
+            assert "exec(" not in source.replace(literal(PAYLOAD), "")
