@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import math
 import re
@@ -18,6 +19,11 @@ WIDTH = 120
 
 GLOBALS = frozenset({"F", "Path", "Tensor"})
 """Names of the emitted file that a class of the program could take."""
+
+LABEL = re.compile(
+    r"((in|out|num)_)?(features|channels|groups|embeddings|parameters|embedding_dim|(input_|hidden_)?size)\d*"
+)
+"""What sizes that may become constructor arguments are called, with a number where several are."""
 
 _SIZE = re.compile("\ue000(\\w+)=(-?\\d+)\ue001")
 
@@ -52,7 +58,8 @@ class Size:
 
 
 def size(label: str, value: int) -> str:
-    """Return the mark of an integer that may become a constructor argument called `label`."""
+    """Return the mark of an integer that may become a constructor argument called `label`, as `LABEL` says."""
+    assert LABEL.fullmatch(label)
     return f"\ue000{label}={value}\ue001"
 
 
@@ -119,7 +126,8 @@ def class_identifier(text: str) -> str:
     """Return the text as a class name: `encoder_layer` becomes `EncoderLayer`."""
     words = [w for w in re.split(r"\W+|_", text, flags=re.ASCII) if w]
     name = "".join(w[0].upper() + w[1:] for w in words) or "Module"
-    return f"Module{name}" if name[0].isdigit() or keyword.iskeyword(name) or name in GLOBALS else name
+    taken = keyword.iskeyword(name) or name in GLOBALS or hasattr(builtins, name)
+    return f"Module{name}" if taken or name[0].isdigit() else name
 
 
 def is_name(text: str) -> bool:

@@ -146,6 +146,8 @@ _UPSAMPLED = {
     **{"nearest1d": "nearest", "nearest2d": "nearest", "nearest3d": "nearest", "linear1d": "linear"},
     **{"bilinear2d": "bilinear", "bicubic2d": "bicubic", "trilinear3d": "trilinear"},
 }
+MODES = frozenset(_UPSAMPLED.values()) | {"nearest-exact"}
+"""How `F.interpolate` is told to interpolate."""
 
 
 @_form(*(f"aten.upsample_{kind}.vec" for kind in _UPSAMPLED))
