@@ -9,6 +9,7 @@ import torch
 
 from archir.emit.code import ATOM, UNARY, Code, literal, size
 from archir.ir import ops
+from archir.ir.arithmetic import ARITHMETIC
 from archir.ir.execute import is_factory, mode_argument
 from archir.ir.node import Argument, Node, Value
 
@@ -29,8 +30,9 @@ class Speaker(Protocol):
 def full_name(node: Node, say: Speaker) -> Code:
     """Return the source of a call under the operator's full name."""
     schema = ops.schema(node.op)
-    head = f"torch.ops.{node.op}" if not node.op.startswith(("operator.", "math.", "torch.")) else node.op
-    if head == node.op:
+    head = f"torch.ops.{node.op}"
+    if node.op in ARITHMETIC:
+        head = node.op.removeprefix("builtins.")
         return Code(f"{head}({', '.join(argument(node, n, say) for n in node.arguments)})")
     values: dict[str, object] = {n: n for n in node.arguments}
     given: list[str] = []

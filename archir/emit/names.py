@@ -13,7 +13,9 @@ from archir.emit.scopes import Program
 from archir.ir.node import INPUT, PARAMETER, Node, Value
 from archir.ir.types import TensorType
 
-RESERVED = frozenset({"self", "super", "torch", "nn", "F", "math", "operator", "range", "float", "complex"})
+RESERVED = frozenset(
+    {"self", "super", "torch", "nn", "F", "math", "operator", "range", "float", "complex", "len", "max", "min", "round"}
+)
 """Names an emitted function uses itself."""
 
 _LAYERS = re.compile(r"(conv|fc|linear|lin|norm|bn|ln|dense|proj|layer|block|body|net|features|stem|head)_?\d*$")

@@ -190,8 +190,9 @@ class Reader:
                 for part in parts:
                     self.read(part, text=text)
             case ast.Dict(keys=keys, values=values) if text and None not in keys:
-                for part in (*keys, *values):
-                    self.read(part, text=True)  # type: ignore[arg-type]
+                for entry in (*keys, *values):
+                    assert entry is not None
+                    self.read(entry, text=True)
             case ast.Constant():
                 self._constant(node, text=text)
             case ast.Name(id=name):
@@ -363,8 +364,8 @@ class Reader:
         match node:
             case ast.Call(args=[ast.Dict(keys=keys, values=values)], keywords=[]):
                 for key, value in zip(keys, values, strict=True):
-                    named = isinstance(key, ast.Constant) and isinstance(key.value, str)
-                    if not named or self._places.below("", key.value) is None:  # type: ignore[union-attr,arg-type]
+                    name = key.value if isinstance(key, ast.Constant) else None
+                    if not isinstance(name, str) or self._places.below("", name) is None:
                         self._refuse(node)
                     self.read(value)
             case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 import operator
 from types import CodeType, SimpleNamespace
@@ -13,6 +14,7 @@ from archir.emit.arguments import full_name
 from archir.emit.code import Code, plain
 from archir.emit.expressions import expression
 from archir.emit.vocabulary import Vocabulary
+from archir.emit.words import BUILTINS
 from archir.ir.graph import Graph
 from archir.ir.inputs import symbol_sizes
 from archir.ir.node import Node, Value
@@ -85,7 +87,8 @@ class _Operands:
 
 
 def _result(code: CodeType, names: dict[str, object]) -> object:
-    scope = {"torch": torch, "F": F, "math": math, "operator": operator, "float": float, "complex": complex}
+    scope = {"torch": torch, "F": F, "math": math, "operator": operator}
+    scope |= {name: getattr(builtins, name) for name in BUILTINS}
     training = SimpleNamespace(training=False)
     with torch.no_grad():
         found = eval(code, {"__builtins__": {}, **scope, **names, "self": training})

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from archir.emit.code import literal, plain
+from archir.emit.arguments import full_name
+from archir.emit.code import Code, literal, plain
+from archir.emit.python import to_python
 from archir.emit.stock import find_stock
+from archir.emit.vocabulary import Vocabulary
 from archir.errors import EmitError
+from archir.ir.arithmetic import ARITHMETIC
 from archir.ir.graph import Graph
+from archir.ir.node import Node, Value
+from archir.ir.types import ScalarType
 from frontends.pytorch import trace
 
 PAYLOAD = "0)\nexec(\"open('pwned', 'w')\""
@@ -71,3 +78,36 @@ def test_no_constant_of_a_layer_is_code(op: str) -> None:
             source = plain(module.constructor)
             compile(source, "constructor", "eval")
             assert "exec(" not in source.replace(literal(PAYLOAD), "")
+
+
+class Warning(nn.Module):
+    """Is called as what Python has, whose place its source must not take."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum() + round(x.shape[0] / 2 + 0.2)
+
+
+def test_rounding_of_sizes_is_written(tmp_path: Path) -> None:
+    file = to_python(trace(Warning(), torch.randn(4, 3)), tmp_path).path
+    text = file.read_text()
+    assert "round(" in text and "builtins" not in text and "class ModuleWarning(" in text
+
+
+@pytest.mark.parametrize("op", sorted(ARITHMETIC))
+def test_all_arithmetic_of_sizes_is_in_the_vocabulary(op: str) -> None:
+    node = Node(3, op, {"a": Value(0)}, (ScalarType("int"),))
+    graph = trace(nn.Linear(3, 3), torch.randn(4, 3))
+    text = full_name(node, _Operand()).text
+    assert text == f"{op.removeprefix('builtins.')}(n)"
+    Vocabulary(graph).expression(text, ["n"])
+
+
+class _Operand:
+    def value(self, value: Value, near: Node) -> Code:
+        return Code("n")
+
+    def device(self, node: Node) -> str:
+        raise NotImplementedError
+
+    def training(self, node: Node) -> str:
+        raise NotImplementedError
