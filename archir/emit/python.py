@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -66,7 +67,7 @@ def _write(graph: Graph, found: Draft, target: Path, name: str, tolerance: float
             save_file(dict(found.tensors), written.with_suffix(".safetensors"))
             difference = check(graph, written, tolerance=tolerance)
             place((written.with_suffix(".safetensors"), written), target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise FileError(
             f"cannot write into {target}", why=str(error), mend="give a directory that can be written"
         ) from error
