@@ -118,6 +118,11 @@ class Stored(nn.Module):
 
     def __init__(self, kind: torch.dtype) -> None:
         super().__init__()
+        self.alike: Tensor
+        self.triangle: Tensor
+        self.few: Tensor
+        self.many: Tensor
+        self.kept: Tensor
         few = torch.tensor([1.0, 0.0, 1.0, 1.0]) * (1 - 2j if kind.is_complex else 1)
         for name, values in {
             "alike": few[[0, 0, 0, 0]],
@@ -130,7 +135,7 @@ class Stored(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for c in (self.alike, self.triangle[1], self.few, self.many[0], self.kept):
-            x = x + (c.real - 2 * c.imag if c.is_complex() else c.to(torch.float32))  # type: ignore[operator]
+            x = x + (c.real - 2 * c.imag if c.is_complex() else c.to(torch.float32))
         return x
 
 
