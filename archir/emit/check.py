@@ -303,5 +303,5 @@ def _largest(gaps: Tensor) -> float:
 def _scale(output: Tensor) -> float:
     """Return the largest finite magnitude in an output, at least 1."""
     wide = torch.complex128 if output.is_complex() else torch.float64
-    finite = output.to(wide).abs()[torch.isfinite(output)]
+    finite = output.detach().to(wide).abs()[torch.isfinite(output)]
     return max(1.0, float(finite.max()) if finite.numel() else 1.0)

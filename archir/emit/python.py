@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -19,6 +21,7 @@ from archir.errors import EmitError, FileError
 from archir.ir.graph import Graph
 
 TOLERANCE = 1e-5
+_NOT_STORED = frozenset({torch.complex32, torch.complex128})
 
 
 def to_python(
@@ -58,6 +61,13 @@ def to_python(
 
 def _write(graph: Graph, found: Draft, target: Path, name: str, tolerance: float) -> float:
     """Write the files, check them, put them in their place, and return the difference."""
+    kinds = {tensor.dtype for tensor in found.tensors.values()} & _NOT_STORED
+    if kinds:
+        raise EmitError(
+            f"tensors of {', '.join(sorted(map(str, kinds)))} cannot be written",
+            why="safetensors has no such element type",
+            mend="let the model hold their real and imaginary parts (torch.view_as_real)",
+        )
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target) as folder:
@@ -66,7 +76,7 @@ def _write(graph: Graph, found: Draft, target: Path, name: str, tolerance: float
             save_file(dict(found.tensors), written.with_suffix(".safetensors"))
             difference = check(graph, written, tolerance=tolerance)
             place((written.with_suffix(".safetensors"), written), target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise FileError(
             f"cannot write into {target}", why=str(error), mend="give a directory that can be written"
         ) from error

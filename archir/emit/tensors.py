@@ -10,6 +10,11 @@ from archir.ir.node import Node
 SHORT = 16
 """A constant of at most this many elements is written out."""
 
+_WRITTEN = frozenset(
+    {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64}
+)
+"""Element types whose numbers are written out: comparing and making tensors of others is not always possible."""
+
 
 def declaration(node: Node, tensor: torch.Tensor, field: str, named: bool) -> str:
     """Return the statement that declares a tensor of a module.
@@ -41,7 +46,7 @@ def blank(tensor: torch.Tensor) -> str:
 
 def constant(tensor: torch.Tensor) -> str | None:
     """Return the source of a tensor that follows a simple rule or is short, None for others."""
-    if tensor.dtype.is_complex or tensor.dtype in (torch.bfloat16, torch.float16) or not tensor.numel():
+    if tensor.dtype not in _WRITTEN or not tensor.numel():
         return None
     kind = literal(tensor.dtype)
     shape = f"({', '.join(map(str, tensor.shape))}{',' if tensor.dim() == 1 else ''})"

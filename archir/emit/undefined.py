@@ -54,7 +54,7 @@ def find_undefined(graph: Graph, leaves: Sequence[object], limits: Sequence[floa
         leaves: a tensor or number for each input of the graph.
         limits: for each output (`tensors_in` lists them), how much an element may change and still count as defined.
     """
-    fills = [_Fill(filler) for filler in (_as_it_is, _nought, _random)]
+    fills = [_Fill(filler) for filler in FILLERS]
     plain, *others = [_run(graph, leaves, fill) for fill in fills]
     elements = [torch.zeros(t.shape, dtype=torch.bool) for t in plain]
     for outputs in others if any(fill.nodes for fill in fills) else []:
@@ -67,6 +67,7 @@ def find_undefined(graph: Graph, leaves: Sequence[object], limits: Sequence[floa
 def gap(one: Tensor, other: Tensor) -> Tensor:
     """Return the absolute differences of two tensors, in float64; NaN equals NaN and is infinitely far from others."""
     wide = torch.complex128 if one.is_complex() else torch.float64
+    one, other = one.detach(), other.detach()
     same = (one == other) | (torch.isnan(one) & torch.isnan(other))
     return torch.where(same, 0.0, (one.to(wide) - other.to(wide)).abs().nan_to_num(nan=torch.inf, posinf=torch.inf))
 
@@ -97,8 +98,23 @@ def _nought(result: Tensor, generator: torch.Generator) -> Tensor:
     return torch.zeros_like(result)
 
 
-def _random(result: Tensor, generator: torch.Generator) -> Tensor:
+def _share(result: Tensor, generator: torch.Generator) -> Tensor:
     return torch.rand(result.shape, generator=generator, dtype=torch.float32).to(result.dtype)
+
+
+def _wide(result: Tensor, generator: torch.Generator) -> Tensor:
+    return (8 * torch.randn(result.shape, generator=generator, dtype=torch.float32)).to(result.dtype)
+
+
+def _opposite(result: Tensor, generator: torch.Generator) -> Tensor:
+    return -_wide(result, generator)
+
+
+FILLERS: tuple[_Filler, ...] = (_as_it_is, _nought, _share, _wide, _opposite)
+"""What undefined rows are filled with: what happens to agree with one of them does not with another.
+
+The last two are of both signs and opposite, so that a comparison or a rectifier that hides one shows the other.
+"""
 
 
 def _run(graph: Graph, leaves: Sequence[object], fill: _Fill) -> list[Tensor]:

@@ -111,3 +111,45 @@ class _Operand:
 
     def training(self, node: Node) -> str:
         raise NotImplementedError
+
+
+class Stored(nn.Module):
+    """Constants of one element type: all alike, a triangle, a few, and many."""
+
+    def __init__(self, kind: torch.dtype) -> None:
+        super().__init__()
+        self.alike: Tensor
+        self.triangle: Tensor
+        self.few: Tensor
+        self.many: Tensor
+        self.kept: Tensor
+        few = torch.tensor([1.0, 0.0, 1.0, 1.0]) * (1 - 2j if kind.is_complex else 1)
+        for name, values in {
+            "alike": few[[0, 0, 0, 0]],
+            "triangle": few[torch.ones(4, 4).tril().logical_not().long()],
+            "few": few,
+            "many": few.repeat(8, 1),
+        }.items():
+            self.register_buffer(name, values.to(kind), persistent=False)
+        self.register_buffer("kept", few.to(kind))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for c in (self.alike, self.triangle[1], self.few, self.many[0], self.kept):
+            x = x + (c.real - 2 * c.imag if c.is_complex() else c.to(torch.float32))
+        return x
+
+
+KINDS = (torch.bool, torch.int16, torch.uint16, torch.uint32, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_constants_of_every_kind_are_written(kind: torch.dtype, tmp_path: Path) -> None:
+    graph = trace(Stored(kind), torch.randn(4, 4), static_batch=True)
+    assert to_python(graph, tmp_path).difference == 0.0
+
+
+def test_constants_that_cannot_be_stored_are_refused(tmp_path: Path) -> None:
+    graph = trace(Stored(torch.complex128), torch.randn(4, 4), static_batch=True)
+    with pytest.raises(EmitError, match=r"torch\.complex128 cannot be written"):
+        to_python(graph, tmp_path)
+    assert list(tmp_path.iterdir()) == []

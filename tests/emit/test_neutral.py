@@ -78,6 +78,13 @@ class Clash(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.x: Tensor
+        self.output: Tensor
+        self.val_0: Tensor
+        self.linear: Tensor
+        self.t1: Tensor
+        self.t0: Tensor
+        self.x0: Tensor
         for name in ("x", "output", "val_0", "linear", "t1", "t0", "x0"):
             self.register_parameter(name, nn.Parameter(torch.randn(3)))
         self.fc = nn.Linear(3, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -314,3 +315,17 @@ class Regrouped(nn.Module):
 def test_a_size_that_is_handed_to_a_module_is_one_argument(tmp_path: Path) -> None:
     emitted = to_python(trace(Grouped(), (torch.randn(2, 3, 4),)), tmp_path)
     assert "y: Tensor, batch: int" in emitted.path.read_text()
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_files(tmp_path: Path) -> None:
+    graph = trace(nn.Linear(200, 200), torch.randn(2, 200))
+    to_python(graph, tmp_path)
+    old = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    soft, hard_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard_limit))
+    try:
+        with pytest.raises(FileError, match="File too large"):
+            to_python(graph, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard_limit))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == old
