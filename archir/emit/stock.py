@@ -234,7 +234,7 @@ def _batch_norm(graph: Graph, node: Node) -> _Fit | None:
     arguments += [f"eps={eps}"] if eps != 1e-5 else []
     if momentum != 0.1:
         cumulative = momentum == 0.0 and batch_counter(graph, node) is not None
-        arguments.append(f"momentum={None if cumulative else momentum}")
+        arguments.append(f"momentum={literal(None if cumulative else momentum)}")
     arguments += ["affine=False"] if weight is None else []
     fields = _tensors(node, "running_mean", "running_var", "weight", "bias")
     return _Fit(f"BatchNorm{rank}d", arguments, fields, (source,), optional=("num_batches_tracked",))

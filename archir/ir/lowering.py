@@ -47,6 +47,19 @@ class Lowered:
     scope: dict[str, object]
 
 
+def batch_counter(graph: Graph, node: Node) -> Node | None:
+    """Return what counts the batches a batch normalisation has seen, None if that is not stored.
+
+    Args:
+        graph: the program.
+        node: the normalisation.
+    """
+    mean = node.argument("running_mean")
+    stored = graph.node(mean.node).parameter if isinstance(mean, Value) else None
+    names = [f"{n.rpartition('.')[0]}.num_batches_tracked".lstrip(".") for n in stored.names] if stored else []
+    return next((graph.by_name[n] for n in names if n in graph.by_name), None)
+
+
 def batch_norm(
     x: torch.Tensor,
     weight: torch.Tensor | None,
@@ -92,19 +105,6 @@ def fixed(value: object, captured: object, name: str) -> None:
             f"argument {name} is {value!r}, and the program was captured for {captured!r}",
             mend="capture the model once more with that value",
         )
-
-
-def batch_counter(graph: Graph, node: Node) -> Node | None:
-    """Return what counts the batches a batch normalisation has seen, None if that is not stored.
-
-    Args:
-        graph: the program.
-        node: the normalisation.
-    """
-    mean = node.argument("running_mean")
-    stored = graph.node(mean.node).parameter if isinstance(mean, Value) else None
-    names = [f"{n.rpartition('.')[0]}.num_batches_tracked".lstrip(".") for n in stored.names] if stored else []
-    return next((graph.by_name[n] for n in names if n in graph.by_name), None)
 
 
 def lower(graph: Graph) -> Lowered:
