@@ -153,9 +153,10 @@ def compare_training(graph: Graph, net: torch.nn.Module, tolerance: float, what:
     """
     if all(mode_argument(node) is None for node in graph.calls):
         return
+    module = graph.module()
     for sizes in _sizes(graph):
         args, kwargs = random_inputs(graph, seed=seed, sizes=sizes)
-        wanted = _trained(graph.module(), args, kwargs)
+        wanted = _trained(module, args, kwargs)
         if not all(bool(torch.isfinite(t).all()) for t in wanted.values() if t.is_floating_point()):
             continue
         try:

@@ -48,6 +48,19 @@ class Lowered:
     scope: dict[str, object]
 
 
+def batch_counter(graph: Graph, node: Node) -> Node | None:
+    """Return what counts the batches a batch normalisation has seen, None if that is not stored.
+
+    Args:
+        graph: the program.
+        node: the normalisation.
+    """
+    mean = node.argument("running_mean")
+    stored = graph.node(mean.node).parameter if isinstance(mean, Value) else None
+    names = [f"{n.rpartition('.')[0]}.num_batches_tracked".lstrip(".") for n in stored.names] if stored else []
+    return next((graph.by_name[n] for n in names if n in graph.by_name), None)
+
+
 def batch_norm(
     x: torch.Tensor,
     weight: torch.Tensor | None,
@@ -81,18 +94,6 @@ def batch_norm(
             momentum = 1.0 / float(batches)
     return torch.batch_norm(x, weight, bias, mean, variance, training, momentum, eps, cudnn)
 
-
-def batch_counter(graph: Graph, node: Node) -> Node | None:
-    """Return what counts the batches a batch normalisation has seen, None if that is not stored.
-
-    Args:
-        graph: the program.
-        node: the normalisation.
-    """
-    mean = node.argument("running_mean")
-    stored = graph.node(mean.node).parameter if isinstance(mean, Value) else None
-    names = [f"{n.rpartition('.')[0]}.num_batches_tracked".lstrip(".") for n in stored.names] if stored else []
-    return next((graph.by_name[n] for n in names if n in graph.by_name), None)
 
 
 def lower(graph: Graph) -> Lowered:

@@ -151,7 +151,8 @@ class Extremes(nn.Module):
     """Sizes that are the largest and the smallest of others; an input has the name of a function used for them."""
 
     def forward(self, x: Tensor, max: Tensor) -> tuple[Tensor, Tensor]:
-        most, least = torch.sym_max(x.shape[1], x.shape[2]), torch.sym_min(x.shape[1], x.shape[2])
+        most = torch.sym_max(x.shape[1], x.shape[2])  # type: ignore[no-untyped-call]
+        least = torch.sym_min(x.shape[1], x.shape[2])  # type: ignore[no-untyped-call]
         return torch.zeros(most + 1, 3) + max, x[:, :least, :least].sum(0)
 
 

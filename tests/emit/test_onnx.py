@@ -332,8 +332,10 @@ def test_parts_of_shapes_and_hard_swish_are_said_in_older_operators(opset: int, 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y = x.clone()
             y[:, 0, 1:-1] = 0.0
-            least, most = torch.sym_min(x.shape[1], x.shape[2]), torch.sym_max(x.shape[1], x.shape[2])
-            return nn.functional.hardswish(y)[:, :least].sum(1) / most
+            least = torch.sym_min(x.shape[1], x.shape[2])  # type: ignore[no-untyped-call]
+            most = torch.sym_max(x.shape[1], x.shape[2])  # type: ignore[no-untyped-call]
+            found: torch.Tensor = nn.functional.hardswish(y)[:, :least].sum(1) / most
+            return found
 
     sizes = ({axis: torch.export.Dim.DYNAMIC for axis in (0, 1, 2)},)
     graph = trace(Cropped(), (torch.randn(2, 5, 7),), dynamic_shapes=sizes)
@@ -354,7 +356,8 @@ def test_complex_operators_without_an_onnx_form_are_refused(tmp_path: Path) -> N
             modes = torch.fft.rfft(x)
             kept = torch.zeros_like(modes)
             kept[:, :, :5] = torch.einsum("bim,iom->bom", modes[:, :, :5], self.weight)
-            return torch.fft.irfft(kept, n=x.shape[-1])
+            y: torch.Tensor = torch.fft.irfft(kept, n=x.shape[-1])
+            return y
 
     graph = trace(Spectral(), torch.randn(2, 4, 16))
     for opset in (None, 13):
