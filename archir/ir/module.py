@@ -38,7 +38,7 @@ def to_module(graph: Graph) -> nn.Module:
     """
     lowered = lower(graph)
     name = f"{LOWERED}{graph.name}"
-    source = _Source(ast.unparse(lowered.tree))
+    source = Source(ast.unparse(lowered.tree))
     scope: dict[str, Any] = {**lowered.scope, "__name__": f"archir.lowered.{graph.name}", "__loader__": source}
     exec(compile(lowered.tree, name, "exec"), scope)
     root: nn.Module = type(graph.name, (nn.Module,), {"forward": scope["forward"], "__module__": __name__})()
@@ -47,12 +47,13 @@ def to_module(graph: Graph) -> nn.Module:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class Source:
     """The generated source, where tracebacks and `inspect` look for it."""
 
     text: str
 
     def get_source(self, name: str) -> str:
+        """Return it, as `linecache` and `inspect` ask for it."""
         return self.text
 
 
