@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from archir.grow.growth import Growth, grow_once
 from archir.grow.latency import measure_latency
 from archir.grow.lock import lock_run
 from archir.grow.options import GrowOptions
+from archir.grow.ranges import Real, Whole
 from archir.grow.run import Checkpoint, Event, RunDirectory, create_run, open_run
 from archir.grow.split import Split
 from archir.grow.trainer import Trainer
@@ -197,9 +197,9 @@ class _Engine:
         wrong = []
         if type(step) is not int or not step == checkpoint.step <= self.options.steps:
             wrong.append(f"step is {step!r}")
-        if type(grown) is not int or not 0 <= grown <= most:
+        if not Whole(most=most).fits(grown):
             wrong.append(f"growth_steps is {grown!r}")
-        if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        if not Real().fits(seconds):
             wrong.append(f"seconds is {seconds!r}")
         if wrong:
             raise GrowError("this is not the state of the run", why=", ".join(wrong))

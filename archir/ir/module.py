@@ -39,7 +39,7 @@ def to_module(graph: Graph) -> nn.Module:
     """
     lowered = lower(graph)
     name = f"{LOWERED}{graph.name}"
-    source = _Source(ast.unparse(lowered.tree))
+    source = Source(lowered.tree)
     scope: dict[str, Any] = {"__name__": __name__, "__loader__": source}
     exec(compile(_closed(lowered), name, "exec"), scope)
     root: nn.Module = type(
@@ -61,12 +61,18 @@ def _closed(lowered: Lowered) -> ast.Module:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """The generated source, where tracebacks and `inspect` look for it."""
+class Source:
+    """The generated source, where tracebacks and `inspect` look for it; it is written when it is asked for."""
 
-    text: str
+    tree: ast.Module
+
+    @property
+    def text(self) -> str:
+        """The text, a statement a line."""
+        return ast.unparse(self.tree)
 
     def get_source(self, name: str) -> str:
+        """Return it, as `linecache` and `inspect` ask for it."""
         return self.text
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from archir.errors import ArchirError, GraphError
-from archir.ir.module import LOWERED
+from archir.ir.module import LOWERED, Source
 
 
 def run(module: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
@@ -31,7 +31,6 @@ def failing_call(error: BaseException) -> str:
     """Return the line of a graph's module that an error comes from, empty if it comes from elsewhere."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         source = frame.f_globals.get("__loader__")
-        if frame.f_code.co_filename.startswith(LOWERED) and hasattr(source, "get_source"):
-            lines = str(source.get_source("")).splitlines()
-            return lines[line - 1].strip() if line <= len(lines) else ""
+        if frame.f_code.co_filename.startswith(LOWERED) and isinstance(source, Source):
+            return source.text.splitlines()[line - 1].strip()
     return ""

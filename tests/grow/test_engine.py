@@ -83,6 +83,52 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     assert open_run(tmp_path / "cut").steps()[-1] == OPTIONS.steps
 
 
+def test_a_state_that_is_not_that_of_the_run_is_passed_over_and_told(seed_graph: Graph, tmp_path: Path) -> None:
+    """Though its checksum is right; the run goes on from the checkpoint before, and ends as it would have."""
+    options = replace(OPTIONS, steps=6, growth_steps=0, checkpoint_every=2, evaluate_every=0)
+    whole = grow(seed_graph, directory=tmp_path, options=options)
+    run = open_run(tmp_path)
+    for step, change in ((6, {"growth_steps": 1}), (4, {"step": 2})):
+        found = run.load(step)
+        run.save(replace(found, state={**found.state, **change}))
+    resumed = grow(seed_graph, directory=tmp_path, options=options, resume=True)
+    told = resumed.history[len(whole.history) :]
+    assert [(e["event"], e.get("checkpoint"), e.get("why")) for e in told[:3]] == [
+        ("damaged", 6, "growth_steps is 1"),
+        ("damaged", 4, "step is 2"),
+        ("resumed", None, None),
+    ]
+    assert told[2]["step"] == 2 and open_run(tmp_path).history() == list(resumed.history)
+    assert all(torch.equal(whole.graph.tensor(n), resumed.graph.tensor(n)) for n in whole.graph.by_name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 7},
+        {"step": True},
+        {"step": None},
+        {"growth_steps": -1},
+        {"growth_steps": False},
+        {"seconds": -1.0},
+        {"seconds": "1"},
+        {"seconds": None},
+        {"seconds": True},
+    ],
+)
+def test_no_run_goes_on_from_a_state_that_makes_no_sense(
+    seed_graph: Graph, tmp_path: Path, change: dict[str, object]
+) -> None:
+    options = replace(OPTIONS, steps=6, growth_steps=0, evaluate_every=0)
+    grow(seed_graph, directory=tmp_path, options=options)
+    run = open_run(tmp_path)
+    found = run.load(6)
+    run.save(replace(found, state={**found.state, **change}))
+    (name,) = change
+    with pytest.raises(FileError, match=f"every checkpoint in (.|\n)*the newest: {name} is "):
+        grow(seed_graph, directory=tmp_path, options=options, resume=True)
+
+
 def test_a_finished_run_resumed_is_left_as_it_is(seed_graph: Graph, tmp_path: Path) -> None:
     first = grow(seed_graph, directory=tmp_path)
     again = grow(seed_graph, directory=tmp_path, resume=True)

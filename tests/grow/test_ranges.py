@@ -72,18 +72,15 @@ def test_seeds_made_of_seeds_stay_in_range() -> None:
 
 def test_numbers_of_numpy_become_those_of_python() -> None:
     """So that they are recorded as any others, and a run goes on that was started with either."""
-    options = GrowOptions(
-        steps=np.int64(9),
-        growth_steps=np.uint8(2),
-        clip=np.float32(0.5),
-        batch_statistics=np.bool_(True),
-        seed=np.int32(3),
-    )
+    given: dict[str, Any] = {"steps": np.int64(9), "growth_steps": np.uint8(2), "clip": np.float32(0.5)}
+    given |= {"batch_statistics": np.bool_(True), "seed": np.int32(3)}
+    options = GrowOptions(**given)
     assert options == GrowOptions(steps=9, growth_steps=2, clip=0.5, batch_statistics=True, seed=3)
     assert [type(v) for v in (options.steps, options.clip, options.batch_statistics)] == [int, float, bool]
     betas = OptimiserOptions(betas=(np.float64(0.5), np.float64(0.9))).betas
     assert betas == (0.5, 0.9) and {type(b) for b in betas} == {float}
-    assert type(Budget(parameters=np.int64(5)).parameters) is int and type(Prices(flops=np.float64(1)).flops) is float
+    limit: Any = np.int64(5)
+    assert type(Budget(parameters=limit).parameters) is int and type(Prices(flops=np.float64(1)).flops) is float
 
 
 @pytest.mark.parametrize("wrong", [np.bool_(True), np.float64(3), np.array([3]), np.array(3.0), np.int64(-1), True])
@@ -169,8 +166,9 @@ def test_arguments_of_growth_that_are_none_are_told(changed: dict[str, Any], nam
 
 
 def test_a_budget_may_be_a_number_of_numpys() -> None:
-    options = GrowOptions(steps=2, growth_steps=0, batch_size=4)
-    run = archir.grow(_hidden(), train=BATCHES[0], validation=BATCHES[0], budget=np.int64(50), options=options)
+    options, limit = GrowOptions(steps=2, growth_steps=0, batch_size=4), np.int64(50)
+    given: dict[str, Any] = {"train": BATCHES[0], "validation": BATCHES[0], "budget": limit, "options": options}
+    run = archir.grow(_hidden(), **given)
     assert run.history[0]["budget"] == {"parameters": 50}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from archir.ir import files
 from archir.ir.files import open_plain, read_plain, replacing, write_file
 
 
@@ -24,7 +24,7 @@ def test_a_link_at_the_name_of_the_temporary_file_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even where the name could be foreseen."""
-    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "ab")
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "ab")
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
     for target in (victim, tmp_path / "absent"):
