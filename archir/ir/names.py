@@ -9,6 +9,9 @@ from torch import nn
 
 from archir.errors import GraphError
 
+DEEPEST = 100
+"""The most modules within one another; the interpreter reads no source that is nested much deeper."""
+
 _TAKEN = frozenset(dir(nn.Module())) | {"training", "forward"}
 """What every module has already."""
 
@@ -26,6 +29,7 @@ def check_path(path: str, what: str = "the name of a stored tensor") -> None:
     """
     parts = path.split(".")
     problems = ["it has an empty part"] if "" in parts else []
+    problems += [f"it has {len(parts):,} parts, more than {DEEPEST}"] if len(parts) > DEEPEST else []
     problems += [f"every module has {part!r} already" for part in dict.fromkeys(parts) if part in _TAKEN]
     problems += [] if _is_text(path) else ["it cannot be written to a file"]
     if problems:
