@@ -26,6 +26,9 @@ Array = NDArray[Any]
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
+        # A pipe would be waited for, and a device read, for ever.
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")
         yield
     except (
         OSError,

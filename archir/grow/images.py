@@ -48,6 +48,8 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 def _decode(source: BinaryIO, formats: tuple[str, ...], size: tuple[int, int] | None, count: int) -> Image.Image:
     """Return an image in grey or in colours; its size is looked at before there is memory for its pixels."""
+    if isinstance(source, Path) and source.exists() and not source.is_file():
+        raise OSError("it is no regular file")  # a pipe would be waited for for ever
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(source, formats=formats) as picture:

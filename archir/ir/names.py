@@ -42,7 +42,7 @@ def check_path(path: str, what: str = "the name of a stored tensor") -> None:
     problems = ["it has an empty part"] if "" in parts else []
     problems += [f"every module has {part!r} already" for part in dict.fromkeys(parts) if part in _TAKEN]
     problems += [f"Python reads {part!r} as another name" for part in dict.fromkeys(parts) if _is_changed(part)]
-    problems += [f"it has more than {DEEPEST} parts"] if len(parts) > DEEPEST else []
+    problems += [f"it has {len(parts):,} parts, more than {DEEPEST}"] if len(parts) > DEEPEST else []
     problems += _length_faults(max(parts, key=len)) + _faults(path)
     if problems:
         raise _refused(path, what, problems, mend="rename it in the model")

@@ -6,14 +6,18 @@ import json
 import random
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from archir.ir.load import load
 from tools.trust import seeds
-from tools.trust.attack import Attack, Files
+from tools.trust.attack import Attack, Files, Wrong
 from tools.trust.hostile import NAMES
 from tools.trust.mutate import mutate_bytes, mutate_text
+from tools.trust.payloads import quoted
 from tools.trust.sound import examine
 from tools.trust.texts import mutated
 
@@ -41,12 +45,43 @@ def make(dice: random.Random) -> Files:
     return {"net.archir": packed(header, rest, fitting=dice.random() < 0.9)}
 
 
+def known() -> Sequence[Files]:
+    """Return sound files, damaged ones, and one with each hostile name of a tensor."""
+    found = list(seeds.archives())
+    small = found[0]
+    header, rest = unpacked(small)
+    meta = header["__metadata__"]
+    for at in (0, 9, len(small) // 2, len(small) - 1):
+        found += [small[:at] + bytes([small[at] ^ 1]) + small[at + 1 :], small[:at]]
+    found.append(packed(dict(header), bytes([rest[0] ^ 1]) + rest[1:], fitting=False))
+    found.append(packed(header | {"__metadata__": meta | {"graph": meta["graph"] + " "}}, rest, fitting=False))
+    found += [
+        packed(header | {"__metadata__": {**meta, "checksum": c}}, rest, fitting=False) for c in ("", "0", "00000000")
+    ]
+    first = next(name for name in header if name != "__metadata__")
+    found += [packed(_renamed(header, first, name), rest, fitting=True) for name in NAMES]
+    found += [
+        packed(header | {first: header[first] | {"shape": s}}, rest, fitting=True) for s in ([2**62, 4], [1] * 100)
+    ]
+    return [{"net.archir": data} for data in found]
+
+
 def use(folder: Path) -> None:
-    """Load the file, and do with the graph what users do."""
-    examine(load(folder / "net.archir"))
+    """Load the file, check it without the package, and do with the graph what users do."""
+    graph = load(folder / "net.archir")
+    header, rest = unpacked((folder / "net.archir").read_bytes())
+    if _checksum(header, rest) != header["__metadata__"]["checksum"]:
+        raise Wrong("a file is accepted whose checksum does not fit what it holds")
+    for name, node in graph.by_name.items():
+        tensor = graph.tensors[node.id]
+        if name in header and tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() != _bytes_of(
+            header[name], rest
+        ):
+            raise Wrong("a tensor is not what the file holds")
+    examine(graph)
 
 
-ARCHIVES = Attack("archive", make, use)
+ARCHIVES = Attack("archive", make, use, known, reads=True)
 
 
 def unpacked(data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -59,12 +94,16 @@ def packed(header: dict[str, Any], rest: bytes, *, fitting: bool) -> bytes:
     """Return a safetensors file, its checksum made to fit if wanted."""
     meta = header.get("__metadata__")
     if fitting and isinstance(meta, dict) and isinstance(meta.get("graph"), str):
-        value = zlib.crc32(meta["graph"].encode("utf-8", "surrogatepass"))
-        for name in sorted(n for n in header if n != "__metadata__"):
-            value = zlib.crc32(_bytes_of(header[name], rest), value)
-        header["__metadata__"] = meta | {"checksum": f"{value:08x}"}
+        header["__metadata__"] = meta | {"checksum": _checksum(header, rest)}
     text = json.dumps(header, ensure_ascii=False).encode("utf-8", "surrogatepass")
     return struct.pack("<Q", len(text)) + text + rest
+
+
+def _checksum(header: dict[str, Any], rest: bytes) -> str:
+    value = zlib.crc32(header["__metadata__"]["graph"].encode("utf-8", "surrogatepass"))
+    for name in sorted(n for n in header if n != "__metadata__"):
+        value = zlib.crc32(_bytes_of(header[name], rest), value)
+    return f"{value:08x}"
 
 
 def _bytes_of(entry: Any, rest: bytes) -> bytes:
@@ -110,10 +149,12 @@ def _changed(dice: random.Random, header: dict[str, Any]) -> dict[str, Any]:
         case 4:
             del entry[dice.choice(list(entry))]
         case _:
-            new = dice.choice(NAMES)
-            quoted = "`" + json.dumps(new)[1:-1].replace("`", "\\u0060") + "`"
-            meta = header["__metadata__"]
-            text = meta["graph"].replace(f"@{name}", f"@{quoted}")
-            moved = {new if k == name else k: v for k, v in header.items()}
-            return moved | {"__metadata__": meta | {"graph": text}}
+            return _renamed(header, name, dice.choice(NAMES))
     return header | {name: entry}
+
+
+def _renamed(header: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    """Return a header in which a tensor is called otherwise, in the text, too."""
+    meta = header["__metadata__"]
+    moved = {new if name == old else name: entry for name, entry in header.items()}
+    return moved | {"__metadata__": meta | {"graph": meta["graph"].replace(f"@{old}", f"@{quoted(new)}")}}

@@ -51,7 +51,7 @@ class Attack:
     known: Callable[[], Sequence[Files]] = tuple
     full: int = 20_000
     short: int = 300
-    seconds: float = 5.0
+    seconds: float = 10.0
     memory: int = 2 * 2**30
     watched: bool = True
     reads: bool = False

@@ -9,7 +9,7 @@ import random
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image
 
 from archir.grow.data import load_data
-from tools.trust.attack import Attack, Files, Wrong
+from tools.trust.attack import LINK, PIPE, Attack, Files, Wrong
 from tools.trust.hostile import NAMES
 from tools.trust.mutate import mutate_bytes
+from tools.trust.reading import read_rows, rows_of
 from tools.trust.watch import MARK
 
 _DTYPES = (
@@ -83,7 +84,96 @@ class _Payload:
 
 def make(dice: random.Random) -> Files:
     """Return data, and what they are called."""
-    return dice.choice((_npz, _npz, _npz_by_hand, _idx, _images, _jpeg))(dice)
+    return dice.choice((_npz, _npz, _npz_by_hand, _field, _idx, _images, _jpeg))(dice)
+
+
+def _field(dice: random.Random) -> Files:
+    """Return a `.npz` with one or two fields of a header changed."""
+    fields: dict[str, Any] = {}
+    for _ in range(dice.choice((1, 1, 2))):
+        name, words = dice.choice((("descr", _DTYPES), ("shape", _SHAPES), ("order", ("True", "1", "None"))))
+        fields[name] = dice.choice(words)
+    return _by_hand(
+        _header(**fields), bytes(dice.choice((192, 192, 96, 384, 24, 0))), dice.choice(((1, 0), (1, 0), (2, 0)))
+    )
+
+
+def known() -> Sequence[Files]:
+    """Return sound files of all kinds of numbers, headers with one field changed, links, pipes and pickles."""
+    x, y = np.arange(48, dtype=np.float32).reshape(12, 4) / 7, np.arange(12) % 3
+    kinds = ("<f4", ">f4", "<f8", ">f8", "<f2", "|u1", "|i1", "<i2", ">i4", "<i8", "|b1", ">u2")
+    found = [_saved(x=(x * 3).astype(kind), y=y) for kind in kinds]
+    found += [
+        _saved(x=np.asfortranarray(x.reshape(12, 2, 2)), y=y),
+        _saved(images=x.reshape(12, 2, 2, 1), labels=y[:, None]),
+    ]
+    found += [_saved(x=x, y=y.astype(kind)) for kind in (">i4", "|u1", "<f4", ">f8", "|b1", "<u8")]
+    headers = [_header(descr=d) for d in _DTYPES] + [_header(shape=s) for s in _SHAPES]
+    headers += [_header(order=o) for o in ("True", "1", "None", "'x'")] + [
+        _header(more=m) for m in (", 'x': 1", ", 'descr': '<f8'")
+    ]
+    headers += [
+        "__import__('os')",
+        "{" * 3000,
+        "[" * 9000,
+        "{'descr': " + "(" * 500,
+        "",
+        "1e999",
+        "9" * 5000,
+        "{}",
+        "[]",
+    ]
+    found += [_by_hand(header, bytes(192)) for header in headers]
+    found += [_by_hand(_header(), body) for body in (b"", bytes(191), bytes(193), bytes(10**6))]
+    found += [
+        _by_hand(_header(descr="|O"), pickle.dumps(_Payload())),
+        _named("data/d.npz", {"d.npz": pickle.dumps(_Payload())}),
+    ]
+    found += [_by_hand(_header(), bytes(192), version=v) for v in ((2, 0), (3, 0), (9, 9), (0, 0))]
+    for code, (kind, size) in {
+        8: ("B", 1),
+        9: ("b", 1),
+        11: ("h", 2),
+        12: ("i", 4),
+        13: ("f", 4),
+        14: ("d", 8),
+    }.items():
+        numbers = [n % 100 for n in range(12 * 16)]
+        images = struct.pack(">BBBB3I", 0, 0, code, 3, 12, 4, 4) + struct.pack(f">{len(numbers)}{kind}", *numbers)
+        labels = struct.pack(">BBBBI", 0, 0, 8, 1, 12) + bytes(n % 3 for n in range(12))
+        for ending, pack in (("", bytes), (".gz", gzip.compress)):
+            names = (f"t-images-idx3-ubyte{ending}", f"t-labels-idx1-ubyte{ending}")
+            found.append(_named("data", {names[0]: pack(images), names[1]: pack(labels)}))
+            found.append(_named("data", {names[0]: pack(images[:-size]), names[1]: pack(labels)}))
+    sound = found[0]["data/d.npz"]
+    found += [
+        {f"{LINK}data/d.npz": t, "spec": b"data/d.npz"} for t in (b"/dev/zero", b"nowhere", b"d.npz", b"/etc/passwd")
+    ]
+    found += [{f"{PIPE}data/d.npz": b"", "spec": b"data/d.npz"}, {f"{PIPE}data/a/0.png": b"", "spec": b"data"}]
+    found += [{"data/d.npz": sound, f"{LINK}more": b"data", "spec": b"more/d.npz"}]
+    found.append(_named("data", {f"{label}/{i}.png": _bomb() for label in "ab" for i in range(3)}))
+    return found
+
+
+def _saved(**arrays: Any) -> Files:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return _named("data/d.npz", {"d.npz": file.getvalue()})
+
+
+def _header(*, descr: str = "<f4", order: str = "False", shape: str = "(12, 4)", more: str = "") -> str:
+    return f"{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}{more}}}"
+
+
+def _by_hand(header: str, body: bytes, version: tuple[int, int] = (1, 0)) -> Files:
+    """Return a `.npz` of whose inputs the header and what follows it are given."""
+    file, labels, text = io.BytesIO(), io.BytesIO(), header.encode() + b"\n"
+    np.save(labels, np.arange(12) % 3)
+    length = struct.pack("<H" if version < (2, 0) else "<I", len(text) % 65536)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY" + bytes(version) + length + text + body)
+        archive.writestr("y.npy", labels.getvalue())
+    return _named("data/d.npz", {"d.npz": file.getvalue()})
 
 
 def _named(spec: str, files: Files) -> Files:
@@ -216,11 +306,17 @@ def _jpeg(dice: random.Random) -> Files:
 
 
 def use(folder: Path) -> None:
-    """Read the data, the test data, too."""
-    dataset = load_data((folder / "spec").read_text(), base=folder)
+    """Read the data, the test data, too, and compare with what others read in them."""
+    spec = (folder / "spec").read_text()
+    dataset = load_data(spec, base=folder)
     for split in (dataset.train, dataset.validation, dataset.test):
         if not len(split):
             raise Wrong("a split has no examples")
+    if not (folder / spec).exists():
+        return
+    wanted = read_rows(folder / spec)
+    if wanted is not None and rows_of(load_data(spec, base=folder, normalise=False)) != wanted:
+        raise Wrong("the examples are not those of the file")
 
 
-DATA = Attack("data", make, use)
+DATA = Attack("data", make, use, known, reads=True)

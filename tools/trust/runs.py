@@ -62,23 +62,32 @@ _LINKS = (f"../../nest/{VICTIM}", "/dev/zero", "/etc/passwd", ".", "history.json
 def known() -> Sequence[Files]:
     """Return the whole run, one damage to every file, every forged state, and links and pipes in place of files."""
     whole, last = dict(seeds.run_files()), f"step-{seeds.last_step():04d}"
-    cases = [_planned(whole, resume=what) for what in ("", "same", *OTHERS)]
+    cases = [planned(whole, resume=what) for what in ("", "same", *OTHERS)]
     for name, data in whole.items():
         gone = {n: c for n, c in whole.items() if n != name}
         if name.startswith("step-") and not name.startswith(last):
-            cases.append(_planned(gone))
+            cases.append(planned(gone))
             continue
         middle = len(data) // 2
-        flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-        ends = flipped if name == f"{last}.archir" else data[:-1] + bytes([data[-1] ^ 1])
-        cases += [_planned(gone), *(_planned(whole | {name: c}) for c in (data[:middle], flipped, ends, b""))]
-        cases += [_planned(gone | {f"{LINK}{name}": target.encode()}) for target in _LINKS[:2]]
-        cases.append(_planned(gone | {f"{PIPE}{name}": b""}))
-    cases += [_planned(whole | {f"{LINK}step-9999.{e}": t.encode()}) for e in ("json", "archir") for t in _LINKS]
-    cases += [_planned(forged(whole, last, state=state), fake=True) for state in _STATES]
+        cases += [planned(gone), planned(whole | {name: data[:middle]}), planned(whole | {name: b""})]
+        cases += [planned(whole | {name: flipped(data, at)}) for at in (middle, -1)]
+        cases += [planned(gone | {f"{LINK}{name}": target.encode()}) for target in _LINKS[:2]]
+        cases.append(planned(gone | {f"{PIPE}{name}": b""}))
+    cases += [planned(whole | {f"{LINK}step-9999.{e}": t.encode()}) for e in ("json", "archir") for t in _LINKS]
+    cases += [planned(forged(whole, last, state=state), fake=True) for state in _STATES]
+    before = {name: c for name, c in whole.items() if not name.startswith(last)}
+    newest = max(name for name in before if name.endswith(".safetensors"))
+    cases += [planned(before | {newest: flipped(before[newest], at)}) for at in (-1, -7)]
     older = {name: c for name, c in whole.items() if not name.startswith("step-")}
-    cases.append(_planned(older))  # it begins anew
+    cases.append(planned(older))  # it begins anew
     return cases
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    """Return bytes with one bit changed."""
+    found = bytearray(data)
+    found[at] ^= 1
+    return bytes(found)
 
 
 def make(dice: random.Random) -> Files:
@@ -114,10 +123,10 @@ def make(dice: random.Random) -> Files:
                 files[name] = mutate_bytes(dice, files[name])
     # Going on takes four times as long as telling, so that most are told of.
     resume = dice.choice((*("",) * 12, *("same",) * 6, dice.choice(tuple(OTHERS))))
-    return _planned(files, resume=resume, fake=fake)
+    return planned(files, resume=resume, fake=fake)
 
 
-def _planned(files: Files, *, resume: str = "same", fake: bool = False) -> Files:
+def planned(files: Files, *, resume: str = "same", fake: bool = False) -> Files:
     """Return a directory, how it is gone on with, and what is to come of it.
 
     Args:

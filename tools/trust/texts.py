@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from archir.ir.parse import parse_graph
+from archir.ir.text import print_graph
 from tools.trust import seeds
-from tools.trust.attack import Attack, Files
+from tools.trust.attack import Attack, Files, Wrong
 from tools.trust.calls import CALLS
 from tools.trust.hostile import CONSTANTS, NAMES, NOTES, SIZES, operator_names
 from tools.trust.mutate import mutate_text
+from tools.trust.payloads import around, known_texts, quoted
 from tools.trust.sound import examine
 
 _TYPES = (
@@ -30,7 +32,7 @@ _TYPES = (
     "float(9**9)",
     "f32[B, 4]",
 )
-_QUOTED = tuple("`" + json.dumps(n)[1:-1].replace("`", "\\u0060") + "`" for n in NAMES)
+_QUOTED = tuple(map(quoted, NAMES))
 _WORDS = (
     operator_names(),
     CONSTANTS,
@@ -53,28 +55,40 @@ def with_calls(dice: random.Random, calls: str) -> str:
     """Return the text of a graph around some calls."""
     inputs = dice.choice(("x: f32[B, 4]", "x: f32[B, 4]", "x: i64[B, 4]", "x: f32[2, 4]", "x: f32[]", "x: int(B)"))
     last = calls.rpartition("\n")[2].split()[0]
-    result = dice.choice((last, "x", f"({last}.0, x)", f'{{"y": {last}}}'))
-    return f"graph net({inputs}) {{\n  {calls}\n  return {result}\n}}"
+    return around(calls, inputs=inputs, result=dice.choice((last, "x", f"({last}.0, x)", f'{{"y": {last}}}')))
+
+
+def known() -> Sequence[Files]:
+    """Return all that is known, and sound texts."""
+    return [*(_file(text) | {"sound": b""} for text in seeds.texts()), *map(_file, known_texts())]
+
+
+def _file(text: str) -> dict[str, bytes]:
+    return {"net.txt": text.encode("utf-8", "surrogatepass")}
 
 
 def make(dice: random.Random) -> Files:
     """Return a text in a file."""
-    return {"net.txt": mutated(dice).encode("utf-8", "surrogatepass")}
+    return _file(mutated(dice))
 
 
 def use(folder: Path) -> None:
     """Read the text, and do with the graph what users do."""
-    examine(parse_graph((folder / "net.txt").read_bytes().decode("utf-8", "surrogatepass")))
+    text = (folder / "net.txt").read_bytes().decode("utf-8", "surrogatepass")
+    graph = parse_graph(text)
+    if (folder / "sound").exists() and text not in (print_graph(graph, locations=told) for told in (False, True)):
+        raise Wrong("a sound text is read as something else")
+    examine(graph)
 
 
-TEXTS = Attack("text", make, use)
+TEXTS = Attack("text", make, use, known, reads=True)
 
 
 def make_call(dice: random.Random) -> Files:
     """Return the text of a graph with one call of anything that has a name."""
     op = dice.choice(operator_names())
     call = f"%0 = {op}({', '.join(_arguments(dice, op))}){dice.choice(_RESULTS)}"
-    return {"net.txt": with_calls(dice, call).encode("utf-8", "surrogatepass")}
+    return _file(with_calls(dice, call))
 
 
 _RESULTS = ("", "", " : f32[B, 4]", " : int", " : ()", " : f32[4], f32[4]", " : float", " : bool")
@@ -113,4 +127,4 @@ def _arguments(dice: random.Random, op: str) -> list[str]:
     return given
 
 
-CALLED = Attack("operator", make_call, use)
+CALLED = Attack("operator", make_call, use, reads=True)
