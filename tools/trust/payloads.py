@@ -10,7 +10,7 @@ from tools.trust.calls import CALLS
 from tools.trust.hostile import CODE, CONSTANTS, NAMES, NOTES, SHELL, SIZES
 
 _WORDS = (
-    *(f'"{CODE}"', f'"{SHELL}"', f'["{CODE}"]', '"cuda"', '"meta"', "meta", "f32", "nan", "None", "True"),
+    *(f'"{CODE}"', f'"{SHELL}"', f'["{CODE}"]', '"cuda"', '"meta"', "meta", "f32", "nan", "None", "True", "6", "-1"),
     *('"x\\ry"', "[[1]]", "x", "channels_last"),
 )
 """What stands for a keyword whose type is another."""
@@ -53,7 +53,7 @@ _KEYWORDS = (
 )
 """Calls with one argument left open."""
 
-MANY = 1_000
+MANY = 10_000
 """Guards and calls of the longest texts."""
 
 
