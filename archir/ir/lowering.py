@@ -95,7 +95,6 @@ def batch_norm(
     return torch.batch_norm(x, weight, bias, mean, variance, training, momentum, eps, cudnn)
 
 
-
 def lower(graph: Graph) -> Lowered:
     """Return the `forward` of a graph, a method of a module that holds its tensors and flags under their names."""
     return _Lowering(graph).lowered()

@@ -8,7 +8,8 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.axes.rules import movement
 from archir.axes.rules.context import Room
-from archir.ir.node import Value
+from archir.ir.execute import Call, compile_call
+from archir.ir.node import Node, Value
 from archir.ir.parse import parse_graph
 from archir.ir.types import TensorType
 
@@ -49,8 +50,12 @@ def test_the_calls_of_a_graph_move_so_much_together(monkeypatch: pytest.MonkeyPa
     calls = "".join(f"  %{i} = aten.diag(@p{i}[30, 40])\n" for i in range(4))
     graph = parse_graph(f"graph net(x: f32[B]) {{\n{calls}  return x\n}}")
     run: list[int] = []
-    compiled = movement.compile_call
-    monkeypatch.setattr(movement, "compile_call", lambda node: run.append(node.id) or compiled(node))
+
+    def compiled(node: Node) -> Call:
+        run.append(node.id)
+        return compile_call(node)
+
+    monkeypatch.setattr(movement, "compile_call", compiled)
     monkeypatch.setattr("archir.axes.infer.Room", lambda: Room(left=12_000))
     infer_widths.__wrapped__(graph)
     assert 0 < len(set(run)) < 4

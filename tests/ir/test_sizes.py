@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import sympy
@@ -71,7 +72,10 @@ def test_a_size_is_what_its_text_says(text: str, b: int, c: int) -> None:
         assert evaluate(size, sizes, floored=True) == math.floor(expected)
 
 
-TORCH = [
+largest: Callable[..., sympy.Expr] = torch_sympy.Max
+smallest: Callable[..., sympy.Expr] = torch_sympy.Min
+
+TORCH: list[tuple[sympy.Expr, Callable[[int], int]]] = [
     (torch_sympy.CeilToInt(torch_sympy.FloatTrueDiv(B, 16)), lambda b: math.ceil(b / 16)),
     (torch_sympy.FloorToInt(torch_sympy.IntTrueDiv(3 * B, 7)), lambda b: 3 * b // 7),
     (torch_sympy.TruncToInt(0.5 * torch_sympy.ToFloat(B - 9)), lambda b: math.trunc((b - 9) / 2)),
@@ -83,7 +87,7 @@ TORCH = [
     (torch_sympy.PythonMod(-B, 5), lambda b: -b % 5),
     (torch_sympy.Mod(B, 5), lambda b: b % 5),
     (torch_sympy.FloorDiv(B - 7, 4), lambda b: (b - 7) // 4),
-    (torch_sympy.Max(B - 3, torch_sympy.Min(7, 2 * B)), lambda b: max(b - 3, min(7, 2 * b))),
+    (largest(B - 3, smallest(7, 2 * B)), lambda b: max(b - 3, min(7, 2 * b))),
     (sympy.Abs(B - 11), lambda b: abs(b - 11)),
     (torch_sympy.PowByNatural(B + 1, sympy.Integer(2)), lambda b: (b + 1) ** 2),
 ]
@@ -93,7 +97,7 @@ TORCH = [
 @pytest.mark.parametrize("number", range(len(TORCH)))
 def test_what_torch_makes_of_sizes_is_kept(number: int) -> None:
     expr, python = TORCH[number]
-    size = canonical(plain(sympy.sympify(expr), {}))
+    size = canonical(plain(expr, {}))
     assert parse_size(str(size)) == size
     for b in range(1, 60):
         assert evaluate(size, {"B": b}) == fold(size, {"B": b}.__getitem__, int, compute) == python(b), b

@@ -72,7 +72,11 @@ def native_code_makes_a_file() -> Any:
 
 
 def the_file_is_changed() -> Any:
-    return _loading(lambda: Path("../trial/net.archir").touch() or Path("../trial/more").write_text("more"))
+    def change() -> None:
+        Path("../trial/net.archir").touch()
+        Path("../trial/more").write_text("more")
+
+    return _loading(change)
 
 
 def wrong_end_of_numbers() -> Any:
