@@ -181,7 +181,15 @@ def _as_asked(model: nn.Module, example: Example, dynamic_shapes: Any) -> Graph:
     for oblivious in (True, False) if dynamic_shapes is not None else (False,):
         try:
             program = export(model, example, dynamic_shapes, oblivious=oblivious)
-            return _converted(program, model, example)
+            graph = _converted(program, model, example)
+            excluded = excluded_by(graph.signature.guards, sizes_of(graph, program))
+            if excluded is None:
+                return graph
+            failed = CaptureError(
+                f"{type(model).__name__} cannot be captured with these axes dynamic",
+                why=f"its graph is right for {excluded} only, and the example is not",
+                mend="give fewer dynamic axes",
+            )
         except Exception as error:
             failed = error
     assert failed is not None

@@ -292,6 +292,8 @@ def _run_meta(op: str, arguments: Mapping[str, object], sizes: Mapping[str, int]
     except GraphError:
         raise
     except Exception as error:
+        if isinstance(target, torch._ops.OpOverload) and torch.Tag.data_dependent_output in target.tags:
+            raise NotInferable(f"what {op} makes depends on data") from error
         # A meta kernel that dislikes its operands may raise anything, assertions and errors of Python's included.
         shown = ", ".join(f"{n}={_show(a)}" for n, a in arguments.items())
         why = next(iter(str(error).splitlines()), type(error).__name__)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from archir.errors import CaptureError, GraphError
 from archir.ir.graph import Graph
+from archir.ir.guards import parse_guard
 from frontends.pytorch import trace
 
 SIZES = (1, 2, 3, 4, 7, 8, 99, 100, 101, 200)
@@ -182,3 +183,10 @@ def test_guards_that_follow_from_sizes_being_sizes_are_left_out() -> None:
     assert all(g.relation in (">=", "<=") for g in graph.signature.guards), _guards(graph)
     x = torch.randn(1, 3, 9, 20)
     torch.testing.assert_close(graph.module().eval()(x), model(x))
+
+
+def test_a_graph_that_refuses_its_own_example_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frontends.pytorch.excluded_by", lambda guards, sizes: parse_guard("B >= 9"))
+    with pytest.raises(CaptureError, match="cannot be captured with these axes dynamic") as caught:
+        trace(nn.Linear(5, 5), torch.randn(8, 5), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    assert caught.value.why == "its graph is right for B >= 9 only, and the example is not"

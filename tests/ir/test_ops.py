@@ -8,6 +8,7 @@ import torch
 from archir.errors import GraphError
 from archir.ir.guards import parse_guard
 from archir.ir.ops import NotInferable, infer_types, same_types
+from archir.ir.parse import parse_graph
 from archir.ir.types import ScalarType, TensorType, parse_size
 
 EVEN, FOURTH = (parse_guard("B % 2 == 0"),), (parse_guard("B % 4 == 0"),)
@@ -60,3 +61,10 @@ def test_types_are_the_same_where_they_are_equal_for_all_sizes_in_question() -> 
     assert not same_types([tensor("B")], [tensor("B"), tensor("B")])
     assert not same_types([ScalarType("int")], [ScalarType("int", parse_size("B"))])
     assert not same_types([ScalarType("int")], [tensor("B")])
+
+
+def test_numbers_that_depend_on_data_are_declared() -> None:
+    with pytest.raises(NotInferable, match=r"what aten\.item\.default makes depends on data"):
+        infer_types("aten.item.default", {"self": tensor()})
+    text = "graph net(x: f32[]) {\n  %0 = aten.item(x) : float\n  return x\n}"
+    assert "aten.item(x) : float" in str(parse_graph(text))
