@@ -95,6 +95,14 @@ def batch_norm(
     return torch.batch_norm(x, weight, bias, mean, variance, training, momentum, eps, cudnn)
 
 
+def place(tree: ast.AST, line: int) -> None:
+    """Let every part of a syntax tree stand on one line."""
+    for part in ast.walk(tree):
+        if isinstance(part, ast.stmt | ast.expr | ast.arg | ast.keyword):
+            part.lineno = part.end_lineno = line
+            part.col_offset = part.end_col_offset = 0
+
+
 def lower(graph: Graph) -> Lowered:
     """Return the `forward` of a graph, a method of a module that holds its tensors and flags under their names."""
     return _Lowering(graph).lowered()
@@ -130,10 +138,11 @@ class _Lowering:
         function = ast.FunctionDef(
             "forward", self._arguments, self._statements, decorator_list=[], lineno=1, col_offset=0
         )
+        place(self._arguments, 1)
         for line, statement in enumerate(self._statements, start=2):
             # Each stands on a line of its own when the tree is shown as text, to which tracebacks refer.
-            ast.increment_lineno(ast.fix_missing_locations(statement), line - 1)
-        return Lowered(ast.fix_missing_locations(ast.Module([function], type_ignores=[])), self._scope)
+            place(statement, line)
+        return Lowered(ast.Module([function], type_ignores=[]), self._scope)
 
     # arguments and results
 

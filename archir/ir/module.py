@@ -15,7 +15,7 @@ from torch import nn
 
 from archir.errors import GraphError
 from archir.ir.execute import mode_argument
-from archir.ir.lowering import Lowered, lower
+from archir.ir.lowering import Lowered, lower, place
 
 if TYPE_CHECKING:
     from archir.ir.graph import Graph
@@ -55,9 +55,12 @@ def _closed(lowered: Lowered) -> ast.Module:
     PyTorch looks for globals in the module a function says it is from, and finds none of these there.
     """
     known = ast.arguments([], [ast.arg(name) for name in lowered.scope], None, [], [], None, [])
-    body = [*lowered.tree.body, ast.Return(ast.Name("forward", ast.Load()))]
+    returned = ast.Return(ast.Name("forward", ast.Load()))
+    for part in (known, returned):
+        place(part, 1)
+    body = [*lowered.tree.body, returned]
     maker = ast.FunctionDef("make", known, body, decorator_list=[], lineno=1, col_offset=0)
-    return ast.fix_missing_locations(ast.Module([maker], type_ignores=[]))
+    return ast.Module([maker], type_ignores=[])
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,14 @@ def _groups() -> set[Path]:
     return found
 
 
+LITTLE = 2**20
+"""So many bytes are taken without asking for how many there are, which takes a while."""
+
+
 def too_large(size: int) -> str:
     """Say why there is no room for so many bytes; nothing if there is."""
+    if size <= LITTLE:
+        return ""
     free = free_memory()
     return f"it would take {in_words(size)}, there are {in_words(free)} of memory" if size > free else ""
 
