@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from archir.ir.graph import Graph
+from archir.ir.node import Value
 from archir.ir.room import too_large
 from frontends.examples import Example
+from frontends.exporting import mode
 from frontends.random_states import undisturbed
 
 _TOLERANCE: Mapping[torch.dtype, float] = {torch.float64: 1e-7, torch.float32: 1e-3}
@@ -60,7 +64,8 @@ def compare(graph: Graph, model: nn.Module, example: Example, *, training: bool 
 
     Their weights are shaken, alike, so that what a nought hides shows. In training that is results, buffers and the
     gradients of the sum of squares of all results. A model that makes something else with other random numbers, or
-    with weights that differ by rounding, is not compared.
+    with weights that differ by rounding, is not compared. Nor are weights shaken, or a step of training compared, where
+    functions that the model has kept compute with its own tensors, which no copy of it changes.
 
     Args:
         graph: the graph.
@@ -72,13 +77,23 @@ def compare(graph: Graph, model: nn.Module, example: Example, *, training: bool 
     if any(t.is_meta for t in stored) or too_large(4 * sum(t.nbytes for t in stored)):
         return Agreement(compared=False)
 
-    def ready(rounding: float = 0.0) -> nn.Module:
-        return _shaken(_shaken(copy.deepcopy(model), 0.1), rounding)
-
     try:
-        wanted = _run(ready(), example, training=training)
+        borrows = _borrows(model, example)
     except Exception:
         return Agreement(compared=False)  # not copied, not run: the model stays as it was
+    if borrows and training:
+        return Agreement(compared=False)
+    with mode(model, training=False):
+        return _compared(graph, model, example, borrows=borrows, training=training)
+
+
+def _compared(graph: Graph, model: nn.Module, example: Example, *, borrows: bool, training: bool) -> Agreement:
+    def ready(rounding: float = 0.0) -> nn.Module:
+        copied = copy.deepcopy(model)
+        return copied if borrows else _shaken(_shaken(copied, 0.1), rounding)
+
+    wanted = _run(ready(), example, training=training)
+    wanted.made = {name: made for name, made in wanted.made.items() if not _is_idle(graph, name)}
     lowered = _with_tensors_of(graph, ready())
     found = _run(copy.deepcopy(lowered), example, training=training)
     if wanted.failed or found.failed:
@@ -102,6 +117,46 @@ def compare(graph: Graph, model: nn.Module, example: Example, *, training: bool 
     return Agreement(difference)
 
 
+class _Watch(TorchFunctionMode):
+    """Sees whether any of some tensors is used."""
+
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self._ids = {id(tensor) for tensor in tensors}
+        self.used = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.used = self.used or any(id(leaf) in self._ids for leaf in pytree.tree_leaves((args, kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
+def _borrows(model: nn.Module, example: Example) -> bool:
+    """Say whether a copy of a model uses tensors or parts of the model itself, as functions it has kept do."""
+    watch, copied = _Watch((*model.parameters(), *model.buffers())), copy.deepcopy(model)
+    called: list[nn.Module] = []
+    hooks = [part.register_forward_pre_hook(lambda part, _: called.append(part)) for part in model.modules()]
+    try:
+        with mode(model, training=False), watch:
+            _run(copied, example, training=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return watch.used or bool(called)
+
+
+def _is_idle(graph: Graph, name: str) -> bool:
+    """Say whether something is a buffer of a module of which the graph uses nothing, so that it stays as it was."""
+    kind, _, path = name.partition(" ")
+    if kind != "buffer":
+        return False
+    used = [
+        n for node in graph.parameters if graph.uses(Value(node.id)) and node.parameter for n in node.parameter.names
+    ]
+    return path.rpartition(".")[0] not in {n.rpartition(".")[0] for n in used}
+
+
 def _shaken(model: nn.Module, amount: float) -> nn.Module:
     """Change every stored number by some part of its size, and those of parameters that are nought too."""
     generator = torch.Generator().manual_seed(0)
@@ -119,9 +174,16 @@ def _shaken(model: nn.Module, amount: float) -> nn.Module:
 def _with_tensors_of(graph: Graph, model: nn.Module) -> nn.Module:
     """Return the module of a graph with the numbers of the model, where they are in its state."""
     module = graph.module()
-    known = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    # A module that stands in two places goes by another name first in either of them.
+    known = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
     with torch.no_grad():
-        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        for name, tensor in (
+            *module.named_parameters(remove_duplicate=False),
+            *module.named_buffers(remove_duplicate=False),
+        ):
             if name in known and known[name].shape == tensor.shape:
                 tensor.copy_(known[name])
     return module

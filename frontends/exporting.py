@@ -37,6 +37,9 @@ _WITH_FLAG = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout,
 ANY_BATCH = "the first axis of every tensor"
 """Says that the first axis of every tensor is dynamic."""
 
+ONE_BATCH = "the first axis of all tensors together"
+"""Says that the first axes of all tensors that have as many rows are dynamic, and one size."""
+
 
 class _OutOfPlace(TorchFunctionMode):
     """Takes in-place dropout apart into dropout and a write, of which export in evaluation mode would keep neither."""
@@ -61,7 +64,7 @@ def export(model: nn.Module, example: Example, axes: Any, *, oblivious: bool) ->
     Args:
         model: the model; it is left as it was.
         example: what it is called with.
-        axes: which axes are dynamic, as for `torch.export.export`; `ANY_BATCH` for the first of every tensor.
+        axes: which axes are dynamic, as for `torch.export.export`, or `ANY_BATCH`, or `ONE_BATCH`.
         oblivious: do not care for sizes of 1, which tells what the model itself asks about them; the other way
             assumes that there are none.
 
@@ -70,28 +73,34 @@ def export(model: nn.Module, example: Example, axes: Any, *, oblivious: bool) ->
     """
     asking = symbolic_config.patch(backed_size_oblivious=oblivious)  # type: ignore[attr-defined]
     with mode(model, training=False), _quiet(), asking, _OutOfPlace(), _named_keywords(model, example):
-        shapes = _first_axes(model, example) if axes is ANY_BATCH else axes
+        shapes = _first_axes(model, example, axes) if axes in (ANY_BATCH, ONE_BATCH) else axes
         return torch.export.export(model, example.args, dict(example.kwargs), dynamic_shapes=shapes, strict=False)
 
 
-def _first_axes(model: nn.Module, example: Example) -> Any:
+def _first_axes(model: nn.Module, example: Example, together: object) -> Any:
+    shared = {size: Dim(f"rows_{size}") for size in {t.shape[0] for t in example.tensors if t.dim()}}
+
     def axes(leaf: object) -> object:
-        return {0: Dim.AUTO} if isinstance(leaf, torch.Tensor) and leaf.dim() else None
+        if not isinstance(leaf, torch.Tensor) or not leaf.dim():
+            return None
+        return _Axes({0: shared[leaf.shape[0]] if together is ONE_BATCH else Dim.AUTO})
 
     bound = inspect.signature(model.forward).bind(*example.args, **example.kwargs).arguments
     return {name: _like_lists(pytree.tree_map(axes, argument)) for name, argument in bound.items()}
 
 
+class _Axes(dict[int, Any]):
+    """The dynamic axes of one tensor."""
+
+
 def _like_lists(tree: Any) -> Any:
     """Return a tree with lists in place of classes of the user's, as export wants to be told of them."""
-    if isinstance(tree, dict):
-        return (
-            {key: _like_lists(part) for key, part in tree.items()}
-            if type(tree) is dict and tree != {0: Dim.AUTO}
-            else tree
-        )
-    if isinstance(tree, list | tuple):
-        return type(tree)(map(_like_lists, tree)) if type(tree) in (list, tuple) else tree
+    if isinstance(tree, _Axes):
+        return dict(tree)
+    if type(tree) in (list, tuple):
+        return type(tree)(map(_like_lists, tree))
+    if type(tree) is dict:
+        return {key: _like_lists(part) for key, part in tree.items()}
     known = pytree.SUPPORTED_NODES.get(type(tree))
     return tree if known is None else list(map(_like_lists, known.flatten_fn(tree)[0]))
 

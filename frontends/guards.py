@@ -67,6 +67,16 @@ def single_value(guards: Sequence[Guard]) -> Guard | None:
     )
 
 
+def divides(guard: Guard) -> bool:
+    """Say whether a guard is about two sizes of which one is divided by the other, as those of reshaped batches are."""
+    if len(guard.symbols) < 2:
+        return False
+    sides = [sympy.sympify(side) for side in (guard.left, guard.right)]
+    under = [part.args[1] for side in sides for part in side.atoms(sympy.Mod)]
+    under += [part.base for side in sides for part in side.atoms(sympy.Pow) if part.exp.is_negative]
+    return any(part.free_symbols for part in under)
+
+
 def line_of(frame: FrameSummary | str | None) -> str:
     """Return a line of source, with its file and number."""
     return f"{frame.filename}:{frame.lineno}: {frame.line}" if isinstance(frame, FrameSummary) else str(frame or "")

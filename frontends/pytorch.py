@@ -22,8 +22,8 @@ from archir.ir.verify import verify
 from frontends.agreement import compare
 from frontends.examples import Example, examples, resized, sizes_of
 from frontends.exported import to_graph
-from frontends.exporting import ANY_BATCH, export, mode, training_dropout
-from frontends.guards import Assumption, conjunction, excluded_by, fixed_at, shape_env, single_value
+from frontends.exporting import ANY_BATCH, ONE_BATCH, export, mode, training_dropout
+from frontends.guards import Assumption, conjunction, divides, excluded_by, fixed_at, shape_env, single_value
 from frontends.locations import TORCH
 from frontends.training_only import losses
 
@@ -80,7 +80,8 @@ def trace(
             why=f"on the example, with weights a little off, {difference}",
             mend="capture its submodules one by one to find where, and write that part in other operators",
         )
-    lost = list(losses(model, (example for example, _ in examples(example)), mode))
+    with mode(model, training=False):  # a copy may call functions that the model has kept, and they the model
+        lost = list(losses(model, (example for example, _ in examples(example)), mode))
     if not lost:
         trained = compare(graph, model, example, training=True)
         lost = [f"<root>: {trained.difference} in training"] if trained.compared and trained.difference else []
@@ -148,6 +149,8 @@ def _with_any_batch(model: nn.Module, example: Example) -> Graph:
             except CaptureError as error:
                 failures.append(error)
                 continue
+            if any(map(divides, graph.signature.guards)):
+                graph, program = _with_one_batch(model, tried) or (graph, program)
             guards, sizes = graph.signature.guards, sizes_of(graph, program)
             sizes = {name: size // (2 if doubled else 1) for name, size in sizes.items()}
             single, excluded = single_value(guards), excluded_by(guards, sizes)
@@ -172,6 +175,16 @@ def _with_any_batch(model: nn.Module, example: Example) -> Graph:
         why=why,
         mend="let it work for any, or capture the size of the example alone: static_batch=True, --static-batch",
     )
+
+
+def _with_one_batch(model: nn.Module, example: Example) -> tuple[Graph, ExportedProgram] | None:
+    """Capture with batch axes that are one size; None if that does not do."""
+    try:
+        program = export(model, example, ONE_BATCH, oblivious=True)
+        graph = _converted(program, model, example)
+    except Exception:
+        return None  # the sizes are not the same then, or the model asks more of them
+    return None if any(map(divides, graph.signature.guards)) else (graph, program)
 
 
 def _as_asked(model: nn.Module, example: Example, dynamic_shapes: Any) -> Graph:

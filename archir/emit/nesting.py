@@ -12,9 +12,9 @@ from archir.ir.node import Constant, Leaf, Tree, Value
 
 
 def tensors_in(result: object) -> list[torch.Tensor]:
-    """Return the tensors of a nested result in order and without gradients, numbers as tensors of no axes."""
+    """Return the tensors of a nested result in order, numbers as tensors of no axes."""
     if isinstance(result, torch.Tensor):
-        return [result.detach()]
+        return [result]
     if isinstance(result, dict):
         return [t for value in result.values() for t in tensors_in(value)]
     if isinstance(result, tuple | list):

@@ -98,7 +98,9 @@ def normalise(op: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[s
     if unknown:
         raise GraphError(f"{op} has no argument {unknown[0]!r}", mend=suggest(unknown[0], names.names))
     missing = [n for n in names.names if n not in given and n not in names.defaults]
-    if missing and isinstance(function(op), torch._ops.OpOverload):
+    if not isinstance(function(op), torch._ops.OpOverload):
+        given = {n: a for n, a in given.items() if a is not None}  # as Python's functions take it
+    elif missing:
         raise GraphError(f"{op} needs an argument {missing[0]!r}")
 
     def is_default(name: str) -> bool:

@@ -133,12 +133,3 @@ def show_kind(parameter: Parameter) -> str:
     words += [w for w, on in PERSISTENT.items() if on == parameter.persistent != persistent]
     words += [w for w, kind in KINDS.items() if kind == parameter.kind]
     return " ".join(words)
-
-
-def printable(text: str) -> str:
-    r"""Return a text with all characters but line ends that print nothing written out: `\x1b` for an escape.
-
-    What is printed may come from a file of a stranger's, whose names may hold sequences that move the cursor, rename
-    the window, or turn the direction of writing.
-    """
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -147,3 +147,52 @@ def test_a_tensor_given_twice_is_two_inputs() -> None:
 
     graph, other = trace(Added(), (X, X)), torch.ones_like(X)
     torch.testing.assert_close(graph.module()(X, other), X + 2 * other)
+
+
+def test_a_model_that_keeps_functions_of_itself_is_left_as_it_was() -> None:
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(5)
+            norm = self.norm
+            self.step = lambda x: norm(x).relu()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.step(x)
+            return y
+
+    model = Kept()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    graph = trace(model, X)
+    assert model.training and model.norm.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert compare(graph, model, Example((X,))) == Agreement()
+    assert compare(graph, model, Example((X,)), training=True) == Agreement(compared=False)
+    assert compare(_other("aten.gelu.default"), model, Example((X,))).difference != ""
+
+
+def test_a_module_in_two_places_is_the_same_in_both() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            inner = Layer()
+            self.b, self.a = nn.Sequential(inner), inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.a(self.b(x))
+            return y
+
+    assert compare(trace(Twice(), X), Twice(), Example((X,)), training=True) == Agreement()
+
+
+def test_statistics_that_nothing_reads_are_no_difference() -> None:
+    class Idle(Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.norm(x)
+            return super().forward(x)
+
+    assert compare(trace(Idle(), X), Idle(), Example((X,)), training=True) == Agreement()

@@ -190,3 +190,12 @@ def test_a_graph_that_refuses_its_own_example_is_not_returned(monkeypatch: pytes
     with pytest.raises(CaptureError, match="cannot be captured with these axes dynamic") as caught:
         trace(nn.Linear(5, 5), torch.randn(8, 5), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     assert caught.value.why == "its graph is right for B >= 9 only, and the example is not"
+
+
+def test_batches_that_are_reshaped_into_one_another_are_one_size() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return x * mask.reshape(-1).reshape(x.shape[0], -1)
+
+    graph = trace(Masked(), (torch.randn(4, 5), torch.ones(4, 5)))
+    assert [str(n.results[0]) for n in graph.inputs] == ["f32[B, 5]", "f32[B, 5]"] and _guards(graph) == ""

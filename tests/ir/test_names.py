@@ -80,7 +80,7 @@ def test_a_name_that_could_end_a_string_or_a_line_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["a" * 201, ".".join("a" * 65)])
 def test_names_and_paths_have_a_longest(name: str) -> None:
     Parameter((name[:-2],))
-    with pytest.raises(GraphError, match="has more than"):
+    with pytest.raises(GraphError, match=r"has more than|parts, more than"):
         Parameter((name,))
 
 

@@ -56,7 +56,7 @@ def test_a_size_is_what_its_text_says(text: str, b: int, c: int) -> None:
     assert parse_size(str(size)) == size == canonical(size)
     values: dict[str, object] = {"B": sympy.Integer(b), "C": sympy.Integer(c), "floor": sympy.floor}
     values |= {"Mod": sympy.Mod, "Max": sympy.Max, "Min": sympy.Min}
-    expected = eval(text.replace("1/3", "floor(1)/3"), values)
+    expected = sympy.sympify(eval(text.replace("1/3", "floor(1)/3"), values))
     sizes = {"B": b, "C": c}
     if expected.is_Integer:
         assert evaluate(size, sizes) == expected
