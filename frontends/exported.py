@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
 import warnings
@@ -300,7 +301,9 @@ class _Conversion:
         if isinstance(value, torch.Tensor):
             return TensorType(value.dtype, tuple(map(self._size, value.shape)))
         if isinstance(value, torch.SymInt | int) and not isinstance(value, bool):
-            return ScalarType("int", self._size(value))
+            with contextlib.suppress(GraphError):
+                return ScalarType("int", self._size(value))
+            return ScalarType("int")  # one that no size says, such as seven tenths of the batch, rounded
         return ScalarType("bool" if isinstance(value, torch.SymBool | bool) else "float")
 
     def _size(self, size: torch.SymInt | int) -> Size:

@@ -164,7 +164,7 @@ class Reader:
             pieces = self.scanner.pieces(")")
             if len(pieces) != 1:
                 raise self.scanner.error(token, f"{token.text} takes one size, not {len(pieces)}")
-            value = self._size(pieces[0])
+            value = self._size(pieces[0], lowest=-(2**63))
         return ScalarType(token.text, value)
 
     def dtype(self) -> torch.dtype:
@@ -186,7 +186,7 @@ class Reader:
         """
         return tuple(self._size(piece) for piece in self.scanner.pieces("]"))
 
-    def _size(self, piece: Token) -> Size:
+    def _size(self, piece: Token, lowest: int = 0) -> Size:
         label, named, number = (part.strip() for part in piece.text.partition("="))
         if named:
             if not number.isdecimal() or len(number) > 18:
@@ -200,8 +200,9 @@ class Reader:
         size = self._converted(piece, parse_size)
         known_symbols = {symbol(s): self._sizes[s] for s in symbols_of(size) if s in self._sizes}
         size = size if isinstance(size, int) else as_size(size.subs(known_symbols))
-        if isinstance(size, int) and not 0 <= size < 2**63:
-            raise self.scanner.error(piece, f"{piece.text!r} is not a size", why="sizes are between 0 and 2**63")
+        if isinstance(size, int) and not lowest <= size < 2**63:
+            bounds = "sizes are between 0 and 2**63" if lowest == 0 else "numbers have 64 bits"
+            raise self.scanner.error(piece, f"{piece.text!r} is not a size", why=bounds)
         return size
 
     def guards(self) -> tuple[Guard, ...]:
