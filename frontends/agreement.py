@@ -164,10 +164,11 @@ def _shaken(model: nn.Module, amount: float) -> nn.Module:
         for is_parameter, tensors in ((True, model.parameters()), (False, model.buffers())):
             for tensor in tensors:
                 if tensor.is_floating_point() and tensor.numel():
-                    noise = torch.rand(tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
-                    scale = float(tensor.abs().double().mean()) or float(is_parameter)
-                    change = amount * scale * noise if is_parameter else amount * noise * tensor
-                    tensor.copy_(torch.where(torch.isfinite(tensor), tensor + change, tensor))
+                    wide = tensor.to(tensor.dtype if tensor.dtype in _TOLERANCE else torch.float32)
+                    noise = torch.rand(tensor.shape, generator=generator).to(wide)
+                    scale = float(wide.abs().double().mean()) or float(is_parameter)
+                    change = amount * scale * noise if is_parameter else amount * noise * wide
+                    tensor.copy_(torch.where(torch.isfinite(wide), wide + change, wide))
     return model
 
 

@@ -155,7 +155,7 @@ def test_a_model_that_keeps_functions_of_itself_is_left_as_it_was() -> None:
             super().__init__()
             self.norm = nn.BatchNorm1d(5)
             norm = self.norm
-            self.step = lambda x: norm(x).relu()
+            self.step: Callable[[Tensor], Tensor] = lambda x: norm(x).relu()
 
         def forward(self, x: Tensor) -> Tensor:
             y: Tensor = self.step(x)

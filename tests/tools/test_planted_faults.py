@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -124,7 +124,9 @@ def any_operator() -> Iterator[None]:
         except GraphError:
             return registry._overload(op)
 
-    with patch("archir.ir.ops.function", function), patch("archir.ir.registry.function", function):
+    with ExitStack() as patched:
+        for place in ("constants", "ops", "registry"):
+            patched.enter_context(patch(f"archir.ir.{place}.function", function))
         yield
 
 
