@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from archir.errors import ArchirError
-from archir.printable import printable
+from archir.ir.printable import printable
 
 if TYPE_CHECKING:
     from archir.grow.run import Event

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from archir.errors import FileError, GrowError
 from archir.grow.report import Report
 from archir.ir.files import replacing
-from archir.printable import printable
+from archir.ir.printable import printable
 
 _LINE, _SIZE, _MARK = "#1f6fb4", "#c8553d", "#9a9a9a"
 _PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}

@@ -9,7 +9,7 @@ import pytest
 from archir.cli.console import RunProgress, print_error, print_table, say
 from archir.errors import FileError
 from archir.grow.run import RunDirectory, create_run
-from archir.printable import printable
+from archir.ir.printable import printable
 from tests.cli.run import archir, refused
 
 HOSTILE = "a\x1b]0;mine\x07\x1b[2J\r\u202eb\x9b31m\u2028\ud800"

@@ -1,5 +1,7 @@
 """Text that prints as it is, whoever wrote it."""
 
+from __future__ import annotations
+
 
 def printable(text: str) -> str:
     r"""Return a text with all characters but line ends that print nothing written out: `\x1b` for an escape.
