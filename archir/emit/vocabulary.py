@@ -17,6 +17,7 @@ from archir.emit.places import Places
 from archir.emit.reader import Known, Reader, is_text
 from archir.emit.words import OWN_TEXTS
 from archir.errors import EmitError
+from archir.ir import ops
 from archir.ir.arithmetic import ARITHMETIC
 from archir.ir.graph import Graph
 from archir.ir.node import Constant, Leaf, Tree
@@ -69,7 +70,7 @@ class Vocabulary:
 
 
 def _texts(graph: Graph) -> Iterator[str]:
-    """Yield the texts of a graph that may stand in its source: constants, and keys of what it takes and returns."""
+    """Yield the texts that may stand in the source of a graph: constants, defaults, keys of arguments and results."""
 
     def inside(value: object) -> Iterator[str]:
         if isinstance(value, tuple):
@@ -88,5 +89,7 @@ def _texts(graph: Graph) -> Iterator[str]:
 
     for node in graph.nodes:
         yield from inside(tuple(node.arguments.values()))
+    for node in graph.calls:
+        yield from inside(tuple(ops.schema(node.op).defaults.values()))  # written where a later argument is given
     for leaf in (graph.signature.args, graph.signature.kwargs, graph.signature.result):
         yield from keys(leaf)

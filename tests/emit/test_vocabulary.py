@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archir.emit import layouts
@@ -317,3 +318,14 @@ def test_a_violation_is_never_written_or_run(graph: Graph, tmp_path: Path, monke
     with pytest.raises(EmitError, match="no network needs"):
         to_python(graph, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_default_that_stands_before_what_is_given_may_be_said() -> None:
+    class Padded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.pad(x, (1, 1), "constant", 2.0)
+
+    known = Vocabulary(trace(Padded(), torch.randn(4, 3)))
+    known.expression("torch.ops.aten.pad.default(x, [1, 1], 'constant', 2.0)", {"x"})
+    with pytest.raises(EmitError, match="what no network needs"):
+        known.expression("torch.ops.aten.pad.default(x, [1, 1], 'reflect', 2.0)", {"x"})
