@@ -90,6 +90,8 @@ def _numbers(array: Any, name: str, where: str, *, intensities: bool = False) ->
         tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array))
     except (TypeError, ValueError) as error:
         raise FileError(f"the {name} are not numbers", where=where, why=str(error)) from error
+    if tensor.dim() == 0:
+        raise FileError(f"the {name} are one number, not one for each example", where=where)
     if tensor.is_complex():
         raise FileError(f"the {name} are complex numbers", where=where)
     if tensor.is_floating_point():

@@ -156,6 +156,7 @@ def test_what_unpacks_to_more_than_there_is_memory_is_refused(tmp_path: Path, mo
 def test_what_arrays_become_has_to_fit_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes become numbers of four bytes, and other whole numbers of eight."""
     monkeypatch.setattr(room, "free_memory", lambda: 2500)
+    monkeypatch.setattr(room, "LITTLE", 0)
     savez(tmp_path / "bytes.npz", x=np.zeros((100, 3, 3), np.uint8), y=np.zeros(100, np.int8))
     with pytest.raises(FileError, match="inputs are too large as numbers"):
         load_data("bytes.npz", base=tmp_path)
@@ -185,3 +186,9 @@ def test_a_link_to_data_is_data(tmp_path: Path) -> None:
     savez(tmp_path / "there.npz", x=np.zeros((9, 2)), y=np.arange(9) % 2)
     (tmp_path / "here.npz").symlink_to(tmp_path / "there.npz")
     assert all_rows(load_data("here.npz", base=tmp_path)) == all_rows(load_data("there.npz", base=tmp_path))
+
+
+def test_one_number_is_no_target_for_each_example(tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", x=np.zeros((4, 3), np.float32), y=np.int64(1))
+    with pytest.raises(FileError, match="the targets are one number, not one for each example"):
+        load_data("one.npz", base=tmp_path)

@@ -25,6 +25,7 @@ def test_the_narrowest_group_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, inner: str, limit: str, usage: str
 ) -> None:
     monkeypatch.setattr(room, "CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(room, "LITTLE", 0)
     monkeypatch.setattr(room, "MEMBERSHIP", tmp_path / "self")
     whole = free_memory()
     (tmp_path / "self").write_text(groups)
@@ -42,6 +43,7 @@ def test_the_narrowest_group_counts(
 
 def test_other_groups_and_lines_that_say_nothing_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "CGROUP", tmp_path)
+    monkeypatch.setattr(room, "LITTLE", 0)
     monkeypatch.setattr(room, "MEMBERSHIP", tmp_path / "self")
     (tmp_path / "self").write_text("x\n:\n7:cpu:/other\n0::/../..\n")
     (tmp_path / "other").mkdir()
