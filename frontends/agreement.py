@@ -65,7 +65,8 @@ def compare(graph: Graph, model: nn.Module, example: Example, *, training: bool 
     Their weights are shaken, alike, so that what a nought hides shows. In training that is results, buffers and the
     gradients of the sum of squares of all results. A model that makes something else with other random numbers, or
     with weights that differ by rounding, is not compared. Nor are weights shaken, or a step of training compared, where
-    functions that the model has kept compute with its own tensors, which no copy of it changes.
+    functions that the model has kept compute with its own tensors, which no copy of it changes. What has no numbers,
+    cannot be copied, or has no room for four copies is not compared at all.
 
     Args:
         graph: the graph.
