@@ -1,8 +1,8 @@
 """Limits of what finding the types of results may take: a file can ask for sizes no network has.
 
-Running an operator on meta tensors costs next to nothing, whatever their sizes, unless it loops over an axis (a
-recurrent layer over its steps) or makes a tensor of every part (`unbind`). Both are refused beyond these limits, which
-count operators and results.
+Running an operator on meta tensors costs next to nothing, whatever their sizes, unless it loops over its operands
+(`block_diag`) or makes a tensor of every part (`unbind`). Both are refused beyond these limits, which count operators
+and results.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ class NotInferable(GraphError):
     """An operator whose result types cannot be found on meta tensors."""
 
 
-STEPS = 50_000
+STEPS = 10_000
 """The most operators that finding the types of one call may run."""
 
 ORDINARY = 100
 """Operators that any call of a graph may run, besides what the whole graph may."""
+
+RESULTS = 4
+"""Results of a call that take as long as one operator it runs."""
 
 PARTS = 2**16
 """The most tensors one operator may make, and the most integers it may be called with."""
@@ -39,10 +42,10 @@ class Room:
     """What finding the types of the calls of one graph may take; counted, as no answer depends on the machine.
 
     Attributes:
-        left: operators that may still be run, and results made, beyond `ORDINARY` ones for each call.
+        left: operators that may still be run, beyond `ORDINARY` ones for each call; results count a `RESULTS`th.
     """
 
-    left: int = 4 * STEPS
+    left: int = 5 * STEPS
 
     def take(self, op: str, steps: int) -> None:
         """Count what a call took.

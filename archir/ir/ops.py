@@ -19,8 +19,9 @@ import torch
 from archir.errors import GraphError, suggest
 from archir.ir.constants import check_constants
 from archir.ir.guards import Guard, choose
+from archir.ir.limits import RESULTS, Room, Watch, check_numbers
 from archir.ir.limits import NotInferable as NotInferable
-from archir.ir.limits import Room, Watch, check_numbers
+from archir.ir.recurrent import all_steps, one_step
 from archir.ir.registry import function as function
 from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, evaluate, symbol, symbols_of
 
@@ -212,7 +213,7 @@ def _outcome(
             types = _infer_types(op, items, guards)
         except GraphError as error:
             refusal = (type(error), error.what, error.where, error.why, error.mend)
-    return _Outcome(types, refusal, watch.steps + len(types))
+    return _Outcome(types, refusal, watch.steps + len(types) // RESULTS)
 
 
 def _classes(argument: object) -> object:
@@ -288,7 +289,9 @@ def _run_meta(op: str, arguments: Mapping[str, object], sizes: Mapping[str, int]
         keywords = {n: values[n] for n in names.names[names.keyword_from :] if n in values}
         check_numbers(op, values)
         with torch.no_grad():
-            out = target(*positional(op, values), **keywords)
+            given, length = one_step(op, values)
+            out = target(*positional(op, given), **keywords)
+            out = out if length is None else all_steps(out, length, values)
     except NotImplementedError as error:
         raise NotInferable(f"{op} has no meta kernel", why=str(error).splitlines()[0]) from error
     except GraphError:

@@ -11,7 +11,7 @@ import torch
 
 from archir.errors import ParseError
 from archir.ir.guards import Guard, parse_guard
-from archir.ir.node import Location, Parameter, Scalar
+from archir.ir.node import MOST_GUARDS, Location, Parameter, Scalar
 from archir.ir.scanner import Scanner, Token
 from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, parse_dtype, parse_size, symbol, symbols_of
 from archir.ir.words import (
@@ -209,12 +209,16 @@ class Reader:
         """Read what the sizes of the inputs have to satisfy, `where B >= 3, B % 2 == 0`, up to the opening bracket.
 
         Raises:
-            ParseError: one of them is no guard, or the bracket is missing.
+            ParseError: one of them is no guard, there are too many, or the bracket is missing.
         """
         if not self.scanner.accept("where"):
             self.scanner.expect("{")
             return ()
-        return tuple(self._converted(piece, parse_guard) for piece in self.scanner.pieces("{"))
+        pieces = self.scanner.pieces("{")
+        if len(pieces) > MOST_GUARDS:
+            why = f"more than {MOST_GUARDS} are refused"
+            raise self.scanner.error(pieces[0], f"a graph has {len(pieces)} guards", why=why)
+        return tuple(self._converted(piece, parse_guard) for piece in pieces)
 
     def history_note(self) -> tuple[str, ...]:
         """Read the `#:` comment that tells the passes applied, if there is one.

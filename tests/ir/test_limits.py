@@ -124,7 +124,7 @@ def test_the_calls_of_a_graph_have_room_together() -> None:
             parse_graph(f"graph net(x: f32[B]) {{\n{calls}  return x\n}}")
         assert "line 5" in caught.value.where
     graph = parse_graph(f"graph net(x: f32[B]) {{\n{calls[: calls.index('  %3')]}  return x\n}}")
-    room = limits.Room(left=100_000)
+    room = limits.Room(left=25_000)
     with pytest.raises(GraphError, match="take too long"):
         for node in graph.calls:
             ops.infer_types(node.op, {"self": graph.type_of(node.values[0])}, room=room)
