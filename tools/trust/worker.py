@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import os
 import resource
 import shutil
@@ -18,7 +19,6 @@ import torch
 
 from archir.errors import ArchirError
 from tools.trust.attack import Attack, Files, Outcome, Ran, Wrong, changes, place
-from tools.trust.sound import warm_up
 from tools.trust.watch import VICTIM, Watch
 
 
@@ -48,7 +48,7 @@ def serve(connection: Connection, home: Path) -> None:
         faulthandler.enable(err)
         faulthandler.register(signal.SIGPROF, err, all_threads=False, chain=True)
         warnings.simplefilter("ignore")
-        warm_up()
+        importlib.import_module("tools.trust.preload")  # forked in vain where another started the process to fork
         watch = Watch(home, trial)
         base = _address_space()
         connection.send(None)
