@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
 PRELOADED = ("torch", "archir.emit.onnx", "frontends.pytorch", "tests.zoo.catalog")
@@ -31,8 +32,10 @@ def limited(
         seconds: how long it may take, importing what is not preloaded included.
         preloaded: modules that the first call imports for all.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preloaded))
+    context: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
+    if preloaded:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(preloaded))
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, function, arguments))
     process.start()

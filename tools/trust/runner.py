@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+import torch
+
 from tools.trust.attack import OUTCOMES, Attack, Files, Outcome, dice_of
 from tools.trust.worker import serve
 
@@ -183,6 +185,8 @@ def _gone(worker: Worker) -> bool:
 def pool(size: int = PROCESSES) -> Iterator[Pool]:
     """Start worker processes, and end them in the end."""
     with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # as the workers do: what a run computes here goes on there
         # In memory where there is such a folder: nothing here has to outlast the power.
         memory = MEMORY if os.access(MEMORY, os.W_OK) else None
         root = stack.enter_context(tempfile.TemporaryDirectory(prefix="trust-", dir=memory))
