@@ -8,8 +8,8 @@ outputs as they were.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -21,9 +21,9 @@ from archir.axes.infer import infer_widths
 from archir.axes.positions import positions
 from archir.axes.widths import Width, Widths
 from archir.errors import GraphError, PassError
-from archir.ir.execute import call
+from archir.ir.execute import Call, call, compile_call
 from archir.ir.graph import Graph
-from archir.ir.node import Value
+from archir.ir.node import Node, Value
 from archir.rewrite.multiplicity import relate
 from archir.rewrite.reindex import Change, plan_reindexing, reindex
 
@@ -59,13 +59,52 @@ Noughts = Mapping[tuple[int, Value], Sequence[tuple[int, Tensor]]]
 """By node and operand: along which axes, and at which positions, the node finds noughts in the operand."""
 
 
-def evaluate(graph: Graph, inputs: Sequence[object], noughts: Noughts = MappingProxyType({})) -> dict[Value, Any]:
+@dataclass(frozen=True)
+class Evaluation:
+    """A graph and every value of it: what another graph leaves as it is need not be made again.
+
+    Attributes:
+        graph: the graph.
+        values: what its calls made.
+        calls: those that had to be made again, by node, ready to be executed.
+    """
+
+    graph: Graph
+    values: Mapping[Value, Any]
+    calls: dict[int, Call] = field(default_factory=dict)
+
+    def results(self, node: Node, values: Mapping[Value, Any]) -> tuple[Any, ...] | None:
+        """Return what a call makes that is one of this graph, on the very same values; None if it is not."""
+        if not self.has(node) or any(self.values[v] is not values[v] for v in node.values):
+            return None
+        return tuple(self.values[Value(node.id, i)] for i in range(len(node.results)))
+
+    def has(self, node: Node) -> bool:
+        """Say whether a node of another graph is one of this."""
+        return node.id in self.graph and self.graph.node(node.id) is node
+
+    def call(self, node: Node, argument_values: Callable[[Value], object]) -> tuple[Any, ...]:
+        """Execute a call of another graph."""
+        if not self.has(node):
+            return call(node, argument_values)
+        if node.id not in self.calls:
+            self.calls[node.id] = compile_call(node)
+        return self.calls[node.id](argument_values)
+
+
+def evaluate(
+    graph: Graph,
+    inputs: Sequence[object],
+    noughts: Noughts = MappingProxyType({}),
+    known: Evaluation | None = None,
+) -> dict[Value, Any]:
     """Return every value of a graph, in evaluation mode, for the given values of its inputs.
 
     Args:
         graph: the graph.
         inputs: the values of its inputs.
         noughts: operands in which single calls find noughts in place of what is there.
+        known: a graph that this one was made of, with its values for the same inputs.
 
     Raises:
         GraphError: another number of inputs than the graph has.
@@ -74,10 +113,15 @@ def evaluate(graph: Graph, inputs: Sequence[object], noughts: Noughts = MappingP
         raise GraphError(f"{graph.name} takes {len(graph.inputs)} inputs, not {len(inputs)}")
     values: dict[Value, Any] = {Value(n.id): found for n, found in zip(graph.inputs, inputs, strict=True)}
     values |= {Value(i): tensor for i, tensor in graph.tensors.items()}
+    blanked = {node for node, _ in noughts}
     with torch.no_grad():
         for node in graph.calls:
-            read = {v: _blanked(values[v], noughts.get((node.id, v), ())) for v in node.values}
-            values |= {Value(node.id, i): found for i, found in enumerate(call(node, read.__getitem__))}
+            found = None if known is None or node.id in blanked else known.results(node, values)
+            if found is None:
+                read = {v: _blanked(values[v], noughts.get((node.id, v), ())) for v in node.values}
+                found = (call if known is None else known.call)(node, read.__getitem__)
+            for i, result in enumerate(found):
+                values[Value(node.id, i)] = result
     return values
 
 
@@ -87,9 +131,14 @@ def _blanked(tensor: Any, where: Iterable[tuple[int, Tensor]]) -> Any:
     return tensor
 
 
-def outputs(graph: Graph, inputs: Sequence[object], noughts: Noughts = MappingProxyType({})) -> list[Any]:
+def outputs(
+    graph: Graph,
+    inputs: Sequence[object],
+    noughts: Noughts = MappingProxyType({}),
+    known: Evaluation | None = None,
+) -> list[Any]:
     """Return what a graph returns, in evaluation mode; arguments and errors are those of `evaluate`."""
-    values = evaluate(graph, inputs, noughts)
+    values = evaluate(graph, inputs, noughts, known)
     return [values[value] for _, value in graph.output.operands()]
 
 
@@ -215,23 +264,24 @@ def check_widths(
     """
     graph = randomise(graph.to(torch.float64), seed)
     inputs = leaves_of(args, kwargs)
-    widths, right = infer_widths(graph), outputs(graph, inputs)
-    return [_check(widths, width, inputs, right, units) for width in widths]
+    widths, known = infer_widths(graph), Evaluation(graph, evaluate(graph, inputs))
+    return [_check(widths, width, inputs, known, units) for width in widths]
 
 
-def _check(widths: Widths, width: Width, inputs: Sequence[Tensor], right: Sequence[Tensor], units: int) -> Verdict:
+def _check(widths: Widths, width: Width, inputs: Sequence[Tensor], known: Evaluation, units: int) -> Verdict:
     size, middle = width.size, width.size // 2
+    right = [known.values[value] for _, value in known.graph.output.operands()]
 
     def outcome(change: Change, expected: Sequence[Tensor] = right) -> Outcome:
         try:
             plan = plan_reindexing(widths, {width.name: change})
         except PassError as error:
             return Outcome(0.0, error.why or error.what)
-        return Outcome(relative_difference(outputs(reindex(plan, by="check"), inputs), expected))
+        return Outcome(relative_difference(outputs(reindex(plan, by="check"), inputs, known=known), expected))
 
     def pruned(unit: int) -> Outcome:
         kept = tuple(u for u in range(size) if u != unit)
-        return outcome(Change(kept), without(widths, width, [unit], inputs))
+        return outcome(Change(kept), without(widths, width, [unit], inputs, known))
 
     every = tuple(range(size))
     removed = sorted({round(i * (size - 1) / max(units - 1, 1)) for i in range(units)})
@@ -257,7 +307,9 @@ def zeroed(widths: Widths, units: Mapping[str, Sequence[int]]) -> Graph:
     return widths.graph.with_tensors(tensors)
 
 
-def without(widths: Widths, width: Width, units: Sequence[int], inputs: Sequence[object]) -> list[Any]:
+def without(
+    widths: Widths, width: Width, units: Sequence[int], inputs: Sequence[object], known: Evaluation | None = None
+) -> list[Any]:
     """Return what a graph returns without some units of a width: what removing them amounts to.
 
     There are noughts in their places, and wherever they are summed over: noughts in their places are not enough where
@@ -268,4 +320,4 @@ def without(widths: Widths, width: Width, units: Sequence[int], inputs: Sequence
     for node, value in relate(widths, width).ends:
         axes = enumerate(widths.axes[value])
         noughts[node, value] = [(axis, positions(term, width.atom, removed)) for axis, term in axes]
-    return outputs(zeroed(widths, {width.name: units}), inputs, noughts)
+    return outputs(zeroed(widths, {width.name: units}), inputs, noughts, known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from keyword import iskeyword
 from typing import Protocol
 
 import torch
@@ -27,10 +28,20 @@ class Speaker(Protocol):
         """Return the source of the mode a call follows."""
 
 
+def operator_path(op: str) -> str:
+    """Return where PyTorch keeps an operator, `torch.ops.aten.relu.default`.
+
+    An overload that is called as a keyword of Python is (`aten.random.from`) is no name there: the path ends before
+    it, and PyTorch chooses the overload by the arguments.
+    """
+    packet, _, overload = op.rpartition(".")
+    return f"torch.ops.{packet if iskeyword(overload) else op}"
+
+
 def full_name(node: Node, say: Speaker) -> Code:
     """Return the source of a call under the operator's full name."""
     schema = ops.schema(node.op)
-    head = f"torch.ops.{node.op}"
+    head = operator_path(node.op)
     if node.op in ARITHMETIC:
         head = node.op.removeprefix("builtins.")
         return Code(f"{head}({', '.join(argument(node, n, say) for n in node.arguments)})")

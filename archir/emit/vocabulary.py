@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 
 import torch
 
+from archir.emit.arguments import operator_path
 from archir.emit.places import Places
 from archir.emit.reader import Known, Reader, is_text
 from archir.emit.words import OWN_TEXTS
@@ -33,7 +34,7 @@ class Vocabulary:
             graph: the program.
         """
         self._known = Known(
-            ops=frozenset(f"torch.ops.{n.op}" for n in graph.calls if n.op not in ARITHMETIC),
+            ops=frozenset(operator_path(n.op) for n in graph.calls if n.op not in ARITHMETIC),
             places=Places(graph),
             tensors=frozenset(graph.by_name),
             texts=OWN_TEXTS | frozenset(_texts(graph)),

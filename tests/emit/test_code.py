@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from archir.emit.arguments import full_name
 from archir.emit.code import Code, literal, plain
+from archir.emit.layouts import draft
 from archir.emit.python import to_python
 from archir.emit.stock import find_stock
 from archir.emit.vocabulary import Vocabulary
@@ -19,8 +20,10 @@ from archir.errors import EmitError
 from archir.ir.arithmetic import ARITHMETIC
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
+from archir.ir.parse import parse_graph
 from archir.ir.types import ScalarType
 from frontends.pytorch import trace
+from tests.emit.loading import load_draft
 
 PAYLOAD = "0)\nexec(\"open('pwned', 'w')\""
 CONSTANTS = [
@@ -93,6 +96,14 @@ def test_rounding_of_sizes_is_written(tmp_path: Path) -> None:
     file = to_python(trace(Warning(), torch.randn(4, 3)), tmp_path).path
     text = file.read_text()
     assert "round(" in text and "builtins" not in text and "class ModuleWarning(" in text
+
+
+def test_an_overload_with_a_name_of_the_language_is_written(tmp_path: Path) -> None:
+    call = "aten.random.from(self=x, from=2, to=4)"
+    graph = parse_graph(f"graph net(x: f32[B, 4]) {{\n  %0 = {call}\n  return %0\n}}")
+    assert "torch.ops.aten.random(x, 2, 4)" in to_python(graph, tmp_path).path.read_text()
+    made = load_draft(draft(graph, "modules"), tmp_path)(torch.zeros(50, 4))
+    assert set(made.unique().tolist()) == {2.0, 3.0}
 
 
 @pytest.mark.parametrize("op", sorted(ARITHMETIC))
