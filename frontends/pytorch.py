@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import traceback
 import warnings
@@ -27,7 +28,8 @@ from frontends.guards import Assumption, conjunction, divides, excluded_by, fixe
 from frontends.locations import TORCH
 from frontends.training_only import losses
 
-_HERE = str(Path(__file__).parent)
+_PASSED_THROUGH = (str(Path(__file__).parent), contextlib.__file__, "<")
+"""Where code of nobody's own stands that an error comes through."""
 
 
 def trace(
@@ -245,7 +247,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _user_line(error: BaseException) -> str:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((_HERE, "<"))]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_PASSED_THROUGH)]
     users = [f for f in frames if not f.filename.startswith(TORCH)]
     modules = Path(TORCH, "nn", "modules")
     stock = [f for f in frames if modules in Path(f.filename).parents and Path(f.filename).name != "module.py"]

@@ -64,7 +64,7 @@ def use(folder: Path) -> None:
 def use_module(folder: Path) -> None:
     """Capture the module, use its graph, save and load it, and write it as source."""
     name = json.loads((folder / "plan.json").read_bytes())
-    _use(trace(_Odd(name).eval(), (torch.zeros(2, 4),)), folder, write=True)
+    _use(trace(_Odd(name), (torch.zeros(2, 4),)), folder, write=True)
 
 
 def _use(graph: Graph, folder: Path, *, write: bool) -> None:
