@@ -38,7 +38,7 @@ from archir.ir.node import (
 )
 from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, evaluate, symbol, symbols_of
 from frontends.functional import flatten, remove_dead
-from frontends.guards import Assumption, assumptions, conjunction
+from frontends.guards import Assumption, assumptions, guards_of
 from frontends.locations import location
 from frontends.sizes import plain
 from frontends.writes import Inexact, remove_writes
@@ -165,7 +165,7 @@ class _Conversion:
         arguments = {str(i): v for i, v in enumerate(values)}
         self._nodes.append(Node(len(self._nodes), OUTPUT, arguments))
         result = _tree(spec.out_spec, iter(found))
-        return Signature(args, kwargs, result, conjunction(self.assumed).guards())  # type: ignore[arg-type]
+        return Signature(args, kwargs, result, guards_of(self.assumed))  # type: ignore[arg-type]
 
     def _input(self, argument: object, placeholder: fx.Node) -> Constant | int:
         if isinstance(argument, ConstantArgument):
@@ -235,7 +235,7 @@ class _Conversion:
 
         Kernels disagree on the shapes of results that nobody reads.
         """
-        guards = conjunction(self.assumed).guards()
+        guards = guards_of(self.assumed)
         try:
             operands = {name: _typed(argument, self._nodes) for name, argument in arguments.items()}
             inferred = ops.infer_types(op, operands, guards)
@@ -269,7 +269,7 @@ class _Conversion:
         """
         names = [s.name for s in self._symbols.values()]
         for name in names:
-            known = conjunction(self.assumed, without=tuple(names)).guards()
+            known = guards_of(self.assumed, without=tuple(names))
             sizes = choose(known, {other: 1 if other == name else 6 + i for i, other in enumerate(names)})
             if sizes[name] == 1 and any(n.is_call and not _fits(n, self._nodes, sizes) for n in self._nodes):
                 self.assumed += (Assumption(sympy.Ge(symbol(name), 2, evaluate=False)),)

@@ -134,7 +134,7 @@ def _not_one(relation: sympy.Basic) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def conjunction(assumed: tuple[Assumption, ...], without: tuple[str, ...] = ()) -> Conjunction:
+def guards_of(assumed: tuple[Assumption, ...], without: tuple[str, ...] = ()) -> tuple[Guard, ...]:
     """Return what is assumed, in the simplest terms.
 
     Args:
@@ -148,7 +148,7 @@ def conjunction(assumed: tuple[Assumption, ...], without: tuple[str, ...] = ()) 
     for assumption in assumed:
         if assumption.doubtful is None or assumption.doubtful not in without:
             found.add(assumption.relation, assumption.where)
-    return found
+    return found.guards()
 
 
 def _renamed(relation: sympy.Basic, names: Mapping[sympy.Symbol, sympy.Symbol]) -> sympy.Basic:

@@ -24,7 +24,7 @@ from frontends.agreement import compare
 from frontends.examples import Example, examples, resized, sizes_of
 from frontends.exported import to_graph
 from frontends.exporting import ANY_BATCH, ONE_BATCH, export, mode, training_dropout
-from frontends.guards import Assumption, conjunction, divides, excluded_by, fixed_at, shape_env, single_value
+from frontends.guards import Assumption, divides, excluded_by, fixed_at, guards_of, shape_env, single_value
 from frontends.locations import TORCH
 from frontends.training_only import losses
 
@@ -110,7 +110,7 @@ def _without_doubts(graph: Graph, assumed: tuple[Assumption, ...], program: Expo
     """Let go of guards that say of a size no more than that it is not 1, where the graph is the model at 1 as well."""
     for name in sorted({a.doubtful for a in assumed if a.doubtful is not None}):
         sizes = sizes_of(graph, program) | {name: 1}
-        guards = conjunction(assumed, without=(name,)).guards()
+        guards = guards_of(assumed, without=(name,))
         if guards == graph.signature.guards or excluded_by(guards, sizes) is not None:
             continue
         without = _guarded(graph, guards)
