@@ -121,6 +121,8 @@ def make(dice: random.Random) -> Files:
                 files, fake = _forged(dice, files), True
             case _:
                 files[name] = mutate_bytes(dice, files[name])
+    # What was forged after it was linked stands in place of the link.
+    files = {n: c for n, c in files.items() if not n.startswith(LINK) or n.removeprefix(LINK) not in files}
     # Going on takes four times as long as telling, so that most are told of.
     resume = dice.choice((*("",) * 12, *("same",) * 6, dice.choice(tuple(OTHERS))))
     return planned(files, resume=resume, fake=fake)
