@@ -18,6 +18,9 @@ from operator import attrgetter
 
 _NO_ROLES: frozenset[str] = frozenset()
 
+MOST = 4096
+"""The most atoms of a term: an axis that is made of more is frozen, as a few concatenations can double it for ever."""
+
 
 class Atom:
     """An indivisible axis. Identity is the object; two atoms that were unified resolve to one.
@@ -125,7 +128,11 @@ def _simplify(term: Product | Sum) -> Term:
             parts += part.parts if isinstance(part, kind) else (part,)
             atoms += (part,) if isinstance(part, Atom) else part.atoms
     found: Term
-    if len(parts) == 1:
+    if len(atoms) > MOST:
+        found = Atom(term.size, f"an axis of more than {MOST:,} parts")
+        for atom in dict.fromkeys(atoms):
+            atom.reason = atom.reason or found.reason
+    elif len(parts) == 1:
         found = parts[0]
     elif not parts:
         found = unit() if kind is Product else Atom(0, "size zero")

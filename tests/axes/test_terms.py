@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from archir.axes.terms import Atom, Product, Sum, Term, add_role, freeze, leaves, regroup, resolve, unify
+from archir.axes.terms import MOST, Atom, Product, Sum, Term, add_role, freeze, leaves, regroup, resolve, unify
 
 
 def shown(*terms: Term) -> str:
@@ -122,6 +122,22 @@ def test_an_axis_does_not_contain_itself() -> None:
     empty = Atom(0)
     unify(empty, Product((empty, Atom(5))))
     assert reasons(empty) == {"an axis would contain itself"}
+
+
+@pytest.mark.parametrize("kind", ["joined", "halved"])
+def test_an_axis_of_too_many_parts_is_frozen(kind: str) -> None:
+    first = Atom(2**50)
+    part, whole = first, list[Term]([first])
+    for _ in range(45):
+        if kind == "joined":
+            whole.append(Sum((whole[-1], whole[-1])))
+        else:
+            half = Atom(part.size // 2)
+            unify(part, Sum((half, half)))
+            part = half
+        assert len(leaves(whole[-1])) <= MOST
+    assert whole[-1].size == first.size * (2**45 if kind == "joined" else 1)
+    assert all("more than 4,096 parts" in atom.reason for term in (whole[-1], first) for atom in leaves(term))
 
 
 def test_a_unit_that_stands_alone_is_not_free() -> None:

@@ -79,8 +79,15 @@ def known_texts() -> Sequence[str]:
     found += [around("%0 = aten.relu(x)", inputs=f"x: f32[{', '.join(['2'] * rank)}]") for rank in (26, 65, 100, 5000)]
     found += [around(f"%0 = aten.zeros([{', '.join(['1'] * rank)}])") for rank in (65, 100, 5000)]
     found += [around("\n  ".join(f"%{i} = aten.relu(x)" for i in range(MANY // 10)))]
+    found += [around("\n  ".join(f"%{i} = {c}" for i, c in enumerate(calls))) for calls in _DOUBLED]
     return tuple(dict.fromkeys(found))
 
+
+_DOUBLED = (
+    ["aten.linear(x, @w[4, 4])", *(f"aten.cat([%{i}, %{i}], 1)" for i in range(40))],
+    ["aten.linear(x, @w[4, 4])", *(f"aten.repeat(%{i}, [1, 2])" for i in range(40))],
+)
+"""Calls each of which doubles the parts of an axis."""
 
 _GUARDS = (
     ", ".join(f"B >= {i}" for i in range(1, MANY)),
