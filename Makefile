@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 	$(BIN)/archir demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(ZOO)
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from archir.errors import PassError
 from archir.ir.parse import parse_graph
 from archir.ir.text import print_graph
 from frontends.pytorch import trace
+from tests.captured import graph_of
 from tests.ir.builder import Builder
 from tests.models import ZOO
 
@@ -23,9 +24,7 @@ GOLDEN = Path(__file__).with_name("widths.txt")
 
 
 def widths_of(name: str) -> Widths:
-    torch.manual_seed(0)
-    example = ZOO[name]
-    return infer_widths(trace(example.build(), example.inputs(), example.kwargs()))
+    return infer_widths(graph_of(name))
 
 
 def listing(name: str, widths: Widths) -> str:

@@ -15,8 +15,8 @@ from archir.emit.check import Agreement, coarse
 from archir.emit.onnx import check, to_onnx
 from archir.errors import CaptureWarning, EmitError, FileError
 from frontends.pytorch import trace
+from tests.captured import graph_of
 from tests.emit import hard_models as hard
-from tests.models import ZOO
 
 CHOSEN = [
     "resnet",
@@ -34,8 +34,7 @@ CHOSEN = [
 
 @pytest.mark.parametrize("name", CHOSEN)
 def test_same_function(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    example = ZOO[name]
-    graph = trace(example.build(), example.inputs(), example.kwargs())
+    graph = graph_of(name)
     capfd.readouterr()
     emitted = to_onnx(graph, tmp_path / "net.onnx")
     assert emitted.difference < 1e-5
@@ -48,16 +47,14 @@ def test_same_function(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
 
 
 def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
-    example = ZOO["gpt_tied"]
-    graph = trace(example.build(), example.inputs())
+    graph = graph_of("gpt_tied")
     model = onnx.load(to_onnx(graph, tmp_path / "net.onnx", optimize=False).path)
     elements = sum(torch.Size(t.dims).numel() for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
     assert elements < graph.parameter_count + 100
 
 
 def test_batch_norm_is_folded_unless_asked(tmp_path: Path) -> None:
-    example = ZOO["resnet"]
-    graph = trace(example.build(), example.inputs())
+    graph = graph_of("resnet")
     kinds = []
     for optimize in (True, False):
         emitted = to_onnx(graph, tmp_path / "net.onnx", optimize=optimize)
@@ -77,7 +74,7 @@ def test_one_batch_size_stays_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("opset", [13, 18, 25])
 def test_the_opset_asked_for_stands_in_the_file(opset: int, tmp_path: Path) -> None:
-    graph = trace(ZOO["resnet"].build(), ZOO["resnet"].inputs())
+    graph = graph_of("resnet")
     emitted = to_onnx(graph, tmp_path / "net.onnx", opset=opset)
     model = onnx.load(emitted.path)
     onnx.checker.check_model(model, full_check=True)

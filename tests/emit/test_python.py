@@ -21,6 +21,7 @@ from archir.errors import EmitError, FileError
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from frontends.pytorch import trace
+from tests.captured import graph_of
 from tests.emit import hard_models as hard
 from tests.models import ZOO
 
@@ -40,8 +41,7 @@ def zoo(name: str) -> Graph:
     if name in HARD:
         model, inputs = HARD[name]
         return trace(model(), inputs, static_batch=name == "states")  # a state has its layers first
-    example = ZOO[name]
-    return trace(example.build(), example.inputs(), example.kwargs())
+    return graph_of(name)
 
 
 def load(path: Path) -> nn.Module:

@@ -9,7 +9,7 @@ from archir.errors import GraphError
 from archir.ir.execute import call, compile_call, is_factory, mode_argument, returns_sequence
 from archir.ir.graph import Graph
 from archir.ir.node import Argument, Node, Value
-from frontends.pytorch import trace
+from tests.captured import graph_of
 from tests.models import ZOO
 
 
@@ -29,7 +29,7 @@ def test_calls_one_by_one_compute_what_the_module_computes(name: str, training: 
     torch.manual_seed(0)
     example = ZOO[name]
     args, kwargs = example.inputs(), example.kwargs()
-    graph = trace(example.build(), args, kwargs)
+    graph = graph_of(name)
     leaves = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     module = graph.module().train(training)
     with torch.no_grad():

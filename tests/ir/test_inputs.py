@@ -8,7 +8,7 @@ from torch import nn
 from archir.ir.inputs import random_inputs, symbol_sizes, table_rows
 from archir.ir.node import Value
 from frontends.pytorch import trace
-from tests.models import ZOO
+from tests.captured import graph_of
 
 
 class Lookup(nn.Module):
@@ -38,8 +38,7 @@ def test_integers_stay_inside_the_tables_they_index() -> None:
 
 
 def test_seed_and_batch_decide() -> None:
-    example = ZOO["nested"]
-    graph = trace(example.build(), example.inputs(), example.kwargs())
+    graph = graph_of("nested")
     assert symbol_sizes(graph, 5) == {"B": 5}
     first, again, other = (random_inputs(graph, 5, seed) for seed in (0, 0, 1))
     assert torch.equal(first[0][0]["x"], again[0][0]["x"]) and not torch.equal(first[0][0]["x"], other[0][0]["x"])

@@ -19,7 +19,7 @@ from archir.ir.node import Constant, Leaf, Location, Signature, Tree, Value
 from archir.ir.parse import parse_graph
 from archir.ir.text import print_graph
 from archir.ir.types import TensorType
-from frontends.pytorch import trace
+from tests.captured import graph_of
 from tests.ir.builder import Builder, same
 from tests.models import ZOO
 
@@ -136,7 +136,7 @@ def test_names_of_axes_change_nothing_that_is_read(graph: Graph, data: st.DataOb
 @pytest.mark.parametrize("name", ZOO)
 def test_every_model_survives_text_and_file(name: str, tmp_path: Path) -> None:
     example = ZOO[name]
-    graph = trace(example.build(), example.inputs(), example.kwargs())
+    graph = graph_of(name)
     text = str(graph)
     assert str(parse_graph(text)) == text
     assert str(parse_graph(print_graph(graph, locations=True))) == text

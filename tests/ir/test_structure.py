@@ -13,9 +13,8 @@ from archir.ir.node import Value
 from archir.ir.structure import Structure, structure_of
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import parse_specs
-from frontends.pytorch import trace
 from passes.catalog import PASSES
-from tests.models import ZOO
+from tests.captured import graph_of
 from tools.residual import residual_network
 
 
@@ -61,8 +60,7 @@ def test_the_structure_before_an_edit_stays() -> None:
 
 @pytest.mark.parametrize("name", ["resnet", "gpt", "lstm", "shared_module"])
 def test_calls_are_numbered_as_in_the_text(name: str) -> None:
-    example = ZOO[name]
-    graph = trace(example.build(), example.inputs(), example.kwargs())
+    graph = graph_of(name)
     check(graph.structure)
     assert list(graph.structure.numbers) == [n.id for n in graph.calls]
     assert list(graph.structure.numbers.values()) == list(range(len(graph.structure.calls)))

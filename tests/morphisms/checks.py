@@ -15,7 +15,6 @@ from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.score.score import score
 from frontends.pytorch import trace
-from tests.models import ZOO
 
 
 class Net(nn.Module):
@@ -34,13 +33,6 @@ class Net(nn.Module):
         x = torch.tanh(self.third(x)).amax((2, 3))
         found: Tensor = self.head(F.gelu(self.hidden(x)))
         return found
-
-
-def zoo(name: str) -> Graph:
-    """Return the graph of a model of the zoo."""
-    torch.manual_seed(0)
-    example = ZOO[name]
-    return trace(example.build(), example.inputs(), example.kwargs())
 
 
 def emit(graph: Graph, directory: Path) -> str:

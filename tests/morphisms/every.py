@@ -16,8 +16,8 @@ from archir.rewrite.compose import Compose
 from archir.rewrite.morphism import Morphism, Site, WidthMorphism
 from archir.rewrite.perturbation import Edge
 from archir.testing import evaluate, leaves_of, randomise
-from frontends.pytorch import trace
 from passes.catalog import PASSES
+from tests.captured import graph_of
 from tests.models import ZOO
 
 SPLICES: tuple[Morphism, ...] = tuple(
@@ -34,7 +34,7 @@ def capture(name: str) -> tuple[Graph, tuple[Tensor, ...], Mapping[Value, Any]]:
     torch.manual_seed(0)
     example = ZOO[name]
     args, kwargs = example.inputs(), example.kwargs()
-    graph = randomise(trace(example.build(), args, kwargs).to(torch.float64))
+    graph = randomise(graph_of(name).to(torch.float64))
     inputs = leaves_of(args, kwargs)
     return graph, tuple(inputs), evaluate(graph, inputs)
 

@@ -15,8 +15,9 @@ from archir.ir.node import Value
 from archir.rewrite.reference import refer
 from frontends.pytorch import trace
 from passes.add_bias import AddBias
+from tests.captured import graph_of
 from tests.ir.builder import Builder
-from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes, zoo
+from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes
 from tests.morphisms.convolutions import CONVOLUTIONS, trace_layer
 
 TAKEN = "right after it takes a bias away"
@@ -74,9 +75,9 @@ def test_it_keeps_widths_and_the_function_in_training_mode_and_reads_well(tmp_pa
         after = site.members[0].apply(graph)
         assert sizes(after) == sizes(graph)
         assert change_in_training(graph, after, torch.randn(3, 1, 6, 6, dtype=torch.float64)) == 0
-    (image, *_), (token,) = AddBias().sites(graph), AddBias().sites(zoo("gpt"))
+    (image, *_), (token,) = AddBias().sites(graph), AddBias().sites(graph_of("gpt"))
     assert "self.first = nn.Conv2d(1, 4, 3, padding=1)" in emit(image.members[0].apply(graph), tmp_path / "image")
-    assert "self.head = nn.Linear(32, 50)" in emit(token.members[0].apply(zoo("gpt")), tmp_path / "token")
+    assert "self.head = nn.Linear(32, 50)" in emit(token.members[0].apply(graph_of("gpt")), tmp_path / "token")
 
 
 def reason(graph: Graph, layer: str) -> str:
@@ -90,7 +91,7 @@ def reason(graph: Graph, layer: str) -> str:
 
 
 def test_why_there_is_none() -> None:
-    graph = zoo("resnet")
+    graph = graph_of("resnet")
     assert reason(graph, "%1") == f"a batch norm {TAKEN}"
     assert reason(graph, "%2") == "it is not the result of a linear layer or a convolution"
     assert reason(graph, refer(graph, graph.output.values[0])) == "the layer has a bias"

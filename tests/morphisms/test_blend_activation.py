@@ -14,7 +14,8 @@ from archir.ir.graph import Graph
 from archir.rewrite.derived import with_theta
 from frontends.pytorch import trace
 from passes.blend_activation import FUNCTIONS, BlendActivation
-from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes, zoo
+from tests.captured import graph_of
+from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes
 
 
 def reason(graph: Graph, morphism: BlendActivation) -> str:
@@ -54,7 +55,7 @@ def test_it_keeps_widths_and_the_function_in_training_mode_and_reads_well(tmp_pa
         after = site.members[0].apply(graph)
         assert sizes(after) == sizes(graph)
         assert change_in_training(graph, after, torch.randn(3, 1, 6, 6, dtype=torch.float64)) == 0
-    image, token = zoo("resnet"), zoo("gpt")
+    image, token = graph_of("resnet"), graph_of("gpt")
     (_, one, *_), (other,) = BlendActivation().sites(image), BlendActivation(into="silu").sites(token)
     source = emit(one.members[0].apply(image), tmp_path / "image")
     assert "self.share = nn.Parameter(torch.zeros(16, 1, 1))" in source
@@ -63,7 +64,7 @@ def test_it_keeps_widths_and_the_function_in_training_mode_and_reads_well(tmp_pa
 
 
 def test_why_there_is_none() -> None:
-    graph = zoo("resnet")
+    graph = graph_of("resnet")
     assert reason(graph, BlendActivation("%3", "sillu")) == "there is no function 'sillu'; did you mean silu?"
     assert reason(graph, BlendActivation("%1")) == "it is not the result of an activation"
     assert reason(graph, BlendActivation("%3", "relu")) == "it is a relu already"

@@ -16,7 +16,8 @@ from archir.rewrite.reference import refer
 from archir.testing import relative_difference
 from frontends.pytorch import trace
 from passes.deepen import Deepen
-from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes, zoo
+from tests.captured import graph_of
+from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes
 
 
 def ops_after(graph: Graph, morphism: Deepen) -> list[str]:
@@ -74,7 +75,7 @@ def test_a_norm_changes_nothing_in_evaluation_mode_only_and_tokens_have_none() -
         assert [n.op for n in after.calls].count("aten.batch_norm.default") == count
         assert relative_difference([after.module().eval()(x)], [graph.module().eval()(x)]) < 1e-12
         assert change_in_training(graph, after, x) > 1e-3
-    tokens = zoo("gpt")
+    tokens = graph_of("gpt")
     for site in Deepen(norm=True).sites(tokens):
         assert "batch_norm" not in ops_after(tokens, site.members[0])  # type: ignore[arg-type]
 
@@ -90,7 +91,7 @@ def test_it_keeps_widths_free_and_the_function_in_training_mode_and_reads_well(t
         "%8": [4, 6, 6, 8, 8],
     }
     assert all(change_in_training(graph, after, x) < 1e-12 for after in found.values())
-    image, token = zoo("resnet"), zoo("gpt")
+    image, token = graph_of("resnet"), graph_of("gpt")
     block = next(n for n in image.calls if n.location and n.location.module == "layers.0" and "relu" in n.op)
     source = emit(Deepen(refer(image, Value(block.id))).apply(image), tmp_path / "image")
     assert "self.conv = nn.Conv2d(16, 16, 3, padding=1)" in source
@@ -109,10 +110,10 @@ def test_why_there_is_none() -> None:
         assert caught.value.why == miss.reason
         return miss.reason
 
-    graph = zoo("resnet")
+    graph = graph_of("resnet")
     assert reason(graph, Deepen("%3", 2)) == reason(graph, Deepen("%3", -1)) == "the kernel has to be odd"
     assert reason(graph, Deepen("x")) == "along which axis its features lie cannot be told"
-    assert reason(zoo("gpt"), Deepen("tokens")) == "it is no tensor of features"
+    assert reason(graph_of("gpt"), Deepen("tokens")) == "it is no tensor of features"
 
 
 def test_what_is_predicted_comes_true() -> None:

@@ -17,10 +17,9 @@ from archir.errors import PassError
 from archir.rewrite.derived import DerivedPerturbation
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import parse_specs
-from frontends.pytorch import trace
 from passes.catalog import PASSES
 from passes.dilate import Dilate
-from tests.models import ZOO
+from tests.captured import graph_of
 from tests.morphisms.convolutions import CONVOLUTIONS, change_of_outputs, predictions, trace_layer
 
 
@@ -120,9 +119,7 @@ def test_where_the_dilation_stays(layer: str, dilation: int, reason: str) -> Non
 
 
 def test_the_widths_stay_free_and_modules_are_emitted(tmp_path: Path) -> None:
-    example = ZOO["dilated_pyramid"]
-    torch.manual_seed(0)
-    graph = trace(example.build(), example.inputs())
+    graph = graph_of("dilated_pyramid")
     before = {w.name: w.size for w in infer_widths(graph)}
     for site in list(Dilate().sites(graph)):
         graph = site.members[0].apply(graph)

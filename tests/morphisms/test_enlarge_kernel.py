@@ -15,9 +15,8 @@ from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.errors import PassError
 from archir.rewrite.derived import DerivedPerturbation
-from frontends.pytorch import trace
 from passes.enlarge_kernel import EnlargeKernel
-from tests.models import ZOO
+from tests.captured import graph_of
 from tests.morphisms.convolutions import CONVOLUTIONS, change_of_outputs, predictions, trace_layer
 
 
@@ -87,8 +86,7 @@ def test_where_a_kernel_cannot_grow(layer: str, by: int, reason: str) -> None:
 
 def test_the_widths_stay_free() -> None:
     for name in ("mobilenet", "unet", "decoder"):
-        example = ZOO[name]
-        graph = trace(example.build(), example.inputs())
+        graph = graph_of(name)
         before = {w.name: w.size for w in infer_widths(graph)}
         for site in list(EnlargeKernel().sites(graph)):
             graph = site.members[0].apply(graph)
@@ -103,9 +101,7 @@ def test_the_widths_stay_free() -> None:
     ],
 )
 def test_what_is_emitted_is_a_module_of_another_kernel(name: str, layer: str, tmp_path: Path) -> None:
-    example = ZOO[name]
-    torch.manual_seed(0)
-    graph = trace(example.build(), example.inputs())
+    graph = graph_of(name)
     for site in list(EnlargeKernel().sites(graph)):
         graph = site.members[0].apply(graph)
     assert layer in to_python(graph, tmp_path, name="net").path.read_text()

@@ -13,7 +13,8 @@ from archir.axes.infer import infer_widths
 from archir.errors import PassError
 from archir.testing import randomise
 from passes.mixture_branch import MixtureBranch
-from tests.morphisms.checks import emit, predictions, zoo
+from tests.captured import graph_of
+from tests.morphisms.checks import emit, predictions
 from tests.morphisms.wiring import change, change_in_training, reason, traced, value_after
 
 
@@ -114,7 +115,7 @@ def test_reasons_it_does_not_apply() -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("gpt", 1), ("vit", 1), ("encoder", 2), ("mlp", 1), ("resnet", 0)])
 def test_mlps_are_found(name: str, count: int) -> None:
-    assert len(list(MixtureBranch().sites(zoo(name)))) == count
+    assert len(list(MixtureBranch().sites(graph_of(name)))) == count
 
 
 @pytest.mark.parametrize("name", ["vit", "mlp"])
@@ -123,11 +124,11 @@ def test_the_function_is_kept_in_training(name: str) -> None:
 
 
 def test_it_is_emitted_as_a_module(tmp_path: Path) -> None:
-    source = emit(MixtureBranch("%22").apply(zoo("gpt")), tmp_path)
+    source = emit(MixtureBranch("%22").apply(graph_of("gpt")), tmp_path)
     assert "self.mixture = MixtureBranch()" in source
     assert "self.router = nn.Linear(32, 4)" in source
-    (site,) = MixtureBranch().sites(zoo("vit"))
-    assert "self.linear2 = nn.Linear(64, 32, bias=False)" in emit(site.members[0].apply(zoo("vit")), tmp_path)
+    (site,) = MixtureBranch().sites(graph_of("vit"))
+    assert "self.linear2 = nn.Linear(64, 32, bias=False)" in emit(site.members[0].apply(graph_of("vit")), tmp_path)
 
 
 def test_predictions_agree_with_the_truth() -> None:

@@ -13,7 +13,8 @@ from archir.errors import PassError
 from archir.ir.graph import Graph
 from frontends.pytorch import trace
 from passes.parallel_branch import ParallelBranch
-from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes, zoo
+from tests.captured import graph_of
+from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes
 from tests.morphisms.convolutions import CONVOLUTIONS, change_of_outputs, trace_layer
 
 PLAIN = [name for name in CONVOLUTIONS if not name.startswith("transposed")]
@@ -81,7 +82,7 @@ def test_it_keeps_widths_free_and_the_function_in_training_mode_and_reads_well(t
             hidden = [morphism.rank] if morphism.rank else {"%7": [2], "%9": [2]}.get(site.label, [])
             assert sizes(after) == sorted([*sizes(graph), *hidden]), site.label
             assert change_in_training(graph, after, x) == 0
-    image, token = zoo("resnet"), zoo("gpt")
+    image, token = graph_of("resnet"), graph_of("gpt")
     source = emit(ParallelBranch("%4").apply(image), tmp_path / "image")
     assert "self.conv = nn.Conv2d(16, 16, 3, padding=2, dilation=2, bias=False)" in source
     assert "return y + self.conv(x)" in source

@@ -15,7 +15,8 @@ from archir.ir.graph import Graph
 from archir.testing import randomise
 from frontends.pytorch import trace
 from passes.self_attention import SelfAttention, has_causal_mask
-from tests.morphisms.checks import emit, predictions, zoo
+from tests.captured import graph_of
+from tests.morphisms.checks import emit, predictions
 from tests.morphisms.wiring import Images, change, change_in_training, reason, traced, value_after
 
 
@@ -77,7 +78,7 @@ def test_tokens_attend_to_each_other(grid: tuple[int, ...]) -> None:
 
 
 def test_no_token_of_a_causal_model_sees_a_later_one() -> None:
-    graph = zoo("gpt")
+    graph = graph_of("gpt")
     sites = list(SelfAttention().sites(graph))
     assert len(sites) >= 5
     tokens = torch.randint(0, 50, (2, 16), generator=torch.Generator().manual_seed(0))
@@ -189,7 +190,7 @@ def test_reasons_that_depend_on_sizes() -> None:
 
 
 def test_candidates_are_proposed_where_tokens_are_few() -> None:
-    graph = zoo("resnet")
+    graph = graph_of("resnet")
     assert len(list(SelfAttention(limit=255).sites(graph))) < len(list(SelfAttention(limit=256).sites(graph)))
 
 
@@ -199,10 +200,10 @@ def test_the_function_is_kept_in_training(name: str) -> None:
 
 
 def test_it_is_emitted_as_a_module(tmp_path: Path) -> None:
-    source = emit(SelfAttention("%9").apply(zoo("resnet")), tmp_path)
+    source = emit(SelfAttention("%9").apply(graph_of("resnet")), tmp_path)
     assert "self.attention = SelfAttention()" in source
     assert "self.query = nn.Linear(16, 16)" in source
-    source = emit(SelfAttention("%18", causal=True).apply(zoo("gpt")), tmp_path)
+    source = emit(SelfAttention("%18", causal=True).apply(graph_of("gpt")), tmp_path)
     assert "F.scaled_dot_product_attention(y2, y3, y, is_causal=True)" in source
 
 

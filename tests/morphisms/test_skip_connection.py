@@ -15,7 +15,8 @@ from archir.rewrite.pipeline import apply_together
 from archir.testing import randomise
 from frontends.pytorch import trace
 from passes.skip_connection import SkipConnection
-from tests.morphisms.checks import emit, predictions, sizes, zoo
+from tests.captured import graph_of
+from tests.morphisms.checks import emit, predictions, sizes
 from tests.morphisms.wiring import Images, change, change_in_training, reason, traced, value_after
 
 
@@ -113,7 +114,7 @@ def test_reasons_that_depend_on_types() -> None:
 
 
 def test_sites_are_near_each_other_and_more_with_a_longer_reach() -> None:
-    graph = zoo("resnet")
+    graph = graph_of("resnet")
     near = [s.label for s in SkipConnection(reach=1).sites(graph)]
     far = [s.label for s in SkipConnection(reach=9).sites(graph)]
     assert set(near) < set(far)
@@ -146,10 +147,10 @@ def test_the_function_is_kept_in_training(name: str) -> None:
 
 
 def test_it_is_emitted_as_a_module(tmp_path: Path) -> None:
-    source = emit(SkipConnection("%6", "%15").apply(zoo("resnet")), tmp_path)
+    source = emit(SkipConnection("%6", "%15").apply(graph_of("resnet")), tmp_path)
     assert "self.skip = SkipConnection()" in source
     assert "self.proj = nn.Conv2d(16, 32, 1, stride=2, bias=False)" in source
-    source = emit(SkipConnection("%6", "%19").apply(zoo("gpt")), tmp_path)
+    source = emit(SkipConnection("%6", "%19").apply(graph_of("gpt")), tmp_path)
     assert "self.proj = nn.Linear(96, 32, bias=False)" in source
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from archir.errors import PassError
 from archir.testing import randomise
 from passes.squeeze_excite import SqueezeExcite
-from tests.morphisms.checks import emit, predictions, sizes, zoo
+from tests.captured import graph_of
+from tests.morphisms.checks import emit, predictions, sizes
 from tests.morphisms.wiring import Images, change, change_in_training, reason, traced, value_after
 
 
@@ -90,10 +91,10 @@ def test_the_function_is_kept_in_training(name: str) -> None:
 
 
 def test_it_is_emitted_as_a_module(tmp_path: Path) -> None:
-    source = emit(SqueezeExcite("%9").apply(zoo("resnet")), tmp_path)
+    source = emit(SqueezeExcite("%9").apply(graph_of("resnet")), tmp_path)
     assert "self.squeeze_excite = SqueezeExcite()" in source
     assert "self.fc1 = nn.Conv2d(16, 4, 1)" in source
-    source = emit(SqueezeExcite("%4").apply(zoo("gpt")), tmp_path)
+    source = emit(SqueezeExcite("%4").apply(graph_of("gpt")), tmp_path)
     assert "self.fc2 = nn.Linear(4, 32)" in source
 
 

@@ -32,6 +32,7 @@ from passes.fold_constants import FoldConstants
 from passes.fuse_parallel_linear import FuseParallelLinear
 from passes.remove_identity import RemoveIdentity
 from passes.simplify import Simplify
+from tests.captured import graph_of
 from tests.emit.test_python import without_dropout
 from tests.models import ZOO
 from tests.rewrite.test_perturbations import capture
@@ -186,8 +187,7 @@ def test_simplify_can_leave_training_as_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet", "unet", "siamese", "vit", "grouped_query_attention", "misaligned_sums"])
 def test_what_is_simplified_is_emitted(name: str, tmp_path: Path) -> None:
-    example = ZOO[name]
-    graph = Simplify().apply(trace(example.build(), example.inputs(), example.kwargs()))
+    graph = Simplify().apply(graph_of(name))
     emitted = to_python(graph, tmp_path)
     assert emitted.difference < 1e-6
     text = emitted.path.read_text()
@@ -197,8 +197,7 @@ def test_what_is_simplified_is_emitted(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet", "rotary_embedding", "misaligned_sums"])
 def test_what_is_simplified_goes_to_onnx(name: str, tmp_path: Path) -> None:
-    example = ZOO[name]
-    graph = Simplify().apply(trace(example.build(), example.inputs(), example.kwargs()))
+    graph = Simplify().apply(graph_of(name))
     assert to_onnx(graph, tmp_path / "net.onnx").difference < 1e-5
 
 
@@ -209,7 +208,7 @@ def test_widths_of_what_is_simplified_are_what_they_claim_to_be(name: str) -> No
     assert [p for v in check_widths(result, inputs, units=2) for p in v.problems] == []
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(STEPS)
 def test_random_nets_keep_their_function(steps: list[tuple[str, int, int]]) -> None:
     graph, x = capture_random(steps)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from archir.testing import check_widths
-from frontends.pytorch import trace
+from tests.captured import graph_of
 from tests.models import ZOO
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_free_width_is_what_it_claims_to_be(name: str) -> None:
-    torch.manual_seed(0)
     example = ZOO[name]
-    args, kwargs = example.inputs(), example.kwargs()
-    verdicts = check_widths(trace(example.build(), args, kwargs), args, kwargs)
+    verdicts = check_widths(graph_of(name), example.inputs(), example.kwargs())
     assert [problem for v in verdicts for problem in v.problems] == []

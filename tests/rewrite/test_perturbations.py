@@ -13,11 +13,11 @@ from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import apply_together
 from archir.testing import evaluate, leaves_of, randomise, relative_difference
-from frontends.pytorch import trace
 from passes.merge import Merge
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
+from tests.captured import graph_of
 from tests.models import ZOO
 
 
@@ -26,8 +26,7 @@ def capture(name: str) -> tuple[Graph, list[Tensor]]:
     torch.manual_seed(0)
     example = ZOO[name]
     args, kwargs = example.inputs(), example.kwargs()
-    graph = trace(example.build(), args, kwargs)
-    return randomise(graph.to(torch.float64)), leaves_of(args, kwargs)
+    return randomise(graph_of(name).to(torch.float64)), leaves_of(args, kwargs)
 
 
 @pytest.mark.parametrize("name", ZOO)

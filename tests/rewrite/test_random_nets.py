@@ -116,7 +116,7 @@ def capture(steps: list[tuple[str, int, int]]) -> tuple[Graph, Tensor]:
     return trace(RandomNet(steps), (x,)), x
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(STEPS)
 def test_every_free_width_of_a_random_net_is_what_it_claims_to_be(steps: list[tuple[str, int, int]]) -> None:
     graph, x = capture(steps)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from archir.errors import ScoreError
+from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Perturbation
 from archir.score import chunks, stream
@@ -28,6 +29,7 @@ from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
+from tests.captured import graph_of
 from tests.models import ZOO
 from tests.score.test_forward import Resampled
 
@@ -35,8 +37,8 @@ from tests.score.test_forward import Resampled
 class Case:
     """A model with some candidates of each of its families, on one batch."""
 
-    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...], *, batch_statistics: bool = False) -> None:
-        graph = randomise(trace(model, inputs).to(torch.float64))
+    def __init__(self, graph: Graph, inputs: tuple[Tensor, ...], *, batch_statistics: bool = False) -> None:
+        graph = randomise(graph.to(torch.float64))
         program = Program(graph, batch_statistics=batch_statistics)
         self.inputs = tuple(t.double() if t.is_floating_point() else t for t in inputs)
         families, _ = find_families(program.graph, (Split(), Prune(), Widen(count=2)))
@@ -55,8 +57,7 @@ class Case:
 
 def zoo(name: str, *, batch_statistics: bool = False) -> Case:
     torch.manual_seed(0)
-    example = ZOO[name]
-    return Case(example.build(), example.inputs(3), batch_statistics=batch_statistics)
+    return Case(graph_of(name), ZOO[name].inputs(3), batch_statistics=batch_statistics)
 
 
 def close(a: Tensor, b: Tensor) -> bool:

@@ -19,6 +19,7 @@ from archir.testing import outputs, randomise
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
+from tests.captured import graph_of
 from tests.models import ZOO
 
 
@@ -73,7 +74,7 @@ def test_a_unit_that_follows_from_the_others_is_not_missed() -> None:
 def test_the_outputs_stay_closer_than_without(name: str) -> None:
     example = ZOO[name]
     torch.manual_seed(0)
-    graph = randomise(trace(example.build(), example.inputs(8)).to(torch.float64))
+    graph = randomise(graph_of(name).to(torch.float64))
     batches = _batches(*example.inputs()[0].shape[1:])
     dice = random.Random(0)
     better = total = 0
@@ -88,9 +89,7 @@ def test_the_outputs_stay_closer_than_without(name: str) -> None:
 
 
 def test_several_widths_that_meet_in_one_weight_go_together() -> None:
-    example = ZOO["dilated_pyramid"]
-    torch.manual_seed(0)
-    graph = trace(example.build(), example.inputs()).to(torch.float64)
+    graph = graph_of("dilated_pyramid").to(torch.float64)
     batches = _batches(3, 16, 16)
     specs = [f"prune{{width={w.name}, units=[0, 3]}}" for w in infer_widths(graph)]
     after = archir.prune_with_compensation(graph, batches, "; ".join(specs))
@@ -123,7 +122,7 @@ def test_weights_that_are_used_for_something_else_stay() -> None:
 
 def test_what_cannot_be_compensated_is_said() -> None:
     torch.manual_seed(0)
-    graph = trace(ZOO["mlp"].build(), ZOO["mlp"].inputs())
+    graph = graph_of("mlp")
     with pytest.raises(PassError, match="more than remove units"):
         compensated(graph, [], [Split("w0", (1,))])
     with pytest.raises(ScoreError, match="no batches"):

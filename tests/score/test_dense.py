@@ -23,10 +23,10 @@ from archir.score.program import Program
 from archir.score.refine import Refinement, refine
 from archir.score.screen import screen
 from archir.testing import evaluate, leaves_of, randomise
-from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
+from tests.captured import graph_of
 from tests.models import ZOO
 
 MOST = 4
@@ -79,7 +79,7 @@ class Case:
         torch.manual_seed(0)
         example = ZOO[name]
         args, kwargs = example.inputs(3), example.kwargs(3)
-        self.graph = randomise(trace(example.build(), args, kwargs).to(torch.float64))
+        self.graph = randomise(graph_of(name).to(torch.float64))
         tensors = leaves_of(args, kwargs)
         self.values = evaluate(self.graph, tensors)
         self.inputs = tuple(tensors) if not kwargs else tensors[0]

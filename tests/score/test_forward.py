@@ -18,6 +18,7 @@ from archir.score.program import Evaluation, Program
 from archir.score.tail import Tail
 from archir.testing import leaves_of, randomise
 from frontends.pytorch import trace
+from tests.captured import graph_of
 from tests.models import ZOO
 
 
@@ -63,7 +64,7 @@ def largest_difference(graph: Graph, inputs: dict[Value, Any]) -> tuple[float, d
 def test_both_modes_agree_on_every_edge(name: str) -> None:
     example = ZOO[name]
     args, kwargs = example.inputs(3), example.kwargs(3)
-    graph = randomise(trace(example.build(), args, kwargs).to(torch.float64))
+    graph = randomise(graph_of(name).to(torch.float64))
     inputs = Program(graph).bind(tuple(leaves_of(args, kwargs)))
     worst, _ = largest_difference(graph, inputs)
     assert worst < 1e-9
@@ -71,7 +72,7 @@ def test_both_modes_agree_on_every_edge(name: str) -> None:
 
 def test_attention_runs_under_the_math_backend_and_says_so() -> None:
     example = ZOO["gpt"]
-    graph = randomise(trace(example.build(), example.inputs()).to(torch.float64))
+    graph = randomise(graph_of("gpt").to(torch.float64))
     _, methods = largest_difference(graph, Program(graph).bind(example.inputs(2)))
     assert methods["aten.scaled_dot_product_attention.default"] == "jvp (math attention)"
     assert methods["aten.layer_norm.default"] == "jvp"
@@ -120,7 +121,7 @@ def test_an_operator_with_neither_is_named() -> None:
 
 def test_values_not_downstream_do_not_move() -> None:
     example = ZOO["two_heads"]
-    graph = trace(example.build(), example.inputs()).to(torch.float64)
+    graph = graph_of("two_heads").to(torch.float64)
     inputs = Program(graph).bind(tuple(t.double() for t in example.inputs(3)))
     (classes, _) = [v for _, v in graph.output.operands()]
     tail = Tail(graph, [classes])

@@ -18,10 +18,10 @@ from archir.score.program import Program
 from archir.score.reduction import Reduction
 from archir.score.screen import backward, screen, tapped_program
 from archir.testing import randomise
-from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
+from tests.captured import graph_of
 from tests.models import ZOO
 
 LABELS = torch.tensor([1, 0, 3])
@@ -31,7 +31,7 @@ def setting(name: str) -> tuple[Head, list[Perturbation], tuple[tuple[Tensor, ..
     example = ZOO[name]
     torch.manual_seed(0)
     args = example.inputs(3)
-    graph = randomise(trace(example.build(), args).to(torch.float64))
+    graph = randomise(graph_of(name).to(torch.float64))
     families, _ = find_families(graph, (Split(), Prune(), Widen(count=2)))
     doubled = tuple(t.double() if t.is_floating_point() else t for t in args)
     targets = LABELS if name in ("resnet", "mlp") else torch.randn(3, 5, 3, dtype=torch.float64)

@@ -24,6 +24,7 @@ from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
+from tests.captured import graph_of
 from tests.ir.builder import Builder
 from tests.models import ZOO
 
@@ -33,7 +34,7 @@ EXAMPLES = 7
 def setting(name: str) -> tuple[Head, list[Perturbation], list[tuple[Tensor, Tensor]]]:
     torch.manual_seed(0)
     (x,) = ZOO[name].inputs(EXAMPLES)
-    graph = randomise(trace(ZOO[name].build(), (x,)).to(torch.float64))
+    graph = randomise(graph_of(name).to(torch.float64))
     perturbations = [f.perturbation for f in find_families(graph, (Split(), Prune(), Widen(count=2)))[0]]
     inputs = x.double() if x.is_floating_point() else x
     program = Program(graph)

@@ -15,6 +15,7 @@ from archir.ir.node import Use, Value
 from archir.rewrite.perturbation import Edge
 from archir.score.program import Program, number_of_examples
 from frontends.pytorch import trace
+from tests.captured import graph_of
 from tests.ir.builder import Builder
 from tests.models import ZOO
 from tests.vision_models import ResNet
@@ -115,7 +116,7 @@ def test_a_change_passes_through_detach() -> None:
     assert torch.allclose(gradient, torch.full_like(gradient, 3.0))
 
 
-def graph_of(op: str, *arguments: float | int | bool | None) -> Graph:
+def one_call(op: str, *arguments: float | int | bool | None) -> Graph:
     builder = Builder()
     x = builder.input("x", "f32[B, 3]")
     return builder.graph(builder.call(op, x, *arguments))
@@ -123,13 +124,13 @@ def graph_of(op: str, *arguments: float | int | bool | None) -> Graph:
 
 def test_noise_is_refused() -> None:
     with pytest.raises(ScoreError, match=r"aten\.dropout\.default is active"):
-        Program(graph_of("aten.dropout.default", 0.5, True))
-    Program(graph_of("aten.dropout.default", 0.5, False))
-    Program(graph_of("aten.dropout.default", 0.0, True))
+        Program(one_call("aten.dropout.default", 0.5, True))
+    Program(one_call("aten.dropout.default", 0.5, False))
+    Program(one_call("aten.dropout.default", 0.0, True))
     with pytest.raises(ScoreError, match="scores would be noise"):
-        Program(graph_of("aten.bernoulli.p", 0.5))
+        Program(one_call("aten.bernoulli.p", 0.5))
     with pytest.raises(ScoreError, match=r"aten\.batch_norm\.default is active"):
-        Program(graph_of("aten.batch_norm.default", None, None, None, None, True, 0.1, 1e-5, False))
+        Program(one_call("aten.batch_norm.default", None, None, None, None, True, 0.1, 1e-5, False))
 
 
 def test_statistics_of_single_examples_are_no_noise() -> None:
@@ -146,7 +147,7 @@ def test_statistics_of_single_examples_are_no_noise() -> None:
 
 def test_batches_are_tensors_tuples_or_mappings() -> None:
     x, y = torch.randn(3, 3, 32, 32), torch.randn(3, 3, 32, 32)
-    graph = trace(ZOO["siamese"].build(), ZOO["siamese"].inputs())
+    graph = graph_of("siamese")
     program = Program(graph)
     by_position, by_name = program.bind((x, y)), program.bind({"y": y, "x": x})
     assert list(by_position) == list(by_name) == [Value(n.id) for n in graph.inputs]
@@ -156,7 +157,7 @@ def test_batches_are_tensors_tuples_or_mappings() -> None:
 def test_nested_inputs_and_outputs_keep_their_structure() -> None:
     example = ZOO["nested"]
     args, kwargs = example.inputs(), example.kwargs()
-    graph = trace(example.build(), args, kwargs)
+    graph = graph_of("nested")
     program = Program(graph)
     found = program.structure(program(program.bind({"arg0": args[0], **kwargs})).outputs)
     assert set(found) == {"hidden", "parts", "scale", "none"}

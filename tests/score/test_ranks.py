@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from multiprocessing import get_context
@@ -94,10 +94,15 @@ def work(rank: int, folder: str, steps: int) -> None:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("steps", [0, 5])
-def test_two_processes_give_what_one_does(tmp_path: Path, steps: int) -> None:
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessPoolExecutor]:
     with ProcessPoolExecutor(WORLD, mp_context=get_context("spawn")) as pool:
-        list(pool.map(work, range(WORLD), [str(tmp_path)] * WORLD, [steps] * WORLD))
+        yield pool
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_two_processes_give_what_one_does(processes: ProcessPoolExecutor, tmp_path: Path, steps: int) -> None:
+    list(processes.map(work, range(WORLD), [str(tmp_path)] * WORLD, [steps] * WORLD))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD))
     assert first == second
     together = merged(batches()) if steps else batches()  # a step of two processes is one on both their batches
