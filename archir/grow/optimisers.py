@@ -18,6 +18,10 @@ SLOTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
 }
 """What an optimiser keeps for each parameter, by its class."""
+
+POWERS = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2}
+"""The power of the gradients in each of these, but for the count of steps."""
+
 SHAPES = ("constant", "linear", "cosine")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from archir.grow.optimisers import OptimiserOptions, optimiser_tensors, restore_optimiser
+from archir.grow.optimisers import POWERS, OptimiserOptions, optimiser_tensors, restore_optimiser
 from archir.ir.graph import Graph
 from archir.rewrite.pipeline import Rewriting
 
@@ -52,7 +52,8 @@ def carry_over(state: Mapping[str, torch.Tensor], rewriting: Rewriting) -> dict[
     """Return the state of an optimiser after a rewriting of the parameters it belongs to.
 
     Every tensor that has the shape of its parameter goes through the same index maps as the parameter: a copy of a
-    unit goes on with the momentum of the unit, a fresh unit or layer starts with none.
+    unit goes on with what it would have gathered had it been there from the first step, a fresh unit or layer starts
+    with none. Weight decay that SGD adds to the gradients is carried over as if it were one of them.
 
     Args:
         state: tensors by `slot/parameter`.
@@ -73,6 +74,6 @@ def carry_over(state: Mapping[str, torch.Tensor], rewriting: Rewriting) -> dict[
         elif node in after:
             carried[key] = tensor
     for slot, tensors in slots.items():
-        for node, tensor in rewriting.carry(tensors).items():
+        for node, tensor in rewriting.carry(tensors, POWERS[slot]).items():
             carried[f"{slot}/{names[node]}"] = tensor
     return carried

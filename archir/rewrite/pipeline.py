@@ -57,11 +57,16 @@ class Rewriting:
     plan: Reindexing | None
     graph: Graph
 
-    def carry(self, tensors: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-        """Return tensors shaped like stored ones (momentum, say) as they are in the result, by parameter node.
+    def carry(self, tensors: Mapping[int, torch.Tensor], power: int = 1) -> dict[int, torch.Tensor]:
+        """Return what an optimiser has gathered of the gradients as it is in the result.
 
-        Copies of units hold what the units held, undivided; what is new holds nought; what is gone is left out. Nought
-        is also where a rewrite changes a tensor by rules that ask for numbers only the weights have.
+        Copies of units hold what they would have gathered (see `Reindexing.gradient`); what is new holds nought; what
+        is gone is left out. Nought is also where a rewrite changes a tensor by rules that ask for numbers only the
+        weights have.
+
+        Args:
+            tensors: by parameter node, shaped like what is stored.
+            power: of the gradients in them: 1 for momentum, 2 for second moments.
         """
         try:
             carried = _carry(self.before, self.spliced, self.others, tensors)
@@ -70,7 +75,7 @@ class Rewriting:
             carried = {i: t if new[i] is old[i] else torch.zeros_like(new[i]) for i, t in tensors.items() if i in new}
         if self.plan is None:
             return carried
-        return {i: self.plan.gather(i, t) for i, t in carried.items()}
+        return {i: self.plan.gradient(i, t, power) for i, t in carried.items()}
 
 
 def rewrite_together(graph: Graph, members: Members) -> Rewriting:

@@ -7,7 +7,8 @@ divided where `archir.rewrite.multiplicity` says so; sizes in the arguments of c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -89,9 +90,21 @@ class Reindexing:
     def _extended(self) -> dict[Atom, int]:
         return {w.atom: w.size + c.fresh for w, c in self._pairs}
 
-    def gather(self, node: int, tensor: torch.Tensor) -> torch.Tensor:
-        """Reindex a tensor shaped like a stored one (momentum, say), copies undivided, fresh units nought."""
-        return self._gather(node, self._average(node, self._extend(node, tensor, with_values=False)))
+    def gradient(self, node: int, tensor: torch.Tensor, power: int = 1) -> torch.Tensor:
+        """Reindex what an optimiser gathers of the gradients of a stored tensor.
+
+        Where each of `m` copies holds `m ** -e` times what the unit held, its gradient is `m ** (e - 1)` times that of
+        the unit. Fresh units have none yet.
+
+        Args:
+            node: the parameter node.
+            tensor: shaped like what it stores.
+            power: of the gradients in it: 1 for momentum, 2 for second moments.
+
+        Source: ours.
+        """
+        averaged = self._average(node, self._extend(node, tensor, with_values=False))
+        return self._gather(node, self._scale(node, averaged, lambda exponent: power * (exponent - 1)))
 
     def parameter(self, node: int, tensor: torch.Tensor) -> torch.Tensor:
         """Reindex a stored tensor."""
@@ -128,6 +141,10 @@ class Reindexing:
         return tensor
 
     def _divide(self, node: int, tensor: torch.Tensor) -> torch.Tensor:
+        return self._scale(node, tensor, operator.neg)
+
+    def _scale(self, node: int, tensor: torch.Tensor, power: Callable[[int], int]) -> torch.Tensor:
+        """Multiply by the number of copies, raised to a power that follows from the exponent of every place."""
         for width, change in self._pairs:
             if width.name not in self.exponents:
                 continue
@@ -135,11 +152,11 @@ class Reindexing:
             counts[[u for pair in change.merged for u in pair]] = 0.5
             for axis, term in enumerate(self._terms(node)):
                 for occurrence, exponent in enumerate(self.exponents[width.name].of(Value(node), axis)):
-                    if exponent == 0:
+                    if power(exponent) == 0:
                         continue
                     unit = unit_index(term, width.atom, occurrence, self._extended)
-                    divisor = torch.where(unit >= 0, counts[unit.clamp(min=0)], 1).to(tensor)
-                    tensor = tensor * _along(axis, divisor**-exponent, tensor.dim())
+                    copies = torch.where(unit >= 0, counts[unit.clamp(min=0)], 1).to(tensor)
+                    tensor = tensor * _along(axis, copies ** power(exponent), tensor.dim())
         return tensor
 
     def _sign(self, node: int, width: Width, change: Change) -> torch.Tensor:
