@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
 from archir.axes.positions import contains, gather_index, positions, size_of, unit_index
-from archir.axes.terms import Atom, Term
+from archir.axes.terms import Atom, Term, leaves
 from archir.axes.widths import Width, Widths
 from archir.errors import PassError
 from archir.ir.graph import Edit, Graph
@@ -77,18 +78,31 @@ class Reindexing:
     exponents: Mapping[str, Exponents]
     seed: int = 0
 
-    @property
-    def _pairs(self) -> list[tuple[Width, Change]]:
+    @cached_property
+    def _pairs(self) -> Sequence[tuple[Width, Change]]:
         return [(self.widths[name], change) for name, change in self.changes.items()]
 
-    @property
-    def sizes(self) -> dict[Atom, int]:
+    @cached_property
+    def sizes(self) -> Mapping[Atom, int]:
         """The new size of every changed atom."""
         return {w.atom: len(c.source) for w, c in self._pairs}
 
-    @property
-    def _extended(self) -> dict[Atom, int]:
+    @cached_property
+    def _extended(self) -> Mapping[Atom, int]:
         return {w.atom: w.size + c.fresh for w, c in self._pairs}
+
+    @cached_property
+    def _sources(self) -> Mapping[Atom, torch.Tensor]:
+        return {w.atom: torch.tensor(c.source, dtype=torch.long) for w, c in self._pairs}
+
+    def _touching(self, node: int) -> list[tuple[Width, Change]]:
+        """Return the widths that stand in a stored tensor, in order, and their changes."""
+        atoms = {atom for term in self._terms(node) for atom in leaves(term)}
+        return [self._pairs[i] for i in sorted(self._order[a] for a in atoms & self._order.keys())]
+
+    @cached_property
+    def _order(self) -> Mapping[Atom, int]:
+        return {width.atom: i for i, (width, _) in enumerate(self._pairs)}
 
     def gradient(self, node: int, tensor: torch.Tensor, power: int = 1) -> torch.Tensor:
         """Reindex what an optimiser gathers of the gradients of a stored tensor.
@@ -110,7 +124,7 @@ class Reindexing:
         """Reindex a stored tensor."""
         extended = self._divide(node, self._average(node, self._extend(node, tensor, with_values=True)))
         result = self._gather(node, extended)
-        for width, change in self._pairs:
+        for width, change in self._touching(node):
             theta = change.theta.get(node)
             if theta is None or not any(change.sign):
                 continue
@@ -122,16 +136,15 @@ class Reindexing:
         return self.widths.axes[Value(node)]
 
     def _gather(self, node: int, tensor: torch.Tensor) -> torch.Tensor:
-        sources = {w.atom: torch.tensor(c.source, dtype=torch.long) for w, c in self._pairs}
         for axis, term in enumerate(self._terms(node)):
-            index = gather_index(term, sources, self._extended)
+            index = gather_index(term, self._sources, self._extended)
             if len(index) != tensor.shape[axis] or not torch.equal(index, torch.arange(len(index))):
                 tensor = tensor.index_select(axis, index.to(tensor.device))
         return tensor
 
     def _average(self, node: int, tensor: torch.Tensor) -> torch.Tensor:
         """Let units that are merged hold the mean of both."""
-        for width, change in self._pairs:
+        for width, change in self._touching(node):
             if change.merged and tensor.is_floating_point():
                 partners = change.partners(width.size)
                 for axis, term in enumerate(self._terms(node)):
@@ -145,7 +158,7 @@ class Reindexing:
 
     def _scale(self, node: int, tensor: torch.Tensor, power: Callable[[int], int]) -> torch.Tensor:
         """Multiply by the number of copies, raised to a power that follows from the exponent of every place."""
-        for width, change in self._pairs:
+        for width, change in self._touching(node):
             if width.name not in self.exponents:
                 continue
             counts = change.multiplicity(width.size).clamp(min=1).double()
@@ -176,7 +189,7 @@ class Reindexing:
     def _extend(self, node: int, tensor: torch.Tensor, *, with_values: bool) -> torch.Tensor:
         """Append the fresh units of every width, each in its place within the axis."""
         sizes: dict[Atom, int] = {}
-        for width, change in self._pairs:
+        for width, change in self._touching(node):
             if not change.fresh:
                 continue
             old, new = dict(sizes), {**sizes, width.atom: width.size + change.fresh}
