@@ -8,7 +8,7 @@ A value is one result of a node. Arguments are kept by schema name, defaults lef
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -21,12 +21,14 @@ from archir.errors import GraphError, suggest
 from archir.ir import ops
 from archir.ir.module import to_module
 from archir.ir.names import check_title
-from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Location, Node, Parameter, Signature, Use, Value
+from archir.ir.node import INPUT, PARAMETER, Argument, Location, Node, Parameter, Signature, Use, Value
+from archir.ir.patch import Patch
 from archir.ir.store import save
 from archir.ir.structure import Draft, Structure, structure_of
+from archir.ir.tensor_map import TensorMap
 from archir.ir.text import print_graph
 from archir.ir.types import TensorType, Type
-from archir.ir.verify import verify
+from archir.ir.verify import verify_patch
 
 
 class Graph:
@@ -99,22 +101,26 @@ class Graph:
     @cached_property
     def inputs(self) -> tuple[Node, ...]:
         """Input nodes, in the order of the signature's leaves."""
-        return tuple(n for n in self.nodes if n.op == INPUT)
+        return self._of_kind(INPUT)
 
     @cached_property
     def parameters(self) -> tuple[Node, ...]:
         """Parameter nodes (buffers and constants included), in order."""
-        return tuple(n for n in self.nodes if n.op == PARAMETER)
+        return self._of_kind(PARAMETER)
 
-    @cached_property
+    def _of_kind(self, op: str) -> tuple[Node, ...]:
+        found = (node for node in self.structure.by_id.values() if node.op == op)
+        return tuple(sorted(found, key=lambda node: node.id))
+
+    @property
     def output(self) -> Node:
         """The output node; its arguments `0`, `1`, ... are the returned values."""
-        return next(n for n in self.nodes if n.op == OUTPUT)
+        return self.structure.by_id[self.structure.output]
 
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
         """Parameter nodes by every name they have."""
-        return {name: n for n in self.parameters if n.parameter for name in n.parameter.names}
+        return {name: self.structure.by_id[i] for name, i in self.structure.names.items()}
 
     def __len__(self) -> int:
         return len(self.structure.by_id)
@@ -230,8 +236,7 @@ class Edit:
     """A graph being changed; made by `Graph.edit`.
 
     Attributes:
-        graph: the changed graph, once the `with` block has ended.
-        touched: ids of the nodes added or changed so far.
+        patch: what was changed, once the `with` block has ended.
     """
 
     def __init__(self, base: Graph, by: str) -> None:
@@ -240,9 +245,19 @@ class Edit:
         self._by = by
         self._draft = Draft(base.structure)
         self._tensors = dict(base.tensors)
-        self._next = max(self._draft.by_id, default=-1) + 1
-        self._result: Graph | None = None
-        self.touched: set[int] = set()
+        self._maps: dict[int, TensorMap | None] = {}
+        self._patch: Patch | None = None
+
+    @property
+    def patch(self) -> Patch:
+        """The graph before and after, and what differs.
+
+        Raises:
+            GraphError: the `with` block has not ended.
+        """
+        if self._patch is None:
+            raise GraphError("the edited graph is there once the `with graph.edit(...)` block has ended")
+        return self._patch
 
     @property
     def graph(self) -> Graph:
@@ -251,9 +266,7 @@ class Edit:
         Raises:
             GraphError: the `with` block has not ended.
         """
-        if self._result is None:
-            raise GraphError("the edited graph is there once the `with graph.edit(...)` block has ended")
-        return self._result
+        return self.patch.after
 
     def node(self, node: int) -> Node:
         """Return a node as it stands now."""
@@ -267,13 +280,13 @@ class Edit:
         """Return the places that use a value as things stand now, in order."""
         return self._draft.uses(value)
 
-    def paths(self) -> set[str]:
-        """Return the paths of all modules that calls belong to or tensors are stored in, as things stand now."""
+    def paths(self) -> Set[str]:
+        """Return the paths of all modules that calls belong to or tensors are stored in, or did before they went."""
         return self._draft.paths()
 
     def stores(self, path: str) -> bool:
         """Say whether a tensor is stored in a module or in one below it, as things stand now."""
-        return any(name.startswith(f"{path}.") for name in self._draft.names())
+        return self._draft.stores(path)
 
     @property
     def device(self) -> torch.device:
@@ -293,13 +306,12 @@ class Edit:
         location: Location | None = None,
     ) -> Value:
         """Store a new tensor under a fresh name; a number is appended where `name` is taken."""
-        taken = self._draft.names()
         stem, number = name, 1
-        while name in taken:
+        while self._draft.is_name(name):
             name, number = f"{stem}_{number}", number + 1
         trainable = kind == "parameter" and tensor.is_floating_point()
         node = Node(
-            id=self._next,
+            id=self._draft.next_id,
             op=PARAMETER,
             results=(TensorType(tensor.dtype, tuple(tensor.shape)),),
             parameter=Parameter((name,), kind, trainable),
@@ -326,7 +338,7 @@ class Edit:
         """
         arguments = ops.normalise(op, args, kwargs)
         results = ops.infer_types(op, self._typed(arguments), self._base.signature.guards)
-        return self._add(Node(self._next, op, arguments, results, location=location, born=self._by))
+        return self._add(Node(self._draft.next_id, op, arguments, results, location=location, born=self._by))
 
     def update(
         self,
@@ -352,7 +364,6 @@ class Edit:
             parameter=parameter or old.parameter,
         )
         self._draft.put(new)
-        self.touched.add(node)
 
     def infer(self, node: int) -> None:
         """Set the result types of a call to what its operands make them."""
@@ -361,8 +372,21 @@ class Edit:
         self.update(node, results=results)
 
     def set_tensor(self, node: int, tensor: torch.Tensor) -> None:
-        """Replace the tensor of a parameter node; its type follows."""
+        """Replace the tensor of a parameter node by one that has nothing of it; its type follows.
+
+        What an optimiser has gathered for it is lost; `remap` keeps it.
+        """
+        self._store(node, tensor, None)
+
+    def remap(self, node: int, by: TensorMap) -> None:
+        """Make the tensor of a parameter node of what it was; its type follows, and all that belongs to it can."""
+        before = self._maps.get(node, TensorMap())
+        self._store(node, by.weight(self._tensors[node]), None if before is None else before.then(by))
+
+    def _store(self, node: int, tensor: torch.Tensor, by: TensorMap | None) -> None:
         self._tensors[node] = tensor.detach()
+        if node in self._base:
+            self._maps[node] = by
         self.update(node, results=(TensorType(tensor.dtype, tuple(tensor.shape)),))
 
     def replace_uses(self, old: Value, new: Value, only: Collection[Use] | None = None) -> None:
@@ -389,7 +413,7 @@ class Edit:
             raise GraphError(f"node {node} ({self.node(node).op}) is still used", where=f"by nodes {users}")
         self._draft.remove(node)
         self._tensors.pop(node, None)
-        self.touched.discard(node)
+        self._maps.pop(node, None)
 
     def _typed(self, arguments: Mapping[str, Argument]) -> dict[str, object]:
         def typed(argument: Argument) -> object:
@@ -401,13 +425,12 @@ class Edit:
 
     def _add(self, node: Node) -> Value:
         self._draft.put(node)
-        self._next += 1
-        self.touched.add(node.id)
         return Value(node.id)
 
     def _finish(self) -> None:
-        base = self._base
+        base, draft = self._base, self._draft
         graph = Graph.__new__(Graph)
-        graph._setup(base.name, self._draft.finished(), self._tensors, base.signature, (*base.history, self._by))
-        verify(graph, touched=self.touched, base=base)
-        self._result = graph
+        graph._setup(base.name, draft.finished(), self._tensors, base.signature, (*base.history, self._by))
+        patch = Patch(base, graph, frozenset(draft.touched), frozenset(draft.removed), self._maps)
+        verify_patch(patch, draft.rewired)
+        self._patch = patch
