@@ -43,12 +43,14 @@ if TYPE_CHECKING:
     from archir.ir.graph import Edit, Graph
     from archir.ir.load import load
     from archir.ir.node import Value
+    from archir.ir.patch import Patch
     from archir.ir.registry import admit
     from archir.rewrite.candidate import Candidate
     from archir.rewrite.compose import Compose
     from archir.rewrite.equations import Miss
     from archir.rewrite.insertion import Insertion, Start, splice
-    from archir.rewrite.morphism import Morphism, Pass, Site
+    from archir.rewrite.morphism import Morphism, Site
+    from archir.rewrite.passes import Pass
     from archir.rewrite.reference import Reference, find_value, refer
     from archir.rewrite.spec import format_spec
     from archir.rewrite.surroundings import layer_ends, look_around
@@ -83,6 +85,7 @@ __all__ = [
     "ParseError",
     "Pass",
     "PassError",
+    "Patch",
     "Prices",
     "Recipe",
     "Reference",
@@ -142,7 +145,9 @@ _HOMES = {
     "Compose": "archir.rewrite.compose",
     "Miss": "archir.rewrite.equations",
     **dict.fromkeys(("Insertion", "Start", "splice"), "archir.rewrite.insertion"),
-    **dict.fromkeys(("Morphism", "Pass", "Site"), "archir.rewrite.morphism"),
+    **dict.fromkeys(("Morphism", "Site"), "archir.rewrite.morphism"),
+    "Pass": "archir.rewrite.passes",
+    "Patch": "archir.ir.patch",
     **dict.fromkeys(("Reference", "find_value", "refer"), "archir.rewrite.reference"),
     "format_spec": "archir.rewrite.spec",
     **dict.fromkeys(("layer_ends", "look_around"), "archir.rewrite.surroundings"),

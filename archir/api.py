@@ -21,7 +21,8 @@ from archir.grow.split import Inputs, Split
 from archir.ir.graph import Graph
 from archir.plugins import Plugin, Registry, find_passes
 from archir.rewrite.candidate import Candidate
-from archir.rewrite.morphism import Morphism, Pass
+from archir.rewrite.morphism import Morphism, cost_of
+from archir.rewrite.passes import Pass
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import format_spec, parse_specs
 from archir.score.compensate import compensated
@@ -140,11 +141,8 @@ def candidates(graph: Graph, morphisms: Kinds | None = None) -> list[Candidate]:
     found: list[Candidate] = []
     for morphism in find_morphisms(morphisms):
         for site in morphism.sites(graph):
-            applicable = [m for m in site.members if m.match(graph) is None]
-            if applicable:
-                # Units of one width cost the same.
-                price = applicable[0].cost(graph)
-                found += [Candidate(m, price) for m in applicable]
+            price = cost_of(graph, site)
+            found += [Candidate(m, price) for m in site.members]
     return found
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 
@@ -17,7 +18,9 @@ from archir.errors import GraphError
 from archir.ir import ops
 from archir.ir.graph import Graph
 from archir.ir.node import Argument, Node, Value
-from archir.ir.types import Size, TensorType, evaluate, symbols_of
+from archir.ir.patch import Patch
+from archir.ir.types import Size, TensorType, Type, evaluate, symbols_of
+from archir.memory import Memory, memory_of
 
 Shape = tuple[int, ...]
 
@@ -60,33 +63,50 @@ def cost(graph: Graph, batch: int = 1) -> Cost:
     Sizes that are not known until run time are all taken to be `batch`.
     """
     flops = sum(node_flops(graph, node, batch) for node in graph.calls)
-    return Cost(graph.parameter_count, flops, *_memory(graph, batch))
+    kept = memory(graph, batch)
+    return Cost(graph.parameter_count, flops, kept.total, kept.peak)
 
 
-def _memory(graph: Graph, batch: int) -> tuple[int, int]:
-    """Return the bytes all calls make, and the most of them that are alive at once."""
-    owner: dict[int, int] = {}  # of a call that makes views, the one that made the memory
-    last: dict[int, int] = {}
-    for node in (*graph.calls, graph.output):
-        read = [owner.get(v.node, v.node) for _, v in node.operands()]
-        owner[node.id] = read[0] if read and node.is_call and _is_view(node.op) else node.id
-        last |= dict.fromkeys((*read, owner[node.id]), node.id)
-    freed: dict[int, list[int]] = {}
-    for id_, end in last.items():
-        freed.setdefault(end, []).append(id_)
-    sizes: dict[int, int] = {}
-    total = alive = peak = 0
-    for node in graph.calls:
-        if owner[node.id] == node.id:
-            made = sum(_numel(_sizes(t, batch)) * t.dtype.itemsize for t in node.results if isinstance(t, TensorType))
-            sizes[node.id] = made
-            total, alive = total + made, alive + made
-            peak = max(peak, alive)
-        alive -= sum(sizes.get(id_, 0) for id_ in freed.get(node.id, ()))
-    return total, peak
+def memory(graph: Graph, batch: int = 1) -> Memory:
+    """Return the memory that the forward pass takes for a batch of `batch` examples."""
+    return memory_of(graph, batch, lambda: Memory(graph, lambda node: result_bytes(node, batch), is_view))
 
 
-def node_flops(graph: Graph, node: Node, batch: int = 1) -> int:
+def result_bytes(node: Node, batch: int = 1) -> int:
+    """Return the bytes of all results of a call."""
+    return sum(_numel(_sizes(t, batch)) * t.dtype.itemsize for t in node.results if isinstance(t, TensorType))
+
+
+class Types(Protocol):
+    """Gives the types of values: a graph, or one of which some sizes are others."""
+
+    def type_of(self, value: Value) -> Type:
+        """Return the type of a value."""
+        ...
+
+
+def node_cost(types: Types, node: Node, batch: int = 1) -> Cost:
+    """Return what one stored tensor or call costs, the memory of its results apart from all others."""
+    flops = node_flops(types, node, batch) if node.is_call else 0
+    results = [types.type_of(Value(node.id, i)) for i in range(len(node.results))]
+    made = sum(_numel(_sizes(t, batch)) * t.dtype.itemsize for t in results if isinstance(t, TensorType))
+    trained = node.parameter is not None and node.parameter.trainable
+    parameters = sum(_numel(_sizes(t, 1)) for t in results if isinstance(t, TensorType)) if trained else 0
+    return Cost(parameters, flops, made)
+
+
+def cost_change(patch: Patch, batch: int = 1) -> Cost:
+    """Return what a patch adds to the cost of a graph for a batch of `batch` examples: only what it affects is read."""
+    before, after = patch.before, patch.after
+    gone = [before.node(i) for i in patch.removed] + [before.node(n.id) for n in patch.affected if n.id in before]
+    found = sum((node_cost(after, n, batch) for n in patch.affected), Cost())
+    found = sum((-node_cost(before, n, batch) for n in gone), found)
+    old = memory(before, batch)
+    total, peak = old.patched(patch)
+    return Cost(found.parameters, found.flops, total - old.total, peak - old.peak)
+
+
+def node_flops(types: Types, node: Node, batch: int = 1) -> int:
     """Return the FLOPs of one call for a batch of `batch` examples.
 
     Raises:
@@ -95,22 +115,23 @@ def node_flops(graph: Graph, node: Node, batch: int = 1) -> int:
     if not node.is_call:
         raise GraphError(f"a node {node.op} does not compute anything")
     name = node.op.split(".")[1]
-    results = [_sizes(t, batch) for t in node.results if isinstance(t, TensorType)]
-    if not results or name in _MOVES or _is_view(node.op):
+    results = [types.type_of(Value(node.id, i)) for i in range(len(node.results))]
+    made = [_sizes(t, batch) for t in results if isinstance(t, TensorType)]
+    if not made or name in _MOVES or is_view(node.op):
         return 0
-    call = _Call(graph, node, batch, results[0])
+    call = _Call(types, node, batch, made[0])
     if name in MULTIPLY_ADDS:
         return 2 * MULTIPLY_ADDS[name](call)
-    operands = (graph.type_of(value) for _, value in node.operands())
+    operands = (types.type_of(value) for _, value in node.operands())
     read = [_numel(_sizes(t, batch)) for t in operands if isinstance(t, TensorType)]
-    return max(*read, _numel(results[0])) if read else 0
+    return max(*read, _numel(made[0])) if read else 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
     """A call, with the sizes its counting rule needs."""
 
-    graph: Graph
+    types: Types
     node: Node
     batch: int
     result: Shape
@@ -126,7 +147,7 @@ class _Call:
         return [self.shape_of(a) for a in listed] if isinstance(listed, tuple) else []
 
     def shape_of(self, argument: Argument) -> Shape:
-        type_ = self.graph.type_of(argument) if isinstance(argument, Value) else None
+        type_ = self.types.type_of(argument) if isinstance(argument, Value) else None
         if not isinstance(type_, TensorType):
             raise GraphError(f"an operand of {self.node.op} is not a tensor", where=str(self.node.location or ""))
         return _sizes(type_, self.batch)
@@ -146,7 +167,7 @@ def _numel(shape: Sequence[int]) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _is_view(op: str) -> bool:
+def is_view(op: str) -> bool:
     """Say whether the result may share the memory of an operand it does not write to."""
     target = ops.function(op)
     if not isinstance(target, torch._ops.OpOverload):

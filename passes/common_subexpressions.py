@@ -11,7 +11,8 @@ from archir.ir import ops
 from archir.ir.execute import MODE_ARGUMENTS, mode_argument
 from archir.ir.graph import Graph
 from archir.ir.node import Argument, Node, Value
-from archir.rewrite.morphism import Pass
+from archir.ir.patch import Patch
+from archir.rewrite.passes import Pass
 from passes.sweep import Sweep, sweep
 
 
@@ -30,8 +31,8 @@ class CommonSubexpressions(Pass):
     summary: ClassVar[str] = "compute once what is computed twice"
     preserves: ClassVar[str] = "the function, in training too"
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph without repeated calls; itself if there are none."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch without repeated calls; an empty one if there are none."""
         seen: dict[object, int] = {}
 
         def merge(walk: Sweep, node: Node) -> None:

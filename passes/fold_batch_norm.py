@@ -10,7 +10,8 @@ import torch
 from archir.ir.execute import mode_argument
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
-from archir.rewrite.morphism import Pass
+from archir.ir.patch import Patch
+from archir.rewrite.passes import Pass
 from passes.layers import Affine, Layer, channel_vector, fold_after, fold_before, layer_at, layer_of, tensor_rank
 from passes.sweep import Sweep, sweep
 
@@ -32,8 +33,8 @@ class FoldBatchNorm(Pass):
     summary: ClassVar[str] = "fold batch normalisation into its neighbours"
     preserves: ClassVar[str] = "the function in evaluation mode"
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with every batch normalisation folded that can be; itself if there is none."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch with every batch normalisation folded that can be; an empty one if there is none."""
         return sweep(graph, self, _fold)
 
 

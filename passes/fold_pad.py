@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
-from archir.rewrite.morphism import Pass
+from archir.ir.patch import Patch
+from archir.rewrite.passes import Pass
 from passes.layers import CONVOLUTIONS, layer_of, tensor_rank
 from passes.sweep import Sweep, sweep
 
@@ -28,8 +29,8 @@ class FoldPad(Pass):
     summary: ClassVar[str] = "fold zero pads into the padding of convolutions"
     preserves: ClassVar[str] = "the function, in training too"
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with every pad folded that can be; itself if there is none."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch with every pad folded that can be; an empty one if there is none."""
         return sweep(graph, self, _fold)
 
 

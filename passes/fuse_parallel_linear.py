@@ -10,7 +10,8 @@ import torch
 
 from archir.ir.graph import Graph
 from archir.ir.node import Location, Node, Value
-from archir.rewrite.morphism import Pass
+from archir.ir.patch import Patch
+from archir.rewrite.passes import Pass
 from passes.layers import CONVOLUTIONS, LINEAR, Layer, layer_of
 from passes.sweep import Sweep, sweep
 
@@ -32,8 +33,8 @@ class FuseParallelLinear(Pass):
     summary: ClassVar[str] = "one layer, then a split, for layers of the same input"
     preserves: ClassVar[str] = "the function, in training too"
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with all such layers fused; itself if there are none."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch with all such layers fused; an empty one if there are none."""
         modules = {n.location.module: n.location.kind for n in graph.calls if n.location}
 
         def fuse(walk: Sweep, node: Node) -> None:

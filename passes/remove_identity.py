@@ -13,8 +13,9 @@ import torch
 from archir.ir.execute import mode_argument
 from archir.ir.graph import Graph
 from archir.ir.node import Argument, Node, Value
+from archir.ir.patch import Patch
 from archir.ir.types import Size
-from archir.rewrite.morphism import Pass
+from archir.rewrite.passes import Pass
 from passes.sweep import Sweep, sweep, written_in_training
 
 
@@ -68,8 +69,8 @@ class RemoveIdentity(Pass):
 
     training: bool = True
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph without such calls; itself if there are none."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch without such calls; an empty one if there are none."""
         strided = any(node.op in _STRIDED for node in graph.calls)
         written = written_in_training(graph)
         rules: list[Callable[[Sweep, Node], Value | None]] = [

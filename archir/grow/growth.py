@@ -14,8 +14,9 @@ from archir.grow.options import GrowOptions
 from archir.grow.split import Split
 from archir.grow.training import evaluate
 from archir.ir.graph import Graph
+from archir.ir.patch import Patch
 from archir.rewrite.morphism import Morphism
-from archir.rewrite.pipeline import Rewriting, rewrite_together
+from archir.rewrite.pipeline import rewrite_together
 from archir.score.baselines.ranking import Ranked, Ranking
 from archir.score.baselines.rules import rank
 from archir.score.batch_statistics import with_batch_statistics
@@ -56,7 +57,7 @@ class Growth:
     """
 
     graph: Graph
-    rewriting: Rewriting | None
+    rewriting: Patch | None
     specs: tuple[str, ...]
     rule: str
     predicted: float | None
@@ -168,8 +169,8 @@ def grow_once(
         if expected is not None and not expected < 0:
             continue
         rewriting = rewrite_together(graph, together.rewrites)
-        grown, latency = cost(rewriting.graph), latency_of(rewriting.graph)
-        realised = measure(rewriting.graph) - before
+        grown, latency = cost(rewriting.after), latency_of(rewriting.after)
+        realised = measure(rewriting.after) - before
         if expected is None:
             allowed, agrees = realised <= TOLERANCE * abs(before), True
         else:
@@ -178,7 +179,7 @@ def grow_once(
         if allowed and budget.allows_latency(latency) and (agrees or found is rejected):
             found = replace(
                 rejected,
-                graph=rewriting.graph,
+                graph=rewriting.after,
                 rewriting=rewriting,
                 specs=together.specs,
                 predicted=None if expected is None else together.linearised(scored),

@@ -8,7 +8,7 @@ A value is one result of a node. Arguments are kept by schema name, defaults lef
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -21,7 +21,8 @@ from archir.errors import GraphError, suggest
 from archir.ir import ops
 from archir.ir.module import to_module
 from archir.ir.names import check_title
-from archir.ir.node import INPUT, PARAMETER, Argument, Location, Node, Parameter, Signature, Use, Value
+from archir.ir.node import PARAMETER, Argument, Location, Node, Parameter, Signature, Use, Value
+from archir.ir.overlay import copy_of
 from archir.ir.patch import Patch
 from archir.ir.store import save
 from archir.ir.structure import Draft, Structure, structure_of
@@ -57,13 +58,13 @@ class Graph:
         Raises:
             GraphError: no class can be called that.
         """
-        self._setup(name, structure_of(nodes), tensors, signature, history)
+        self._setup(name, structure_of(nodes), dict(tensors), signature, history)
 
     def _setup(
         self,
         name: str,
         structure: Structure,
-        tensors: Mapping[int, torch.Tensor],
+        tensors: MutableMapping[int, torch.Tensor],
         signature: Signature,
         history: tuple[str, ...],
     ) -> None:
@@ -72,7 +73,8 @@ class Graph:
         self.signature = signature
         self.history = history
         self.structure = structure
-        self.tensors: Mapping[int, torch.Tensor] = MappingProxyType(dict(tensors))
+        self._tensors = tensors
+        self.tensors: Mapping[int, torch.Tensor] = MappingProxyType(tensors)
 
     @property
     def networkx(self) -> nx.MultiDiGraph:
@@ -101,15 +103,12 @@ class Graph:
     @cached_property
     def inputs(self) -> tuple[Node, ...]:
         """Input nodes, in the order of the signature's leaves."""
-        return self._of_kind(INPUT)
+        return tuple(map(self.structure.by_id.__getitem__, self.structure.inputs))
 
     @cached_property
     def parameters(self) -> tuple[Node, ...]:
         """Parameter nodes (buffers and constants included), in order."""
-        return self._of_kind(PARAMETER)
-
-    def _of_kind(self, op: str) -> tuple[Node, ...]:
-        found = (node for node in self.structure.by_id.values() if node.op == op)
+        found = (node for node in self.structure.by_id.values() if node.op == PARAMETER)
         return tuple(sorted(found, key=lambda node: node.id))
 
     @property
@@ -168,20 +167,24 @@ class Graph:
         Raises:
             GraphError: a name is not in the graph, or a shape or element type differs.
         """
-        found = dict(self.tensors)
+        found: dict[int, torch.Tensor] = {}
         problems: list[str] = []
         for name, tensor in tensors.items():
             node = self.by_name.get(name)
             if node is None:
                 problems.append(f"{name}: not in the graph")
-            elif found[node.id].shape != tensor.shape:
-                problems.append(f"{name}: {list(tensor.shape)} instead of {list(found[node.id].shape)}")
+            elif (old := self.tensors[node.id]).shape != tensor.shape:
+                problems.append(f"{name}: {list(tensor.shape)} instead of {list(old.shape)}")
             else:
-                found[node.id] = tensor.detach().to(found[node.id].dtype, copy=True)
+                found[node.id] = tensor.detach().to(old.dtype, copy=True)
         if problems:
             raise GraphError("tensors do not fit the graph", where="; ".join(problems))
+        return self.with_stored(found)
+
+    def with_stored(self, tensors: Mapping[int, torch.Tensor]) -> Graph:
+        """Return the same program with some stored tensors replaced, by parameter node, of the same types."""
         graph = Graph.__new__(Graph)
-        graph._setup(self.name, self.structure, found, self.signature, self.history)
+        graph._setup(self.name, self.structure, {**self._tensors, **tensors}, self.signature, self.history)
         return graph
 
     def to(self, dtype: torch.dtype) -> Graph:
@@ -193,7 +196,7 @@ class Graph:
     def with_history(self, *specs: str) -> Graph:
         """Return the same program with its history replaced."""
         graph = Graph.__new__(Graph)
-        graph._setup(self.name, self.structure, self.tensors, self.signature, specs)
+        graph._setup(self.name, self.structure, self._tensors, self.signature, specs)
         return graph
 
     @contextmanager
@@ -244,7 +247,7 @@ class Edit:
         self._base = base
         self._by = by
         self._draft = Draft(base.structure)
-        self._tensors = dict(base.tensors)
+        self._tensors = copy_of(base._tensors)
         self._maps: dict[int, TensorMap | None] = {}
         self._patch: Patch | None = None
 
@@ -279,6 +282,10 @@ class Edit:
     def uses(self, value: Value) -> list[Use]:
         """Return the places that use a value as things stand now, in order."""
         return self._draft.uses(value)
+
+    def is_path(self, path: str) -> bool:
+        """Say whether calls belong to a module or tensors are stored in it, or did before they went."""
+        return self._draft.is_path(path)
 
     def paths(self) -> Set[str]:
         """Return the paths of all modules that calls belong to or tensors are stored in, or did before they went."""
@@ -378,10 +385,17 @@ class Edit:
         """
         self._store(node, tensor, None)
 
-    def remap(self, node: int, by: TensorMap) -> None:
-        """Make the tensor of a parameter node of what it was; its type follows, and all that belongs to it can."""
-        before = self._maps.get(node, TensorMap())
-        self._store(node, by.weight(self._tensors[node]), None if before is None else before.then(by))
+    def remap(self, node: int, by: TensorMap, added: torch.Tensor | None = None) -> None:
+        """Make the tensor of a parameter node of what it was; its type follows, and all that belongs to it can.
+
+        Args:
+            node: the parameter node.
+            by: how it is made.
+            added: what is added to it then.
+        """
+        before, tensor = self._maps.get(node, TensorMap()), by.weight(self._tensors[node])
+        tensor = tensor if added is None else tensor + added
+        self._store(node, tensor, None if before is None else before.then(by))
 
     def _store(self, node: int, tensor: torch.Tensor, by: TensorMap | None) -> None:
         self._tensors[node] = tensor.detach()

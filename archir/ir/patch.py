@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import torch
+
 from archir.ir.node import Node
 from archir.ir.tensor_map import TensorMap
 
@@ -43,6 +45,31 @@ class Patch:
         """The nodes of both graphs that may differ, as they are now, in order of their ids."""
         return tuple(self.after.node(i) for i in sorted(self.touched) if i in self.before)
 
+    @cached_property
+    def affected(self) -> tuple[Node, ...]:
+        """The nodes that are new or may differ, and those that use results which are of another type, by id."""
+        retyped = [n.id for n in self.changed if n.results != self.before.node(n.id).results]
+        users = {use.node for i in retyped for use, _ in self.after.structure.users.get(i, ())}
+        mapped = {use.node for i in self.maps for use, _ in self.after.structure.users.get(i, ())}
+        return tuple(self.after.node(i) for i in sorted(self.touched | users | mapped))
+
+    def carry(self, tensors: Mapping[int, torch.Tensor], power: int = 1) -> dict[int, torch.Tensor]:
+        """Return what an optimiser has gathered of the gradients as it is after the edits.
+
+        Copies of units hold what they would have gathered; what is new holds zero; what is gone is left out.
+
+        Args:
+            tensors: by parameter node, shaped like what is stored.
+            power: of the gradients in them: 1 for momentum, 2 for second moments.
+        """
+        found: dict[int, torch.Tensor] = {}
+        for node, tensor in tensors.items():
+            if node in self.after:
+                by = self.maps.get(node, _SAME)
+                like = self.after.tensors[node]
+                found[node] = torch.zeros_like(like) if by is None else by.gradient(tensor, power)
+        return found
+
     def then(self, later: Patch) -> Patch:
         """Return this patch followed by one of the graph it made."""
         gone = later.removed
@@ -58,6 +85,9 @@ class Patch:
             self.removed | frozenset(i for i in gone if i in self.before),
             maps,
         )
+
+
+_SAME = TensorMap()
 
 
 def no_patch(graph: Graph) -> Patch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, MutableMapping, Set
 from functools import cached_property
 from types import MappingProxyType
 
@@ -11,6 +11,7 @@ import networkx as nx
 
 from archir.errors import GraphError
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Node, Use, Value
+from archir.ir.overlay import copy_of
 
 _RANK = {INPUT: 0, PARAMETER: 1, OUTPUT: 3}
 
@@ -25,14 +26,24 @@ class Structure:
         users: by node id, each use of its results with the number of the result.
     """
 
-    def __init__(self, by_id: Mapping[int, Node], users: Mapping[int, _Users]) -> None:
+    def __init__(self, by_id: MutableMapping[int, Node], users: MutableMapping[int, _Users]) -> None:
         """Take over nodes and users, which nobody may change afterwards."""
         self.by_id = MappingProxyType(by_id)
         self.users = MappingProxyType(users)
+        self._by_id, self._users = by_id, users
 
     def uses(self, value: Value) -> list[Use]:
         """Return all places that use a value, in order of node id and argument."""
         return _sorted_uses(self.users, value)
+
+    def draft(self) -> tuple[MutableMapping[int, Node], MutableMapping[int, _Users]]:
+        """Return copies of the nodes and users that may be changed."""
+        return copy_of(self._by_id), copy_of(self._users)
+
+    @cached_property
+    def inputs(self) -> tuple[int, ...]:
+        """The ids of the input nodes, in order."""
+        return tuple(sorted(i for i, node in self.by_id.items() if node.op == INPUT))
 
     @cached_property
     def output(self) -> int:
@@ -142,8 +153,7 @@ class Draft:
     def __init__(self, base: Structure) -> None:
         """Start from a structure, which stays as it is."""
         self._base = base
-        self._users = dict(base.users)
-        self.by_id = dict(base.by_id)
+        self.by_id, self._users = base.draft()
         self.next_id = base.next_id
         self.touched: set[int] = set()
         self.rewired: set[int] = set()
@@ -194,6 +204,10 @@ class Draft:
         kept = (n for n, i in self._base.names.items() if n.startswith(stem) and i in self.by_id)
         return any(n.startswith(stem) for n in added) or any(True for _ in kept)
 
+    def is_path(self, path: str) -> bool:
+        """Say whether calls belong to a module or tensors are stored in it, or did before they went."""
+        return path in self._base.paths or path in _paths(self.by_id[i] for i in self.touched)
+
     def paths(self) -> Set[str]:
         """Return the paths of all modules that calls belong to or tensors are stored in, or did before they went."""
         return self._base.paths | _paths(self.by_id[i] for i in self.touched)
@@ -206,6 +220,8 @@ class Draft:
         """
         structure = Structure(self.by_id, self._users)
         structure.next_id = self.next_id
+        if not self.removed.intersection(self._base.inputs):
+            structure.inputs = self._base.inputs
         if self._base.output in self.by_id:
             structure.output = self._base.output
         if not self.rewired and not self.removed:

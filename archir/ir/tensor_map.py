@@ -78,20 +78,19 @@ class AxisMap:
             power: 0 for what is divided like weights; of the gradients in it for what is not.
             weight: whether the new places are filled.
         """
-        index, rank = self.index.to(tensor.device), tensor.dim()
-        found = tensor.index_select(self.axis, index.clamp(min=0))
+        found = tensor.index_select(self.axis, self.index.clamp(min=0).to(tensor.device))
         if self.other is not None and tensor.is_floating_point():
             found = (found + tensor.index_select(self.axis, self.other.to(tensor.device))) / 2
-        new = (index < 0).nonzero()[:, 0]
+        new = (self.index < 0).nonzero()[:, 0]
         if len(new):
             shape = [len(new) if d == self.axis else n for d, n in enumerate(tensor.shape)]
             filled = weight and self.fresh is not None
             content = self.fresh.content(tensor, shape, self.axis) if filled and self.fresh else tensor.new_zeros(shape)
-            found = found.index_copy(self.axis, new, content)
+            found = found.index_copy(self.axis, new.to(tensor.device), content)
         for division in self.divisions:
             exponent = power * (division.exponent - 1) if power else -division.exponent
             if exponent:
-                found = found * along(self.axis, division.copies.to(found) ** exponent, rank)
+                found = found * along(self.axis, division.copies.to(found) ** exponent, tensor.dim())
         return found
 
 

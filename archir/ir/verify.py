@@ -58,9 +58,7 @@ def verify_patch(patch: Patch, rewired: Collection[int]) -> None:
     if not problems:
         if patch.removed & {n.id for n in base.inputs} or graph.output.arguments.keys() != base.output.arguments.keys():
             problems = _interface(graph)
-        retyped = [n for n in patch.changed if n.results != base.node(n.id).results]
-        users = {u.node for n in retyped for u, _ in graph.structure.users.get(n.id, ())} - patch.touched
-        problems += _contents(graph, [*nodes, *map(graph.node, sorted(users))])
+        problems += _contents(graph, patch.affected)
         problems += _names(graph) if _may_clash(patch) else []
         problems += _boundary(graph, base)
     _report(graph, problems)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -155,7 +155,7 @@ def _moved(node: Node, block: Block, path: str) -> Location | None:
     return replace(place, module=path + place.module[len(block.path) :])
 
 
-def _fresh_path(path: str, taken: set[str]) -> str:
+def _fresh_path(path: str, taken: Set[str]) -> str:
     """Return the path of a copy: the next free number in a numbered container, else the path with `_copy` appended."""
     container, _, last = path.rpartition(".")
     stem = f"{container}." if container else ""

@@ -14,7 +14,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, cast
 
 from archir.errors import ParseError, suggest
-from archir.rewrite.morphism import Pass
+from archir.rewrite.passes import Pass
 
 _PLAIN = r"[%\w.@\-+]+"
 _TOKEN = re.compile(rf'(?P<word>{_PLAIN})|(?P<string>"(?:[^"\\]|\\.)*")|(?P<sign>[{{}}\[\],=;])')

@@ -8,8 +8,8 @@ from itertools import groupby
 import torch
 
 from archir.ir.graph import Graph
-from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
+from archir.rewrite.theta import Theta
 from archir.score.forward import Tangents, Values
 from archir.score.program import Program
 from archir.score.screen import Reductions

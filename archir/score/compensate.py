@@ -13,12 +13,11 @@ from archir.axes.widths import Widths
 from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
-from archir.rewrite.family import merged_changes
-from archir.rewrite.morphism import WidthMorphism
+from archir.rewrite.changes import Change
+from archir.rewrite.morphism import UnitMorphism
 from archir.rewrite.multiplicity import relate
-from archir.rewrite.pipeline import apply_together
+from archir.rewrite.pipeline import apply_together, merged_changes
 from archir.rewrite.region import LINEAR_PRODUCERS
-from archir.rewrite.reindex import Change
 from archir.rewrite.spec import format_spec
 from archir.score.program import Program
 from archir.score.screen import Batch, no_batches
@@ -75,7 +74,7 @@ class _Consumer:
 
 
 def compensated(
-    graph: Graph, batches: Iterable[Batch], prunes: Sequence[WidthMorphism], *, ridge: float = 1e-4
+    graph: Graph, batches: Iterable[Batch], prunes: Sequence[UnitMorphism], *, ridge: float = 1e-4
 ) -> Graph:
     """Remove units, and let the weights of those that stay take over what they gave, as well as they can.
 
@@ -104,7 +103,7 @@ def compensated(
         change = prune.change(widths[prune.width])
         if change.fresh or len(set(change.source)) < len(change.source):
             raise PassError(f"{format_spec(prune)} does more than remove units", mend="give prunes only")
-    consumers = _find_consumers(widths, merged_changes(graph, [(prune, None) for prune in prunes]))
+    consumers = _find_consumers(widths, merged_changes(widths, [(prune, None) for prune in prunes]))
     program = Program(graph, keep=frozenset(v for c in consumers for v in c.inputs))
     empty = True
     for inputs, _ in batches:

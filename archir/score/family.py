@@ -12,10 +12,9 @@ from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.rewrite.derived import DerivedPerturbation
 from archir.rewrite.equations import Miss
-from archir.rewrite.family import merged_changes
-from archir.rewrite.morphism import Morphism, Site, WidthMorphism
+from archir.rewrite.morphism import Morphism, Site, WidthMorphism, cost_of
 from archir.rewrite.perturbation import Perturbation
-from archir.rewrite.pipeline import rewrite_together
+from archir.rewrite.pipeline import merged_changes, rewrite_together
 from archir.rewrite.spec import format_spec
 
 
@@ -44,7 +43,7 @@ class Family:
     @cached_property
     def cost(self) -> Cost:
         """What one member adds to the cost of the graph; units of one width cost the same."""
-        return self.site.members[0].cost(self.graph)
+        return cost_of(self.graph, self.site)
 
 
 def find_families(graph: Graph, morphisms: Sequence[Morphism]) -> tuple[list[Family], list[tuple[str, Miss]]]:
@@ -57,7 +56,7 @@ def find_families(graph: Graph, morphisms: Sequence[Morphism]) -> tuple[list[Fam
     families: list[Family] = []
     misses: list[tuple[str, Miss]] = []
     for morphism in morphisms:
-        for site in morphism.families(graph):
+        for site in morphism.sites(graph):
             found = morphism.perturbation(graph, site)
             if isinstance(found, Miss):
                 misses.append((f"{morphism.name} {site.label}", found))
@@ -98,7 +97,7 @@ def compatible(graph: Graph, families: Sequence[Family], members: Sequence[Morph
         else:
             widths = infer_widths(graph)
             on_widths = [(m, None) for m in members if isinstance(m, WidthMorphism)]
-            return all(change.source for change in merged_changes(widths.graph, on_widths).values())
+            return all(change.source for change in merged_changes(widths, on_widths).values())
     except PassError:
         return False
     return True

@@ -12,8 +12,8 @@ import torch
 
 from archir.ir.node import Value
 from archir.ir.seeds import derived_seed
-from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
+from archir.rewrite.theta import Added, Key, Theta
 from archir.score.head import Curvature, Head
 from archir.score.parts import in_parts
 from archir.score.program import Program, number_of_examples
@@ -89,7 +89,7 @@ class Learner:
         self._generator = torch.Generator().manual_seed(head.ranks.seed(recipe.seed))
         self._reductions = Reductions()
         stored = {Value(i): t for i, t in head.program.graph.tensors.items()}
-        self._thetas: list[dict[int, torch.Tensor]] = []
+        self._thetas: list[dict[Key, torch.Tensor]] = []
         for i, p in enumerate(perturbations):
             first = p.initial_theta(stored, derived_seed(recipe.seed, i)) if start is None else start[i]
             learns = i in self._learnable
@@ -305,8 +305,8 @@ def _scale(weight: torch.Tensor) -> float:
     return found if found > 0 else 1.0
 
 
-def _pace(key: int, like: torch.Tensor) -> float:
-    """Return by how much steps are shorter for a new layer (a key below nought): 3/√fan-in.
+def _pace(key: Key, like: torch.Tensor) -> float:
+    """Return by how much steps are shorter for a new layer than for copies: 3/√fan-in.
 
     A step of Adam moves all weights of a unit by as much, so that inputs add up, and a layer of many inputs that starts
     at nought would overshoot. Copies of units start and move in pairs that cancel, and need no such care.
@@ -314,7 +314,7 @@ def _pace(key: int, like: torch.Tensor) -> float:
     Source: Yang and Hu 2021 for the scaling; the constant, the root of a 3x3 kernel, is ours.
     """
     fan_in = like[0].numel() if like.dim() > 1 else 1
-    return min(1.0, 3 / math.sqrt(fan_in)) if key < 0 else 1.0
+    return min(1.0, 3 / math.sqrt(fan_in)) if isinstance(key, Added) else 1.0
 
 
 def _limit(like: torch.Tensor, radius: float) -> torch.Tensor:

@@ -8,6 +8,7 @@ from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.rewrite.candidate import Candidate
 from archir.rewrite.compose import Compose
+from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.reference import Later
 from archir.score.baselines.ranking import Ranking
@@ -53,6 +54,6 @@ def _compose(graph: Graph, first: Candidate, second: Candidate) -> Compose | Non
     try:
         after = one.apply(graph)
         composite = Compose((one, second.morphism.followed(Later(graph, after))))
-        return composite if composite.match(graph) is None else None
+        return None if isinstance(composite.match(graph), Miss) else composite
     except PassError:
         return None

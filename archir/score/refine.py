@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from archir.errors import ScoreError
-from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Perturbation
+from archir.rewrite.theta import Theta
 from archir.score.chunks import Candidates, chunk_size
 from archir.score.forward import Linearisation
 from archir.score.head import Head

@@ -15,7 +15,8 @@ from archir.errors import ScoreError, suggest
 from archir.ir.graph import Graph
 from archir.rewrite.candidate import Candidate
 from archir.rewrite.equations import Miss
-from archir.rewrite.morphism import Morphism, Theta
+from archir.rewrite.morphism import Morphism
+from archir.rewrite.theta import Theta
 from archir.score.family import Family, find_families
 from archir.score.head import Curvature, Head
 from archir.score.learn import Recipe

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from archir.errors import ScoreError
-from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
+from archir.rewrite.theta import Theta
 from archir.score.head import Curvature, Head
 from archir.score.parts import in_parts
 from archir.score.program import Evaluation, Inputs, Program, number_of_examples

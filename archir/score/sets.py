@@ -9,12 +9,14 @@ from itertools import islice
 
 import torch
 
-from archir.cost import Cost, cost
+from archir.cost import Cost
 from archir.ir.graph import Graph
 from archir.rewrite.candidate import Candidate
-from archir.rewrite.morphism import Morphism, Theta
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.pipeline import apply_together
+from archir.rewrite.set_cost import cost_of_set
+from archir.rewrite.theta import Theta
 from archir.score.family import Family, compatible
 from archir.score.head import Head
 from archir.score.learn import Recipe, learn
@@ -103,7 +105,7 @@ class CandidateSet:
         Raises:
             PassError: its members cannot be applied together.
         """
-        return cost(apply_together(self.graph, [(m.candidate.morphism, None) for m in self.members]))
+        return cost_of_set(self.graph, [m.candidate.morphism for m in self.members])
 
     def refine(self, batches: Iterable[Batch]) -> Refinement:
         """Return the joint model of the members on any batches, in their order.

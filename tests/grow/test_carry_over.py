@@ -57,7 +57,7 @@ def gathered(graph: Graph, options: OptimiserOptions, name: str) -> dict[str, Te
 def check(graph: Graph, members: Sequence[WidthMorphism], options: OptimiserOptions, name: str) -> None:
     rewriting = rewrite_together(graph, [(m, None) for m in members])
     carried = carry_over(gathered(graph, options, name), rewriting)
-    expected = gathered(rewriting.graph, options, name)
+    expected = gathered(rewriting.after, options, name)
     torch.testing.assert_close(carried, expected, rtol=1e-7, atol=1e-10)
 
 

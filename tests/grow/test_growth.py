@@ -16,8 +16,9 @@ from archir.grow.options import GrowOptions
 from archir.grow.split import Split
 from archir.grow.training import evaluate
 from archir.ir.graph import Graph
+from archir.ir.patch import Patch
 from archir.rewrite.morphism import Morphism
-from archir.rewrite.pipeline import Rewriting, rewrite_together
+from archir.rewrite.pipeline import rewrite_together
 from archir.score.baselines.ranking import Ranking
 from archir.score.losses import find_loss
 from archir.score.sets import CandidateSet
@@ -138,7 +139,7 @@ def test_a_set_predicted_to_raise_the_loss_is_not_even_built(trained: Graph, mon
     """Nor is one whose predicted fall is not worth its price committed, whatever the loss does."""
     built: list[int] = []
 
-    def build(graph: Graph, members: Sequence[tuple[Morphism, Any]]) -> Rewriting:
+    def build(graph: Graph, members: Sequence[tuple[Morphism, Any]]) -> Patch:
         built.append(len(members))
         return rewrite_together(graph, members)
 

@@ -12,6 +12,7 @@ from archir.ir.node import Value
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import apply_together
+from archir.rewrite.theta import by_node
 from archir.testing import evaluate, leaves_of, randomise, relative_difference
 from passes.merge import Merge
 from passes.prune import Prune
@@ -65,11 +66,11 @@ def test_theta_is_added_with_opposite_signs_to_the_children() -> None:
     site = next(iter(Split().sites(graph)))
     perturbation = Split().perturbation(graph, site)
     assert not isinstance(perturbation, Miss)
-    weight = next(iter(perturbation.theta))
+    weight = next(iter(by_node(perturbation.theta)))
     theta = torch.randn_like(graph.tensors[weight])
     member = site.members[1]
     assert isinstance(member, Split)
-    new, old = member.apply(graph, {weight: theta}).tensors[weight], graph.tensors[weight]
+    new, old = apply_together(graph, [(member, {weight: theta})]).tensors[weight], graph.tensors[weight]
     assert torch.allclose(new[1], old[1] + theta[1], rtol=1e-12)
     assert torch.allclose(new[len(old)], old[1] - theta[1], rtol=1e-12)
     assert torch.equal(new[0], old[0])

@@ -14,8 +14,8 @@ from archir.errors import ScoreError
 from archir.ir.execute import call
 from archir.ir.graph import Graph
 from archir.ir.node import Use, Value
-from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
+from archir.rewrite.theta import Theta
 from archir.score.family import Family, find_families
 from archir.score.head import LARGEST_DENSE, Curvature, Head
 from archir.score.losses import find_loss

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from archir.errors import ScoreError
 from archir.ir.node import Value
-from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Perturbation
+from archir.rewrite.theta import Key, Theta, by_node
 from archir.score.family import find_families
 from archir.score.head import Curvature, Head
 from archir.score.learn import Learner, Recipe, learn
@@ -45,7 +45,7 @@ def slopes(
     thetas: tuple[Theta, ...],
     batch: tuple[tuple[Tensor, ...], Tensor],
     together: list[tuple[int, int]] | None = None,
-) -> tuple[float, list[dict[int, Tensor]]]:
+) -> tuple[float, list[dict[Key, Tensor]]]:
     """Return the estimate summed over all members of what can be learned, or that of a set, and its gradient in θ."""
     used = [i for i, p in enumerate(perturbations) if p.theta] if together is None else sorted({f for f, _ in together})
     program = tapped_program(head.program, [perturbations[i] for i in used])
@@ -54,7 +54,7 @@ def slopes(
     first, pairs = backward(head, evaluation, targets, Curvature.SAMPLED, torch.Generator().manual_seed(7))
     ((left, right),) = list(pairs)
     assert left is right
-    kept: dict[int, dict[int, Tensor]] = {}
+    kept: dict[int, dict[Key, Tensor]] = {}
     terms: list[tuple[Tensor, Tensor]] = []
     for i in used:
         p = perturbations[i]
@@ -146,7 +146,7 @@ def test_rows_stay_in_the_trust_region() -> None:
     splits = [i for i, p in enumerate(perturbations) if p.theta and p.members > 1]
     assert splits
     for i in splits:
-        for node, theta in learned.thetas[i].items():
+        for node, theta in by_node(learned.thetas[i]).items():
             weight = head.program.graph.tensors[node]
             length, limit = theta.flatten(1).norm(dim=1), 0.25 * weight.flatten(1).norm(dim=1)
             assert bool((length <= limit * (1 + 1e-9)).all())

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Perturbation
+from archir.rewrite.theta import Theta
 from archir.score import parts
 from archir.score.family import find_families
 from archir.score.head import Head

@@ -23,6 +23,7 @@ from archir.grow.training import evaluate, recalibrate, train
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.spec import format_spec
+from archir.rewrite.theta import by_node
 from archir.score.head import Head
 from archir.score.learn import Recipe, learn
 from archir.score.losses import find_loss
@@ -158,7 +159,7 @@ def test_the_same_seed_gives_the_same_scores(trained: Graph, digits: Examples, s
 def test_learning_lowers_the_estimate_and_stays_in_the_trust_region(scores: Scores, trained: Graph) -> None:
     assert float(scores.learning[-10:].mean()) < float(scores.learning[:10].mean())
     for theta in scores.learned:
-        for node, change in theta.items():
+        for node, change in by_node(theta).items():
             weight = trained.tensors[node]
             assert bool((change.flatten(1).norm(dim=1) <= 0.5 * weight.flatten(1).norm(dim=1) * (1 + 1e-5)).all())
 

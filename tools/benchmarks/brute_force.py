@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from archir.ir.graph import Graph
-from archir.rewrite.morphism import Theta
 from archir.rewrite.pipeline import apply_together
+from archir.rewrite.theta import Theta
 from archir.score.family import Family, find_families
 from archir.score.head import Head
 from archir.score.losses import find_loss

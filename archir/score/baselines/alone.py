@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from archir.ir.graph import Graph
-from archir.rewrite.morphism import Theta
 from archir.rewrite.pipeline import apply_together
+from archir.rewrite.theta import Theta
 from archir.score.baselines.ranking import Ranking
 from archir.score.baselines.task import Opinion, Task, collect
 from archir.score.head import Curvature

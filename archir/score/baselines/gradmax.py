@@ -16,6 +16,7 @@ from archir.ir.execute import Call, compile_call
 from archir.ir.node import PARAMETER, Node, Value
 from archir.rewrite.equations import Miss
 from archir.rewrite.region import Region, region_of
+from archir.rewrite.theta import by_node
 from archir.score.baselines.ranking import Ranking
 from archir.score.baselines.task import Opinion, Task, collect, only
 from archir.score.baselines.units import UnitVectors, unit_vectors
@@ -189,7 +190,7 @@ class _Fresh:
                 shape = [size_of(t, {self.width.atom: self.count}) for t in self.widths.axes[Value(place.node)]]
                 theta[place.node] = tensors[place.node].new_full(shape, float(place.node in self.unit_scales))
         gain = float(length**2 * s[:number].square().sum())
-        return Opinion(torch.tensor([-gain], dtype=torch.float64), None, theta)
+        return Opinion(torch.tensor([-gain], dtype=torch.float64), None, {n: t for n, t in theta.items()})
 
 
 def _prepare(task: Task, family: Family) -> _Fresh | Miss:
@@ -227,7 +228,7 @@ def _prepare(task: Task, family: Family) -> _Fresh | Miss:
 
 def _fresh_units(family: Family, widths: Widths, width: Width) -> int:
     """Return how many fresh units the candidate of a family brings, read off the shape of its θ."""
-    node = next(iter(family.perturbation.theta))
+    node = next(iter(by_node(family.perturbation.theta)))
     axis = next(p.axis for p in width.places if p.node == node)
     terms = widths.axes[Value(node)]
     return family.perturbation.theta[node].shape[axis] * width.size // terms[axis].size

@@ -13,7 +13,7 @@ from archir.errors import ScoreError, suggest
 from archir.ir.graph import Graph
 from archir.rewrite.candidate import Candidate
 from archir.rewrite.equations import Miss
-from archir.rewrite.morphism import Theta
+from archir.rewrite.theta import Theta
 from archir.score.family import Family
 from archir.score.head import Head
 from archir.score.sets import CandidateSet, Limit, Member, Price, choose

@@ -107,7 +107,7 @@ class SplittingIndex:
             ) from error
         length = min(self.length, task.recipe.radius) * packed.norm(dim=1, keepdim=True)
         order = torch.where(value < 0, value, torch.inf).to("cpu", torch.float64)
-        return Opinion(order, None, units.unpack(vector * length))
+        return Opinion(order, None, {n: t for n, t in units.unpack(vector * length).items()})
 
 
 def splitting_product(region: Region, units: UnitVectors, observed: Sequence[_Observation]) -> Product:

@@ -13,8 +13,9 @@ import torch
 from archir.ir.graph import Graph
 from archir.rewrite.candidate import Candidate
 from archir.rewrite.equations import Miss
-from archir.rewrite.morphism import Morphism, Theta
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.perturbation import Perturbation
+from archir.rewrite.theta import Theta
 from archir.score.baselines.ranking import Additive, Ranked, Ranking
 from archir.score.family import Family, find_families
 from archir.score.head import Head

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from archir.ir.graph import Graph
+from archir.rewrite.theta import by_node
 from archir.score.baselines.gradmax import SILENCE, GradMax
 from passes.split import Split
 from passes.widen import Widen
@@ -76,7 +77,7 @@ def test_a_single_unit_is_found_by_gradient_ascent_too() -> None:
     value = torch.zeros(())
     for _ in range(60):
         v = (v / v.norm()).requires_grad_()
-        theta = {**ranked.theta, node: length * v}
+        theta = {**by_node(ranked.theta), node: length * v}
         x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
         w = torch.zeros_like(ranked.theta[stem]).requires_grad_()
         value = squared_gradient(graph, {**theta, stem: w}, w, x, y)

@@ -8,6 +8,7 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.cost import cost
 from archir.errors import ScoreError
+from archir.rewrite.theta import by_node
 from archir.score.baselines.blind import Cheapest, Net2Net, Random, Uniform
 from archir.score.baselines.ranking import Ranking
 from archir.score.baselines.rules import DEFAULT, RULES, find_rule, rank
@@ -78,7 +79,7 @@ def test_random_learns_theta_and_net2net_does_not() -> None:
     assert all(random[r.spec].theta == learned for r in net2net)
     for r in net2net:
         assert r.theta is not None
-        for node, noise in r.theta.items():
+        for node, noise in by_node(r.theta).items():
             assert not torch.equal(noise, learned[node])
             assert float(noise.norm()) < 0.2 * float(graph.tensors[node].norm())
     assert {label for label, _ in net2net.misses} == {"prune w0"}

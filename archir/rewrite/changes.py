@@ -1,42 +1,50 @@
-"""What the morphisms that change units of one width share: families of units, and the merging of their changes."""
+"""Changes of widths: what becomes of their units, and how several changes of one width become one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from archir.axes.infer import infer_widths
+import torch
+
 from archir.axes.widths import Width
 from archir.errors import PassError
-from archir.ir.graph import Graph
-from archir.rewrite.morphism import Theta, WidthMorphism
-from archir.rewrite.reindex import Change, plan_reindexing, reindex
-from archir.rewrite.spec import format_spec
+from archir.rewrite.theta import Theta
 
 
-def check_units(morphism: WidthMorphism, units: tuple[int, ...], width: Width) -> tuple[int, ...]:
-    """Return the units a morphism acts on; all of them if none are named.
+@dataclass(frozen=True)
+class Change:
+    """What becomes of the units of one width.
 
-    Raises:
-        PassError: a unit is out of range or named twice.
+    Attributes:
+        source: for each new unit the old unit it repeats; numbers from the old size on are fresh units.
+        fresh: number of fresh units.
+        sign: for each new unit, the sign with which `theta` is added to it; all nought if empty.
+        theta: by parameter node, a tensor of the parameter's shape to add to the units with a sign.
+        values: by parameter node, what the fresh units hold: the parameter's shape with its positions along the
+            width replaced by those of the fresh units. Where not given: nought in every place where a repeated unit
+            would be divided, random like the other units elsewhere.
+        merged: pairs of old units that become one, which holds the mean of what they held, doubled where a repeated
+            unit would be divided. `source` has the first of each pair and not the second.
     """
-    wrong = [u for u in units if not 0 <= u < width.size]
-    if wrong:
-        why = f"width {width.name} has units 0 to {width.size - 1}, not {wrong[0]}"
-        raise PassError(f"{format_spec(morphism)} does not apply", why=why)
-    if len(set(units)) < len(units):
-        raise PassError(f"{format_spec(morphism)} does not apply", why="a unit is named twice")
-    return units or tuple(range(width.size))
 
+    source: tuple[int, ...]
+    fresh: int = 0
+    sign: tuple[int, ...] = ()
+    theta: Theta = field(default_factory=dict)
+    values: Theta = field(default_factory=dict)
+    merged: tuple[tuple[int, int], ...] = ()
 
-def apply_alone(morphism: WidthMorphism, graph: Graph, theta: Theta | None = None) -> Graph:
-    """Apply one width morphism.
+    def multiplicity(self, size: int) -> torch.Tensor:
+        """Return how often each of the old and fresh units is used; `[size + fresh]`."""
+        return torch.bincount(torch.tensor(self.source, dtype=torch.long), minlength=size + self.fresh)
 
-    Raises:
-        PassError: it does not apply there.
-    """
-    widths = infer_widths(graph)
-    change = morphism.change(widths[morphism.width], theta)
-    return reindex(plan_reindexing(widths, {morphism.width: change}), by=format_spec(morphism))
+    def partners(self, size: int) -> torch.Tensor:
+        """Return the unit each of the old and fresh units is merged with, itself if none; `[size + fresh]`."""
+        found = torch.arange(size + self.fresh)
+        for one, other in self.merged:
+            found[one], found[other] = other, one
+        return found
 
 
 def merge(width: Width, changes: Sequence[Change]) -> Change:
@@ -56,7 +64,7 @@ def merge(width: Width, changes: Sequence[Change]) -> Change:
     appended: list[tuple[int, int]] = []
     sign: dict[int, int] = {}
     fresh: Change | None = None
-    theta: dict[int, object] = {}
+    theta: dict[object, object] = {}
     for change in changes:
         kept = [u for u in change.source if u < width.size]
         removed |= set(range(width.size)) - set(kept) - {other for _, other in change.merged}
@@ -95,12 +103,3 @@ def merge(width: Width, changes: Sequence[Change]) -> Change:
         values=fresh.values if fresh else {},
         merged=tuple(merged),
     )
-
-
-def merged_changes(graph: Graph, members: Sequence[tuple[WidthMorphism, Theta | None]]) -> Mapping[str, Change]:
-    """Return one change for each width that some members of a set act on."""
-    widths = infer_widths(graph)
-    by_width: dict[str, list[Change]] = {}
-    for morphism, theta in members:
-        by_width.setdefault(morphism.width, []).append(morphism.change(widths[morphism.width], theta))
-    return {name: merge(widths[name], changes) for name, changes in by_width.items()}
