@@ -164,7 +164,7 @@ def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPertur
     }
     calls = {n.id: compile_call(_alone(widths, n, atom, count, bias=True)) for n in region.nodes}
     calls |= {n.id: compile_call(_alone(widths, n, atom, count, bias=False)) for n in ends}
-    ordered = dict(sorted(calls.items(), key=lambda item: widths.rank[item[0]]))
+    ordered = dict(sorted(calls.items(), key=lambda item: graph.structure.rank[item[0]]))
     read = {v for n in (*region.nodes, *ends) for _, v in n.operands() if v.node not in {**fixed, **calls}}
     needs = frozenset(read | set(map(Value, by_node(learned))))
     return WidenPerturbation(edges, learned, fixed, ordered, tuple(n.id for n in ends), needs)

@@ -15,11 +15,15 @@ from archir.ir.node import Value
 from archir.ir.structure import Structure
 from archir.ir.types import TensorType, Type
 from archir.rewrite.morphism import Morphism, WidthMorphism
-from archir.rewrite.pipeline import follow_widths, merged_changes, rewrite_together
+from archir.rewrite.pipeline import follow_widths, rewrite_together
 from archir.rewrite.reindex import resized_type
 
 _known: WeakKeyDictionary[Structure, dict[tuple[int, tuple[tuple[Atom, int], ...]], Cost]] = WeakKeyDictionary()
 """What calls and stored tensors cost, by their node and the new sizes of the widths in them."""
+
+_effects_of: WeakKeyDictionary[Structure, dict[WidthMorphism, list[tuple[Atom, frozenset[int], int]]]] = (
+    WeakKeyDictionary()
+)
 
 
 def cost_of_set(graph: Graph, members: Sequence[Morphism]) -> Cost:
@@ -27,10 +31,10 @@ def cost_of_set(graph: Graph, members: Sequence[Morphism]) -> Cost:
 
     Args:
         graph: the graph they were found in.
-        members: the candidates.
+        members: the candidates, which can be done together.
 
     Raises:
-        PassError: they cannot be done together.
+        PassError: those that are no changes of widths cannot, or a width is gone after them.
     """
     on_widths = [(m, None) for m in members if isinstance(m, WidthMorphism)]
     spliced = rewrite_together(graph, [(m, None) for m in members if not isinstance(m, WidthMorphism)])
@@ -38,8 +42,25 @@ def cost_of_set(graph: Graph, members: Sequence[Morphism]) -> Cost:
     if not on_widths:
         return found
     widths = infer_widths(spliced.after)
-    changes = merged_changes(widths, follow_widths(spliced, on_widths))
-    return found + _resizing(widths, {widths[name].atom: len(c.source) for name, c in changes.items()})
+    removed: dict[Atom, set[int]] = {}
+    sizes: dict[Atom, int] = {}
+    for morphism, _ in follow_widths(spliced, on_widths):
+        for atom, gone, more in _effects(widths, morphism):
+            removed.setdefault(atom, set()).update(gone)
+            sizes[atom] = sizes.get(atom, atom.size) + more
+    return found + _resizing(widths, {atom: size - len(removed[atom]) for atom, size in sizes.items()})
+
+
+def _effects(widths: Widths, morphism: WidthMorphism) -> list[tuple[Atom, frozenset[int], int]]:
+    """Return for each width that a morphism changes the units that go, and how many come."""
+    known = _effects_of.setdefault(widths.graph.structure, {})
+    if morphism not in known:
+        known[morphism] = []
+        for name, change in morphism.changes(widths).items():
+            atom = widths[name].atom
+            gone = frozenset(range(atom.size)).difference(change.source)
+            known[morphism].append((atom, gone, len(change.source) - (atom.size - len(gone))))
+    return known[morphism]
 
 
 def _resizing(widths: Widths, sizes: Mapping[Atom, int]) -> Cost:

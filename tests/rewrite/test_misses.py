@@ -125,7 +125,8 @@ def test_statistics_over_copies_of_one_width_keep_their_shares() -> None:
 def test_only_whole_groups_of_a_group_norm_repeat_one_by_one() -> None:
     graph = between(call("group_norm.default", 3))
     found = {w.size: Split(w.name, (0,)).match(graph) for w in infer_widths(graph)}
-    assert found == {3: infer_widths(graph), 2: Miss(f"a group norm runs over it, {UNIFORM}", (3,))}
+    assert found.keys() == {2, 3} and not isinstance(found[3], Miss)
+    assert found[2] == Miss(f"a group norm runs over it, {UNIFORM}", (3,))
 
 
 @pytest.mark.parametrize(
