@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from itertools import chain
 from operator import attrgetter
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -28,10 +29,11 @@ from archir.axes.rules import (
 from archir.axes.rules.context import Context, Room, Rule, Speller, Unknown
 from archir.axes.rules.movement import data_movement
 from archir.axes.terms import Atom, Term, add_role, freeze, resolve
-from archir.axes.widths import Place, Width, Widths
+from archir.axes.widths import Analysis, Place, Width, Widths
 from archir.ir import ops
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
+from archir.ir.structure import Structure
 from archir.ir.types import ScalarType, Size, TensorType, evaluate, symbols_of
 
 RULES: Mapping[str, Rule] = {
@@ -70,9 +72,22 @@ _COUNTING = frozenset({torch.int16, torch.int32, torch.int64})
 """Types of stored tensors whose numbers count or pick, and are no amounts that a unit could have more or less of."""
 
 
-@lru_cache(maxsize=4)
+_known: WeakKeyDictionary[Structure, Analysis] = WeakKeyDictionary()
+
+
 def infer_widths(graph: Graph) -> Widths:
     """Find the widths of a graph: what may change, what may not and why, and what changes together.
+
+    Graphs that differ in their numbers alone share one analysis, which is kept for as long as one of them lives.
+    """
+    analysis = _known.get(graph.structure)
+    if analysis is None:
+        analysis = _known[graph.structure] = analyse(graph)
+    return Widths(graph, analysis)
+
+
+def analyse(graph: Graph) -> Analysis:
+    """Find out what the axes of a graph are made of; this reads the nodes alone, and no stored number.
 
     Cost is linear in the number of nodes, for bounded numbers of axes and concatenated parts.
     """
@@ -82,14 +97,14 @@ def infer_widths(graph: Graph) -> Widths:
     for node in graph.inputs:
         axes[node.id] = [_boundary(tuple(map(Atom, found)), "an axis of an input") for found in sizes.of(node)]
     for node in graph.parameters:
-        axes[node.id] = [tuple(map(Atom, graph.tensors[node.id].shape))]
+        axes[node.id] = [tuple(map(Atom, found)) for found in sizes.of(node)]
     room = Room()
     for node in graph.calls:
         axes[node.id] = _infer_call(Context(graph, node, axes, sizes.of(node), spellers, room))
     for value in graph.output.values:
         _boundary(axes[value.node][value.index] or (), "an axis of an output")
     free, frozen = _collect(graph, axes)
-    return Widths(graph, free, frozen, Axes(axes), spellers)
+    return Analysis(free, frozen, Axes(axes), spellers)
 
 
 def _boundary(axes: tuple[Term, ...], reason: str) -> tuple[Term, ...]:
@@ -195,7 +210,7 @@ def _collect(
     for atom, where in places.items():
         if atom.size < 2 and not (atom.reason and atom.reason != "size one"):
             continue
-        if not atom.reason and all(graph.tensors[place.node].dtype in _COUNTING for place in where):
+        if not atom.reason and all(graph.node(place.node).tensor_type().dtype in _COUNTING for place in where):
             freeze(atom, "it stands in index tensors only, which say what is picked and hold nothing of their own")
         group, letter = (frozen, "f") if atom.reason else (free, "w")
         group.append(Width(f"{letter}{len(group)}", atom.size, atom.roles, tuple(where), atom.reason, atom))

@@ -72,22 +72,65 @@ class Width:
 
 
 @dataclass(frozen=True, eq=False)
+class Analysis:
+    """What is known of the axes of a graph; it refers to no graph, so that it can be kept for as long as one lives.
+
+    Attributes:
+        free: widths that may change.
+        frozen: widths that may not, each with its reason.
+        axes: the axes of every tensor value.
+        spellers: for the calls whose arguments follow from axis sizes, how.
+        values: the values in which a width stands, by its atom, once they were asked for.
+    """
+
+    free: tuple[Width, ...]
+    frozen: tuple[Width, ...]
+    axes: Axes
+    spellers: Mapping[int, Speller]
+    values: dict[Atom, tuple[Value, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Width]:
+        """The free widths by name."""
+        return {w.name: w for w in self.free}
+
+    @cached_property
+    def names(self) -> Mapping[Atom, str]:
+        """Name of every width, free or frozen, by its atom."""
+        return {w.atom: w.name for w in (*self.free, *self.frozen)}
+
+
+@dataclass(frozen=True, eq=False)
 class Widths:
     """The free widths of a graph, and through `frozen` the others.
 
     Attributes:
         graph: the graph.
-        free: widths that may change.
-        frozen: widths that may not, each with its reason.
-        axes: the axes of every tensor value.
-        spellers: for the calls whose arguments follow from axis sizes, how.
+        analysis: what is known of its axes.
     """
 
     graph: Graph
-    free: tuple[Width, ...]
-    frozen: tuple[Width, ...]
-    axes: Axes = field(repr=False)
-    spellers: Mapping[int, Speller] = field(repr=False)
+    analysis: Analysis = field(repr=False)
+
+    @property
+    def free(self) -> tuple[Width, ...]:
+        """Widths that may change."""
+        return self.analysis.free
+
+    @property
+    def frozen(self) -> tuple[Width, ...]:
+        """Widths that may not change, each with its reason."""
+        return self.analysis.frozen
+
+    @property
+    def axes(self) -> Axes:
+        """The axes of every tensor value."""
+        return self.analysis.axes
+
+    @property
+    def names(self) -> Mapping[Atom, str]:
+        """Name of every width, free or frozen, by its atom."""
+        return self.analysis.names
 
     def __iter__(self) -> Iterator[Width]:
         return iter(self.free)
@@ -101,58 +144,42 @@ class Widths:
         Raises:
             PassError: there is no such width, or it is frozen.
         """
-        if name in self._by_name:
-            return self._by_name[name]
+        if name in self.analysis.by_name:
+            return self.analysis.by_name[name]
         for width in self.frozen:
             if width.name == name:
                 places = ", ".join(f"{p.parameter} axis {p.axis}" for p in width.places[:3])
                 raise PassError(f"width {name} may not change", where=places, why=width.reason)
-        raise PassError(f"there is no width {name!r}", mend=suggest(name, self._by_name))
-
-    @cached_property
-    def _by_name(self) -> Mapping[str, Width]:
-        return {w.name: w for w in self.free}
-
-    @cached_property
-    def names(self) -> Mapping[Atom, str]:
-        """Name of every width, free or frozen, by its atom."""
-        return {w.atom: w.name for w in (*self.free, *self.frozen)}
+        raise PassError(f"there is no width {name!r}", mend=suggest(name, self.analysis.by_name))
 
     def values(self, width: Width) -> tuple[Value, ...]:
         """Return the values, stored tensors included, in whose axes a width stands, in order."""
-        if width.atom not in self._values:
-            self._values[width.atom] = self._reach(width)
-        return self._values[width.atom]
-
-    @cached_property
-    def _values(self) -> dict[Atom, tuple[Value, ...]]:
-        return {}
+        known = self.analysis.values
+        if width.atom not in known:
+            known[width.atom] = self._reach(width)
+        return known[width.atom]
 
     def _reach(self, width: Width) -> tuple[Value, ...]:
         """Return the values in which a width stands: calls hand it on, so they hang together with its places."""
+        axes, structure = self.axes, self.graph.structure
         waiting = [Value(place.node) for place in width.places]
         found, seen = set(waiting), set[int]()
         while waiting:
             value = waiting.pop()
-            for id_ in (value.node, *(use.node for use, _ in self.graph.structure.users.get(value.node, ()))):
+            for id_ in (value.node, *(use.node for use, _ in structure.users.get(value.node, ()))):
                 if id_ in seen:
                     continue
                 seen.add(id_)
-                node = self.graph.node(id_)
+                node = structure.by_id[id_]
                 near = {*node.values, *(Value(id_, i) for i in range(len(node.results)))} - found
-                more = [v for v in near if any(width.atom in leaves(t) for t in self.axes.find(v) or ())]
+                more = [v for v in near if any(width.atom in leaves(t) for t in axes.find(v) or ())]
                 found.update(more)
                 waiting += more
-        return tuple(sorted(found, key=lambda v: (self.rank[v.node], v.index)))
-
-    @cached_property
-    def rank(self) -> Mapping[int, int]:
-        """Position of each node in the topological order of the graph."""
-        return {id_: i for i, id_ in enumerate(self.graph.order)}
+        return tuple(sorted(found, key=lambda v: (structure.rank[v.node], v.index)))
 
     def spell(self, node: int, sizes: Mapping[Atom, int]) -> Spelling:
         """Return the arguments of a call as they are where some atoms have new sizes."""
-        speller = self.spellers.get(node)
+        speller = self.analysis.spellers.get(node)
         return Spelling({}) if speller is None else speller(lambda term: size_of(resolve(term), sizes))
 
     def notation(self, term: Term) -> str:

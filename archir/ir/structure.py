@@ -62,6 +62,15 @@ class Structure:
         return tuple(found)
 
     @cached_property
+    def rank(self) -> Mapping[int, int]:
+        """Position of each node in the topological order, by id.
+
+        Raises:
+            GraphError: there is a cycle.
+        """
+        return {id_: i for i, id_ in enumerate(self.order)}
+
+    @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """All nodes in topological order.
 

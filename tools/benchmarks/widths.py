@@ -17,7 +17,7 @@ from dataclasses import asdict
 
 import torch
 
-from archir.axes.infer import infer_widths
+from archir.axes.infer import analyse
 from archir.ir.graph import Graph
 from tests.models import ZOO
 from tests.zoo.catalog import FAMILIES
@@ -116,10 +116,9 @@ def _seconds(graph: Graph) -> float:
 
 def _memory(graph: Graph) -> int:
     """Return the most memory the analysis of a graph takes, in bytes."""
-    infer_widths.cache_clear()
     tracemalloc.start()
     try:
-        infer_widths(graph)
+        analyse(graph)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
