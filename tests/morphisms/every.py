@@ -44,7 +44,7 @@ _IMAGES = [
     "swin",
     "weight_standardisation",
     "decoder",
-,]
+]
 _TOKENS = ["gpt", "gpt_tied", "grouped_query_attention", "rotary_embedding", "encoder"]
 _LAYERS = ["flip_cumsum", "misaligned_sums", "mlp", "shared_module", "two_heads"]
 _LINEAR = ["lstm", *_LAYERS, "nested", "permutation", "low_rank", "outer_product", "sorted_units"]
