@@ -45,7 +45,7 @@ from tests.vision_models import (
     resnet20,
 )
 
-__all__ = ["UNCAPTURABLE", "ZOO", "Example", "resnet20"]
+__all__ = ["FROZEN", "UNCAPTURABLE", "ZOO", "Example", "resnet20"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,9 @@ ZOO: dict[str, Example] = {
     "two_heads": Example(TwoHeads, _normal(8)),
 }
 """Models that can be captured, by name."""
+
+FROZEN = frozenset({"shape_branch", "nested", "flip_cumsum", "sorted_units", "shared_module"})
+"""Those of them that have no free width."""
 
 UNCAPTURABLE: dict[str, Example] = {
     "data_branch": Example(DataBranch, _normal(8)),

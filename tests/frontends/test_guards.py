@@ -180,7 +180,7 @@ def test_guards_that_follow_from_sizes_being_sizes_are_left_out() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AdaptiveAvgPool2d(1)).eval()
     axes = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
     graph = trace(model, torch.randn(2, 3, 16, 16), dynamic_shapes=({**axes},))
-    assert all(g.relation in (">=", "<=") for g in graph.signature.guards), _guards(graph)
+    assert _guards(graph) == ""
     x = torch.randn(1, 3, 9, 20)
     torch.testing.assert_close(graph.module().eval()(x), model(x))
 

@@ -24,7 +24,7 @@ from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
 from tests.captured import graph_of
-from tests.models import ZOO
+from tests.models import FROZEN, ZOO
 
 
 def str_of(value: object) -> str:
@@ -101,9 +101,6 @@ LINEAR: Mapping[str, list[str]] = {
 }
 """Widths between which and their ends all is linear: two halves with opposite θ add up to the unit they are of."""
 
-ALL_FROZEN = frozenset({"shape_branch", "nested", "flip_cumsum", "sorted_units", "shared_module"})
-"""Models that have no free width."""
-
 RECURRENT = "the units of a recurrent net act on each other from step to step"
 MATCHED = "two activations are multiplied along it"
 BESIDE = "it is concatenated with other widths"
@@ -177,10 +174,10 @@ def without(graph: Graph, value: Value, tensor: Tensor, removed: WidthMorphism, 
 
 
 def test_every_model_is_listed() -> None:
-    assert sorted([*EXACT, *ALL_FROZEN]) == sorted(ZOO)
+    assert sorted([*EXACT, *FROZEN]) == sorted(ZOO)
 
 
-@pytest.mark.parametrize("name", sorted(ALL_FROZEN))
+@pytest.mark.parametrize("name", sorted(FROZEN))
 def test_models_without_a_free_width_have_no_families(name: str) -> None:
     graph = graph_of(name)
     assert infer_widths(graph).free == ()
