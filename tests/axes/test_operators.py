@@ -13,7 +13,7 @@ from archir.ir.node import Node, Value
 from archir.ir.text import print_graph
 from tests.axes.calls import CALLS, Call
 from tests.axes.operator_oracle import problems_of
-from tests.ir.builder import Builder
+from tests.models.builder import Builder
 
 GOLDEN = Path(__file__).with_name("operators.txt")
 RANDOM = ("rand", "bernoulli", "empty", "new_empty")

@@ -15,8 +15,8 @@ from archir.emit.check import Agreement, coarse
 from archir.emit.onnx import check, to_onnx
 from archir.errors import CaptureWarning, EmitError, FileError
 from frontends.pytorch import trace
-from tests.captured import graph_of
 from tests.emit import hard_models as hard
+from tests.models.captured import graph_of
 
 CHOSEN = [
     "resnet",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,23 +12,7 @@ from archir.errors import CaptureError, GraphError
 from archir.ir.graph import Graph
 from archir.ir.guards import parse_guard
 from frontends.pytorch import trace
-
-SIZES = (1, 2, 3, 4, 7, 8, 99, 100, 101, 200)
-Choice = Callable[[int], bool]
-
-
-class Deciding(nn.Module):
-    """Uses a layer or none, by the number of rows."""
-
-    def __init__(self, choice: Choice) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer = nn.Linear(5, 5)
-        self.choice = choice
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layer(x)
-        return y if self.choice(x.shape[0]) else 2 * y
+from tests.models.deciding import SIZES, Choice, Deciding
 
 
 def _guards(graph: Graph) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from archir.ir.execute import call
@@ -15,10 +14,9 @@ from archir.ir.node import PARAMETER, Use, Value
 from archir.rewrite.compose import Compose
 from archir.rewrite.morphism import Morphism, Site, WidthMorphism
 from archir.rewrite.perturbation import Edge
-from archir.testing import evaluate, leaves_of, randomise
+from archir.testing import evaluate
 from passes.catalog import PASSES
-from tests.captured import graph_of
-from tests.models import ZOO
+from tests.models.captured import randomised
 
 SPLICES: tuple[Morphism, ...] = tuple(
     kind()
@@ -70,12 +68,8 @@ PLACES: Mapping[str, list[str]] = {
 @cache
 def capture(name: str) -> tuple[Graph, tuple[Tensor, ...], Mapping[Value, Any]]:
     """Return the randomised graph of a model of the zoo in float64, inputs for it, and all its values on them."""
-    torch.manual_seed(0)
-    example = ZOO[name]
-    args, kwargs = example.inputs(), example.kwargs()
-    graph = randomise(graph_of(name).to(torch.float64))
-    inputs = leaves_of(args, kwargs)
-    return graph, tuple(inputs), evaluate(graph, inputs)
+    graph, inputs = randomised(name)
+    return graph, inputs, evaluate(graph, inputs)
 
 
 def some_sites(morphism: Morphism, graph: Graph, most: int) -> list[Site]:

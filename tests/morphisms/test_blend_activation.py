@@ -14,7 +14,7 @@ from archir.ir.graph import Graph
 from archir.rewrite.derived import with_theta
 from frontends.pytorch import trace
 from passes.blend_activation import FUNCTIONS, BlendActivation
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes
 
 

@@ -20,8 +20,8 @@ from passes.catalog import PASSES
 from passes.residual_branch import ResidualBranch
 from passes.split import Split
 from passes.widen import Widen
-from tests.captured import graph_of
-from tests.models import ZOO
+from tests.models.captured import graph_of
+from tests.models.zoo import ZOO
 from tests.morphisms.every import PLACES, SPLICES, capture, inject, outputs_of, some_sites
 
 CASES = [(morphism, name) for morphism in SPLICES for name in PLACES[morphism.name]]

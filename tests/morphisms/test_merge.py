@@ -29,9 +29,9 @@ from passes.catalog import PASSES
 from passes.merge import Merge, nearest_pairs
 from passes.prune import Prune
 from passes.split import Split
-from tests.models import FROZEN, ZOO
+from tests.models.vision import VGG
+from tests.models.zoo import FROZEN, ZOO
 from tests.morphisms.every import capture, outputs_of
-from tests.vision_models import VGG
 
 
 def pairs_of(graph: Graph, width: str) -> list[tuple[int, ...]]:

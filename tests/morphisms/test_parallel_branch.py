@@ -13,7 +13,7 @@ from archir.errors import PassError
 from archir.ir.graph import Graph
 from frontends.pytorch import trace
 from passes.parallel_branch import ParallelBranch
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes
 from tests.morphisms.convolutions import CONVOLUTIONS, change_of_outputs, trace_layer
 

@@ -22,9 +22,9 @@ from archir.rewrite.spec import format_spec, parse_specs
 from archir.testing import leaves_of, outputs, randomise, relative_difference
 from passes.catalog import PASSES
 from passes.split import Split
+from tests.models.random_nets import STEPS
+from tests.models.random_nets import capture as capture_random
 from tests.morphisms.every import capture
-from tests.rewrite.test_random_nets import STEPS
-from tests.rewrite.test_random_nets import capture as capture_random
 
 KINDS = tuple(name for name in PASSES if name != "compose")
 LARGEST = 60_000

@@ -8,8 +8,8 @@ import pytest
 
 from archir.axes.infer import infer_widths
 from archir.testing import check_widths
-from tests.captured import graph_of
-from tests.models import FROZEN, ZOO
+from tests.models.captured import graph_of
+from tests.models.zoo import FROZEN, ZOO
 
 UNEQUAL = ["split", "tripled", "widened"]
 """What statistics over a width do not allow: units that are repeated more often than others."""

@@ -18,13 +18,13 @@ from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Site, WidthMorphism
 from archir.rewrite.perturbation import Members, Perturbation
 from archir.rewrite.pipeline import apply_together
-from archir.testing import evaluate, leaves_of, randomise, relative_difference
+from archir.testing import evaluate, relative_difference
 from passes.merge import Merge
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
-from tests.captured import graph_of
-from tests.models import FROZEN, ZOO
+from tests.models.captured import graph_of, randomised
+from tests.models.zoo import FROZEN, ZOO
 
 
 def str_of(value: object) -> str:
@@ -37,14 +37,6 @@ def largest_member(delta: Tensor, members: Members) -> int:
     size = delta.abs().movedim(members.axis, 0).flatten(1).sum(1)
     count = int(members.index.max()) + 1
     return max(range(count), key=lambda member: float(size[members.index == member].sum()))
-
-
-def capture(name: str) -> tuple[Graph, list[Tensor]]:
-    """Return the randomised graph of a model of the zoo in float64, and inputs for it."""
-    torch.manual_seed(0)
-    example = ZOO[name]
-    args, kwargs = example.inputs(), example.kwargs()
-    return randomise(graph_of(name).to(torch.float64)), leaves_of(args, kwargs)
 
 
 MORPHISMS: tuple[WidthMorphism, ...] = (Split(), Prune(), Widen(count=2), Merge())
@@ -186,7 +178,7 @@ def test_models_without_a_free_width_have_no_families(name: str) -> None:
 
 @pytest.mark.parametrize(("morphism", "name"), [case for case, count in CASES.items() if count], ids=str_of)
 def test_a_perturbation_is_the_exact_change_where_the_region_ends(name: str, morphism: WidthMorphism) -> None:
-    graph, inputs = capture(name)
+    graph, inputs = randomised(name)
     before = evaluate(graph, inputs)
     known, missed = families(morphism, graph)
     assert len(known) == CASES[morphism, name]
@@ -222,7 +214,7 @@ def test_a_perturbation_is_the_exact_change_where_the_region_ends(name: str, mor
 
 @pytest.mark.parametrize(("morphism", "name"), [case for case, count in CASES.items() if not count], ids=str_of)
 def test_where_no_family_says_what_it_does_each_says_why(name: str, morphism: WidthMorphism) -> None:
-    graph, _ = capture(name)
+    graph, _ = randomised(name)
     known, missed = families(morphism, graph)
     assert known == []
     assert missed == MISSED[morphism.name, name]
@@ -236,14 +228,14 @@ def test_where_no_family_says_what_it_does_each_says_why(name: str, morphism: Wi
     ],
 )
 def test_units_that_have_no_mean_are_in_no_family_of_pairs(name: str, reason: str) -> None:
-    graph, _ = capture(name)
+    graph, _ = randomised(name)
     (width,) = infer_widths(graph)
     assert list(Merge().sites(graph)) == []
     assert Merge(width.name, (0, 1)).match(graph) == Miss(reason, ANY)
 
 
 def test_theta_is_added_with_opposite_signs_to_the_children() -> None:
-    graph, _ = capture("vgg")
+    graph, _ = randomised("vgg")
     site = next(iter(Split().sites(graph)))
     perturbation = Split().perturbation(graph, site)
     assert not isinstance(perturbation, Miss)

@@ -24,14 +24,14 @@ from passes.enlarge_kernel import EnlargeKernel
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
-from tests.models import FROZEN, ZOO
-from tests.rewrite.test_perturbations import capture
+from tests.models.captured import randomised
+from tests.models.zoo import FROZEN, ZOO
 
 
 @pytest.mark.parametrize("name", sorted(ZOO.keys() - FROZEN))
 def test_a_set_is_applied_as_one(name: str) -> None:
     """Splits and fresh units of many widths at once keep the function; prunes do what noughts do."""
-    graph, inputs = capture(name)
+    graph, inputs = randomised(name)
     right = outputs(graph, inputs)
     dice = random.Random(0)
     keeping: list[tuple[Morphism, Theta | None]] = []
@@ -54,7 +54,7 @@ def test_a_set_is_applied_as_one(name: str) -> None:
 @pytest.mark.parametrize("count", [1, 20])
 def test_theta_follows_its_weight_through_other_rewrites(count: int) -> None:
     """A ring of noughts around kernels changes nothing, whatever is learned for the units of their widths."""
-    graph, inputs = capture("resnet")
+    graph, inputs = randomised("resnet")
     width = next(w for w in infer_widths(graph) if "matched" not in w.roles and w.size < 20)
     perturbations = {
         m: m.perturbation(graph, next(s for s in m.sites(graph) if s.label == width.name))
@@ -88,7 +88,7 @@ def test_momentum_starts_anew_where_a_rewrite_cannot_be_done_on_it() -> None:
 
 @pytest.mark.parametrize("name", ["resnet", "gpt", "shufflenet", "unet", "densenet", "mobilenet", "lstm"])
 def test_sequences_of_morphisms_keep_the_function_and_replay(name: str) -> None:
-    graph, inputs = capture(name)
+    graph, inputs = randomised(name)
     right = outputs(graph, inputs)
     dice = random.Random(1)
     done = graph

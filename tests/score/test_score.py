@@ -33,7 +33,7 @@ from passes.prune import Prune
 from passes.residual_branch import ResidualBranch
 from passes.split import Split
 from passes.widen import Widen
-from tests.vision_models import ResNet
+from tests.models.vision import ResNet
 
 LOSS = find_loss("cross_entropy")
 

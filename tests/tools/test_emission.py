@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import ZOO, Example
+from tests.models.example import Example
+from tests.models.zoo import ZOO
 from tools import coverage, emission
 from tools.emission import FORMS, Verdict, emit_here
 from tools.limited import Finished, limited
