@@ -105,6 +105,7 @@ def test_dropout_follows_the_mode(tmp_path: Path) -> None:
     assert "dropout_p=0.1 if self.training else 0.0" in source(graph)
 
 
+@pytest.mark.slow
 def test_runs_where_archir_is_not_installed(tmp_path: Path) -> None:
     names = ["resnet20", "gpt_tied", "lstm", "nested", "swin", "stages"]
     for name in names:

@@ -72,6 +72,7 @@ def check(graph: Graph, done: Graph) -> None:
     assert replayed.history == done.history
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(STEPS, st.randoms(use_true_random=False))
 def test_twenty_rewrites_of_a_random_net(steps: list[tuple[str, int, int]], dice: random.Random) -> None:
@@ -80,6 +81,7 @@ def test_twenty_rewrites_of_a_random_net(steps: list[tuple[str, int, int]], dice
     check(graph, rewrite(graph, leaves_of((x,)), dice))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "gpt", "mobilenet", "vit", "unet", "densenet", "mlp", "lstm", "swin"])
 def test_twenty_rewrites_of_a_model(name: str, tmp_path: Path) -> None:
     graph, inputs, _ = capture(name)

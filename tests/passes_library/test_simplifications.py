@@ -206,6 +206,7 @@ def test_widths_of_what_is_simplified_are_what_they_claim_to_be(name: str) -> No
     assert [p for v in check_widths(result, inputs, units=2) for p in v.problems] == []
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(STEPS)
 def test_random_nets_keep_their_function(steps: list[tuple[str, int, int]]) -> None:
@@ -222,6 +223,7 @@ def test_random_nets_keep_their_function(steps: list[tuple[str, int, int]]) -> N
 SEQUENCES = st.lists(st.sampled_from([p for p in SIMPLIFICATIONS if p is not Simplify]), min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(STEPS, SEQUENCES)
 def test_simplifications_go_in_any_order(steps: list[tuple[str, int, int]], order: list[type[Pass]]) -> None:

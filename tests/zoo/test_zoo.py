@@ -15,6 +15,8 @@ from frontends.pytorch import trace
 from tests.models.wide.catalog import UNCAPTURABLE, WIDE_ZOO
 from tests.models.wide.recorded import EXPECTED, capture, listing, path_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", WIDE_ZOO)
 def test_widths_are_the_recorded_ones_and_hold(name: str) -> None:
