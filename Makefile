@@ -1,6 +1,6 @@
 # make demo   install, then grow a small network on scikit-learn's digits
 # make quick  install, then check the style and the types, then run the tests nearest to what changed since the main
-#             branch, the quick ones, for half a minute at most
+#             branch, the quick ones, for less than a minute
 # make test   install, third-party models included, then check the style and the types, then run the tests
 # make lint   install likewise, then check the style and the types
 # make bench  install likewise, then compare the analysis of widths with Torch-Pruning's, emit every model of the zoos as
