@@ -1,4 +1,6 @@
 # make demo   install, then grow a small network on scikit-learn's digits
+# make quick  install, then check the style and the types, then run the tests nearest to what changed since the main
+#             branch, the quick ones, for less than a minute
 # make test   install, third-party models included, then check the style and the types, then run the tests
 # make lint   install likewise, then check the style and the types
 # make bench  install likewise, then compare the analysis of widths with Torch-Pruning's, emit every model of the zoos as
@@ -12,19 +14,22 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --constraint constraints.txt $(PIP_FLAGS)
 INSTALLED := .venv/installed
 ZOO := .venv/zoo
+STYLE = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-.PHONY: demo test lint bench
+.PHONY: demo quick test lint bench
 
 demo: $(INSTALLED)
 	$(BIN)/archir demo
+
+quick: $(INSTALLED)
+	$(STYLE)
+	$(BIN)/python -m tools.changed_tests -n 2
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(ZOO)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(STYLE)
 
 bench: $(ZOO)
 	$(BIN)/python tools/bench.py widths --json -

@@ -12,8 +12,8 @@ from archir.ir.node import Tree
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
-from tests.ir.builder import Builder
-from tests.token_models import GPT
+from tests.models.builder import Builder
+from tests.models.tokens import GPT
 
 
 class Net(nn.Module):

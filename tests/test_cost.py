@@ -18,8 +18,8 @@ from archir.ir.graph import Graph
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Node, Parameter, Signature, Tree, Value
 from archir.ir.types import TensorType, symbol
 from frontends.pytorch import trace
-from tests.ir.builder import Builder
-from tests.models import ZOO
+from tests.models.builder import Builder
+from tests.models.zoo import ZOO
 from tools.peak_memory import PeakMemory
 
 B = symbol("B")

@@ -23,8 +23,8 @@ from passes.residual_branch import ResidualBranch
 from passes.split import Split
 from passes.squeeze_excite import SqueezeExcite
 from passes.widen import Widen
-from tests.captured import graph_of
-from tests.models import ZOO
+from tests.models.captured import graph_of
+from tests.models.zoo import ZOO
 from tests.morphisms.every import SPLICES
 
 EVERY: tuple[Morphism, ...] = (*SPLICES, Split(), Prune(), Widen(count=3), Merge())

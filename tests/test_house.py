@@ -129,3 +129,17 @@ def test_files_are_made_in_one_place(module: str) -> None:
     tree = ast.parse(MODULES[module].read_text())
     called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert not called & {"os.replace", "os.rename", "os.open", "os.getpid", "open", "tempfile.mktemp"}
+
+
+def test_models_have_a_home_of_their_own() -> None:
+    """Tools use no more of the tests than their models, and no test takes anything from another."""
+    found = {
+        (file.relative_to(ROOT).parts[0], node.module)
+        for part in ("tests", "tools")
+        for file in ROOT.joinpath(part).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tests.")
+    }
+    assert {part for part, _ in found} == {"tests", "tools"}
+    assert [module for _, module in found if module.rpartition(".")[2].startswith("test_")] == []
+    assert [module for part, module in found if part == "tools" and not module.startswith("tests.models.")] == []

@@ -19,7 +19,7 @@ from archir.plugins import find_passes, installed
 from archir.rewrite.passes import Pass
 from archir.rewrite.spec import format_specs, parse_specs
 from passes.catalog import PASSES
-from tests.ir.builder import Builder
+from tests.models.builder import Builder
 
 HEAD = """
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ from archir.axes.rules.reshape import same
 from archir.errors import GraphError
 from archir.ir.graph import Graph
 from archir.testing import Outcome, check_widths, evaluate, leaves_of, outputs, randomise, relative_difference
-from tests.ir.builder import Builder
+from tests.models.builder import Builder
 
 NAN, INF = math.nan, math.inf
 

@@ -17,8 +17,8 @@ from archir.emit.python import to_python
 from archir.errors import ArchirError
 from archir.ir.graph import Graph
 from frontends.pytorch import trace
-from tests.models import ZOO
-from tests.zoo.catalog import WIDE_ZOO
+from tests.models.wide.catalog import WIDE_ZOO
+from tests.models.zoo import ZOO
 from tools.limited import limited
 
 LIMIT = 300.0

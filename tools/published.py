@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.models import Example
-from tests.zoo.third_party import from_package, from_transformers, normal, tokens
+from tests.models.example import Example, normal, tokens
+from tests.models.wide.packages import from_package, from_transformers
 
 _IMAGE = normal(3, 224, 224)
 _TEXT = tokens(1000, 16)

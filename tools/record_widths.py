@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 
 from archir.axes.infer import infer_widths
-from tests.zoo.catalog import WIDE_ZOO
-from tests.zoo.recorded import EXPECTED, capture, listing, path_of
+from tests.models.wide.catalog import WIDE_ZOO
+from tests.models.wide.recorded import EXPECTED, capture, listing, path_of
 
 
 def main() -> None:

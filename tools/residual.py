@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archir.ir.graph import Graph
 from archir.ir.node import Value
-from tests.ir.builder import Builder
+from tests.models.builder import Builder
 
 WIDTH, HIDDEN = 16, 24
 

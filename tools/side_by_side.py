@@ -15,8 +15,8 @@ from archir.errors import ArchirError
 from archir.ir.graph import Graph
 from archir.testing import Verdict, check_widths
 from frontends.pytorch import trace
-from tests.models import Example
-from tests.zoo.third_party import installed
+from tests.models.example import Example
+from tests.models.wide.packages import installed
 from tools.rival import Attempt, find_groups
 
 ROUNDS = 5

@@ -14,7 +14,7 @@ from archir.ir.node import Value
 from archir.ir.text import print_graph
 from archir.ir.types import TensorType
 from tests.axes.operator_oracle import problems_of
-from tests.ir.builder import Builder
+from tests.models.builder import Builder
 
 Step = Callable[[Builder, list[Value], st.DataObject], list[Value]]
 """Makes new tensors out of those there are."""

@@ -16,9 +16,9 @@ from archir.errors import PassError
 from archir.ir.parse import parse_graph
 from archir.ir.text import print_graph
 from frontends.pytorch import trace
-from tests.captured import graph_of
-from tests.ir.builder import Builder
-from tests.models import ZOO
+from tests.models.builder import Builder
+from tests.models.captured import graph_of
+from tests.models.zoo import ZOO
 
 GOLDEN = Path(__file__).with_name("widths.txt")
 

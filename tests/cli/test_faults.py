@@ -148,6 +148,7 @@ def test_a_fault_of_archir_is_not_hidden(net: Path, monkeypatch: pytest.MonkeyPa
         archir("show", net)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", ["| true", ">&-", "> /dev/full", "| head -c 1 > /dev/null"])
 def test_output_that_nobody_takes_is_no_traceback(net: Path, out: str) -> None:
     command = f'"{sys.executable}" -c "from archir.cli.main import main; main()" show "{net}" {out}'

@@ -89,6 +89,7 @@ def _files(run: Path) -> list[str]:
     return sorted(p.name for p in run.iterdir() if not p.name.startswith(("step-", "__pycache__")))
 
 
+@pytest.mark.slow
 def test_grow_carries_out_a_run(folder: Path) -> None:
     done = archir("grow", folder / "run.toml")
     assert done.code == 0, done
@@ -405,6 +406,7 @@ def test_score_rejects_inputs_of_another_shape(folder: Path) -> None:
     refused("score", net, "--data", "digits")
 
 
+@pytest.mark.slow
 def test_demo_runs_from_end_to_end_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = demonstration.TEXT
     for old, new in (("steps = 3000", "steps = 40"), ("learn_steps = 60", "learn_steps = 3")):

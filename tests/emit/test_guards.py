@@ -18,7 +18,7 @@ from archir.emit.python import to_python
 from archir.ir.graph import Graph
 from frontends.pytorch import trace
 from tests.emit.loading import load_draft
-from tests.frontends.test_guards import SIZES, Deciding
+from tests.models.deciding import SIZES, Deciding
 
 CASES: dict[str, tuple[Callable[[int], bool], int]] = {
     "above 2, traced with 8": (lambda n: n > 2, 8),

@@ -15,8 +15,8 @@ from archir.emit.check import Agreement, coarse
 from archir.emit.onnx import check, to_onnx
 from archir.errors import CaptureWarning, EmitError, FileError
 from frontends.pytorch import trace
-from tests.captured import graph_of
 from tests.emit import hard_models as hard
+from tests.models.captured import graph_of
 
 CHOSEN = [
     "resnet",
@@ -90,6 +90,7 @@ def test_opsets_that_cannot_be_written_are_refused(opset: int, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_stock_gpt2_with_a_mask_is_compared_where_it_is_defined(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)

@@ -21,9 +21,9 @@ from archir.errors import EmitError, FileError
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from frontends.pytorch import trace
-from tests.captured import graph_of
 from tests.emit import hard_models as hard
-from tests.models import ZOO
+from tests.models.captured import graph_of, without_dropout
+from tests.models.zoo import ZOO
 
 HARD: dict[str, tuple[type[nn.Module], tuple[Any, ...]]] = {
     "loops": (hard.Loops, (torch.randn(3, 5, 8), torch.randn(3, 1, 8))),
@@ -51,15 +51,6 @@ def load(path: Path) -> nn.Module:
     net = module.load()
     assert isinstance(net, nn.Module)
     return net
-
-
-def without_dropout(graph: Graph) -> Graph:
-    """Return the graph with every dropout probability zero."""
-    with graph.edit(by="test") as edit:
-        for node in graph.calls:
-            for name in {"p", "dropout", "dropout_p"} & set(node.arguments):
-                edit.update(node.id, arguments={name: 0.0})
-    return edit.graph
 
 
 @pytest.mark.parametrize("name", [*ZOO, *HARD])
@@ -114,6 +105,7 @@ def test_dropout_follows_the_mode(tmp_path: Path) -> None:
     assert "dropout_p=0.1 if self.training else 0.0" in source(graph)
 
 
+@pytest.mark.slow
 def test_runs_where_archir_is_not_installed(tmp_path: Path) -> None:
     names = ["resnet20", "gpt_tied", "lstm", "nested", "swin", "stages"]
     for name in names:

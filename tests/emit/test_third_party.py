@@ -23,6 +23,7 @@ from archir.emit.python import to_python
 from frontends.pytorch import trace
 from tools.unet import UNet
 
+pytestmark = pytest.mark.slow
 IDS = torch.arange(10).reshape(2, 5)
 MASK = torch.tensor([[True] * 5, [True] * 3 + [False] * 2]).long()
 POSITIONS = torch.arange(5).expand(2, 5).contiguous()

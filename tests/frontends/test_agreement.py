@@ -15,7 +15,7 @@ from frontends import pytorch
 from frontends.agreement import Agreement, compare
 from frontends.examples import Example
 from frontends.pytorch import trace
-from tests.ir.builder import Builder
+from tests.models.builder import Builder
 
 X = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 

@@ -15,7 +15,7 @@ from archir.ir.node import Constant, Tree, Value
 from archir.ir.types import ScalarType, TensorType, symbol
 from archir.ir.verify import verify
 from frontends.pytorch import trace
-from tests.models import UNCAPTURABLE, ZOO
+from tests.models.zoo import UNCAPTURABLE, ZOO
 
 B = symbol("B")
 
@@ -81,7 +81,7 @@ def test_nodes_know_line_module_and_class() -> None:
     assert conv.location is not None
     assert conv.location.module == "layers.0.conv1"
     assert conv.location.kind == "torch.nn.modules.conv.Conv2d"
-    assert conv.location.file.endswith("vision_models.py")
+    assert conv.location.file.endswith("tests/models/vision.py")
     assert line_of(graph, "aten.add.Tensor") == "y += identity"
 
 
@@ -262,7 +262,7 @@ def test_attention_dropout_is_on_in_training_only() -> None:
 def test_control_flow_on_data_is_refused_with_the_users_line(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(CaptureError, match="its control flow depends on data") as caught:
         trace(UNCAPTURABLE[name].build(), UNCAPTURABLE[name].inputs())
-    assert "layer_models.py:" in caught.value.where
+    assert "tests/models/layers.py:" in caught.value.where
     assert caught.value.where.endswith(("if x.sum() > 0:", "for _ in range(int(x.abs().sum().item()) % 3 + 1):"))
     assert capfd.readouterr().err == ""
 
@@ -271,7 +271,7 @@ def test_a_wrong_input_shape_is_told_in_the_models_words() -> None:
     with pytest.raises(CaptureError, match="VGG cannot be captured") as caught:
         trace(ZOO["vgg"].build(), (torch.randn(2, 3, 8, 8),))
     assert "mat1 and mat2 shapes cannot be multiplied (2x128 and 2048x64)" in caught.value.why
-    assert "vision_models.py:" in caught.value.where
+    assert "tests/models/vision.py:" in caught.value.where
 
 
 def test_a_missing_argument_is_told() -> None:

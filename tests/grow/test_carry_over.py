@@ -19,8 +19,8 @@ from archir.rewrite.pipeline import rewrite_together
 from archir.testing import randomise
 from passes.merge import Merge
 from passes.split import Split
-from tests.captured import graph_of
-from tests.models import ZOO
+from tests.models.captured import graph_of
+from tests.models.zoo import ZOO
 
 STILL = {
     "sgd": OptimiserOptions(name="sgd", rate=0.0, weight_decay=0.0, momentum=0.9, nesterov=False),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from archir.grow.engine import Run
@@ -65,6 +66,7 @@ def _killing_at(call: int, work: Callable[[], object]) -> None:
     work()
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(seed_graph: Graph, tmp_path: Path) -> None:
     began = time.monotonic()
     whole = _run(seed_graph, tmp_path / "whole")

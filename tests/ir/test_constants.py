@@ -11,7 +11,7 @@ from archir.ir.arithmetic import ARITHMETIC
 from archir.ir.node import Argument, Node, Value
 from archir.ir.parse import parse_graph
 from archir.ir.types import RARE_DTYPES, ScalarType, TensorType, parse_dtype
-from tests.ir.builder import Builder
+from tests.models.builder import Builder
 
 X = TensorType(torch.float32, (2, 3))
 CODE = "__import__('os').abort()"

@@ -9,8 +9,8 @@ from archir.errors import GraphError
 from archir.ir.execute import call, compile_call, is_factory, mode_argument, returns_sequence
 from archir.ir.graph import Graph
 from archir.ir.node import Argument, Node, Value
-from tests.captured import graph_of
-from tests.models import ZOO
+from tests.models.captured import graph_of
+from tests.models.zoo import ZOO
 
 
 def interpret(graph: Graph, inputs: list[Tensor], *, training: bool = False) -> list[object]:

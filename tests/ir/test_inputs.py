@@ -8,7 +8,7 @@ from torch import nn
 from archir.ir.inputs import random_inputs, symbol_sizes, table_rows
 from archir.ir.node import Value
 from frontends.pytorch import trace
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 
 
 class Lookup(nn.Module):

@@ -16,7 +16,7 @@ from archir.ir.graph import Graph
 from archir.ir.module import to_module
 from archir.ir.parse import parse_graph
 from frontends.pytorch import trace
-from tests.models import ZOO
+from tests.models.zoo import ZOO
 
 NAMES = sorted(ZOO)
 

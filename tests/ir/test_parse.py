@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from archir.errors import ParseError
 from archir.ir.parse import parse_graph
 from archir.ir.text import print_graph
-from tests.ir.graphs import GRAPHS, TEXTS, TOLD
+from tests.models.texts import GRAPHS, TEXTS, TOLD
 
 PLAIN = """\
 graph net(x: f32[B, 4]) {

@@ -19,9 +19,9 @@ from archir.ir.node import Constant, Leaf, Location, Signature, Tree, Value
 from archir.ir.parse import parse_graph
 from archir.ir.text import print_graph
 from archir.ir.types import TensorType
-from tests.captured import graph_of
-from tests.ir.builder import Builder, same
-from tests.models import ZOO
+from tests.models.builder import Builder, same
+from tests.models.captured import graph_of
+from tests.models.zoo import ZOO
 
 WORDS = st.one_of(st.text(max_size=6), st.sampled_from(["f32", "x", "a.b", "B", "w0", "`", "\\", '"', "#:", "é"]))
 PLAIN = WORDS.map(lambda word: "".join(c for c in normalize("NFKC", word) if c.isprintable() and c not in "\"'`\\"))

@@ -19,8 +19,8 @@ from archir.ir.load import load
 from archir.ir.node import Node
 from archir.ir.store import checksum, save
 from archir.ir.types import DTYPES
-from tests.ir.builder import Builder, bits_equal, same
-from tests.ir.graphs import GRAPHS, conv_bn, tied
+from tests.models.builder import Builder, bits_equal, same
+from tests.models.texts import GRAPHS, conv_bn, tied
 
 
 @pytest.mark.parametrize("name", GRAPHS)

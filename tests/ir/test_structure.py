@@ -14,7 +14,7 @@ from archir.ir.structure import Structure, structure_of
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import parse_specs
 from passes.catalog import PASSES
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 from tools.residual import residual_network
 
 

@@ -15,8 +15,8 @@ from archir.ir.parse import parse_graph
 from archir.ir.sample import sample
 from archir.ir.text import AxisNames, print_graph
 from archir.ir.types import TensorType, symbol
-from tests.ir.builder import Builder, same, tensor_type
-from tests.ir.graphs import GRAPHS, TEXTS, TOLD, conv_bn, tied, told
+from tests.models.builder import Builder, same, tensor_type
+from tests.models.texts import GRAPHS, TEXTS, TOLD, conv_bn, tied, told
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from archir.ir.graph import Graph
+from archir.testing import leaves_of, randomise
+from frontends.pytorch import trace
 
 
 class Attention(nn.Module):
@@ -168,3 +174,18 @@ class Odd(nn.Module):
         x = self.first(x)
         parts = self.block(x, x.sigmoid())
         return torch.cat([self.last(part) for part in parts])
+
+
+def capture(model: nn.Module, *args: Any) -> tuple[Graph, list[torch.Tensor]]:
+    """Return the randomised graph of a model in float64, and its inputs."""
+    return randomise(trace(model, args).to(torch.float64)), leaves_of(args)
+
+
+def images() -> tuple[Graph, list[torch.Tensor]]:
+    torch.manual_seed(0)
+    return capture(Images(), torch.randn(3, 1, 8, 8))
+
+
+def tokens() -> tuple[Graph, list[torch.Tensor]]:
+    torch.manual_seed(0)
+    return capture(Transformer(), torch.randint(0, 20, (3, 6)))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from archir.ir.execute import call
@@ -15,10 +14,9 @@ from archir.ir.node import PARAMETER, Use, Value
 from archir.rewrite.compose import Compose
 from archir.rewrite.morphism import Morphism, Site, WidthMorphism
 from archir.rewrite.perturbation import Edge
-from archir.testing import evaluate, leaves_of, randomise
+from archir.testing import evaluate
 from passes.catalog import PASSES
-from tests.captured import graph_of
-from tests.models import ZOO
+from tests.models.captured import randomised
 
 SPLICES: tuple[Morphism, ...] = tuple(
     kind()
@@ -28,15 +26,50 @@ SPLICES: tuple[Morphism, ...] = tuple(
 """Every morphism that is no change of a width, with default options."""
 
 
+_IMAGES = [
+    "vgg",
+    "resnet",
+    "resnet20",
+    "densenet",
+    "mobilenet",
+    "shufflenet",
+    "unet",
+    "vit",
+    "siamese",
+    "dilated_pyramid",
+    "broadcast_mask",
+    "split_cascade",
+    "swin",
+    "weight_standardisation",
+    "decoder",
+]
+_TOKENS = ["gpt", "gpt_tied", "grouped_query_attention", "rotary_embedding", "encoder"]
+_LAYERS = ["flip_cumsum", "misaligned_sums", "mlp", "shared_module", "two_heads"]
+_LINEAR = ["lstm", *_LAYERS, "nested", "permutation", "low_rank", "outer_product", "sorted_units"]
+
+PLACES: Mapping[str, list[str]] = {
+    "add-bias": ["swin", "gpt", "gpt_tied"],
+    "blend-activation": [*_IMAGES[:11], "decoder", *_TOKENS, *_LAYERS[2:]],
+    "deepen": [*_IMAGES, *_TOKENS, *_LINEAR],
+    "dilate": ["dilated_pyramid"],
+    "duplicate-block": ["resnet", "resnet20"],
+    "enlarge-kernel": _IMAGES,
+    "mixture-branch": ["vgg", "vit", "gpt", "gpt_tied", "grouped_query_attention", "encoder", *_LAYERS[2:]],
+    "parallel-branch": [*_IMAGES, *_TOKENS, *_LINEAR, "gru", "shape_branch"],
+    "remove-block": ["resnet", "resnet20", "encoder"],
+    "residual-branch": [*_IMAGES, *_TOKENS, *_LINEAR],
+    "self-attention": [*_IMAGES, *_TOKENS, "lstm"],
+    "skip-connection": [*_IMAGES[:12], *_TOKENS, *_LAYERS],
+    "squeeze-excite": [*_IMAGES, *_TOKENS, *_LINEAR],
+}
+"""The models of the zoo in which each splice has sites."""
+
+
 @cache
 def capture(name: str) -> tuple[Graph, tuple[Tensor, ...], Mapping[Value, Any]]:
     """Return the randomised graph of a model of the zoo in float64, inputs for it, and all its values on them."""
-    torch.manual_seed(0)
-    example = ZOO[name]
-    args, kwargs = example.inputs(), example.kwargs()
-    graph = randomise(graph_of(name).to(torch.float64))
-    inputs = leaves_of(args, kwargs)
-    return graph, tuple(inputs), evaluate(graph, inputs)
+    graph, inputs = randomised(name)
+    return graph, inputs, evaluate(graph, inputs)
 
 
 def some_sites(morphism: Morphism, graph: Graph, most: int) -> list[Site]:
@@ -68,10 +101,3 @@ def inject(graph: Graph, before: Mapping[Value, Any], deltas: Mapping[Edge, Tens
             values[value] = result + deltas[value] if value in deltas else result
     found = [operand(use, value) for use, value in graph.output.operands()]
     return [t for t in found if isinstance(t, Tensor) and t.is_floating_point()]
-
-
-def cases() -> Iterator[tuple[Morphism, str]]:
-    """Yield every splice with every model of the zoo."""
-    for morphism in SPLICES:
-        for name in ZOO:
-            yield morphism, name

@@ -16,8 +16,8 @@ from archir.rewrite.equations import Miss
 from archir.rewrite.reference import refer
 from frontends.pytorch import trace
 from passes.add_bias import AddBias
-from tests.captured import graph_of
-from tests.ir.builder import Builder
+from tests.models.builder import Builder
+from tests.models.captured import graph_of
 from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes
 from tests.morphisms.convolutions import CONVOLUTIONS, trace_layer
 

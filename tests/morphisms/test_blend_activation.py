@@ -16,7 +16,7 @@ from archir.rewrite.equations import Miss
 from archir.rewrite.theta import Added
 from frontends.pytorch import trace
 from passes.blend_activation import FUNCTIONS, BlendActivation
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes
 
 

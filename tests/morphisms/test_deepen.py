@@ -17,7 +17,7 @@ from archir.rewrite.reference import refer
 from archir.testing import relative_difference
 from frontends.pytorch import trace
 from passes.deepen import Deepen
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes
 
 

@@ -20,7 +20,7 @@ from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import parse_specs
 from passes.catalog import PASSES
 from passes.dilate import Dilate
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 from tests.morphisms.convolutions import CONVOLUTIONS, change_of_outputs, predictions, trace_layer
 
 

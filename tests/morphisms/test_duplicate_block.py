@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,27 +22,12 @@ from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import parse_specs
 from archir.score.losses import find_loss
 from archir.score.score import score
-from archir.testing import leaves_of, outputs, randomise, relative_difference
+from archir.testing import outputs, relative_difference
 from frontends.pytorch import trace
 from passes.catalog import PASSES
 from passes.duplicate_block import DuplicateBlock
-from tests.models import resnet20
-from tests.morphisms.block_models import Images, Odd, RawBlock, Transformer
-
-
-def capture(model: nn.Module, *args: Any) -> tuple[Graph, list[torch.Tensor]]:
-    """Return the randomised graph of a model in float64, and its inputs."""
-    return randomise(trace(model, args).to(torch.float64)), leaves_of(args)
-
-
-def images() -> tuple[Graph, list[torch.Tensor]]:
-    torch.manual_seed(0)
-    return capture(Images(), torch.randn(3, 1, 8, 8))
-
-
-def tokens() -> tuple[Graph, list[torch.Tensor]]:
-    torch.manual_seed(0)
-    return capture(Transformer(), torch.randint(0, 20, (3, 6)))
+from tests.models.vision import resnet20
+from tests.morphisms.block_models import Images, Odd, RawBlock, capture, images, tokens
 
 
 def nought(graph: Graph, path: str) -> set[str]:

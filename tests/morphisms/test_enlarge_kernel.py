@@ -17,7 +17,7 @@ from archir.errors import PassError
 from archir.rewrite.derived import DerivedPerturbation
 from archir.rewrite.equations import Miss
 from passes.enlarge_kernel import EnlargeKernel
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 from tests.morphisms.convolutions import CONVOLUTIONS, change_of_outputs, predictions, trace_layer
 
 

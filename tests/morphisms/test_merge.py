@@ -29,9 +29,9 @@ from passes.catalog import PASSES
 from passes.merge import Merge, nearest_pairs
 from passes.prune import Prune
 from passes.split import Split
-from tests.models import ZOO
+from tests.models.vision import VGG
+from tests.models.zoo import FROZEN, ZOO
 from tests.morphisms.every import capture, outputs_of
-from tests.vision_models import VGG
 
 
 def pairs_of(graph: Graph, width: str) -> list[tuple[int, ...]]:
@@ -40,20 +40,21 @@ def pairs_of(graph: Graph, width: str) -> list[tuple[int, ...]]:
     return [m.units for m in site.members if isinstance(m, Merge)]
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", sorted(ZOO.keys() - FROZEN - {"permutation", "outer_product"}))
 def test_it_takes_a_split_back(name: str) -> None:
     """The tensors are as they were, and so is the text once sizes are spelled as rewrites spell them."""
     graph, _, _ = capture(name)
     dice = random.Random(0)
-    for site in Split().sites(graph):
+    sites = list(Split().sites(graph))
+    assert sites
+    for site in sites:
         member = dice.choice(site.members)
         assert isinstance(member, Split)
         grown = member.apply(graph)
         size = infer_widths(graph)[member.width].size
         assert infer_widths(grown)[member.width].size == size + 1
         merge = Merge(member.width, (*member.units, size))
-        if isinstance(merge.match(grown), Miss):
-            continue
+        assert not isinstance(merge.match(grown), Miss)
         back = merge.apply(grown)
         assert str(merge.apply(member.apply(back))) == str(back)
         assert str(back) == str(graph) or name not in ("vgg", "resnet", "densenet", "mobilenet", "unet", "mlp", "lstm")

@@ -13,7 +13,7 @@ from archir.axes.infer import infer_widths
 from archir.errors import PassError
 from archir.testing import randomise
 from passes.mixture_branch import MixtureBranch
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 from tests.morphisms.checks import emit, predictions
 from tests.morphisms.wiring import change, change_in_training, reason, traced, value_after
 

@@ -14,7 +14,7 @@ from archir.ir.graph import Graph
 from archir.rewrite.equations import Miss
 from frontends.pytorch import trace
 from passes.parallel_branch import ParallelBranch
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes
 from tests.morphisms.convolutions import CONVOLUTIONS, change_of_outputs, trace_layer
 

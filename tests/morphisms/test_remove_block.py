@@ -16,8 +16,7 @@ from archir.score.score import score
 from archir.testing import outputs, relative_difference
 from frontends.pytorch import trace
 from passes.remove_block import RemoveBlock
-from tests.morphisms.block_models import Images, Odd
-from tests.morphisms.test_duplicate_block import capture, images, tokens
+from tests.morphisms.block_models import Images, Odd, capture, images, tokens
 
 
 def test_what_only_the_block_needed_goes_with_it() -> None:

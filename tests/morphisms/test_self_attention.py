@@ -16,7 +16,7 @@ from archir.rewrite.equations import Miss
 from archir.testing import randomise
 from frontends.pytorch import trace
 from passes.self_attention import SelfAttention, has_causal_mask
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 from tests.morphisms.checks import emit, predictions
 from tests.morphisms.wiring import Images, change, change_in_training, reason, traced, value_after
 

@@ -23,9 +23,9 @@ from archir.rewrite.spec import format_spec, parse_specs
 from archir.testing import leaves_of, outputs, randomise, relative_difference
 from passes.catalog import PASSES
 from passes.split import Split
+from tests.models.random_nets import STEPS
+from tests.models.random_nets import capture as capture_random
 from tests.morphisms.every import capture
-from tests.rewrite.test_random_nets import STEPS
-from tests.rewrite.test_random_nets import capture as capture_random
 
 KINDS = tuple(name for name in PASSES if name != "compose")
 LARGEST = 60_000
@@ -73,6 +73,7 @@ def check(graph: Graph, done: Graph) -> None:
     assert replayed.history == done.history
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(STEPS, st.randoms(use_true_random=False))
 def test_twenty_rewrites_of_a_random_net(steps: list[tuple[str, int, int]], dice: random.Random) -> None:
@@ -81,6 +82,7 @@ def test_twenty_rewrites_of_a_random_net(steps: list[tuple[str, int, int]], dice
     check(graph, rewrite(graph, leaves_of((x,)), dice))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "gpt", "mobilenet", "vit", "unet", "densenet", "mlp", "lstm", "swin"])
 def test_twenty_rewrites_of_a_model(name: str, tmp_path: Path) -> None:
     graph, inputs, _ = capture(name)

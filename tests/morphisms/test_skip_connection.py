@@ -16,7 +16,7 @@ from archir.rewrite.pipeline import apply_together
 from archir.testing import randomise
 from frontends.pytorch import trace
 from passes.skip_connection import SkipConnection
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 from tests.morphisms.checks import emit, predictions, sizes
 from tests.morphisms.wiring import Images, change, change_in_training, reason, traced, value_after
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from archir.errors import PassError
 from archir.testing import randomise
 from passes.squeeze_excite import SqueezeExcite
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 from tests.morphisms.checks import emit, predictions, sizes
 from tests.morphisms.wiring import Images, change, change_in_training, reason, traced, value_after
 

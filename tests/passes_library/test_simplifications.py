@@ -32,12 +32,10 @@ from passes.fold_constants import FoldConstants
 from passes.fuse_parallel_linear import FuseParallelLinear
 from passes.remove_identity import RemoveIdentity
 from passes.simplify import Simplify
-from tests.captured import graph_of
-from tests.emit.test_python import without_dropout
-from tests.models import ZOO
-from tests.rewrite.test_perturbations import capture
-from tests.rewrite.test_random_nets import STEPS
-from tests.rewrite.test_random_nets import capture as capture_random
+from tests.models.captured import graph_of, randomised, without_dropout
+from tests.models.random_nets import STEPS
+from tests.models.random_nets import capture as capture_random
+from tests.models.zoo import ZOO
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -140,7 +138,7 @@ def kinds(graph: Graph) -> Counter[str]:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_simplify_keeps_the_function_of_every_model(name: str) -> None:
-    graph, inputs = capture(name)
+    graph, inputs = randomised(name)
     result = Simplify().apply(graph)
     assert relative_difference(outputs(result, inputs), outputs(graph, inputs)) < 1e-9
     if name in REMOVED:
@@ -158,7 +156,7 @@ def test_simplify_keeps_the_function_of_every_model(name: str) -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_simplify_can_leave_training_as_it_is(name: str) -> None:
     """Outputs, running statistics and gradients in training mode stay what they were."""
-    graph, inputs = capture(name)
+    graph, inputs = randomised(name)
     graph = without_dropout(graph)
     result = Simplify(training=True).apply(graph)
     assert relative_difference(outputs(result, inputs), outputs(graph, inputs)) < 1e-9
@@ -203,11 +201,12 @@ def test_what_is_simplified_goes_to_onnx(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["grouped_query_attention", "misaligned_sums", "siamese", "mlp"])
 def test_widths_of_what_is_simplified_are_what_they_claim_to_be(name: str) -> None:
-    graph, inputs = capture(name)
+    graph, inputs = randomised(name)
     result = Simplify().apply(graph)
     assert [p for v in check_widths(result, inputs, units=2) for p in v.problems] == []
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(STEPS)
 def test_random_nets_keep_their_function(steps: list[tuple[str, int, int]]) -> None:
@@ -224,6 +223,7 @@ def test_random_nets_keep_their_function(steps: list[tuple[str, int, int]]) -> N
 SEQUENCES = st.lists(st.sampled_from([p for p in SIMPLIFICATIONS if p is not Simplify]), min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(STEPS, SEQUENCES)
 def test_simplifications_go_in_any_order(steps: list[tuple[str, int, int]], order: list[type[Pass]]) -> None:
@@ -293,7 +293,7 @@ def test_tied_tensors_stay_tied(tmp_path: Path) -> None:
 
 def test_the_tensors_of_the_graph_before_stay_as_they_were() -> None:
     for name in ("resnet", "siamese", "two_heads"):
-        graph, inputs = capture(name)
+        graph, inputs = randomised(name)
         kept = {i: t.clone() for i, t in graph.tensors.items()}
         right = outputs(graph, inputs)
         Simplify().apply(graph)
@@ -351,7 +351,7 @@ def test_a_negative_limit_is_refused() -> None:
 
 def test_parallel_layers_are_trained_alike() -> None:
     """Adam moves the parts of a fused layer as it moves the layers."""
-    graph, _ = capture("two_heads")
+    graph, _ = randomised("two_heads")
     result = FuseParallelLinear().apply(graph)
     args, kwargs = random_inputs(graph, 5)
     modules = [g.module() for g in (graph, result)]

@@ -22,7 +22,7 @@ from archir.rewrite.theta import Theta
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
-from tests.ir.builder import Builder
+from tests.models.builder import Builder
 
 Middle = Callable[[Builder, Value], Value]
 """What is done with the six units of a width, `[B, 6]` or images `[B, 6, 4, 4]`."""

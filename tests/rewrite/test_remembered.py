@@ -20,7 +20,7 @@ from passes.merge import Merge
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
-from tests.captured import graph_of
+from tests.models.captured import graph_of
 
 NAMES = ("resnet", "shufflenet", "swin", "gpt", "grouped_query_attention", "lstm")
 """Models that between them have calls of most families whose arguments follow from sizes."""

@@ -37,7 +37,7 @@ from passes.prune import Prune
 from passes.residual_branch import ResidualBranch
 from passes.split import Split
 from passes.widen import Widen
-from tests.score.test_dense import member_of, pushed
+from tests.score.dense import member_of, pushed
 
 
 class Net(nn.Module):

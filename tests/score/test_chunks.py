@@ -29,9 +29,9 @@ from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
-from tests.captured import graph_of
-from tests.models import ZOO
-from tests.score.test_forward import Resampled
+from tests.models.captured import graph_of
+from tests.models.vision import Resampled
+from tests.models.zoo import ZOO
 
 
 class Case:

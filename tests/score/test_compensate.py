@@ -19,8 +19,8 @@ from archir.testing import outputs, randomise
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
-from tests.captured import graph_of
-from tests.models import ZOO
+from tests.models.captured import graph_of
+from tests.models.zoo import ZOO
 
 
 class Consumers(nn.Module):

@@ -18,8 +18,9 @@ from archir.score.program import Evaluation, Program
 from archir.score.tail import Tail
 from archir.testing import leaves_of, randomise
 from frontends.pytorch import trace
-from tests.captured import graph_of
-from tests.models import ZOO
+from tests.models.captured import graph_of
+from tests.models.vision import Resampled
+from tests.models.zoo import ZOO
 
 
 def every_edge(graph: Graph) -> list[Edge]:
@@ -76,19 +77,6 @@ def test_attention_runs_under_the_math_backend_and_says_so() -> None:
     _, methods = largest_difference(graph, Program(graph).bind(example.inputs(2)))
     assert methods["aten.scaled_dot_product_attention.default"] == "jvp (math attention)"
     assert methods["aten.layer_norm.default"] == "jvp"
-
-
-class Resampled(nn.Module):
-    """Bilinear sampling on a grid, which has no forward mode."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 3, 3)
-        self.grid = nn.Buffer(2 * torch.rand(1, 4, 4, 2) - 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        return nn.functional.grid_sample(y, self.grid.expand(y.shape[0], -1, -1, -1), align_corners=False).flatten(1)
 
 
 def test_an_operator_without_forward_mode_takes_two_reverse_passes() -> None:

@@ -13,7 +13,7 @@ from archir.errors import ScoreError
 from archir.score.head import LARGEST_DENSE, Curvature, Head
 from archir.score.losses import Loss, find_loss
 from archir.score.program import Program
-from tests.ir.builder import Builder
+from tests.models.builder import Builder
 
 EXAMPLES = 3
 

@@ -21,8 +21,8 @@ from archir.testing import randomise
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
-from tests.captured import graph_of
-from tests.models import ZOO
+from tests.models.captured import graph_of
+from tests.models.zoo import ZOO
 
 LABELS = torch.tensor([1, 0, 3])
 

@@ -24,9 +24,9 @@ from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
-from tests.captured import graph_of
-from tests.ir.builder import Builder
-from tests.models import ZOO
+from tests.models.builder import Builder
+from tests.models.captured import graph_of
+from tests.models.zoo import ZOO
 
 EXAMPLES = 7
 

@@ -15,10 +15,10 @@ from archir.ir.node import Use, Value
 from archir.rewrite.perturbation import Edge
 from archir.score.program import Program, number_of_examples
 from frontends.pytorch import trace
-from tests.captured import graph_of
-from tests.ir.builder import Builder
-from tests.models import ZOO
-from tests.vision_models import ResNet
+from tests.models.builder import Builder
+from tests.models.captured import graph_of
+from tests.models.vision import ResNet
+from tests.models.zoo import ZOO
 
 
 class Square(nn.Module):

@@ -100,6 +100,7 @@ def processes() -> Iterator[ProcessPoolExecutor]:
         yield pool
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 5])
 def test_two_processes_give_what_one_does(processes: ProcessPoolExecutor, tmp_path: Path, steps: int) -> None:
     list(processes.map(work, range(WORLD), [str(tmp_path)] * WORLD, [steps] * WORLD))

@@ -29,7 +29,7 @@ from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
-from tests.token_models import GPT
+from tests.models.tokens import GPT
 
 CLASSES, LENGTH, AT_ONCE = 50, 6, 4 * 50
 

@@ -21,7 +21,7 @@ from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
-from tests.score.test_dense import member_of, pushed
+from tests.score.dense import member_of, pushed
 
 
 class TwoTasks(nn.Module):

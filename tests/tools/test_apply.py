@@ -20,6 +20,7 @@ def test_the_residual_network_of_fifty_layers_has_its_parameters() -> None:
     assert sum(isinstance(m, torch.nn.Conv2d | torch.nn.Linear) for m in net.modules()) == 50 + 4
 
 
+@pytest.mark.slow
 def test_drawn_rewrites_apply_and_keep_the_function() -> None:
     graph = residual_network(20).to(torch.float64)
     inputs = leaves_of((torch.randn(3, 8, dtype=torch.float64),))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import ZOO, Example
+from tests.models.example import Example
+from tests.models.zoo import ZOO
 from tools import coverage, emission
 from tools.emission import FORMS, Verdict, emit_here
 from tools.limited import Finished, limited
@@ -32,6 +33,7 @@ def test_what_hangs_or_crashes_is_told() -> None:
     assert limited(math.sqrt, (4,), 60.0, ()) == Finished(2.0)
 
 
+@pytest.mark.slow
 def test_a_model_is_emitted_or_the_reason_told(monkeypatch: pytest.MonkeyPatch) -> None:
     found = emit_here("own/mlp", tuple(FORMS))
     assert list(found) == list(FORMS)

@@ -85,6 +85,7 @@ def test_tables_and_plots_are_put_in_the_page(tmp_path: Path) -> None:
     assert (tmp_path / "scoring.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_small_measurement() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(600, 6)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 
 from archir.errors import GraphError
@@ -173,6 +174,7 @@ def cases() -> list[tuple[Fault, str, Files, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_every_planted_fault_is_seen() -> None:
     found: list[tuple[str, str]] = []
 

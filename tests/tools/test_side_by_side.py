@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from archir.axes.infer import infer_widths
-from tests.models import ZOO, Example
+from tests.models.example import Example
+from tests.models.zoo import ZOO
 from tools import coverage, rival
 from tools.residual import residual_network
 from tools.side_by_side import Comparison, Timing, Verdicts, compare

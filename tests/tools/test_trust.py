@@ -47,6 +47,7 @@ def probe(folder: Path) -> None:
 PROBE = Attack("probe", no_files, probe, seconds=0.5)
 
 
+@pytest.mark.slow
 def test_no_attack_crashes_hangs_runs_or_is_wrong() -> None:
     attacks = list(ATTACKS.values())
     tallies = attack_all(attacks, [attack.short for attack in attacks])
@@ -55,6 +56,7 @@ def test_no_attack_crashes_hangs_runs_or_is_wrong() -> None:
     assert all(tally.counts["accepted"] for tally in tallies.values())
 
 
+@pytest.mark.slow
 def test_the_harness_sees_what_happens() -> None:
     found: dict[int, Outcome] = {}
 

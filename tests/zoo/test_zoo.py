@@ -12,8 +12,10 @@ from archir.axes.infer import infer_widths
 from archir.errors import CaptureError
 from archir.testing import check_widths
 from frontends.pytorch import trace
-from tests.zoo.catalog import UNCAPTURABLE, WIDE_ZOO
-from tests.zoo.recorded import EXPECTED, capture, listing, path_of
+from tests.models.wide.catalog import UNCAPTURABLE, WIDE_ZOO
+from tests.models.wide.recorded import EXPECTED, capture, listing, path_of
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", WIDE_ZOO)

@@ -32,7 +32,7 @@ from archir.score.tail import Tail
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
-from tests.vision_models import BasicBlock, ResNet20, conv_block
+from tests.models.vision import BasicBlock, ResNet20, conv_block
 from tools.benchmarks import brute_force, memory
 from tools.timing import medians, seconds
 

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.models import ZOO
-from tests.zoo.catalog import FAMILIES
-from tests.zoo.third_party import installed
+from tests.models.wide.catalog import FAMILIES
+from tests.models.wide.packages import installed
+from tests.models.zoo import ZOO
 from tools.coverage import write_emission
 from tools.emission import FORMS, Verdict, emit
 

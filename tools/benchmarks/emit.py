@@ -24,8 +24,8 @@ from archir.emit.layouts import LAYOUTS, draft
 from archir.emit.python import to_python
 from archir.ir.graph import Graph
 from frontends.pytorch import trace
-from tests.token_models import GPT
-from tests.vision_models import ResNet20
+from tests.models.tokens import GPT
+from tests.models.vision import ResNet20
 from tools.peak_memory import PeakMemory
 from tools.timing import medians
 from tools.unet import UNet

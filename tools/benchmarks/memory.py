@@ -27,8 +27,8 @@ from archir.score.stream import streamed
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
-from tests.token_models import GPT
-from tests.vision_models import ResNet20
+from tests.models.tokens import GPT
+from tests.models.vision import ResNet20
 from tools.peak_memory import PeakMemory
 
 REFINED, CLASSES, LENGTH = 64, 50_000, 64

@@ -19,9 +19,9 @@ import torch
 
 from archir.axes.infer import analyse
 from archir.ir.graph import Graph
-from tests.models import ZOO
-from tests.zoo.catalog import FAMILIES
-from tests.zoo.third_party import installed
+from tests.models.wide.catalog import FAMILIES
+from tests.models.wide.packages import installed
+from tests.models.zoo import ZOO
 from tools.coverage import write_tables
 from tools.published import PUBLISHED
 from tools.residual import residual_network

@@ -18,7 +18,7 @@ from archir.ir.node import INPUT, PARAMETER, Constant, Location, Node, Parameter
 from archir.ir.parse import parse_graph
 from archir.ir.verify import verify
 from frontends.pytorch import trace
-from tests.ir.graphs import TEXTS
+from tests.models.texts import TEXTS
 from tools.trust.attack import Attack, Files
 from tools.trust.hostile import NAMES
 from tools.trust.sound import check_source, examine

@@ -15,7 +15,7 @@ from archir.ir.graph import Graph
 from archir.ir.parse import parse_graph
 from archir.ir.text import print_graph
 from frontends.pytorch import trace
-from tests.ir.graphs import TEXTS, TOLD
+from tests.models.texts import TEXTS, TOLD
 from tools.trust.growing import OPTIONS, grow_small, seed_of_run
 
 SPARSE = replace(OPTIONS, checkpoint_every=25)

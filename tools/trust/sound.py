@@ -20,7 +20,7 @@ from archir.ir.parse import parse_graph
 from archir.ir.text import print_graph
 from archir.ir.types import TensorType, evaluate, symbols_of
 from archir.ir.verify import verify
-from tests.ir.graphs import TEXTS
+from tests.models.texts import TEXTS
 from tools.trust.attack import Ran, Wrong
 from tools.trust.operators import check_operator
 

@@ -17,7 +17,7 @@ from archir.score.learn import Recipe
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
-from tests.models import ZOO
+from tests.models.zoo import ZOO
 from tests.score.baselines.nets import Batch, images, make_task, mean_loss, perceptron, weight
 
 

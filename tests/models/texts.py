@@ -7,7 +7,7 @@ import torch
 from archir.ir.graph import Graph
 from archir.ir.node import Constant, Location, Signature, Tree, Value
 from archir.ir.types import ScalarType, symbol
-from tests.ir.builder import Builder
+from tests.models.builder import Builder
 
 
 def conv_bn() -> Graph:

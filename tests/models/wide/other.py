@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.models import Example
-from tests.zoo.third_party import build, from_package, normal
+from tests.models.example import Example, normal
+from tests.models.wide.packages import build, from_package
 
 _MONAI = partial(from_package, "monai.networks.nets")
 _IMAGE = normal(1, 16, 16)

@@ -311,3 +311,16 @@ class DilatedPyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         return cast(Tensor, self.out(F.relu(torch.cat([branch(x) for branch in self.branches], 1))))
+
+
+class Resampled(nn.Module):
+    """Bilinear sampling on a grid, which has no forward mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3)
+        self.grid = nn.Buffer(2 * torch.rand(1, 4, 4, 2) - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return nn.functional.grid_sample(y, self.grid.expand(y.shape[0], -1, -1, -1), align_corners=False).flatten(1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tests.models import Example
-from tests.zoo.audio_models import AUDIO, UNCAPTURABLE
-from tests.zoo.language_models import LANGUAGE
-from tests.zoo.other_models import GRAPHS, MONAI, TABLES, TOKENS
-from tests.zoo.vision_models import VISION
+from tests.models.example import Example
+from tests.models.wide.audio import AUDIO, UNCAPTURABLE
+from tests.models.wide.language import LANGUAGE
+from tests.models.wide.other import GRAPHS, MONAI, TABLES, TOKENS
+from tests.models.wide.vision import VISION
 
 __all__ = ["FAMILIES", "UNCAPTURABLE", "WIDE_ZOO"]
 

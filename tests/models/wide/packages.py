@@ -10,10 +10,9 @@ from importlib.util import find_spec
 from operator import attrgetter
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tests.models import Example
+from tests.models.example import Example
 
 
 class Result(nn.Module):
@@ -43,16 +42,6 @@ def build(package: str, name: str, *args: Any, **kwargs: Any) -> nn.Module:
         made = attrgetter(name)(import_module(package))(*args, **kwargs)
     assert isinstance(made, nn.Module)
     return made.eval()
-
-
-def normal(*shape: int) -> Callable[[int], tuple[Tensor, ...]]:
-    """Return what makes one input of random numbers; `[batch, *shape]`."""
-    return lambda batch: (torch.randn(batch, *shape),)
-
-
-def tokens(vocabulary: int = 50, length: int = 6, count: int = 1) -> Callable[[int], tuple[Tensor, ...]]:
-    """Return what makes inputs of random token numbers; each `[batch, length]`."""
-    return lambda batch: tuple(torch.randint(3, vocabulary, (batch, length)) for _ in range(count))
 
 
 def from_transformers(

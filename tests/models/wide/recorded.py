@@ -15,9 +15,9 @@ from archir.axes.widths import Widths
 from archir.errors import CaptureWarning
 from archir.ir.graph import Graph
 from frontends.pytorch import trace
-from tests.zoo.catalog import WIDE_ZOO
+from tests.models.wide.catalog import WIDE_ZOO
 
-EXPECTED = Path(__file__).parent / "expected"
+EXPECTED = Path(__file__).parents[2] / "zoo" / "expected"
 
 
 DROPPED_PATHS = r"drop_path.*rand \(in training only\)"

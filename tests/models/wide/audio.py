@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.models import Example
-from tests.zoo.third_party import from_transformers, normal
+from tests.models.example import Example, normal
+from tests.models.wide.packages import from_transformers
 
 _SPEECH: dict[str, Any] = {
     "vocab_size": 20,
