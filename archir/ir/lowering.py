@@ -15,7 +15,7 @@ import keyword
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from archir.ir import ops
 from archir.ir.arguments import fixed, parts
 from archir.ir.entry import entry_check
 from archir.ir.execute import is_factory, mode_argument, returns_sequence
-from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Value
+from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Value, fold
 from archir.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class _Lowering:
             if leaf.kind == "dict":
                 keys = ast.Tuple([ast.Constant(key) for key in leaf.keys], ast.Load())
             opened = self._assign(self._fresh("parts"), self._call_global(parts, source, keys, shown))
-            for key, child in _items(leaf):
+            for key, child in leaf.items():
                 part = ast.Subscript(ast.Name(opened, ast.Load()), ast.Constant(key), ast.Load())
                 self._unpack(child, name, part, (*path, key))
         else:
@@ -188,14 +188,12 @@ class _Lowering:
             self._names[node.id] = self._assign(node.name, source) if path else name
 
     def _structure(self, leaf: Leaf, outputs: Sequence[ast.expr]) -> ast.expr:
-        if isinstance(leaf, Constant):
-            return self._constant(leaf.value)
-        if isinstance(leaf, int):
-            return outputs[leaf]
-        children = [self._structure(child, outputs) for child in leaf.children]
-        if leaf.kind == "dict":
-            return ast.Dict([ast.Constant(key) for key in leaf.keys], children)
-        return (ast.Tuple if leaf.kind == "tuple" else ast.List)(children, ast.Load())
+        def join(tree: Tree, children: list[ast.expr]) -> ast.expr:
+            if tree.kind == "dict":
+                return ast.Dict([ast.Constant(key) for key in tree.keys], children)
+            return (ast.Tuple if tree.kind == "tuple" else ast.List)(children, ast.Load())
+
+        return fold(leaf, lambda end: self._constant(end.value) if isinstance(end, Constant) else outputs[end], join)
 
     # calls
 
@@ -311,10 +309,6 @@ class _Lowering:
             name = f"{hint}_{self._numbers[hint]}"
         self._taken.add(name)
         return name
-
-
-def _items(tree: Tree) -> Iterator[tuple[str | int, Leaf]]:
-    return zip(tree.keys if tree.kind == "dict" else range(len(tree.children)), tree.children, strict=True)
 
 
 def _last_uses(graph: Graph) -> dict[int, list[int]]:

@@ -25,7 +25,7 @@ import torch
 
 from archir.errors import GraphError
 from archir.ir import ops
-from archir.ir.node import INPUT, PARAMETER, Argument, Constant, Leaf, Node, Parameter, Signature, Tree, Value
+from archir.ir.node import INPUT, PARAMETER, Argument, Constant, Leaf, Node, Parameter, Signature, Tree, Value, fold
 from archir.ir.types import TensorType, Type, dtype_name
 from archir.ir.words import show_constant, show_kind, show_name, show_path
 
@@ -179,18 +179,16 @@ class _Printer:
         return self._argument(self._graph.output.arguments[str(number)])
 
     def _tree(self, tree: Leaf, leaf: Callable[[int], str]) -> str:
-        if isinstance(tree, Constant):
-            return show_constant(tree.value)
-        if not isinstance(tree, Tree):
-            return leaf(tree)
-        children = [self._tree(child, leaf) for child in tree.children]
-        if tree.kind == "dict":
-            pairs = (f"{show_constant(k)}: {c}" for k, c in zip(tree.keys, children, strict=True))
-            return f"{{{', '.join(pairs)}}}"
-        inside = ", ".join(children)
-        if tree.kind == "list":
-            return f"[{inside}]"
-        return f"({inside},)" if len(children) == 1 else f"({inside})"
+        def join(tree: Tree, children: list[str]) -> str:
+            if tree.kind == "dict":
+                pairs = (f"{show_constant(k)}: {c}" for k, c in zip(tree.keys, children, strict=True))
+                return f"{{{', '.join(pairs)}}}"
+            inside = ", ".join(children)
+            if tree.kind == "list":
+                return f"[{inside}]"
+            return f"({inside},)" if len(children) == 1 else f"({inside})"
+
+        return fold(tree, lambda end: show_constant(end.value) if isinstance(end, Constant) else leaf(end), join)
 
     def _note(self, node: Node) -> str:
         if not self._full:

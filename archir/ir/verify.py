@@ -11,7 +11,7 @@ from archir.ir import ops
 from archir.ir.entry import faults
 from archir.ir.execute import mode_argument
 from archir.ir.limits import Room
-from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Node, Tree, Use, Value
+from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Node, Use, Value, leaves
 from archir.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -76,17 +76,15 @@ def _structure(graph: Graph, nodes: Sequence[Node]) -> list[str]:
         problems.append(f"a cycle: {error.where}")
     if not problems:
         counts = (len(graph.inputs), len(graph.output.arguments))
-        leaves = (_leaves(graph.signature.args) + _leaves(graph.signature.kwargs), _leaves(graph.signature.result))
-        for what, count, found in zip(("inputs", "outputs"), counts, leaves, strict=True):
+        signature = graph.signature
+        numbers = [
+            [i for tree in trees for i in leaves(tree) if isinstance(i, int)]
+            for trees in ((signature.args, signature.kwargs), (signature.result,))
+        ]
+        for what, count, found in zip(("inputs", "outputs"), counts, numbers, strict=True):
             if any(not 0 <= i < count for i in found) or (what == "inputs" and sorted(found) != list(range(count))):
                 problems.append(f"the signature numbers its {what} {found}, the graph has {count}")
     return problems
-
-
-def _leaves(tree: object) -> list[int]:
-    if isinstance(tree, Tree):
-        return [leaf for child in tree.children for leaf in _leaves(child)]
-    return [tree] if isinstance(tree, int) else []
 
 
 def _tensor(graph: Graph, node: Node) -> list[str]:
