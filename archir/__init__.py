@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from archir.grow.engine import Run
     from archir.grow.optimisers import OptimiserOptions
     from archir.grow.options import GrowOptions
+    from archir.ir.builder import GraphBuilder
     from archir.ir.graph import Edit, Graph
     from archir.ir.load import load
     from archir.ir.node import Value
@@ -72,6 +73,7 @@ __all__ = [
     "EmitError",
     "FileError",
     "Graph",
+    "GraphBuilder",
     "GraphError",
     "GrowError",
     "GrowOptions",
@@ -135,6 +137,7 @@ _HOMES = {
     "Run": "archir.grow.engine",
     "OptimiserOptions": "archir.grow.optimisers",
     "GrowOptions": "archir.grow.options",
+    "GraphBuilder": "archir.ir.builder",
     **dict.fromkeys(("Edit", "Graph"), "archir.ir.graph"),
     "load": "archir.ir.load",
     "Value": "archir.ir.node",

@@ -13,12 +13,12 @@ import pytest
 
 import archir
 from archir.errors import FileError, PassError
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.plugins import find_passes, installed
 from archir.rewrite.morphism import Pass
 from archir.rewrite.spec import format_specs, parse_specs
 from passes.catalog import PASSES
-from tests.ir.builder import Builder
 
 HEAD = """
 from dataclasses import dataclass

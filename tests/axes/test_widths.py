@@ -13,11 +13,11 @@ from archir.axes.describe import axis_names, describe
 from archir.axes.infer import infer_widths
 from archir.axes.widths import ROLES, Widths
 from archir.errors import PassError
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.parse import parse_graph
 from archir.ir.text import print_graph
 from frontends.pytorch import trace
 from tests.captured import graph_of
-from tests.ir.builder import Builder
 from tests.models import ZOO
 
 GOLDEN = Path(__file__).with_name("widths.txt")

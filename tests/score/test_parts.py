@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from archir.ir.builder import GraphBuilder as Builder
 from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Perturbation
 from archir.score import parts
@@ -25,7 +26,6 @@ from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
 from tests.captured import graph_of
-from tests.ir.builder import Builder
 from tests.models import ZOO
 
 EXAMPLES = 7

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archir.errors import ScoreError
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.ir.node import Use, Value
 from archir.rewrite.perturbation import Edge
 from archir.score.program import Program, number_of_examples
 from frontends.pytorch import trace
 from tests.captured import graph_of
-from tests.ir.builder import Builder
 from tests.models import ZOO
 from tests.vision_models import ResNet
 
