@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from archir.grow.optimisers import OptimiserOptions
     from archir.grow.options import GrowOptions
     from archir.ir.builder import GraphBuilder
-    from archir.ir.graph import Edit, Graph
+    from archir.ir.edit import Edit
+    from archir.ir.graph import Graph
     from archir.ir.load import load
     from archir.ir.node import Value
     from archir.ir.registry import admit
@@ -138,7 +139,8 @@ _HOMES = {
     "OptimiserOptions": "archir.grow.optimisers",
     "GrowOptions": "archir.grow.options",
     "GraphBuilder": "archir.ir.builder",
-    **dict.fromkeys(("Edit", "Graph"), "archir.ir.graph"),
+    "Edit": "archir.ir.edit",
+    "Graph": "archir.ir.graph",
     "load": "archir.ir.load",
     "Value": "archir.ir.node",
     "admit": "archir.ir.registry",

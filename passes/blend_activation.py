@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from archir.errors import suggest
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, splice

@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 
 from archir.errors import PassError
+from archir.ir.edit import Edit
 from archir.ir.execute import call, mode_argument
-from archir.ir.graph import Edit, Graph
+from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Node, Parameter, Value
 from archir.ir.types import TensorType
 from archir.rewrite.morphism import Pass

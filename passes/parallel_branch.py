@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph
 from archir.ir.node import Argument, Node, Value
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import torch
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
 from archir.ir.types import Size, TensorType
 from archir.rewrite.equations import Miss

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import networkx as nx
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Argument, Node, Parameter, Use, Value
 from archir.ir.types import Type
 from archir.rewrite.morphism import Pass

@@ -17,20 +17,18 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from archir.errors import GraphError
 from archir.ir import ops
 from archir.ir.arguments import fixed, parts
+from archir.ir.data import GraphData
 from archir.ir.entry import entry_check
 from archir.ir.execute import is_factory, mode_argument, returns_sequence
 from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Value, fold
 from archir.ir.types import TensorType
-
-if TYPE_CHECKING:
-    from archir.ir.graph import Graph
 
 BATCH_NORM = "aten.batch_norm.default"
 
@@ -48,7 +46,7 @@ class Lowered:
     scope: dict[str, object]
 
 
-def batch_counter(graph: Graph, node: Node) -> Node | None:
+def batch_counter(graph: GraphData, node: Node) -> Node | None:
     """Return what counts the batches a batch normalisation has seen, None if that is not stored.
 
     Args:
@@ -103,7 +101,7 @@ def place(tree: ast.AST, line: int) -> None:
             part.col_offset = part.end_col_offset = 0
 
 
-def lower(graph: Graph) -> Lowered:
+def lower(graph: GraphData) -> Lowered:
     """Return the `forward` of a graph, a method of a module that holds its tensors and flags under their names."""
     return _Lowering(graph).lowered()
 
@@ -111,7 +109,7 @@ def lower(graph: Graph) -> Lowered:
 class _Lowering:
     """What has been written so far."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: GraphData) -> None:
         self._graph = graph
         self._scope: dict[str, object] = {}
         self._statements: list[ast.stmt] = []
@@ -311,7 +309,7 @@ class _Lowering:
         return name
 
 
-def _last_uses(graph: Graph) -> dict[int, list[int]]:
+def _last_uses(graph: GraphData) -> dict[int, list[int]]:
     """Return by call which inputs and calls are not used after it, itself if nothing uses it."""
     last = {node.id: node.id for node in (*graph.inputs, *graph.calls)}
     for node in (*graph.calls, graph.output):

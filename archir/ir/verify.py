@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 from archir.errors import GraphError
 from archir.ir import ops
+from archir.ir.data import GraphData
 from archir.ir.entry import faults
 from archir.ir.execute import mode_argument
 from archir.ir.limits import Room
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Node, Use, Value, leaves
 from archir.ir.types import TensorType
 
-if TYPE_CHECKING:
-    from archir.ir.graph import Graph
 
-
-def verify(graph: Graph, *, touched: Collection[int] | None = None, base: Graph | None = None) -> None:
+def verify(graph: GraphData, *, touched: Collection[int] | None = None, base: GraphData | None = None) -> None:
     """Check that a graph is well formed.
 
     Args:
@@ -49,7 +46,7 @@ def verify(graph: Graph, *, touched: Collection[int] | None = None, base: Graph 
         )
 
 
-def _structure(graph: Graph, nodes: Sequence[Node]) -> list[str]:
+def _structure(graph: GraphData, nodes: Sequence[Node]) -> list[str]:
     """Return what is wrong with the operands of some nodes, their users, and the graph as a whole."""
     problems: list[str] = []
     by_id, users = graph.structure.by_id, graph.structure.users
@@ -87,13 +84,13 @@ def _structure(graph: Graph, nodes: Sequence[Node]) -> list[str]:
     return problems
 
 
-def _tensor(graph: Graph, node: Node) -> list[str]:
+def _tensor(graph: GraphData, node: Node) -> list[str]:
     tensor, type_ = graph.tensors[node.id], node.results[0]
     found = TensorType(tensor.dtype, tuple(tensor.shape))
     return [] if found == type_ else [f"{describe(node)} is {found}, declared {type_}"]
 
 
-def _types(graph: Graph, node: Node, room: Room) -> list[str]:
+def _types(graph: GraphData, node: Node, room: Room) -> list[str]:
     def typed(argument: Argument) -> object:
         if isinstance(argument, tuple):
             return tuple(map(typed, argument))
@@ -112,7 +109,7 @@ def _types(graph: Graph, node: Node, room: Room) -> list[str]:
     return []
 
 
-def _names(graph: Graph) -> list[str]:
+def _names(graph: GraphData) -> list[str]:
     seen: dict[str, int] = {}
     problems: list[str] = []
     for node in graph.parameters:
@@ -125,7 +122,7 @@ def _names(graph: Graph) -> list[str]:
     return problems + [f"two inputs are named {name!r}" for name, count in sorted(inputs.items()) if count > 1]
 
 
-def _modules(graph: Graph) -> set[str]:
+def _modules(graph: GraphData) -> set[str]:
     """Return the paths of all modules that hold a tensor or a flag."""
     waiting = {name.rpartition(".")[0] for n in graph.parameters if n.parameter for name in n.parameter.names}
     waiting |= {n.location.module for n in graph.calls if n.location and mode_argument(n) is not None}
@@ -136,7 +133,7 @@ def _modules(graph: Graph) -> set[str]:
     return found - {""}
 
 
-def _interface(graph: Graph, base: Graph) -> list[str]:
+def _interface(graph: GraphData, base: GraphData) -> list[str]:
     problems: list[str] = []
     old = [n.results[0] for n in base.inputs], [base.type_of(v) for _, v in base.output.operands()]
     new = [n.results[0] for n in graph.inputs], [graph.type_of(v) for _, v in graph.output.operands()]
