@@ -126,7 +126,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer, module: nn.Module) -> di
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Give an optimiser the state that `optimiser_tensors` returned.
+    """Give an optimiser the state that `optimiser_tensors` returned; other parameters keep what they have.
 
     The state may come from a file. It is held to what a copy of the optimiser keeps after a step, whatever its class;
     `torch.distributed.checkpoint.state_dict` takes any shapes and names, and counts a step of an optimiser that is
@@ -151,7 +151,6 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, module: nn.Module, tenso
         if missing := [slot for slot in kept if slot not in slots]:
             raise GrowError(f"optimiser state of {name!r} lacks {', '.join(missing)}")
         states[parameter] = {slot: _fitting(slot, name, tensor, kept, optimiser) for slot, tensor in slots.items()}
-    optimiser.state.clear()
     optimiser.state.update(states)
 
 

@@ -161,6 +161,19 @@ def test_the_state_of_any_optimiser_goes_on_exactly_and_no_other_is_taken(name: 
     assert all(torch.equal(t, again.state_dict()[n]) for n, t in whole.state_dict().items())
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_parameters_without_state_start_afresh(name: str) -> None:
+    """As those of fresh layers do; Adagrad, for one, keeps sums from the start."""
+    first, again = _net(), _net()
+    trained = [[p for p in net.parameters() if p.requires_grad] for net in (first, again)]
+    _step(first, optimiser := KINDS[name](trained[0]), 2)
+    kept = {k: t for k, t in optimiser_tensors(optimiser, first).items() if not k.endswith("/b.bias")}
+    restore_optimiser(resumed := KINDS[name](trained[1]), again, kept)
+    fresh = KINDS[name](trained[1]).state.get(again.b.bias, {})
+    torch.testing.assert_close(resumed.state.get(again.b.bias, {}), fresh, rtol=0, atol=0)
+    _step(again, resumed, 2)
+
+
 def test_state_of_weights_that_are_not_trained_is_refused() -> None:
     module = _net()
     with pytest.raises(GrowError, match=r"'momentum_buffer/frozen' belongs to no parameter"):
