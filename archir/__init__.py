@@ -40,10 +40,11 @@ if TYPE_CHECKING:
     from archir.grow.engine import Run
     from archir.grow.optimisers import OptimiserOptions
     from archir.grow.options import GrowOptions
-    from archir.ir.graph import Edit, Graph
+    from archir.ir.builder import GraphBuilder
+    from archir.ir.edit import Edit
+    from archir.ir.graph import Graph, Patch
     from archir.ir.load import load
     from archir.ir.node import Value
-    from archir.ir.patch import Patch
     from archir.ir.registry import admit
     from archir.rewrite.candidate import Candidate
     from archir.rewrite.compose import Compose
@@ -74,6 +75,7 @@ __all__ = [
     "EmitError",
     "FileError",
     "Graph",
+    "GraphBuilder",
     "GraphError",
     "GrowError",
     "GrowOptions",
@@ -138,7 +140,9 @@ _HOMES = {
     "Run": "archir.grow.engine",
     "OptimiserOptions": "archir.grow.optimisers",
     "GrowOptions": "archir.grow.options",
-    **dict.fromkeys(("Edit", "Graph"), "archir.ir.graph"),
+    "GraphBuilder": "archir.ir.builder",
+    "Edit": "archir.ir.edit",
+    "Graph": "archir.ir.graph",
     "load": "archir.ir.load",
     "Value": "archir.ir.node",
     "admit": "archir.ir.registry",

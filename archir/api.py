@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.distributed import ProcessGroup
 
@@ -16,7 +17,7 @@ from archir.errors import GrowError, PassError, ScoreError
 from archir.grow.budget import Budget
 from archir.grow.engine import Listener, Run, grow_graph
 from archir.grow.options import GrowOptions
-from archir.grow.ranges import RIDGE, SCORING, Range, misfits, plain
+from archir.grow.ranges import CLOSED, Count, Positive, Real, Seed, Truth, Whole, checked
 from archir.grow.split import Inputs, Split
 from archir.ir.graph import Graph
 from archir.plugins import Plugin, Registry, find_passes
@@ -125,10 +126,10 @@ def prune_with_compensation(
         PassError: a unit is not there, or none would be left.
         ScoreError: there are no batches, the graph is noisy in evaluation mode, or the ridge is no number from 0.
     """
-    options = _checked(RIDGE, ridge=ridge)
+    options = _Compensation(ridge)
     given = parse_specs(prunes, {Prune.name: Prune}) if isinstance(prunes, str) else prunes
     chosen = [given] if isinstance(given, Prune) else given
-    return compensated(graph, batches, [p for p in chosen if isinstance(p, Prune)], **options)
+    return compensated(graph, batches, [p for p in chosen if isinstance(p, Prune)], ridge=options.ridge)
 
 
 def candidates(graph: Graph, morphisms: Kinds | None = None) -> list[Candidate]:
@@ -172,16 +173,7 @@ def score(
         ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; or the graph is
             noisy in evaluation mode; or options are out of range.
     """
-    options = _checked(
-        SCORING,
-        steps=steps,
-        rate=rate,
-        radius=radius,
-        refine=refine,
-        chunk=chunk,
-        batch_statistics=batch_statistics,
-        seed=seed,
-    )
+    options = _Scoring(steps, rate, radius, refine, chunk, batch_statistics, seed)
     return score_candidates(
         graph,
         batches,
@@ -191,21 +183,30 @@ def score(
         price=price,
         curvature=curvature,
         group=group,
-        **options,
+        **asdict(options),
     )
 
 
-def _checked(ranges: Mapping[str, Range], **given: Any) -> dict[str, Any]:
-    """Return options, NumPy's numbers as Python's.
+@checked(ScoreError, "these options are out of range")
+@dataclass(frozen=True, config=CLOSED)
+class _Scoring:
+    """How candidates are scored; 0 steps learn nothing."""
 
-    Raises:
-        ScoreError: some are out of range.
-    """
-    found = {name: plain(value) for name, value in given.items()}
-    problems = misfits(found, ranges)
-    if problems:
-        raise ScoreError("these options are out of range", where="; ".join(problems))
-    return found
+    steps: Whole
+    rate: Positive
+    radius: Positive
+    refine: Whole
+    chunk: Count | None
+    batch_statistics: Truth
+    seed: Seed
+
+
+@checked(ScoreError, "these options are out of range")
+@dataclass(frozen=True, config=CLOSED)
+class _Compensation:
+    """How removed units are compensated for."""
+
+    ridge: Real
 
 
 def grow(

@@ -16,9 +16,8 @@ import torch
 
 from archir.errors import GraphError
 from archir.ir import ops
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Node, Value
-from archir.ir.patch import Patch
 from archir.ir.types import Size, TensorType, Type, evaluate, symbols_of
 from archir.memory import Memory, memory_of
 

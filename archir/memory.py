@@ -7,9 +7,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node
-from archir.ir.patch import Patch
 from archir.ir.structure import Structure
 
 Sizes = Callable[[Node], int]

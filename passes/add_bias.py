@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
-from archir.ir.patch import Patch
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer

@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import ClassVar, Self
 
 from archir.errors import suggest
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
-from archir.ir.patch import Patch
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, splice
 from archir.rewrite.morphism import Morphism

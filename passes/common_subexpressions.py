@@ -9,9 +9,8 @@ import torch
 
 from archir.ir import ops
 from archir.ir.execute import MODE_ARGUMENTS, mode_argument
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Node, Value
-from archir.ir.patch import Patch
 from archir.rewrite.passes import Pass
 from passes.sweep import Sweep, sweep
 

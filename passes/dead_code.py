@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import INPUT, Node
-from archir.ir.patch import Patch, no_patch
+from archir.ir.patch import no_patch
 from archir.rewrite.passes import Pass
 from archir.rewrite.spec import format_spec
 from passes.sweep import counters

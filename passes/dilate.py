@@ -8,8 +8,7 @@ from typing import ClassVar, Self
 
 import torch
 
-from archir.ir.graph import Graph
-from archir.ir.patch import Patch
+from archir.ir.graph import Graph, Patch
 from archir.ir.tensor_map import AxisMap, TensorMap
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Value
-from archir.ir.patch import Patch
 from archir.rewrite.block import Block, copy_block, find_block, find_blocks
 from archir.rewrite.derived import derive_perturbation
 from archir.rewrite.equations import Miss

@@ -8,9 +8,8 @@ from typing import ClassVar, Self
 
 import torch
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
-from archir.ir.patch import Patch
 from archir.ir.tensor_map import AxisMap, TensorMap
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism

@@ -8,9 +8,8 @@ from typing import ClassVar
 import torch
 
 from archir.ir.execute import mode_argument
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
-from archir.ir.patch import Patch
 from archir.rewrite.passes import Pass
 from passes.layers import Affine, Layer, channel_vector, fold_after, fold_before, layer_at, layer_of, tensor_rank
 from passes.sweep import Sweep, sweep

@@ -9,10 +9,11 @@ from typing import ClassVar
 import torch
 
 from archir.errors import PassError
+from archir.ir.edit import Edit
 from archir.ir.execute import call, mode_argument
-from archir.ir.graph import Edit, Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import PARAMETER, Node, Parameter, Value
-from archir.ir.patch import Patch, no_patch
+from archir.ir.patch import no_patch
 from archir.ir.types import TensorType
 from archir.rewrite.passes import Pass
 from archir.rewrite.spec import format_spec

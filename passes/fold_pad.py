@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
-from archir.ir.patch import Patch
 from archir.rewrite.passes import Pass
 from passes.layers import CONVOLUTIONS, layer_of, tensor_rank
 from passes.sweep import Sweep, sweep

@@ -7,9 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Node, Value
-from archir.ir.patch import Patch
 from archir.rewrite.passes import Pass
 from passes.layers import Affine, Layer, channel_vector, fold_after, layer_at, tensor_rank
 from passes.sweep import Sweep, sweep

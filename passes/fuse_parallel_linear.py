@@ -8,9 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Location, Node, Value
-from archir.ir.patch import Patch
 from archir.rewrite.passes import Pass
 from passes.layers import CONVOLUTIONS, LINEAR, Layer, layer_of
 from passes.sweep import Sweep, sweep

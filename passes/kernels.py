@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Node, Value
 from archir.ir.types import Size, TensorType
 from archir.rewrite.equations import Miss

@@ -11,9 +11,8 @@ from typing import ClassVar
 import torch
 
 from archir.ir.execute import mode_argument
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Node, Value
-from archir.ir.patch import Patch
 from archir.ir.types import Size
 from archir.rewrite.passes import Pass
 from passes.sweep import Sweep, sweep, written_in_training

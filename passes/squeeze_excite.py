@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import PARAMETER, Value
-from archir.ir.patch import Patch
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice

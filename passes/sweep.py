@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import PARAMETER, Argument, Node, Parameter, Use, Value
-from archir.ir.patch import Patch, no_patch
+from archir.ir.patch import no_patch
 from archir.ir.types import Type
 from archir.rewrite.passes import Pass
 from archir.rewrite.spec import format_spec

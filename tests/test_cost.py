@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from archir.cost import MULTIPLY_ADDS, Cost, cost, node_flops
 from archir.errors import GraphError
 from archir.ir import ops
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.execute import compile_call
 from archir.ir.graph import Graph
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Node, Parameter, Signature, Tree, Value
 from archir.ir.types import TensorType, symbol
 from frontends.pytorch import trace
-from tests.models.builder import Builder
 from tests.models.zoo import ZOO
 from tools.peak_memory import PeakMemory
 

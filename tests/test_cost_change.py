@@ -10,7 +10,7 @@ import pytest
 from archir import memory
 from archir.cost import Cost, cost, cost_change
 from archir.errors import PassError
-from archir.ir.patch import Patch
+from archir.ir.graph import Patch
 from archir.memory import Memory
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, WidthMorphism

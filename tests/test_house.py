@@ -88,6 +88,12 @@ def test_no_imports_go_in_a_circle() -> None:
     assert list(nx.simple_cycles(graph)) == []
 
 
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if _part(m) not in KNOW_ALL))
+def test_types_are_imported_as_anything_else_is(module: str) -> None:
+    """So that no circle hides behind what is looked at by checkers of types alone."""
+    assert not any(map(_is_type_checking, ast.walk(ast.parse(MODULES[module].read_text()))))
+
+
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_files_are_short(module: str) -> None:
     lines = len(MODULES[module].read_text().splitlines())

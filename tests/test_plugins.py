@@ -13,13 +13,13 @@ import pytest
 
 import archir
 from archir.errors import FileError, PassError
-from archir.ir.graph import Graph
-from archir.ir.patch import Patch, no_patch
+from archir.ir.builder import GraphBuilder as Builder
+from archir.ir.graph import Graph, Patch
+from archir.ir.patch import no_patch
 from archir.plugins import find_passes, installed
 from archir.rewrite.passes import Pass
 from archir.rewrite.spec import format_specs, parse_specs
 from passes.catalog import PASSES
-from tests.models.builder import Builder
 
 HEAD = """
 from dataclasses import dataclass

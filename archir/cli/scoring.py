@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from archir.api import morphisms
 from archir.axes.describe import axis_names
 from archir.axes.infer import infer_widths
@@ -20,7 +22,7 @@ from archir.errors import FileError, ScoreError
 from archir.grow.batches import Batches
 from archir.grow.config import loss_of
 from archir.grow.data import load_data
-from archir.grow.ranges import COUNT, SCORING, Range, out_of_range
+from archir.grow.ranges import CLOSED, Count, Seed, Truth, Whole, checked
 from archir.ir.files import write_file
 from archir.ir.graph import Graph
 from archir.ir.load import load
@@ -34,14 +36,9 @@ from archir.score.losses import Loss
 from archir.score.score import Score, Scores
 from archir.score.score import score as score_candidates
 
-_RANGES: dict[str, Range] = {
-    **{name: SCORING[name] for name in ("refine", "chunk", "seed", "batch_statistics")},
-    **dict.fromkeys(("examples", "batch_size"), COUNT),
-    "learn_steps": SCORING["steps"],
-}
 
-
-@dataclass(frozen=True)
+@checked(ScoreError, "these options cannot be scored with")
+@pydantic.dataclasses.dataclass(frozen=True, config=CLOSED)
 class ScoreOptions:
     """How candidates are scored.
 
@@ -55,18 +52,13 @@ class ScoreOptions:
         batch_statistics: normalise by the statistics of each batch.
     """
 
-    examples: int
-    batch_size: int
-    learn_steps: int
-    refine: int
-    chunk: int | None
-    seed: int
-    batch_statistics: bool = False
-
-    def __post_init__(self) -> None:
-        problems = out_of_range(self, _RANGES)
-        if problems:
-            raise ScoreError("these options cannot be scored with", where="; ".join(problems))
+    examples: Count
+    batch_size: Count
+    learn_steps: Whole
+    refine: Whole
+    chunk: Count | None
+    seed: Seed
+    batch_statistics: Truth = False
 
 
 @dataclass(frozen=True)

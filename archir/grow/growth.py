@@ -13,8 +13,7 @@ from archir.grow.latency import measure_latency
 from archir.grow.options import GrowOptions
 from archir.grow.split import Split
 from archir.grow.training import evaluate
-from archir.ir.graph import Graph
-from archir.ir.patch import Patch
+from archir.ir.graph import Graph, Patch
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import rewrite_together
 from archir.score.baselines.ranking import Ranked, Ranking

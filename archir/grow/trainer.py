@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from archir.grow.optimisers import POWERS, OptimiserOptions, optimiser_tensors, restore_optimiser
-from archir.ir.graph import Graph
-from archir.ir.patch import Patch
+from archir.ir.graph import Graph, Patch
 
 
 class Trainer:

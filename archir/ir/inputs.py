@@ -9,7 +9,7 @@ import torch
 
 from archir.ir.graph import Graph
 from archir.ir.guards import choose
-from archir.ir.node import Constant, Leaf, Node, Tree, Value
+from archir.ir.node import Node, Value, build
 from archir.ir.types import Size, TensorType, Type, evaluate, symbols_of
 
 _TABLES = {"aten.embedding.default": ("weight", "indices"), "aten.embedding_bag.padding_idx": ("weight", "indices")}
@@ -46,9 +46,7 @@ def random_inputs(
     generator = torch.Generator().manual_seed(seed)
     values = symbol_sizes(graph, batch) | dict(sizes or {})
     tensors = [_tensor(graph, node, values, generator) for node in graph.inputs]
-    args = tuple(_nest(child, tensors) for child in graph.signature.args.children)
-    kwargs = graph.signature.kwargs
-    return args, {k: _nest(child, tensors) for k, child in zip(kwargs.keys, kwargs.children, strict=True)}
+    return build(graph.signature.args, tensors), build(graph.signature.kwargs, tensors)
 
 
 def symbol_sizes(graph: Graph, batch: int, avoid: Sequence[Mapping[str, int]] = ()) -> dict[str, int]:
@@ -129,14 +127,3 @@ def _size(graph: Graph, table: object, axis: int) -> list[int]:
     type_ = graph.type_of(table) if isinstance(table, Value) else None
     size = type_.shape[axis] if isinstance(type_, TensorType) else None
     return [size] if isinstance(size, int) else []
-
-
-def _nest(leaf: Leaf, tensors: list[object]) -> Any:
-    if isinstance(leaf, Constant):
-        return leaf.value
-    if isinstance(leaf, Tree):
-        children = [_nest(child, tensors) for child in leaf.children]
-        if leaf.kind == "dict":
-            return dict(zip(leaf.keys, children, strict=True))
-        return tuple(children) if leaf.kind == "tuple" else children
-    return tensors[leaf]

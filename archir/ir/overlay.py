@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from itertools import chain
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -16,14 +16,23 @@ SHARE = 16
 """An overlay that differs in more than one of so many entries is copied into one mapping."""
 
 
+class FrozenDict(dict[K, V]):
+    """A dictionary that may not be changed."""
+
+    def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
+        raise TypeError("it may not be changed")
+
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = _refuse
+
+
 class Overlay(MutableMapping[K, V]):
     """A mapping that shares most entries with another one, which nobody may change any more."""
 
-    __slots__ = ("_base", "_changed", "_removed")
+    __slots__ = ("_base", "_changed", "_frozen", "_removed")
 
-    def __init__(self, base: dict[K, V], changed: dict[K, V], removed: set[K]) -> None:
+    def __init__(self, base: Mapping[K, V], changed: dict[K, V], removed: set[K]) -> None:
         """Lay entries over those of a mapping, and hide some of it."""
-        self._base, self._changed, self._removed = base, changed, removed
+        self._base, self._changed, self._removed, self._frozen = base, changed, removed, False
 
     def __getitem__(self, key: K) -> V:
         if key in self._changed:
@@ -36,9 +45,11 @@ class Overlay(MutableMapping[K, V]):
         return key in self._changed or (key in self._base and key not in self._removed)
 
     def __setitem__(self, key: K, value: V) -> None:
+        self._require_open()
         self._changed[key] = value
 
     def __delitem__(self, key: K) -> None:
+        self._require_open()
         if key not in self:
             raise KeyError(key)
         self._changed.pop(key, None)
@@ -53,6 +64,14 @@ class Overlay(MutableMapping[K, V]):
         hidden = sum(key not in self._changed for key in self._removed)
         return len(self._base) - hidden + sum(key not in self._base for key in self._changed)
 
+    def _require_open(self) -> None:
+        if self._frozen:
+            raise TypeError("it may not be changed")
+
+    def freeze(self) -> None:
+        """Allow no changes any more."""
+        self._frozen = True
+
     def copy(self) -> MutableMapping[K, V]:
         """Return a copy that may be changed."""
         if SHARE * (len(self._changed) + len(self._removed)) > len(self._base):
@@ -60,8 +79,20 @@ class Overlay(MutableMapping[K, V]):
         return Overlay(self._base, self._changed.copy(), self._removed.copy())
 
 
-def copy_of(mapping: MutableMapping[K, V]) -> MutableMapping[K, V]:
-    """Return a copy of a dictionary or overlay that may be changed; the original may not be any more."""
+Frozen = FrozenDict[K, V] | Overlay[K, V]
+"""A mapping that may not be changed."""
+
+
+def frozen(mapping: Mapping[K, V]) -> Frozen[K, V]:
+    """Return a mapping that may not be changed: an overlay as it is, from now on, or a copy of another mapping."""
+    if isinstance(mapping, Overlay):
+        mapping.freeze()
+        return mapping
+    return mapping if isinstance(mapping, FrozenDict) else FrozenDict(mapping)
+
+
+def copy_of(mapping: Mapping[K, V]) -> MutableMapping[K, V]:
+    """Return a copy of a mapping that may not be changed, which may."""
     if isinstance(mapping, Overlay):
         return mapping.copy()
-    return dict(mapping) if len(mapping) <= SMALL or not isinstance(mapping, dict) else Overlay(mapping, {}, set())
+    return dict(mapping) if len(mapping) <= SMALL else Overlay(mapping, {}, set())

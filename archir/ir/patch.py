@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Generic
 
 import torch
+from typing_extensions import TypeVar
 
+from archir.ir.data import GraphData
 from archir.ir.node import Node
 from archir.ir.tensor_map import TensorMap
 
-if TYPE_CHECKING:
-    from archir.ir.graph import Graph
+G_co = TypeVar("G_co", bound=GraphData, covariant=True)
+G = TypeVar("G", bound=GraphData)
 
 
 @dataclass(frozen=True)
-class Patch:
+class GraphPatch(Generic[G_co]):
     """A graph before and after edits, and what differs.
 
     Attributes:
@@ -29,8 +31,8 @@ class Patch:
             nothing of it.
     """
 
-    before: Graph
-    after: Graph
+    before: G_co
+    after: G_co
     touched: frozenset[int]
     removed: frozenset[int]
     maps: Mapping[int, TensorMap | None]
@@ -70,7 +72,7 @@ class Patch:
                 found[node] = torch.zeros_like(like) if by is None else by.gradient(tensor, power)
         return found
 
-    def then(self, later: Patch) -> Patch:
+    def then(self, later: GraphPatch[G_co]) -> GraphPatch[G_co]:
         """Return this patch followed by one of the graph it made."""
         gone = later.removed
         maps = {i: m for i, m in self.maps.items() if i not in gone}
@@ -78,7 +80,7 @@ class Patch:
             if node in self.before:
                 first = maps.get(node, TensorMap())
                 maps[node] = None if first is None or map_ is None else first.then(map_)
-        return Patch(
+        return GraphPatch(
             self.before,
             later.after,
             (self.touched - gone) | later.touched,
@@ -90,6 +92,6 @@ class Patch:
 _SAME = TensorMap()
 
 
-def no_patch(graph: Graph) -> Patch:
+def no_patch(graph: G) -> GraphPatch[G]:
     """Return the patch that leaves a graph as it is."""
-    return Patch(graph, graph, frozenset(), frozenset(), {})
+    return GraphPatch(graph, graph, frozenset(), frozenset(), {})

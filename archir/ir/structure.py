@@ -5,13 +5,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, MutableMapping, Set
 from functools import cached_property
-from types import MappingProxyType
 
 import networkx as nx
 
 from archir.errors import GraphError
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Node, Use, Value
-from archir.ir.overlay import copy_of
+from archir.ir.overlay import copy_of, frozen
 
 _RANK = {INPUT: 0, PARAMETER: 1, OUTPUT: 3}
 
@@ -26,11 +25,10 @@ class Structure:
         users: by node id, each use of its results with the number of the result.
     """
 
-    def __init__(self, by_id: MutableMapping[int, Node], users: MutableMapping[int, _Users]) -> None:
+    def __init__(self, by_id: Mapping[int, Node], users: Mapping[int, _Users]) -> None:
         """Take over nodes and users, which nobody may change afterwards."""
-        self.by_id = MappingProxyType(by_id)
-        self.users = MappingProxyType(users)
-        self._by_id, self._users = by_id, users
+        self.by_id = frozen(by_id)
+        self.users = frozen(users)
 
     def uses(self, value: Value) -> list[Use]:
         """Return all places that use a value, in order of node id and argument."""
@@ -38,7 +36,7 @@ class Structure:
 
     def draft(self) -> tuple[MutableMapping[int, Node], MutableMapping[int, _Users]]:
         """Return copies of the nodes and users that may be changed."""
-        return copy_of(self._by_id), copy_of(self._users)
+        return copy_of(self.by_id), copy_of(self.users)
 
     @cached_property
     def inputs(self) -> tuple[int, ...]:

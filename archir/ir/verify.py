@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from archir.errors import GraphError
 from archir.ir import ops
+from archir.ir.data import GraphData
 from archir.ir.entry import faults
 from archir.ir.execute import mode_argument
 from archir.ir.limits import Room
-from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Node, Tree, Use, Value
+from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Node, Use, Value, leaves
+from archir.ir.patch import GraphPatch
 from archir.ir.types import TensorType
 
-if TYPE_CHECKING:
-    from archir.ir.graph import Graph
-    from archir.ir.patch import Patch
 
-
-def verify(graph: Graph) -> None:
+def verify(graph: GraphData) -> None:
     """Check that a graph is well formed.
 
     Raises:
@@ -40,7 +37,7 @@ def verify(graph: Graph) -> None:
     _report(graph, problems)
 
 
-def verify_patch(patch: Patch, rewired: Collection[int]) -> None:
+def verify_patch(patch: GraphPatch[GraphData], rewired: Collection[int]) -> None:
     """Check that a graph is well formed, as the one it was made from is: what was not touched is not looked at again.
 
     Args:
@@ -64,7 +61,7 @@ def verify_patch(patch: Patch, rewired: Collection[int]) -> None:
     _report(graph, problems)
 
 
-def _report(graph: Graph, problems: Sequence[str]) -> None:
+def _report(graph: GraphData, problems: Sequence[str]) -> None:
     """Raise an error if there are problems."""
     if problems:
         history = f"after {'; '.join(graph.history)}" if graph.history else ""
@@ -74,7 +71,7 @@ def _report(graph: Graph, problems: Sequence[str]) -> None:
         )
 
 
-def _operands(graph: Graph, nodes: Sequence[Node], outputs: int) -> list[str]:
+def _operands(graph: GraphData, nodes: Sequence[Node], outputs: int) -> list[str]:
     """Return what is wrong with the operands of some nodes, with their users, and with the number of outputs."""
     problems: list[str] = []
     by_id, users = graph.structure.by_id, graph.structure.users
@@ -97,7 +94,7 @@ def _operands(graph: Graph, nodes: Sequence[Node], outputs: int) -> list[str]:
     return problems
 
 
-def _new_cycle(patch: Patch, rewired: Collection[int]) -> list[int]:
+def _new_cycle(patch: GraphPatch[GraphData], rewired: Collection[int]) -> list[int]:
     """Return the nodes of a cycle, none if there is none.
 
     A cycle goes through a node whose operands have changed. Upstream of a node that has not been touched the rank
@@ -127,7 +124,7 @@ def _new_cycle(patch: Patch, rewired: Collection[int]) -> list[int]:
     return []
 
 
-def _may_clash(patch: Patch) -> bool:
+def _may_clash(patch: GraphPatch[GraphData]) -> bool:
     """Say whether a name that is new may be that of another tensor or a module, so that all have to be looked at."""
     old = patch.before.structure
     new = [n for n in patch.added if n.op == PARAMETER or n.is_call]
@@ -140,24 +137,21 @@ def _may_clash(patch: Patch) -> bool:
     return len(fresh) < len(names) or bool(taken)
 
 
-def _interface(graph: Graph) -> list[str]:
+def _interface(graph: GraphData) -> list[str]:
     """Return what is wrong with how the signature numbers inputs and outputs."""
     problems: list[str] = []
-    counts = (len(graph.inputs), len(graph.output.arguments))
-    leaves = (_leaves(graph.signature.args) + _leaves(graph.signature.kwargs), _leaves(graph.signature.result))
-    for what, count, found in zip(("inputs", "outputs"), counts, leaves, strict=True):
+    counts, signature = (len(graph.inputs), len(graph.output.arguments)), graph.signature
+    numbers = [
+        [i for tree in trees for i in leaves(tree) if isinstance(i, int)]
+        for trees in ((signature.args, signature.kwargs), (signature.result,))
+    ]
+    for what, count, found in zip(("inputs", "outputs"), counts, numbers, strict=True):
         if any(not 0 <= i < count for i in found) or (what == "inputs" and sorted(found) != list(range(count))):
             problems.append(f"the signature numbers its {what} {found}, the graph has {count}")
     return problems
 
 
-def _leaves(tree: object) -> list[int]:
-    if isinstance(tree, Tree):
-        return [leaf for child in tree.children for leaf in _leaves(child)]
-    return [tree] if isinstance(tree, int) else []
-
-
-def _contents(graph: Graph, nodes: Sequence[Node]) -> list[str]:
+def _contents(graph: GraphData, nodes: Sequence[Node]) -> list[str]:
     """Return what is wrong with the stored tensors and the result types of some nodes."""
     problems, room = list[str](), Room()
     for node in nodes:
@@ -166,13 +160,13 @@ def _contents(graph: Graph, nodes: Sequence[Node]) -> list[str]:
     return problems
 
 
-def _tensor(graph: Graph, node: Node) -> list[str]:
+def _tensor(graph: GraphData, node: Node) -> list[str]:
     tensor, type_ = graph.tensors[node.id], node.results[0]
     found = TensorType(tensor.dtype, tuple(tensor.shape))
     return [] if found == type_ else [f"{describe(node)} is {found}, declared {type_}"]
 
 
-def _types(graph: Graph, node: Node, room: Room) -> list[str]:
+def _types(graph: GraphData, node: Node, room: Room) -> list[str]:
     def typed(argument: Argument) -> object:
         if isinstance(argument, tuple):
             return tuple(map(typed, argument))
@@ -191,7 +185,7 @@ def _types(graph: Graph, node: Node, room: Room) -> list[str]:
     return []
 
 
-def _names(graph: Graph) -> list[str]:
+def _names(graph: GraphData) -> list[str]:
     seen: dict[str, int] = {}
     problems: list[str] = []
     for node in graph.parameters:
@@ -204,7 +198,7 @@ def _names(graph: Graph) -> list[str]:
     return problems + [f"two inputs are named {name!r}" for name, count in sorted(inputs.items()) if count > 1]
 
 
-def _modules(graph: Graph) -> set[str]:
+def _modules(graph: GraphData) -> set[str]:
     """Return the paths of all modules that hold a tensor or a flag."""
     waiting = {name.rpartition(".")[0] for n in graph.parameters if n.parameter for name in n.parameter.names}
     waiting |= {n.location.module for n in graph.calls if n.location and mode_argument(n) is not None}
@@ -215,7 +209,7 @@ def _modules(graph: Graph) -> set[str]:
     return found - {""}
 
 
-def _boundary(graph: Graph, base: Graph) -> list[str]:
+def _boundary(graph: GraphData, base: GraphData) -> list[str]:
     problems: list[str] = []
     old = [n.results[0] for n in base.inputs], [base.type_of(v) for _, v in base.output.operands()]
     new = [n.results[0] for n in graph.inputs], [graph.type_of(v) for _, v in graph.output.operands()]

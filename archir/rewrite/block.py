@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from archir.ir import ops
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Argument, Location, Node, Parameter, Value, map_values
 from archir.ir.types import ScalarType, TensorType
 from archir.rewrite.equations import Miss

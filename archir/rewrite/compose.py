@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from archir.errors import PassError
-from archir.ir.graph import Graph
-from archir.ir.patch import Patch, no_patch
+from archir.ir.graph import Graph, Patch
+from archir.ir.patch import no_patch
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.passes import Pass

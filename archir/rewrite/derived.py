@@ -19,8 +19,8 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.errors import PassError
 from archir.ir.execute import Call, compile_call
+from archir.ir.graph import Patch
 from archir.ir.node import OUTPUT, PARAMETER, Argument, Node, Use, Value, map_values
-from archir.ir.patch import Patch
 from archir.rewrite.equations import Miss
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.region import Values, members_of

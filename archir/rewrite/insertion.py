@@ -9,9 +9,9 @@ from enum import Enum
 import torch
 
 from archir.errors import PassError
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Location, Use, Value
-from archir.ir.patch import Patch
 from archir.ir.room import too_large
 from archir.ir.types import TensorType
 from archir.rewrite.surroundings import Activation

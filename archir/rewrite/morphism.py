@@ -13,8 +13,7 @@ from archir.axes.infer import infer_widths
 from archir.axes.widths import Width, Widths
 from archir.cost import Cost, cost_change
 from archir.errors import PassError
-from archir.ir.graph import Graph
-from archir.ir.patch import Patch
+from archir.ir.graph import Graph, Patch
 from archir.rewrite.changes import Change
 from archir.rewrite.derived import derive_perturbation
 from archir.rewrite.equations import Miss

@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Self, final
 
-from archir.ir.graph import Graph
-from archir.ir.patch import Patch
+from archir.ir.graph import Graph, Patch
 from archir.rewrite.reference import Later, follow
 
 

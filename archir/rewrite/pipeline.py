@@ -9,8 +9,8 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
 from archir.errors import PassError
-from archir.ir.graph import Graph
-from archir.ir.patch import Patch, no_patch
+from archir.ir.graph import Graph, Patch
+from archir.ir.patch import no_patch
 from archir.ir.tensor_map import TensorMap
 from archir.rewrite.changes import Change, merge
 from archir.rewrite.derived import with_theta

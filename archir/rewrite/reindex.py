@@ -17,9 +17,9 @@ from archir.axes.positions import contains, gather_index, positions, size_of, un
 from archir.axes.terms import Atom, Term, leaves
 from archir.axes.widths import Width, Widths
 from archir.errors import PassError
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import PARAMETER, Value
-from archir.ir.patch import Patch
 from archir.ir.room import too_large
 from archir.ir.seeds import derived_seed
 from archir.ir.tensor_map import AxisMap, Division, Fresh, TensorMap, along

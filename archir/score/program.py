@@ -14,7 +14,7 @@ from archir.errors import ScoreError
 from archir.ir import ops
 from archir.ir.execute import MODE_ARGUMENTS, Call, compile_call, mode_argument
 from archir.ir.graph import Graph
-from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Use, Value
+from archir.ir.node import Argument, Leaf, Node, Tree, Use, Value, build
 from archir.ir.types import ScalarType
 from archir.rewrite.perturbation import Edge
 from archir.score.affine import Affine, absorb, affine_of
@@ -147,7 +147,7 @@ class Program:
 
     def structure(self, outputs: Sequence[Any]) -> Any:
         """Return outputs nested as the model returns them."""
-        return _nest(self.graph.signature.result, outputs)
+        return build(self.graph.signature.result, outputs)
 
     def bind(self, inputs: Inputs) -> dict[Value, Any]:
         """Return the value of every input of the graph for what a model would be called with.
@@ -308,17 +308,6 @@ def _is_noisy(node: Node) -> bool:
         return False
     rates = {"dropout", "p"} & set(ops.schema(node.op).names)
     return not rates or any(node.argument(name) != 0 for name in rates)
-
-
-def _nest(leaf: Leaf, parts: Sequence[Any]) -> Any:
-    if isinstance(leaf, Constant):
-        return leaf.value
-    if isinstance(leaf, int):
-        return parts[leaf]
-    children = [_nest(child, parts) for child in leaf.children]
-    if leaf.kind == "dict":
-        return dict(zip(leaf.keys, children, strict=True))
-    return tuple(children) if leaf.kind == "tuple" else children
 
 
 def _unnest(leaf: Leaf, given: Any, name: str, found: dict[int, Any]) -> None:

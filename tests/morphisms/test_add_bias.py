@@ -10,13 +10,13 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from archir.errors import PassError
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.equations import Miss
 from archir.rewrite.reference import refer
 from frontends.pytorch import trace
 from passes.add_bias import AddBias
-from tests.models.builder import Builder
 from tests.models.captured import graph_of
 from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes
 from tests.morphisms.convolutions import CONVOLUTIONS, trace_layer

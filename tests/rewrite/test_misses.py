@@ -9,8 +9,10 @@ import pytest
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Width
 from archir.errors import PassError
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.ir.node import Value
+from archir.ir.types import TensorType
 from archir.rewrite.changes import Change, merge
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, Site
@@ -22,7 +24,6 @@ from archir.rewrite.theta import Theta
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
-from tests.models.builder import Builder
 
 Middle = Callable[[Builder, Value], Value]
 """What is done with the six units of a width, `[B, 6]` or images `[B, 6, 4, 4]`."""
@@ -34,7 +35,9 @@ def between(middle: Middle, *, image: bool = False, frozen: bool = False) -> Gra
     x = b.input("x", "f32[B, 3, 4, 4]" if image else "f32[B, 3]")
     weight = b.parameter("first", "f32[6, 3, 1, 1]" if image else "f32[6, 3]", trainable=not frozen)
     h = middle(b, b.call("aten.conv2d.default" if image else "aten.linear.default", x, weight))
-    shape = b.nodes[h.node].tensor_type(h.index).shape
+    type_ = b.type_of(h)
+    assert isinstance(type_, TensorType)
+    shape = type_.shape
     if image:
         return b.graph(b.call("aten.conv2d.default", h, b.parameter("last", f"f32[2, {shape[1]}, 1, 1]")))
     return b.graph(b.call("aten.linear.default", h, b.parameter("last", f"f32[2, {shape[-1]}]")))

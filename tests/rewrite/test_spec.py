@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archir.errors import ParseError
-from archir.ir.graph import Graph
-from archir.ir.patch import Patch, no_patch
+from archir.ir.graph import Graph, Patch
+from archir.ir.patch import no_patch
 from archir.rewrite.passes import Pass
 from archir.rewrite.spec import format_spec, format_specs, parse_spec_lines, parse_specs
 from passes.catalog import PASSES, morphisms

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from archir.errors import ScoreError
+from archir.ir.builder import GraphBuilder as Builder
 from archir.score.head import LARGEST_DENSE, Curvature, Head
 from archir.score.losses import Loss, find_loss
 from archir.score.program import Program
-from tests.models.builder import Builder
 
 EXAMPLES = 3
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from archir.ir.builder import GraphBuilder as Builder
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.theta import Theta
 from archir.score import parts
@@ -24,7 +25,6 @@ from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
-from tests.models.builder import Builder
 from tests.models.captured import graph_of
 from tests.models.zoo import ZOO
 
