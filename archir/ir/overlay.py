@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
 from itertools import chain
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -40,6 +40,12 @@ class Overlay(MutableMapping[K, V]):
         if key in self._removed:
             raise KeyError(key)
         return self._base[key]
+
+    def get(self, key: K, default: Any = None) -> Any:
+        """Return the value of a key, or something else if it has none."""
+        if key in self._changed:
+            return self._changed[key]
+        return default if key in self._removed else self._base.get(key, default)
 
     def __contains__(self, key: object) -> bool:
         return key in self._changed or (key in self._base and key not in self._removed)
