@@ -8,14 +8,12 @@ from typing import ClassVar
 
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
+from archir.ir.registry import operator_of
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, Site
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
-from archir.rewrite.surroundings import CONVOLUTIONS, is_layer, short_name
-
-CENTRED = frozenset({"batch_norm", "instance_norm"})
-"""Normalisations that take away what is the same everywhere in a feature."""
+from archir.rewrite.surroundings import is_layer, short_name
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class AddBias(Morphism):
             return Miss("its weight is computed, so there is no place for a bias beside it", (node.id,))
         calls = _calls(graph, node)
         users = [graph.node(u.node) for call in calls for u in graph.uses(Value(call.id))]
-        if users and all(short_name(u) in CENTRED for u in users):
+        if users and all(map(_is_centred, users)):
             return Miss(f"a {short_name(users[0]).replace('_', ' ')} right after it takes a bias away", (users[0].id,))
         return None
 
@@ -69,7 +67,7 @@ class AddBias(Morphism):
         node = graph.node(find_value(graph, self.layer).node)
         weight, type_ = node.argument("weight"), node.tensor_type()
         assert isinstance(weight, Value)
-        features = type_.shape[-1 - CONVOLUTIONS.get(short_name(node), 0)]
+        features = type_.shape[operator_of(node.op).features or -1]
         assert isinstance(features, int)
         with graph.edit(by=format_spec(self)) as e:
             zeros = graph.tensors[weight.node].new_zeros(features)
@@ -77,6 +75,12 @@ class AddBias(Morphism):
             for call in _calls(graph, node):
                 e.update(call.id, arguments={"bias": bias})
         return e.graph
+
+
+def _is_centred(node: Node) -> bool:
+    """Say whether a call is a normalisation that takes away what is the same everywhere in a feature."""
+    layer = operator_of(node.op).layer
+    return layer is not None and "running_mean" in layer.tensors
 
 
 def _calls(graph: Graph, node: Node) -> list[Node]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from archir.ir.graph import Edit, Graph
 from archir.ir.node import Node, Value
+from archir.ir.operators.operator import Kind
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
@@ -15,10 +16,10 @@ from archir.rewrite.morphism import Morphism, Site
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
 from archir.rewrite.surroundings import (
-    POOLING,
     Activation,
     Surroundings,
     activation_of,
+    kind_of,
     layer_ends,
     look_around,
     require,
@@ -98,7 +99,7 @@ class Deepen(Morphism):
 def _is_made_by(graph: Graph, value: Value, activation: Activation) -> bool:
     """Say whether a value comes from an activation, pooled at most, that changes nothing when applied once more."""
     node = graph.node(value.node)
-    while short_name(node) in POOLING and not {"padding", "divisor_override"} & _averaging(node):
+    while kind_of(node) is Kind.POOL and not {"padding", "divisor_override"} & _averaging(node):
         source = node.argument("self")
         assert isinstance(source, Value)
         node = graph.node(source.node)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from archir.ir.graph import Edit, Graph
 from archir.ir.node import PARAMETER, Value
+from archir.ir.operators.operator import Kind
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
@@ -15,9 +16,9 @@ from archir.rewrite.morphism import Morphism, Site
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
 from archir.rewrite.surroundings import (
-    CONVOLUTIONS,
-    NORMS,
+    LAYERS,
     Surroundings,
+    kind_of,
     layer_ends,
     look_around,
     require,
@@ -94,9 +95,8 @@ class SqueezeExcite(Morphism):
 def branch_ends(graph: Graph) -> Iterator[tuple[Value, Surroundings]]:
     """Yield the values at which a branch ends: a layer or norm makes them, and a sum with another value uses them."""
     for node in graph.calls:
-        name = short_name(node)
         users = [graph.node(u.node) for u in graph.uses(Value(node.id))]
-        if name not in NORMS | CONVOLUTIONS.keys() | {"linear"} or len(users) != 1 or short_name(users[0]) != "add":
+        if kind_of(node) not in LAYERS | {Kind.NORM} or len(users) != 1 or short_name(users[0]) != "add":
             continue
         summed = [v for v in users[0].values if v.node != node.id]
         found = look_around(graph, Value(node.id))

@@ -27,12 +27,11 @@ from archir.ir.arguments import fixed, parts
 from archir.ir.entry import entry_check
 from archir.ir.execute import is_factory, mode_argument, returns_sequence
 from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Value
+from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.types import TensorType
 
 if TYPE_CHECKING:
     from archir.ir.graph import Graph
-
-BATCH_NORM = "aten.batch_norm.default"
 
 
 @dataclass(frozen=True, slots=True)
