@@ -7,7 +7,7 @@ way are not counted, other operators count one FLOP an element, and moving data 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Protocol
@@ -18,10 +18,10 @@ from archir.errors import GraphError
 from archir.ir import ops
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Node, Value
+from archir.ir.operators.operator import Shape
+from archir.ir.registry import operator_of
 from archir.ir.types import Size, TensorType, Type, evaluate, symbols_of
 from archir.memory import Memory, memory_of
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +113,13 @@ def node_flops(types: Types, node: Node, batch: int = 1) -> int:
     """
     if not node.is_call:
         raise GraphError(f"a node {node.op} does not compute anything")
-    name = node.op.split(".")[1]
+    operator = operator_of(node.op)
     results = [types.type_of(Value(node.id, i)) for i in range(len(node.results))]
     made = [_sizes(t, batch) for t in results if isinstance(t, TensorType)]
-    if not made or name in _MOVES or is_view(node.op):
+    if not made or operator.moves or is_view(node.op):
         return 0
-    call = _Call(types, node, batch, made[0])
-    if name in MULTIPLY_ADDS:
-        return 2 * MULTIPLY_ADDS[name](call)
+    if operator.multiply_adds is not None:
+        return 2 * operator.multiply_adds(_Call(types, node, batch, made[0]))
     operands = (types.type_of(value) for _, value in node.operands())
     read = [_numel(_sizes(t, batch)) for t in operands if isinstance(t, TensorType)]
     return max(*read, _numel(made[0])) if read else 0
@@ -128,7 +127,7 @@ def node_flops(types: Types, node: Node, batch: int = 1) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A call, with the sizes its counting rule needs."""
+    """The sizes of a call."""
 
     types: Types
     node: Node
@@ -173,102 +172,3 @@ def is_view(op: str) -> bool:
         return False
     aliases = [r.alias_info for r in target._schema.returns]
     return any(a is not None and not a.is_write for a in aliases)
-
-
-def _convolution(call: _Call) -> int:
-    if "transposed" in ops.schema(call.node.op).names and call.argument("transposed"):
-        return _convolution_transpose(call)
-    return _numel(call.result) * _numel(call.shape("weight")[1:])
-
-
-def _convolution_transpose(call: _Call) -> int:
-    return _numel(call.shape("input")) * _numel(call.shape("weight")[1:])
-
-
-def _linear(call: _Call) -> int:
-    return _numel(call.result) * call.shape("input")[-1]
-
-
-def _bilinear(call: _Call) -> int:
-    left, right = call.shape("input1")[-1], call.shape("input2")[-1]
-    return _numel(call.result) * left * right + _numel(call.result) * right
-
-
-def _contract(left: str) -> Callable[[_Call], int]:
-    """Return the rule of a product whose operand `left` is contracted along its last axis."""
-    return lambda call: _numel(call.result) * call.shape(left)[-1]
-
-
-def _add_batches(call: _Call) -> int:
-    return _numel(call.result) * _numel(call.shape("batch1")[::2])
-
-
-def _attention(call: _Call) -> int:
-    query, key, value = call.shape("query"), call.shape("key"), call.shape("value")
-    return _numel(call.result[:-1]) * key[-2] * (query[-1] + value[-1])
-
-
-def _recurrent(call: _Call) -> int:
-    names = ops.schema(call.node.op).names
-    steps = _numel(call.shape("input" if "input" in names else "data")[:-1])
-    return steps * sum(_numel(w) for w in call.shapes("params") if len(w) == 2)
-
-
-def _recurrent_cell(call: _Call) -> int:
-    return _numel(call.shape("input")[:-1]) * (_numel(call.shape("w_ih")) + _numel(call.shape("w_hh")))
-
-
-def _einsum(call: _Call) -> int:
-    """Count a contraction from left to right; a letter nobody needs any more is summed over at once."""
-    equation = str(call.argument("equation")).replace(" ", "")
-    shapes = call.shapes("tensors")
-    left, arrow, result = equation.partition("->")
-    terms = [_letters(term, len(shape)) for term, shape in zip(left.split(","), shapes, strict=True)]
-    size = {letter: 1 for term in terms for letter in term}
-    for term, shape in zip(terms, shapes, strict=True):
-        size.update((letter, n) for letter, n in zip(term, shape, strict=True) if n != 1)
-    every = [letter for term in terms for letter in term]
-    kept = set(_letters(result, len(call.result))) if arrow else {x for x in every if every.count(x) == 1 or x < "A"}
-    total, done = 0, set(terms[0])
-    for i, term in enumerate(terms[1:], start=1):
-        later = kept.union(*terms[i + 1 :])
-        shared = (done & set(term)) | (done & later) | (set(term) & later)
-        total += _numel([size[letter] for letter in shared])
-        done = shared & later
-    return total
-
-
-def _letters(term: str, rank: int) -> tuple[str, ...]:
-    """Return the letters of a term, with the axes of an ellipsis as `0`, `1`, ... counted from the right."""
-    before, dots, after = term.partition("...")
-    hidden = rank - len(before) - len(after) if dots else 0
-    return (*before, *(str(i) for i in reversed(range(hidden))), *after)
-
-
-MULTIPLY_ADDS: dict[str, Callable[[_Call], int]] = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution", "_convolution"), _convolution),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution_transpose),
-    "linear": _linear,
-    "bilinear": _bilinear,
-    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "inner"), _contract("self")),
-    "addmm": _contract("mat1"),
-    "baddbmm": _contract("batch1"),
-    "addbmm": _add_batches,
-    "addmv": _contract("mat"),
-    "einsum": _einsum,
-    "scaled_dot_product_attention": _attention,
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
-    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _recurrent_cell),
-}
-"""Multiply-adds of the operators that multiply matrices, by name without overload."""
-
-_MOVES = (
-    {"cat", "stack", "clone", "copy", "_to_copy", "expand_copy", "lift_fresh_copy", "unsafe_split", "meshgrid"}
-    | {"embedding", "index", "index_select", "gather", "scatter", "index_put", "take_along_dim", "one_hot"}
-    | {"pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"}
-    | {"roll", "flip", "repeat", "tile", "repeat_interleave", "broadcast_tensors", "tril", "triu", "im2col"}
-    | {"pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "upsample_nearest1d", "upsample_nearest2d"}
-    | {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full"}
-    | {"dropout", "feature_dropout", "alpha_dropout"}
-)
-"""Operators that only move or make data, beside the views; dropout does nothing outside training."""

@@ -8,14 +8,12 @@ from typing import ClassVar, Self
 
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
+from archir.ir.registry import operator_of
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
-from archir.rewrite.surroundings import CONVOLUTIONS, is_layer, short_name
-
-CENTRED = frozenset({"batch_norm", "instance_norm"})
-"""Normalisations that take away what is the same everywhere in a feature."""
+from archir.rewrite.surroundings import is_layer, short_name
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class AddBias(Morphism[Node]):
             return Miss("its weight is computed, so there is no place for a bias beside it", (node.id,))
         calls = _calls(graph, node)
         users = [graph.node(u.node) for call in calls for u in graph.uses(Value(call.id))]
-        if users and all(short_name(u) in CENTRED for u in users):
+        if users and all(map(_is_centred, users)):
             return Miss(f"a {short_name(users[0]).replace('_', ' ')} right after it takes a bias away", (users[0].id,))
         return node
 
@@ -60,7 +58,8 @@ class AddBias(Morphism[Node]):
         """Add the bias."""
         weight, type_ = found.argument("weight"), found.tensor_type()
         assert isinstance(weight, Value)
-        features = type_.shape[-1 - CONVOLUTIONS.get(short_name(found), 0)]
+        axis = operator_of(found.op).features
+        features = None if axis is None else type_.shape[axis]
         assert isinstance(features, int)
         with graph.edit(by=format_spec(self)) as e:
             zeros = graph.tensors[weight.node].new_zeros(features)
@@ -68,6 +67,12 @@ class AddBias(Morphism[Node]):
             for call in _calls(graph, found):
                 e.update(call.id, arguments={"bias": bias})
         return e.patch
+
+
+def _is_centred(node: Node) -> bool:
+    """Say whether a call is a normalisation that takes away what is the same everywhere in a feature."""
+    layer = operator_of(node.op).layer
+    return layer is not None and "running_mean" in layer.tensors
 
 
 def _calls(graph: Graph, node: Node) -> list[Node]:

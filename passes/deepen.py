@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from archir.ir.edit import Edit
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
+from archir.ir.operators.operator import Kind
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
@@ -16,10 +17,10 @@ from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
 from archir.rewrite.surroundings import (
-    POOLING,
     Activation,
     Surroundings,
     activation_of,
+    kind_of,
     layer_ends,
     look_around,
     short_name,
@@ -89,7 +90,7 @@ class Deepen(Morphism[Surroundings]):
 def _is_made_by(graph: Graph, value: Value, activation: Activation) -> bool:
     """Say whether a value comes from an activation, pooled at most, that changes nothing when applied once more."""
     node = graph.node(value.node)
-    while short_name(node) in POOLING and not {"padding", "divisor_override"} & _averaging(node):
+    while kind_of(node) is Kind.POOL and not {"padding", "divisor_override"} & _averaging(node):
         source = node.argument("self")
         assert isinstance(source, Value)
         node = graph.node(source.node)

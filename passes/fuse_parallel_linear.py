@@ -11,7 +11,7 @@ import torch
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Location, Node, Value
 from archir.rewrite.passes import Pass
-from passes.layers import CONVOLUTIONS, LINEAR, Layer, layer_of
+from passes.layers import Layer, layer_of
 from passes.sweep import Sweep, sweep
 
 _LONGEST = 40
@@ -61,7 +61,7 @@ def _alike(walk: Sweep, node: Node) -> list[Layer]:
 
 def _kind(walk: Sweep, layer: Layer) -> tuple[object, ...] | None:
     """Return what layers that are fused have in common, None if this one cannot be fused."""
-    if layer.node.op not in {LINEAR, *CONVOLUTIONS} or layer.groups != 1:
+    if layer.transposed or layer.groups != 1:
         return None
     stored = [v for v in (layer.weight, layer.bias) if v is not None]
     if any(len(walk.uses(v)) > 1 for v in stored):

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from archir.ir.edit import Edit
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import PARAMETER, Value
+from archir.ir.operators.operator import Kind
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
@@ -16,9 +17,9 @@ from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
 from archir.rewrite.surroundings import (
-    CONVOLUTIONS,
-    NORMS,
+    LAYERS,
     Surroundings,
+    kind_of,
     layer_ends,
     look_around,
     short_name,
@@ -86,9 +87,8 @@ class SqueezeExcite(Morphism[Surroundings]):
 def branch_ends(graph: Graph) -> Iterator[tuple[Value, Surroundings]]:
     """Yield the values at which a branch ends: a layer or norm makes them, and a sum with another value uses them."""
     for node in graph.calls:
-        name = short_name(node)
         users = [graph.node(u.node) for u in graph.uses(Value(node.id))]
-        if name not in NORMS | CONVOLUTIONS.keys() | {"linear"} or len(users) != 1 or short_name(users[0]) != "add":
+        if kind_of(node) not in LAYERS | {Kind.NORM} or len(users) != 1 or short_name(users[0]) != "add":
             continue
         summed = [v for v in users[0].values if v.node != node.id]
         found = look_around(graph, Value(node.id))

@@ -21,7 +21,7 @@ from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Site, UnitMorphism
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members
-from archir.rewrite.region import LINEAR_PRODUCERS, Values, members_of, region_of
+from archir.rewrite.region import Values, makes_linearly, members_of, region_of
 from archir.rewrite.reindex import plan_reindexing
 from archir.rewrite.theta import Key, Theta, by_node
 
@@ -141,7 +141,7 @@ def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPertur
     mixed = [n for n in (*region.nodes, *ends) if any(mixes(t, atom) for t in _terms(widths, n))]
     if mixed:
         return Miss("it is concatenated with other widths", (mixed[0].id,))
-    unknown = [n for n in ends if n.op not in LINEAR_PRODUCERS]
+    unknown = [n for n in ends if not makes_linearly(n)]
     if unknown:
         return Miss(f"it ends in {unknown[0].op}, which is not linear in a stored weight", (unknown[0].id,))
     edges: dict[Edge, Members] = {}

@@ -121,6 +121,11 @@ class GraphBuilder:
             raise GraphError(f"{value} is no value of this builder")
         return self._nodes[number].results[value.index]
 
+    def results(self, value: Value) -> tuple[Value, ...]:
+        """Return all results of the call that makes a value."""
+        self.type_of(value)
+        return tuple(Value(value.node, i) for i in range(len(self._nodes[value.node // self._step].results)))
+
     def graph(
         self,
         *outputs: Value,

@@ -10,21 +10,10 @@ import torch
 from archir.ir.graph import Graph
 from archir.ir.guards import choose
 from archir.ir.node import Node, Value, build
+from archir.ir.registry import operator_of
 from archir.ir.types import Size, TensorType, Type, evaluate, symbols_of
 
 _TABLES = {"aten.embedding.default": ("weight", "indices"), "aten.embedding_bag.padding_idx": ("weight", "indices")}
-_CARRIERS = frozenset(
-    f"aten.{name}"
-    for name in (
-        *("to.dtype", "to.device", "to.dtype_layout", "_to_copy.default", "clone.default", "contiguous.default"),
-        *("view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints", "unsqueeze.default"),
-        *("squeeze.dim", "squeeze.default", "transpose.int", "permute.default", "expand.default", "select.int"),
-        *("slice.Tensor", "repeat.default", "t.default", "unbind.int", "split.Tensor", "chunk.default"),
-        *("alias.default", "detach.default", "cat.default", "flip.default", "roll.default"),
-    )
-)
-"""Operators whose results hold only elements of their operand."""
-
 _NUMBERS = {"int": 2, "float": 2.0, "bool": True}
 """What an input is given that is a number of unknown value."""
 
@@ -101,7 +90,8 @@ def table_rows(graph: Graph, value: Value) -> int | None:
         seen.add(current)
         for use in graph.uses(current):
             user = graph.node(use.node)
-            if user.op in _CARRIERS:
+            known = operator_of(user.op)
+            if known.moves and use.argument in known.linear:
                 waiting += [Value(user.id, i) for i in range(len(user.results))]
             else:
                 found += _rows(graph, user, use.argument, use.position)

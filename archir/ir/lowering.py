@@ -28,9 +28,8 @@ from archir.ir.data import GraphData
 from archir.ir.entry import entry_check
 from archir.ir.execute import is_factory, mode_argument, returns_sequence
 from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Value, fold
+from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.types import TensorType
-
-BATCH_NORM = "aten.batch_norm.default"
 
 
 @dataclass(frozen=True, slots=True)

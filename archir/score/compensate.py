@@ -17,15 +17,13 @@ from archir.rewrite.changes import Change
 from archir.rewrite.morphism import UnitMorphism
 from archir.rewrite.multiplicity import relate
 from archir.rewrite.pipeline import apply_together, merged_changes
-from archir.rewrite.region import LINEAR_PRODUCERS
+from archir.rewrite.region import makes_linearly
 from archir.rewrite.spec import format_spec
 from archir.score.program import Program
 from archir.score.screen import Batch, no_batches
 
 LARGEST = 8192
 """Most positions along the axis a layer sums over for which the Gram matrix is made."""
-
-_LAYERS = LINEAR_PRODUCERS - {"aten.embedding.default"}
 
 
 @dataclass
@@ -161,7 +159,7 @@ def _axis(graph: Graph, node: Node, weight: Value) -> int:
 def _takes_over(graph: Graph, node: Node) -> bool:
     """Say whether a call is linear in a stored weight that calls like it alone use."""
     weight = node.arguments.get("weight")
-    if node.op not in _LAYERS or not isinstance(weight, Value) or weight.node not in graph.tensors:
+    if not makes_linearly(node) or not isinstance(weight, Value) or weight.node not in graph.tensors:
         return False
     uses = [(u.argument, graph.node(u.node)) for u in graph.uses(weight)]
     alike = {(argument, user.op, user.arguments.get("groups")) for argument, user in uses}

@@ -12,13 +12,15 @@ import torch
 from archir.cost import cost
 from archir.errors import ScoreError
 from archir.ir import ops
-from archir.ir.execute import MODE_ARGUMENTS, Call, compile_call, mode_argument
+from archir.ir.execute import Call, compile_call, mode_argument
 from archir.ir.graph import Graph
 from archir.ir.node import Argument, Leaf, Node, Tree, Use, Value, build
+from archir.ir.operators.normalisation import BATCH_NORM
+from archir.ir.registry import operator_of
 from archir.ir.types import ScalarType
 from archir.rewrite.perturbation import Edge
 from archir.score.affine import Affine, absorb, affine_of
-from archir.score.batch_statistics import BATCH_NORM, is_coupled, with_batch_statistics
+from archir.score.batch_statistics import is_coupled, with_batch_statistics
 from archir.score.targets import Targets, tensors_of
 
 Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
@@ -299,8 +301,8 @@ def _refuse_noise(graph: Graph, batch_statistics: bool) -> None:
 def _is_noisy(node: Node) -> bool:
     target = ops.function(node.op)
     random = isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
-    flag = MODE_ARGUMENTS.get(node.op)
-    if flag is None:
+    flag = operator_of(node.op).mode
+    if not flag:
         return random
     if node.op == "aten.instance_norm.default" or mode_argument(node) is not None:
         return False

@@ -12,9 +12,9 @@ import torch
 from archir.ir.execute import Call, compile_call
 from archir.ir.graph import Graph
 from archir.ir.node import Argument, Node, Use, Value
+from archir.ir.registry import operator_of
 from archir.rewrite.perturbation import Edge
 from archir.score.program import plain_call
-from archir.score.tangent_rules import MULTILINEAR, short_name
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def compile_operator(node: Node, device: torch.device | None = None) -> Operator
     call = compile_call(replace(plain, arguments=arguments), device=device)
     unbiased = (
         compile_call(replace(plain, arguments=without), device=device)
-        if "bias" in arguments and short_name(node) in MULTILINEAR
+        if "bias" in arguments and operator_of(node.op).multilinear
         else call
     )
     return Operator(node, tuple(u for u, _ in pairs), tuple(v for _, v in pairs), call, unbiased)

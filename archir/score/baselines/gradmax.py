@@ -11,9 +11,9 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.axes.positions import size_of
 from archir.axes.widths import Width, Widths
-from archir.ir import ops
 from archir.ir.execute import Call, compile_call
 from archir.ir.node import PARAMETER, Node, Value
+from archir.ir.registry import operator_of
 from archir.rewrite.equations import Miss
 from archir.rewrite.region import Region, region_of
 from archir.rewrite.theta import by_node
@@ -24,7 +24,6 @@ from archir.score.family import Family
 from archir.score.head import Curvature
 from archir.score.program import number_of_examples
 from archir.score.screen import backward, no_batches, tapped_program
-from archir.score.tangent_rules import is_linear
 
 CHUNK = 64
 """Number of outgoing directions whose gradients are found at once."""
@@ -205,7 +204,7 @@ def _prepare(task: Task, family: Family) -> _Fresh | Miss:
     ones: set[int] = set()
     dead = False
     for node in region.nodes:
-        if node.id in region.changes or is_linear(node):
+        if node.id in region.changes or operator_of(node.op).linear_in(node.arguments):
             continue
         carrier = _pointwise_operand(region, node)
         if node.op == "aten.batch_norm.default" and isinstance(node.arguments["input"], Value):
@@ -238,7 +237,8 @@ def _pointwise_operand(region: Region, node: Node) -> Value | None:
     """Return the one operand of a pointwise function of one tensor, None for any other call."""
     operands = {v for _, v in node.operands()}
     carriers = region.carried[node.id]
-    return next(iter(carriers)) if ops.is_pointwise(node.op) and len(operands) == 1 and operands == carriers else None
+    alone = operator_of(node.op).pointwise and len(operands) == 1 and operands == carriers
+    return next(iter(carriers)) if alone else None
 
 
 def _at_nought(node: Node) -> tuple[float, float]:
