@@ -25,8 +25,8 @@ from archir.rewrite.morphism import Morphism, Pass
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import format_spec, parse_specs
 from archir.score.compensate import compensated
-from archir.score.head import Curvature
 from archir.score.losses import Loss, LossFunction
+from archir.score.objective import Curvature
 from archir.score.score import Scores
 from archir.score.score import score as score_candidates
 from archir.score.screen import Batch

@@ -9,8 +9,8 @@ from typing import Any
 
 from archir.cli.console import print_table, say, standard_error
 from archir.cli.scoring import ScoreOptions, read_subject
-from archir.score.baselines.ranking import Ranked, Ranking
-from archir.score.baselines.rules import find_rule, rank
+from archir.score.strategies.ranking import Ranked, Ranking
+from archir.score.strategies.rules import find_rule, rank
 
 
 def rank_candidates(

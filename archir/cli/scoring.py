@@ -28,7 +28,7 @@ from archir.ir.node import Value
 from archir.ir.text import print_graph
 from archir.plugins import find_passes
 from archir.rewrite.morphism import Morphism
-from archir.score.family import Family
+from archir.score.families import Family
 from archir.score.learn import Recipe
 from archir.score.losses import Loss
 from archir.score.score import Score, Scores

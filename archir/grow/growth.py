@@ -16,13 +16,13 @@ from archir.grow.training import evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import Rewriting, rewrite_together
-from archir.score.baselines.ranking import Ranked, Ranking
-from archir.score.baselines.rules import rank
 from archir.score.batch_statistics import with_batch_statistics
 from archir.score.learn import Recipe
 from archir.score.losses import Loss
 from archir.score.propose import propose_composites
 from archir.score.sets import CandidateSet
+from archir.score.strategies.ranking import Ranked, Ranking
+from archir.score.strategies.rules import rank
 
 TOLERANCE = 1e-3
 """The largest rise of the loss, relative to it, that is let pass where the rule predicts nothing: rewrites that keep

@@ -9,7 +9,7 @@ from archir.grow.batches import Augmentation
 from archir.grow.budget import Prices
 from archir.grow.optimisers import SHAPES, OptimiserOptions, Schedule
 from archir.grow.ranges import COUNT, LEARNING, PART, Range, Real, Truth, Whole, out_of_range
-from archir.score.baselines.rules import DEFAULT, JOINT, RULES
+from archir.score.strategies.rules import DEFAULT, JOINT, RULES
 
 _RANGES: dict[str, Range] = {
     **LEARNING,
@@ -43,7 +43,7 @@ class GrowOptions:
         recalibrate_batches: training batches that batch statistics are averaged over before scoring.
         batch_statistics: score and check candidates with the batch statistics of training; they are averaged anew once
             the network has grown. Otherwise the running ones stand still.
-        rule: the rule that ranks and chooses the candidates, one of `archir.score.baselines.rules.RULES`.
+        rule: the rule that ranks and chooses the candidates, one of `archir.score.strategies.rules.RULES`.
         refine: number of candidates, best first, whose joint effect is found in forward mode.
         agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or its θ
             is made smaller, and it is shortened: below it, the set has left the range in which the network is linear.

@@ -14,8 +14,8 @@ from archir.ir.node import Value
 from archir.ir.seeds import derived_seed
 from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
-from archir.score.head import Curvature, Head
-from archir.score.parts import in_parts
+from archir.score.batches import in_parts
+from archir.score.objective import Curvature, Objective
 from archir.score.program import Program, number_of_examples
 from archir.score.screen import Batch, Gradient, Reductions, backward, in_turn, let_go, no_batches, tapped_program
 from archir.score.targets import Targets
@@ -62,7 +62,7 @@ class Learner:
 
     def __init__(
         self,
-        head: Head,
+        objective: Objective,
         perturbations: Sequence[Perturbation],
         recipe: Recipe,
         *,
@@ -72,23 +72,23 @@ class Learner:
         """Set θ to its starting point.
 
         Args:
-            head: the loss; its program gives the graph.
+            objective: the loss; its program gives the graph.
             perturbations: the families; those without parameters have nothing to learn.
             recipe: how to learn.
             start: θ of each family to start from; small and random if not given.
             together: the members of a set, as numbers of family and member, whose θ is learned for the set as a whole;
                 that of all others stands still. If not given, every member learns as if it were alone.
         """
-        self._head, self._recipe = head, recipe
+        self._head, self._recipe = objective, recipe
         self._perturbations = tuple(perturbations)
-        self._set = None if together is None else _members(together, perturbations, _like(head.program))
+        self._set = None if together is None else _members(together, perturbations, _like(objective.program))
         used = range(len(perturbations)) if self._set is None else list(self._set)
         self._learnable = [i for i in used if perturbations[i].theta]
         tapped = self._learnable if self._set is None else used
-        self._program: Program = tapped_program(head.program, [perturbations[i] for i in tapped])
-        self._generator = torch.Generator().manual_seed(head.ranks.seed(recipe.seed))
+        self._program: Program = tapped_program(objective.program, [perturbations[i] for i in tapped])
+        self._generator = torch.Generator().manual_seed(objective.ranks.seed(recipe.seed))
         self._reductions = Reductions()
-        stored = {Value(i): t for i, t in head.program.graph.tensors.items()}
+        stored = {Value(i): t for i, t in objective.program.graph.tensors.items()}
         self._thetas: list[dict[int, torch.Tensor]] = []
         for i, p in enumerate(perturbations):
             first = p.initial_theta(stored, derived_seed(recipe.seed, i)) if start is None else start[i]
@@ -239,7 +239,7 @@ class Learner:
 
 
 def learn(
-    head: Head,
+    objective: Objective,
     perturbations: Sequence[Perturbation],
     batches: Iterable[Batch],
     recipe: Recipe,
@@ -250,7 +250,7 @@ def learn(
     """Learn θ of all families at once, each member as if it were alone; or that of a set, for the set as a whole.
 
     Args:
-        head: the loss; its program gives the graph.
+        objective: the loss; its program gives the graph.
         perturbations: the families.
         batches: pairs of inputs and targets; used again when they run out.
         recipe: how to learn.
@@ -265,7 +265,7 @@ def learn(
     Source: Adam (Kingma and Ba 2015) on the estimate of Lawton, Galstyan, Ver Steeg 2024; the trust region and sets are
         ours.
     """
-    learner = Learner(head, perturbations, recipe, start=start, together=together)
+    learner = Learner(objective, perturbations, recipe, start=start, together=together)
     stream = itertools.cycle(batches)
     estimates = []
     for _ in range(recipe.steps):

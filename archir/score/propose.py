@@ -10,8 +10,8 @@ from archir.rewrite.candidate import Candidate
 from archir.rewrite.compose import Compose
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.reference import Later
-from archir.score.baselines.ranking import Ranking
 from archir.score.score import Scores
+from archir.score.strategies.ranking import Ranking
 
 
 def propose_composites(scores: Scores | Ranking, most: int) -> tuple[Compose, ...]:

@@ -16,13 +16,13 @@ from archir.ir.graph import Graph
 from archir.rewrite.candidate import Candidate
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, Theta
-from archir.score.family import Family, find_families
-from archir.score.head import Curvature, Head
+from archir.score.families import Family, find_families
 from archir.score.learn import Recipe
 from archir.score.learn import learn as learn_theta
 from archir.score.losses import Loss, LossFunction, find_loss
+from archir.score.objective import Curvature, Objective
+from archir.score.processes import Ranks
 from archir.score.program import Program
-from archir.score.ranks import Ranks
 from archir.score.refine import Refinement
 from archir.score.refine import refine as refine_best
 from archir.score.screen import Batch, Estimate, moved, no_batches, screen
@@ -66,7 +66,7 @@ class Scores:
 
     Attributes:
         graph: the graph.
-        head: the loss on top of it.
+        objective: the loss on top of it.
         table: every candidate's score, best first.
         families: the families of candidates.
         learned: θ of every family; empty where there is nothing to learn.
@@ -78,7 +78,7 @@ class Scores:
     """
 
     graph: Graph = field(repr=False)
-    head: Head = field(repr=False)
+    objective: Objective = field(repr=False)
     table: tuple[Score, ...]
     families: tuple[Family, ...] = field(repr=False)
     learned: tuple[Theta, ...] = field(repr=False)
@@ -197,7 +197,7 @@ class Scores:
             ScoreError: a candidate is not one of these.
         """
         members = [Member(self[c.spec].candidate, self.family(c.spec), self.theta(c.spec)) for c in subset]
-        return CandidateSet(self.graph, self.head, tuple(members))
+        return CandidateSet(self.graph, self.objective, tuple(members))
 
     def apply(self, subset: Subset) -> Graph:
         """Return the graph with a set of candidates applied together, θ included.
@@ -270,8 +270,8 @@ def score(
         price: what cost is worth, in nats; part of what decides which candidates are the best.
         curvature: how the second order is estimated in learning and screening.
         batch_statistics: normalise by the mean and the variance of the batch, as in training, instead of running ones;
-            the examples of a batch are then coupled (see `Head.united`). Layers a rewrite brings use what they come
-            with.
+            the examples of a batch are then coupled (see `Objective.united`). Layers a rewrite brings use what they
+            come with.
         seed: seed of everything random.
         group: processes of `torch.distributed` that share the batches out among them. Each calls this with its own, as
             many to learn on as the others, and makes the same calls on the scores; all get the same results.
@@ -289,8 +289,8 @@ def score(
     found_in, misses = find_families(program.graph, morphisms)
     families = [replace(f, graph=graph) for f in found_in]
     perturbations = [f.perturbation for f in families]
-    head = Head(program, find_loss(loss), Ranks(group))
-    chunked = streamed(head, perturbations, [*learned_on, *scored])
+    objective = Objective(program, find_loss(loss), Ranks(group))
+    chunked = streamed(objective, perturbations, [*learned_on, *scored])
     learned = learn_theta(chunked, perturbations, learned_on, Recipe(steps, rate, radius, curvature, seed))
     estimates = screen(chunked, perturbations, learned.thetas, scored, curvature=curvature, seed=seed + 1)
     order = _ranked(families, estimates, price)
@@ -312,7 +312,7 @@ def score(
     table.sort(key=lambda s: s.predicted)
     return Scores(
         graph,
-        head,
+        objective,
         tuple(table),
         tuple(families),
         learned.thetas,

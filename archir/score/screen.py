@@ -11,10 +11,10 @@ import torch
 from archir.errors import ScoreError
 from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
-from archir.score.head import Curvature, Head
-from archir.score.parts import in_parts
+from archir.score.batches import in_parts
+from archir.score.objective import Curvature, Objective
+from archir.score.processes import Ranks
 from archir.score.program import Evaluation, Inputs, Program, number_of_examples
-from archir.score.ranks import Ranks
 from archir.score.reduction import Reduction
 from archir.score.targets import Targets, map_tensors
 
@@ -31,8 +31,8 @@ class Estimate:
     Attributes:
         first_order: `a`, `[members]`, in nats for likelihoods.
         curvature: `G`, `[members]`.
-        stderr: standard error of `a + G/2` over the units (see `Head.united`), `[members]`; that of the sampling is
-            part of it. Not a number where there is one unit.
+        stderr: standard error of `a + G/2` over the units (see `Objective.united`), `[members]`; that of the sampling
+            is part of it. Not a number where there is one unit.
     """
 
     first_order: torch.Tensor
@@ -90,7 +90,7 @@ def tapped_program(program: Program, perturbations: Sequence[Perturbation]) -> P
 
 
 def backward(
-    head: Head,
+    objective: Objective,
     evaluation: Evaluation,
     targets: Targets,
     curvature: Curvature,
@@ -102,15 +102,15 @@ def backward(
         ScoreError: the loss is not finite, or does not fit.
     """
     examples = number_of_examples(targets)
-    _, gradient = head.gradient(evaluation.outputs, targets)
-    chosen = head.real(evaluation.outputs, examples)
+    _, gradient = objective.gradient(evaluation.outputs, targets)
+    chosen = objective.real(evaluation.outputs, examples)
     wanted = [i for i in chosen if evaluation.outputs[i].requires_grad]
     edges, taps = list(evaluation.taps), list(evaluation.taps.values())
 
     def pull(vector: torch.Tensor, *, last: bool) -> Gradient:
         if not wanted:
             return {}
-        parts = head.split(vector, evaluation.outputs)
+        parts = objective.split(vector, evaluation.outputs)
         found = torch.autograd.grad(
             [evaluation.outputs[i] for i in wanted],
             taps,
@@ -123,7 +123,7 @@ def backward(
     first = pull(gradient, last=False)
 
     def second() -> Iterator[tuple[Gradient, Gradient]]:
-        pairs = list(head.pairs(evaluation.outputs, targets, curvature, generator))
+        pairs = list(objective.pairs(evaluation.outputs, targets, curvature, generator))
         for i, (left, right) in enumerate(pairs):
             last = i == len(pairs) - 1
             if left is right:
@@ -214,7 +214,7 @@ def no_batches() -> ScoreError:
 
 
 def screen(
-    head: Head,
+    objective: Objective,
     perturbations: Sequence[Perturbation],
     thetas: Sequence[Theta],
     batches: Iterable[Batch],
@@ -229,7 +229,7 @@ def screen(
     backwards a batch, and the children of every region.
 
     Args:
-        head: the loss; its program gives the graph.
+        objective: the loss; its program gives the graph.
         perturbations: the families.
         thetas: θ of each family.
         batches: pairs of inputs and targets.
@@ -244,22 +244,22 @@ def screen(
 
     Source: SCORING model after Lawton, Galstyan, Ver Steeg 2024; the per-example estimator is ours.
     """
-    program = tapped_program(head.program, perturbations)
-    generator, reductions = torch.Generator().manual_seed(head.ranks.seed(seed)), Reductions()
+    program = tapped_program(objective.program, perturbations)
+    generator, reductions = torch.Generator().manual_seed(objective.ranks.seed(seed)), Reductions()
     moments = [Moments(p.members) for p in perturbations]
     empty = True
-    for inputs, targets in in_parts(head, program, batches):
+    for inputs, targets in in_parts(objective, program, batches):
         empty = False
-        terms = _terms(head, program(inputs), targets, perturbations, thetas, reductions, curvature, generator)
+        terms = _terms(objective, program(inputs), targets, perturbations, thetas, reductions, curvature, generator)
         for moment, (a, q) in zip(moments, terms, strict=True):
             moment.add(a, q, number_of_examples(targets))
     if empty:
         raise no_batches()
-    return [m.estimate(head.ranks) for m in moments]
+    return [m.estimate(objective.ranks) for m in moments]
 
 
 def _terms(
-    head: Head,
+    objective: Objective,
     evaluation: Evaluation,
     targets: Targets,
     perturbations: Sequence[Perturbation],
@@ -270,18 +270,20 @@ def _terms(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return a and q of every unit and member, `[units, members]` each, of one family after another."""
     examples = number_of_examples(targets)
-    head.check(evaluation.outputs, targets)
-    first, second = backward(head, evaluation, targets, curvature, generator)
+    objective.check(evaluation.outputs, targets)
+    first, second = backward(objective, evaluation, targets, curvature, generator)
     pairs, terms = list(second), {}
     with torch.no_grad():
         for i, done in in_turn(dict(enumerate(perturbations))):
             p = perturbations[i]
             delta = p.delta(evaluation.values, thetas[i])
-            linear = head.united(reductions.total(i, p, first, delta, examples))
+            linear = objective.united(reductions.total(i, p, first, delta, examples))
             square = torch.zeros_like(linear)
             for left, right in pairs:
-                one = head.united(reductions.total(i, p, left, delta, examples))
-                square += one * (one if left is right else head.united(reductions.total(i, p, right, delta, examples)))
+                one = objective.united(reductions.total(i, p, left, delta, examples))
+                square += one * (
+                    one if left is right else objective.united(reductions.total(i, p, right, delta, examples))
+                )
             terms[i] = linear, square
             del delta  # before that of the next family is made
             let_go(done, first, pairs)

@@ -15,9 +15,9 @@ from archir.rewrite.candidate import Candidate
 from archir.rewrite.morphism import Morphism, Theta
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.pipeline import apply_together
-from archir.score.family import Family, compatible
-from archir.score.head import Head
+from archir.score.families import Family, compatible
 from archir.score.learn import Recipe, learn
+from archir.score.objective import Objective
 from archir.score.refine import Refinement, refine
 from archir.score.screen import Batch, moved
 from archir.score.select import select
@@ -68,12 +68,12 @@ class CandidateSet:
 
     Attributes:
         graph: the graph.
-        head: the loss on top of it.
+        objective: the loss on top of it.
         members: the candidates, each with its θ.
     """
 
     graph: Graph = field(repr=False)
-    head: Head = field(repr=False)
+    objective: Objective = field(repr=False)
     members: tuple[Member, ...]
 
     def __len__(self) -> int:
@@ -111,9 +111,9 @@ class CandidateSet:
         Raises:
             ScoreError: there are no batches, or the loss does not fit one.
         """
-        there = [moved(b, self.head.program.device) for b in batches]
-        head = streamed(self.head, self._perturbations, there)
-        return refine(head, self._perturbations, self._thetas, self._places, there)
+        there = [moved(b, self.objective.program.device) for b in batches]
+        objective = streamed(self.objective, self._perturbations, there)
+        return refine(objective, self._perturbations, self._thetas, self._places, there)
 
     def linearised(self, batches: Iterable[Batch]) -> float:
         """Return the change of the linearised network's exact loss, on any batches, in nats.
@@ -148,14 +148,14 @@ class CandidateSet:
         """
         if not any(m.theta for m in self.members):
             return self
-        there = [moved(b, self.head.program.device) for b in islice(batches, max(recipe.steps, 1))]
+        there = [moved(b, self.objective.program.device) for b in islice(batches, max(recipe.steps, 1))]
         joint = self.refine(there[:SCALED_ON])
         learns = torch.tensor([bool(m.theta) for m in self.members])
         pull = joint.first_order[learns].sum() + joint.gram[learns][:, ~learns].sum()
         scale = -float(pull) / max(float(joint.gram[learns][:, learns].sum()), 1e-30)
         scale = min(max(scale, SMALLEST_SCALE), 1.0)
         found = learn(
-            streamed(self.head, self._perturbations, there),
+            streamed(self.objective, self._perturbations, there),
             self._perturbations,
             there,
             replace(recipe, rate=recipe.rate * SHORTER),

@@ -18,9 +18,9 @@ from archir.grow.training import evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import Rewriting, rewrite_together
-from archir.score.baselines.ranking import Ranking
 from archir.score.losses import find_loss
 from archir.score.sets import CandidateSet
+from archir.score.strategies.ranking import Ranking
 from archir.score.targets import map_tensors
 from passes.split import Split as SplitUnits
 from tests.grow.small_run import MORPHISMS, OPTIONS, data, grow

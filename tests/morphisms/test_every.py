@@ -14,7 +14,7 @@ from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.pipeline import apply_passes, apply_together, rewrite_together
 from archir.rewrite.spec import format_spec, parse_specs
-from archir.score.family import Family, compatible, find_families
+from archir.score.families import Family, compatible, find_families
 from archir.testing import evaluate, relative_difference
 from passes.catalog import PASSES
 from passes.residual_branch import ResidualBranch

@@ -15,15 +15,15 @@ from archir.ir.node import Value
 from archir.rewrite.perturbation import Perturbation
 from archir.score import chunks, stream
 from archir.score.chunks import chunk_size
-from archir.score.family import find_families
+from archir.score.downstream import Downstream
+from archir.score.families import find_families
 from archir.score.forward import Linearisation, Tangents
-from archir.score.head import Head
 from archir.score.losses import find_loss
+from archir.score.objective import Objective
 from archir.score.program import Program
 from archir.score.refine import Refinement, refine
 from archir.score.score import score
-from archir.score.stream import StreamedHead, streamed
-from archir.score.tail import Tail
+from archir.score.stream import StreamedObjective, streamed
 from archir.testing import evaluate, randomise
 from frontends.pytorch import trace
 from passes.prune import Prune
@@ -48,11 +48,11 @@ class Case:
         # the members of a family are not side by side, nor the families in order
         self.chosen = [(f, m) for m in range(3) for f, p in reversed([*enumerate(self.perturbations)]) if m < p.members]
         self.targets = torch.randn_like(program(program.bind(self.inputs)).outputs[0])
-        self.head = Head(program, find_loss("mse"))
+        self.objective = Objective(program, find_loss("mse"))
 
     def refined(self, chunk: int | None) -> Refinement:
         batches = [(self.inputs, self.targets)]
-        return refine(self.head, self.perturbations, self.thetas, self.chosen, batches, chunk=chunk)
+        return refine(self.objective, self.perturbations, self.thetas, self.chosen, batches, chunk=chunk)
 
 
 def zoo(name: str, *, batch_statistics: bool = False) -> Case:
@@ -93,9 +93,9 @@ def test_chunks_end_at_the_features_of_a_streamed_head(monkeypatch: pytest.Monke
     case = zoo("gpt")
     (tokens,) = case.inputs
     case.targets = tokens.flip(1)
-    head = Head(case.head.program, find_loss("cross_entropy"))
-    case.head = streamed(head, case.perturbations, [(tokens, case.targets)])
-    assert isinstance(case.head, StreamedHead)
+    objective = Objective(case.objective.program, find_loss("cross_entropy"))
+    case.objective = streamed(objective, case.perturbations, [(tokens, case.targets)])
+    assert isinstance(case.objective, StreamedObjective)
     agree(case, 5)
 
 
@@ -119,7 +119,7 @@ def test_candidates_that_start_at_different_places_share_the_rest() -> None:
     x = torch.randn(3, 4, dtype=torch.float64)
     graph = trace(Reached(), (x.float(),)).to(torch.float64)
     edges = [Value(n.id) for n in graph.calls] + [u for n in graph.calls for u in graph.uses(Value(n.id))]
-    tail = Tail(graph, edges)
+    tail = Downstream(graph, edges)
     values = Program(graph, keep=tail.needs)(Program(graph).bind(x)).values
     shapes = [values[e if isinstance(e, Value) else dict(graph.node(e.node).operands())[e]].shape for e in edges]
     starts = [torch.randn(2, *shape, dtype=torch.float64) for shape in shapes]
@@ -157,7 +157,7 @@ def test_what_refuses_several_tangents_takes_them_one_by_one_and_says_so(
     x = torch.randn(3, 2, 6, 6)
     graph = trace(model(), (x,)).to(torch.float64)
     edge = Value(next(n.id for n in graph.calls if n.op == "aten.conv2d.default"))
-    tail = Tail(graph, [edge])
+    tail = Downstream(graph, [edge])
     values = Program(graph, keep=tail.needs | {edge})(Program(graph).bind(x.double())).values
     linear = Linearisation(tail, values)
     tangents = torch.randn(3, *values[edge].shape, dtype=torch.float64)
@@ -169,7 +169,7 @@ def test_what_refuses_several_tangents_takes_them_one_by_one_and_says_so(
 
 
 def test_chunks_are_sized_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = zoo("resnet").head.program
+    program = zoo("resnet").objective.program
     monkeypatch.setattr(chunks, "CPU_ROOM", 6 * program.bytes_per_example)
     assert [chunk_size(program, examples) for examples in (1, 2, 3, 7)] == [6, 3, 2, 1]
 
@@ -183,9 +183,9 @@ def test_the_size_of_a_chunk_is_passed_on() -> None:
     case = zoo("mlp")
     batches = [(case.inputs, case.targets)]
     one, several = (
-        score(case.head.program.graph, batches, loss="mse", morphisms=(Split(),), steps=2, chunk=n) for n in (1, 3)
+        score(case.objective.program.graph, batches, loss="mse", morphisms=(Split(),), steps=2, chunk=n) for n in (1, 3)
     )
     for a, b in zip(one, several, strict=True):
         assert a.spec == b.spec and b.predicted == pytest.approx(a.predicted, rel=1e-9)
     with pytest.raises(ScoreError, match="one tangent or more, not 0"):
-        score(case.head.program.graph, batches, loss="mse", morphisms=(Split(),), steps=2, chunk=0)
+        score(case.objective.program.graph, batches, loss="mse", morphisms=(Split(),), steps=2, chunk=0)

@@ -8,7 +8,7 @@ from torch import nn
 
 from archir.errors import PassError
 from archir.rewrite.pipeline import rewrite_together
-from archir.score.family import compatible, find_families
+from archir.score.families import compatible, find_families
 from frontends.pytorch import trace
 from passes.deepen import Deepen
 from passes.enlarge_kernel import EnlargeKernel

@@ -16,9 +16,9 @@ from archir.ir.graph import Graph
 from archir.ir.node import Use, Value
 from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
-from archir.score.family import Family, find_families
-from archir.score.head import LARGEST_DENSE, Curvature, Head
+from archir.score.families import Family, find_families
 from archir.score.losses import find_loss
+from archir.score.objective import LARGEST_DENSE, Curvature, Objective
 from archir.score.program import Program
 from archir.score.refine import Refinement, refine
 from archir.score.screen import screen
@@ -95,7 +95,7 @@ class Case:
         self.perturbations = [f.perturbation for f in self.families]
         self.thetas: list[Theta] = [dict(p.initial_theta(self.values, 1)) for p in self.perturbations]
         self.chosen = [(f, m) for f, p in enumerate(self.perturbations) for m in range(min(p.members, MOST))]
-        self.head = Head(Program(self.graph), self.loss)
+        self.objective = Objective(Program(self.graph), self.loss)
         self.batches = [(self.inputs, self.targets)]
 
     def dense(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,7 +136,7 @@ def test_forward_mode_is_the_dense_jacobian(name: str) -> None:
         assert not case.families
         return
     u, a, gram = case.dense()
-    found = refine(case.head, case.perturbations, case.thetas, case.chosen, case.batches)
+    found = refine(case.objective, case.perturbations, case.thetas, case.chosen, case.batches)
     scale = u.abs().max().clamp(min=1e-30)
     assert float((found.batches[0].pushed - u).abs().max() / scale) < 1e-9
     assert torch.allclose(found.first_order, a, rtol=1e-9, atol=1e-9 * float(a.abs().max()))
@@ -152,10 +152,10 @@ def test_screening_with_every_class_is_the_diagonal(name: str, loss: str) -> Non
         return
     if case.output[0].numel() > LARGEST_DENSE:
         with pytest.raises(ScoreError, match="exact curvature"):
-            screen(case.head, case.perturbations, case.thetas, case.batches, curvature=Curvature.EXACT)
+            screen(case.objective, case.perturbations, case.thetas, case.batches, curvature=Curvature.EXACT)
         return
     _, a, gram = case.dense()
-    found = screen(case.head, case.perturbations, case.thetas, case.batches, curvature=Curvature.EXACT)
+    found = screen(case.objective, case.perturbations, case.thetas, case.batches, curvature=Curvature.EXACT)
     first = torch.stack([found[f].first_order[m] for f, m in case.chosen])
     second = torch.stack([found[f].curvature[m] for f, m in case.chosen])
     assert torch.allclose(first, a, rtol=1e-9, atol=1e-9 * float(a.abs().max()))
@@ -163,7 +163,7 @@ def test_screening_with_every_class_is_the_diagonal(name: str, loss: str) -> Non
 
 
 def refined(case: Case) -> Refinement:
-    return refine(case.head, case.perturbations, case.thetas, case.chosen, case.batches)
+    return refine(case.objective, case.perturbations, case.thetas, case.chosen, case.batches)
 
 
 def test_joint_and_linearised_predictions_are_their_formulas() -> None:
@@ -194,7 +194,7 @@ def test_sampled_curvature_is_unbiased(loss: str) -> None:
         [
             torch.stack([found[f].curvature[m] for f, m in case.chosen])
             for seed in range(200)
-            for found in [screen(case.head, case.perturbations, case.thetas, case.batches, seed=seed)]
+            for found in [screen(case.objective, case.perturbations, case.thetas, case.batches, seed=seed)]
         ]
     )
     error = (draws.mean(0) - gram.diagonal()).abs()

@@ -13,9 +13,9 @@ from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.ir.types import is_float
 from archir.rewrite.perturbation import Edge
+from archir.score.downstream import Downstream
 from archir.score.forward import Linearisation, Tangents
 from archir.score.program import Evaluation, Program
-from archir.score.tail import Tail
 from archir.testing import leaves_of, randomise
 from frontends.pytorch import trace
 from tests.captured import graph_of
@@ -36,7 +36,7 @@ def real(outputs: tuple[Any, ...]) -> list[int]:
 def largest_difference(graph: Graph, inputs: dict[Value, Any]) -> tuple[float, dict[str, str]]:
     """Return the largest relative difference of `w·(J v)` in the two modes over all edges, and the methods used."""
     edges = every_edge(graph)
-    tail = Tail(graph, edges)
+    tail = Downstream(graph, edges)
     linear = Linearisation(tail, Program(graph, keep=tail.needs)(inputs).values)
     reverse: Evaluation = Program(graph, edges)(inputs)
     chosen = real(reverse.outputs)
@@ -124,7 +124,7 @@ def test_values_not_downstream_do_not_move() -> None:
     graph = graph_of("two_heads").to(torch.float64)
     inputs = Program(graph).bind(tuple(t.double() for t in example.inputs(3)))
     (classes, _) = [v for _, v in graph.output.operands()]
-    tail = Tail(graph, [classes])
+    tail = Downstream(graph, [classes])
     values = Program(graph, keep=tail.needs | {classes})(inputs).values
     moved = Linearisation(tail, values)({classes: Tangents(torch.ones_like(values[classes])[None])})
     assert moved[0] is not None and moved[1] is None

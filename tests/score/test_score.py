@@ -23,9 +23,9 @@ from archir.grow.training import evaluate, recalibrate, train
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.spec import format_spec
-from archir.score.head import Head
 from archir.score.learn import Recipe, learn
 from archir.score.losses import find_loss
+from archir.score.objective import Objective
 from archir.score.program import Program
 from archir.score.propose import propose_composites
 from archir.score.score import Score, Scores, score
@@ -202,7 +202,7 @@ def test_nothing_to_learn_leaves_nothing_learned(trained: Graph, digits: Example
     site = next(iter(Prune().sites(trained)))
     perturbation = Prune().perturbation(trained, site)
     learned = learn(
-        Head(Program(trained), LOSS),
+        Objective(Program(trained), LOSS),
         [perturbation],  # type: ignore[list-item]
         Batches(digits.take(slice(0, 64)), 64),
         Recipe(steps=3),

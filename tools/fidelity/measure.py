@@ -15,17 +15,17 @@ from archir.grow.training import evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.compose import Compose
 from archir.rewrite.morphism import Morphism
-from archir.score.baselines.rules import RULES, find_rule
-from archir.score.baselines.task import Task
-from archir.score.family import compatible
-from archir.score.head import Head
+from archir.score.families import compatible
 from archir.score.learn import Recipe
 from archir.score.losses import LOSSES
+from archir.score.objective import Objective
 from archir.score.program import Program
 from archir.score.propose import propose_composites
 from archir.score.refine import refine
 from archir.score.score import Score, Scores, score
 from archir.score.screen import Batch
+from archir.score.strategies.rules import RULES, find_rule
+from archir.score.strategies.task import Task
 from passes.catalog import MORPHISMS
 from passes.prune import Prune
 from passes.split import Split as SplitUnits
@@ -83,9 +83,9 @@ def _moment(subject: Subject, graph: Graph, loss: float, stage: str, seed: int, 
         kinds = *kinds, *propose_composites(scores, plan.composites)
         scores = _scores(graph, kinds, scored, learn, seed, plan)
     draw = random.Random(f"{subject.name} {seed} {stage}")
-    head = Head(Program(graph), LOSS)
+    objective = Objective(Program(graph), LOSS)
     widths = (SplitUnits(), Prune())
-    task = Task(head, widths, scored, learn, Recipe(plan.steps, seed=seed), plan.refine)
+    task = Task(objective, widths, scored, learn, Recipe(plan.steps, seed=seed), plan.refine)
     return Moment(
         subject.name,
         subject.data,
@@ -135,7 +135,7 @@ def _singles(
         best, others = found[: plan.singles // 2], found[plan.singles // 2 :]
         chosen += best + draw.sample(others, min(len(others), plan.singles - len(best)))
     places = [scores.places[s.spec] for s in chosen]
-    exact = refine(scores.head, [f.perturbation for f in scores.families], scores.learned, places, batches)
+    exact = refine(scores.objective, [f.perturbation for f in scores.families], scores.learned, places, batches)
     predicted = exact.first_order + exact.gram.diagonal() / 2
     for s, value, stderr in zip(chosen, predicted.tolist(), exact.stderr.tolist(), strict=True):
         yield Single(s.candidate.morphism.name, s.spec, value, stderr, *truth(scores.apply([s])))

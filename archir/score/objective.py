@@ -12,8 +12,8 @@ import torch
 
 from archir.errors import ScoreError
 from archir.score.losses import LOSSES, Loss, check_loss, class_axis, label_weights
+from archir.score.processes import ALONE, Ranks
 from archir.score.program import Program, number_of_examples
-from archir.score.ranks import ALONE, Ranks
 from archir.score.targets import Targets
 
 LARGEST_DENSE = 64
@@ -44,7 +44,7 @@ class Curvature(Enum):
 
 
 @dataclass(frozen=True)
-class Head:
+class Objective:
     """The loss on top of one program, on outputs flattened to `[examples, outputs]`.
 
     Attributes:
@@ -226,12 +226,12 @@ def random_signs(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor
     return (2 * bits - 1).to(like)
 
 
-def _dense_root(head: Head, outputs: Sequence[Any], targets: Targets, units: int) -> torch.Tensor:
+def _dense_root(objective: Objective, outputs: Sequence[Any], targets: Targets, units: int) -> torch.Tensor:
     """Return R with `R Rᵀ = H` for every unit, negative eigenvalues left out; `[units, outputs, outputs]`."""
-    flat = head.flatten(outputs, number_of_examples(targets))
+    flat = objective.flatten(outputs, number_of_examples(targets))
     count = flat.numel() // units
     basis = torch.eye(count, dtype=flat.dtype, device=flat.device)[:, None, :].expand(count, units, count)
-    products = head.hessian_product(outputs, targets, basis.reshape(count, *flat.shape))
+    products = objective.hessian_product(outputs, targets, basis.reshape(count, *flat.shape))
     hessian = products.reshape(count, units, count).transpose(0, 1)
     values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
     found: torch.Tensor = vectors * values.clamp(min=0).sqrt()[:, None, :]

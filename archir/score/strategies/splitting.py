@@ -15,13 +15,13 @@ from archir.ir.node import Node, Value
 from archir.rewrite.equations import Miss
 from archir.rewrite.region import Region, region_of
 from archir.rewrite.replay import Replay
-from archir.score.baselines.ranking import Ranking
-from archir.score.baselines.task import Opinion, Task, collect, only
-from archir.score.baselines.units import UnitVectors, unit_vectors
-from archir.score.family import Family
-from archir.score.head import Curvature
+from archir.score.families import Family
+from archir.score.objective import Curvature
 from archir.score.program import number_of_examples
 from archir.score.screen import Gradient, backward, no_batches, tapped_program
+from archir.score.strategies.ranking import Ranking
+from archir.score.strategies.task import Opinion, Task, collect, only
+from archir.score.strategies.unit_vectors import UnitVectors, unit_vectors
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 """Multiplies the matrix of every unit by a vector of its own; `[units, size]` to `[units, size]`."""

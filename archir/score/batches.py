@@ -10,7 +10,7 @@ import torch
 
 from archir.ir.node import Value
 from archir.ir.types import TensorType
-from archir.score.head import Head
+from archir.score.objective import Objective
 from archir.score.program import Inputs, Program, number_of_examples
 from archir.score.targets import Targets, map_tensors
 
@@ -22,7 +22,7 @@ MOST_PARTS = 2
 
 
 def in_parts(
-    head: Head, program: Program, batches: Iterable[tuple[Inputs, Targets]]
+    objective: Objective, program: Program, batches: Iterable[tuple[Inputs, Targets]]
 ) -> Iterator[tuple[Mapping[Value, Any], Targets]]:
     """Yield batches, or parts of them one after another, as bound inputs and targets.
 
@@ -32,7 +32,7 @@ def in_parts(
     examples and yet depends on their number.
 
     Args:
-        head: the loss, which says whether examples are coupled.
+        objective: the loss, which says whether examples are coupled.
         program: what binds the inputs.
         batches: pairs of inputs and targets.
 
@@ -44,7 +44,7 @@ def in_parts(
         count = min(MOST_PARTS, examples, math.ceil(examples * program.bytes_per_example / LARGEST_ACTIVATIONS))
         cut = {v for v in bound if _depends_on_the_batch(program, v)}
         whole = any(not isinstance(t := bound[v], torch.Tensor) or t.shape[:1] != (examples,) for v in cut)
-        if count <= 1 or head.coupled or whole:
+        if count <= 1 or objective.coupled or whole:
             yield bound, targets
             continue
         for i in range(count):

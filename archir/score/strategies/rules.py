@@ -10,20 +10,20 @@ from types import MappingProxyType
 from archir.errors import ScoreError, suggest
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
-from archir.score.baselines.alone import AdditiveGaussNewton, BruteForce, FirstOrder
-from archir.score.baselines.blind import Cheapest, Net2Net, Random, Uniform
-from archir.score.baselines.gradmax import GradMax
-from archir.score.baselines.joint import JointGaussNewton, Linearised
-from archir.score.baselines.pruning import Magnitude, Taylor
-from archir.score.baselines.ranking import Ranking
-from archir.score.baselines.splitting import SplittingIndex
-from archir.score.baselines.task import Rule, Task
-from archir.score.head import Curvature, Head
 from archir.score.learn import Recipe
 from archir.score.losses import Loss, LossFunction, find_loss
+from archir.score.objective import Curvature, Objective
 from archir.score.program import Program
 from archir.score.screen import Batch, moved, no_batches
 from archir.score.sets import Price
+from archir.score.strategies.data_free import Cheapest, Net2Net, Random, Uniform
+from archir.score.strategies.gradmax import GradMax
+from archir.score.strategies.joint import JointGaussNewton, Linearised
+from archir.score.strategies.pruning import Magnitude, Taylor
+from archir.score.strategies.ranking import Ranking
+from archir.score.strategies.single import AdditiveGaussNewton, BruteForce, FirstOrder
+from archir.score.strategies.splitting import SplittingIndex
+from archir.score.strategies.task import Rule, Task
 
 _ALL: tuple[Rule, ...] = (
     Linearised(),
@@ -111,5 +111,5 @@ def rank(
     if not scored or not learned_on:
         raise no_batches()
     recipe = Recipe(steps, rate, radius, curvature, seed)
-    task = Task(Head(program, find_loss(loss)), tuple(morphisms), scored, learned_on, recipe, refine, price)
+    task = Task(Objective(program, find_loss(loss)), tuple(morphisms), scored, learned_on, recipe, refine, price)
     return replace(found(task), graph=graph)

@@ -10,12 +10,12 @@ import torch
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Theta
 from archir.rewrite.pipeline import apply_together
-from archir.score.baselines.ranking import Ranking
-from archir.score.baselines.task import Opinion, Task, collect
-from archir.score.head import Curvature
 from archir.score.learn import learn
+from archir.score.objective import Curvature
 from archir.score.program import Program, number_of_examples
 from archir.score.screen import screen
+from archir.score.strategies.ranking import Ranking
+from archir.score.strategies.task import Opinion, Task, collect
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ def mean_loss(task: Task, graph: Graph) -> float:
     Raises:
         ScoreError: the graph is noisy in evaluation mode, or an operator rejects a batch.
     """
-    program = Program(graph, batch_statistics=task.head.program.batch_statistics)
+    program = Program(graph, batch_statistics=task.objective.program.batch_statistics)
     total, examples = 0.0, 0
     for inputs, targets in task.batches:
         outputs, count = program(program.bind(inputs)).outputs, number_of_examples(targets)
-        total += float(task.head.loss.mean(program.structure(outputs), targets)) * count
+        total += float(task.objective.loss.mean(program.structure(outputs), targets)) * count
         examples += count
     return total / examples
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
-from archir.score.baselines.task import Task
-from archir.score.head import Head
 from archir.score.learn import Recipe
 from archir.score.losses import find_loss
+from archir.score.objective import Objective
 from archir.score.program import Program
+from archir.score.strategies.task import Task
 from archir.testing import randomise
 from frontends.pytorch import trace
 
@@ -60,8 +60,8 @@ def images(act: type[nn.Module] = nn.Tanh) -> tuple[Graph, list[Batch]]:
 
 
 def make_task(graph: Graph, batches: Sequence[Batch], *morphisms: Morphism, recipe: Recipe | None = None) -> Task:
-    head = Head(Program(graph), find_loss("cross_entropy"))
-    return Task(head, morphisms, batches, batches, recipe or Recipe(steps=3))
+    objective = Objective(Program(graph), find_loss("cross_entropy"))
+    return Task(objective, morphisms, batches, batches, recipe or Recipe(steps=3))
 
 
 def mean_loss(graph: Graph, batches: Sequence[Batch]) -> Tensor:

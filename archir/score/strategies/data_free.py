@@ -9,8 +9,8 @@ import torch
 from archir.ir.node import Value
 from archir.ir.seeds import derived_seed
 from archir.rewrite.equations import Miss
-from archir.score.baselines.ranking import Ranking
-from archir.score.baselines.task import Opinion, Task, collect, only
+from archir.score.strategies.ranking import Ranking
+from archir.score.strategies.task import Opinion, Task, collect, only
 
 
 @dataclass(frozen=True)

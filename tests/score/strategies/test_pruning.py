@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import cross_entropy
 
-from archir.score.baselines.pruning import Magnitude, Taylor
-from archir.score.baselines.ranking import Ranking
+from archir.score.strategies.pruning import Magnitude, Taylor
+from archir.score.strategies.ranking import Ranking
 from passes.prune import Prune
 from passes.split import Split
-from tests.score.baselines.nets import images, make_task, perceptron, weight
+from tests.score.strategies.nets import images, make_task, perceptron, weight
 
 
 def orders(ranking: Ranking, width: str, count: int) -> torch.Tensor:

@@ -8,14 +8,14 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.cost import cost
 from archir.errors import ScoreError
-from archir.score.baselines.blind import Cheapest, Net2Net, Random, Uniform
-from archir.score.baselines.ranking import Ranking
-from archir.score.baselines.rules import DEFAULT, RULES, find_rule, rank
 from archir.score.score import score
+from archir.score.strategies.data_free import Cheapest, Net2Net, Random, Uniform
+from archir.score.strategies.ranking import Ranking
+from archir.score.strategies.rules import DEFAULT, RULES, find_rule, rank
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
-from tests.score.baselines.nets import images, make_task, perceptron
+from tests.score.strategies.nets import images, make_task, perceptron
 
 KINDS = (Split(), Prune(), Widen(count=2))
 

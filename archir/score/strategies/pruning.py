@@ -9,13 +9,13 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.rewrite.equations import Miss
 from archir.rewrite.region import region_of
-from archir.score.baselines.ranking import Ranking
-from archir.score.baselines.task import Opinion, Task, collect, only
-from archir.score.baselines.units import unit_vectors
-from archir.score.family import Family
-from archir.score.head import Curvature
+from archir.score.families import Family
+from archir.score.objective import Curvature
 from archir.score.program import number_of_examples
 from archir.score.screen import Reductions, backward, no_batches, tapped_program
+from archir.score.strategies.ranking import Ranking
+from archir.score.strategies.task import Opinion, Task, collect, only
+from archir.score.strategies.unit_vectors import unit_vectors
 
 
 @dataclass(frozen=True)

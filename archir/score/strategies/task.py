@@ -15,12 +15,12 @@ from archir.rewrite.candidate import Candidate
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, Theta
 from archir.rewrite.perturbation import Perturbation
-from archir.score.baselines.ranking import Additive, Ranked, Ranking
-from archir.score.family import Family, find_families
-from archir.score.head import Head
+from archir.score.families import Family, find_families
 from archir.score.learn import Recipe, learn
+from archir.score.objective import Objective
 from archir.score.screen import Batch
 from archir.score.sets import Price
+from archir.score.strategies.ranking import Additive, Ranked, Ranking
 from archir.score.stream import streamed
 
 
@@ -29,7 +29,7 @@ class Task:
     """The candidates of a graph that are to be ranked, and the batches to rank them by.
 
     Attributes:
-        head: the loss on top of the graph.
+        objective: the loss on top of the graph.
         morphisms: the kinds of candidates.
         batches: pairs of inputs and targets that candidates are scored on.
         learn: those that θ is found on.
@@ -38,7 +38,7 @@ class Task:
         price: for the joint models, what decides with the loss which these are.
     """
 
-    head: Head
+    objective: Objective
     morphisms: tuple[Morphism, ...]
     batches: Sequence[Batch] = field(repr=False)
     learn: Sequence[Batch] = field(repr=False)
@@ -49,7 +49,7 @@ class Task:
     @property
     def graph(self) -> Graph:
         """The graph the candidates were found in."""
-        return self.head.program.graph
+        return self.objective.program.graph
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -67,9 +67,9 @@ class Task:
         return tuple(f.perturbation for f in self.families)
 
     @cached_property
-    def chunked(self) -> Head:
-        """The head that all families are scored with: it makes wide outputs in chunks where it can."""
-        return streamed(self.head, self.perturbations, [*self.learn, *self.batches])
+    def chunked(self) -> Objective:
+        """The objective that all families are scored with: it makes wide outputs in chunks where it can."""
+        return streamed(self.objective, self.perturbations, [*self.learn, *self.batches])
 
     @cached_property
     def learned(self) -> tuple[Theta, ...]:
@@ -145,7 +145,7 @@ def collect(rule: str, task: Task, opinions: Sequence[Opinion | Miss]) -> Rankin
     alone = [r.predicted for r in ranked if r.predicted is not None]
     model = Additive(torch.tensor(alone, dtype=torch.float64)) if alone and len(alone) == len(ranked) else None
     candidates = sum(len(f.site.members) for f in task.families)
-    return Ranking(rule, task.graph, task.head, candidates, tuple(ranked), by_spec, model, tuple(misses))
+    return Ranking(rule, task.graph, task.objective, candidates, tuple(ranked), by_spec, model, tuple(misses))
 
 
 def only(kind: str, family: Family) -> Miss | None:

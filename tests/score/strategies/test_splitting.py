@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 from archir.ir.graph import Graph
-from archir.score.baselines.rules import rank
-from archir.score.baselines.splitting import SplittingIndex, smallest_eigenpairs
 from archir.score.learn import Recipe
+from archir.score.strategies.rules import rank
+from archir.score.strategies.splitting import SplittingIndex, smallest_eigenpairs
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
 from tests.models import ZOO
-from tests.score.baselines.nets import Batch, images, make_task, mean_loss, perceptron, weight
+from tests.score.strategies.nets import Batch, images, make_task, mean_loss, perceptron, weight
 
 
 def splitting_matrix(graph_act: Callable[[Tensor], Tensor], act: Callable[[Tensor], Tensor], unit: int) -> Tensor:

@@ -9,14 +9,14 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from archir.rewrite.spec import format_spec
-from archir.score.baselines.alone import AdditiveGaussNewton, BruteForce, FirstOrder
-from archir.score.head import Curvature
 from archir.score.learn import Recipe
+from archir.score.objective import Curvature
 from archir.score.screen import screen
+from archir.score.strategies.single import AdditiveGaussNewton, BruteForce, FirstOrder
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen
-from tests.score.baselines.nets import images, make_task, mean_loss, perceptron, weight
+from tests.score.strategies.nets import images, make_task, mean_loss, perceptron, weight
 
 
 def test_the_first_order_is_the_derivative_along_the_change() -> None:
@@ -71,7 +71,7 @@ def test_additive_is_what_screening_says_of_each_and_their_sum() -> None:
     graph, batches = images()
     task = make_task(graph, batches, Split(), Prune(), recipe=Recipe(steps=3, curvature=Curvature.EXACT))
     ranking = AdditiveGaussNewton()(task)
-    found = screen(task.head, task.perturbations, task.learned, batches, curvature=Curvature.EXACT)
+    found = screen(task.objective, task.perturbations, task.learned, batches, curvature=Curvature.EXACT)
     for family, estimate in zip(task.families, found, strict=True):
         for member, value in zip(family.site.members, estimate.predicted.tolist(), strict=True):
             assert ranking[format_spec(member)].predicted == value

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from archir.ir.graph import Graph
-from archir.score.baselines.gradmax import SILENCE, GradMax
+from archir.score.strategies.gradmax import SILENCE, GradMax
 from passes.split import Split
 from passes.widen import Widen
-from tests.score.baselines.nets import Batch, images, make_task, perceptron, weight
+from tests.score.strategies.nets import Batch, images, make_task, perceptron, weight
 
 
 def incoming_gradient(graph: Graph, batches: list[Batch], name: str, fresh: int) -> Tensor:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from archir.score.baselines.ranking import Ranked, Ranking
-from archir.score.baselines.task import Task
 from archir.score.refine import Refinement
 from archir.score.score import score
+from archir.score.strategies.ranking import Ranked, Ranking
+from archir.score.strategies.task import Task
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _ranked(rule: str, task: Task, predictors: Callable[[Refinement], _Predictor
         task.graph,
         task.batches,
         morphisms=task.morphisms,
-        loss=task.head.loss,
+        loss=task.objective.loss,
         learn=task.learn,
         steps=recipe.steps,
         rate=recipe.rate,
@@ -85,7 +85,7 @@ def _ranked(rule: str, task: Task, predictors: Callable[[Refinement], _Predictor
         refine=task.refine,
         price=task.price,
         curvature=recipe.curvature,
-        batch_statistics=task.head.program.batch_statistics,
+        batch_statistics=task.objective.program.batch_statistics,
         seed=recipe.seed,
     )
     refined = [s for s in scores if s.refined]
@@ -95,4 +95,4 @@ def _ranked(rule: str, task: Task, predictors: Callable[[Refinement], _Predictor
         numbers = torch.tensor([scores.numbers[s.spec] for s in refined], dtype=torch.long)
         model = _Numbered(*predictors(scores.refinement), numbers)
     families = {s.spec: scores.family(s.spec) for s in refined}
-    return Ranking(rule, scores.graph, scores.head, len(scores), table, families, model, scores.misses)
+    return Ranking(rule, scores.graph, scores.objective, len(scores), table, families, model, scores.misses)

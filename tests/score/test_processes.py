@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from archir.score.head import Curvature
 from archir.score.learn import Recipe
+from archir.score.objective import Curvature
 from archir.score.score import Scores, score
 from archir.score.sets import SCALED_ON, SMALLEST_SCALE
 from frontends.pytorch import trace

@@ -14,8 +14,8 @@ from archir.ir.graph import Graph
 from archir.rewrite.candidate import Candidate
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Theta
-from archir.score.family import Family
-from archir.score.head import Head
+from archir.score.families import Family
+from archir.score.objective import Objective
 from archir.score.sets import CandidateSet, Limit, Member, Price, choose
 
 
@@ -79,7 +79,7 @@ class Ranking:
     Attributes:
         rule: name of the rule.
         graph: the graph the candidates were found in.
-        head: the loss on top of the graph.
+        objective: the loss on top of the graph.
         candidates: number of candidates looked at.
         table: the candidates the rule ranks, best first.
         families: the family of each of them, by spec.
@@ -89,7 +89,7 @@ class Ranking:
 
     rule: str
     graph: Graph = field(repr=False)
-    head: Head = field(repr=False)
+    objective: Objective = field(repr=False)
     candidates: int
     table: tuple[Ranked, ...]
     families: Mapping[str, Family] = field(repr=False)
@@ -145,7 +145,7 @@ class Ranking:
         """
         ranked = [self[c.spec] for c in subset]
         members = [Member(r.candidate, self.families[r.spec], r.theta) for r in ranked]
-        return CandidateSet(self.graph, self.head, tuple(members))
+        return CandidateSet(self.graph, self.objective, tuple(members))
 
     @cached_property
     def _numbers(self) -> Mapping[str, int]:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Perturbation
-from archir.score import parts
-from archir.score.family import find_families
-from archir.score.head import Head
+from archir.score import batches as batching
+from archir.score.batches import MOST_PARTS, in_parts
+from archir.score.families import find_families
 from archir.score.learn import Recipe, learn
 from archir.score.losses import coupled, find_loss
-from archir.score.parts import MOST_PARTS, in_parts
+from archir.score.objective import Objective
 from archir.score.program import Program, number_of_examples
 from archir.score.refine import refine
 from archir.score.screen import screen
@@ -31,7 +31,7 @@ from tests.models import ZOO
 EXAMPLES = 7
 
 
-def setting(name: str) -> tuple[Head, list[Perturbation], list[tuple[Tensor, Tensor]]]:
+def setting(name: str) -> tuple[Objective, list[Perturbation], list[tuple[Tensor, Tensor]]]:
     torch.manual_seed(0)
     (x,) = ZOO[name].inputs(EXAMPLES)
     graph = randomise(graph_of(name).to(torch.float64))
@@ -40,17 +40,17 @@ def setting(name: str) -> tuple[Head, list[Perturbation], list[tuple[Tensor, Ten
     program = Program(graph)
     outputs = program(program.bind(inputs)).outputs[0]
     targets = torch.randint(0, outputs.shape[-1], outputs.shape[:-1])
-    return Head(program, find_loss("cross_entropy")), perturbations, [(inputs, targets)]
+    return Objective(program, find_loss("cross_entropy")), perturbations, [(inputs, targets)]
 
 
 def everything(
-    head: Head, perturbations: list[Perturbation], batches: list[tuple[Tensor, Tensor]]
+    objective: Objective, perturbations: list[Perturbation], batches: list[tuple[Tensor, Tensor]]
 ) -> tuple[list[Tensor], tuple[Theta, ...]]:
     """Return all estimates, and θ."""
-    learned = learn(head, perturbations, batches, Recipe(steps=2))
-    screened = screen(head, perturbations, learned.thetas, batches)
+    learned = learn(objective, perturbations, batches, Recipe(steps=2))
+    screened = screen(objective, perturbations, learned.thetas, batches)
     chosen = [(f, m) for f, p in enumerate(perturbations) for m in range(min(p.members, 2))]
-    refined = refine(head, perturbations, learned.thetas, chosen, batches)
+    refined = refine(objective, perturbations, learned.thetas, chosen, batches)
     found = [learned.estimates, refined.first_order, refined.gram, refined.stderr, refined.after_linearised([0])]
     return [*found, *(t for e in screened for t in (e.first_order, e.curvature, e.stderr))], learned.thetas
 
@@ -59,7 +59,7 @@ def everything(
 def test_parts_give_what_the_whole_batch_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = setting(name)
     expected, thetas = everything(*case)
-    monkeypatch.setattr(parts, "LARGEST_ACTIVATIONS", 1)
+    monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", 1)
     found, others = everything(*case)
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-9 * float(b.abs().max()))
@@ -70,11 +70,11 @@ def test_parts_give_what_the_whole_batch_gives(name: str, monkeypatch: pytest.Mo
 def test_parts_are_nearly_equal_and_as_many_as_the_activations_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(EXAMPLES, 4)
     program = Program(trace(nn.Linear(4, 5), (x,)))
-    head = Head(program, find_loss("cross_entropy"))
+    objective = Objective(program, find_loss("cross_entropy"))
     targets = torch.arange(EXAMPLES)
     for limit, sizes in ((1, [3, 4]), (20 * 4, [3, 4]), (20 * 7, [7])):
-        monkeypatch.setattr(parts, "LARGEST_ACTIVATIONS", limit)
-        found = list(in_parts(head, program, [(x, targets)]))
+        monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", limit)
+        found = list(in_parts(objective, program, [(x, targets)]))
         assert [number_of_examples(t) for _, t in found] == sizes
         assert len(found) <= MOST_PARTS
         labels = [t for _, t in found if isinstance(t, Tensor)]
@@ -85,28 +85,28 @@ def test_parts_are_nearly_equal_and_as_many_as_the_activations_ask_for(monkeypat
 def test_inputs_without_examples_are_in_every_part_and_those_that_do_not_fit_are_left_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(parts, "LARGEST_ACTIVATIONS", 1)
+    monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", 1)
     builder = Builder()
     x, scale = builder.input("x", "f32[B, 4]"), builder.input("scale", "f32[4]")
     program = Program(builder.graph(builder.call("aten.mul.Tensor", x, scale)))
     inputs, targets = (torch.randn(4, 4), torch.randn(4)), torch.zeros(4)
-    head = Head(program, find_loss("mse"))
-    found = list(in_parts(head, program, [(inputs, targets)]))
+    objective = Objective(program, find_loss("mse"))
+    found = list(in_parts(objective, program, [(inputs, targets)]))
     assert [bound[x].shape[0] for bound, _ in found] == [2, 2]
     assert all(torch.equal(bound[scale], inputs[1]) for bound, _ in found)
-    ((bound, whole),) = in_parts(head, program, [(inputs, targets[:3])])
+    ((bound, whole),) = in_parts(objective, program, [(inputs, targets[:3])])
     assert bound[x].shape[0] == 4
     assert len(whole) == 3
-    together = Head(program, coupled(lambda outputs, targets: outputs.sum()))
+    together = Objective(program, coupled(lambda outputs, targets: outputs.sum()))
     ((bound, whole),) = in_parts(together, program, [(inputs, targets)])
     assert len(bound[x]) == len(whole) == 4
 
 
 def test_nested_targets_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "LARGEST_ACTIVATIONS", 1)
+    monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", 1)
     x = torch.randn(4, 4)
     program = Program(trace(nn.Linear(4, 5), (x,)))
-    head = Head(program, find_loss(lambda outputs, targets: (outputs[:, 0] - targets["a"][0]) ** 2))
+    objective = Objective(program, find_loss(lambda outputs, targets: (outputs[:, 0] - targets["a"][0]) ** 2))
     given = {"a": (torch.arange(4),)}
-    found: list[Any] = [targets for _, targets in in_parts(head, program, [(x, given)])]
+    found: list[Any] = [targets for _, targets in in_parts(objective, program, [(x, given)])]
     assert [t["a"][0].tolist() for t in found] == [[0, 1], [2, 3]]

@@ -16,13 +16,13 @@ from archir.ir.execute import Call, compile_call
 from archir.ir.node import PARAMETER, Node, Value
 from archir.rewrite.equations import Miss
 from archir.rewrite.region import Region, region_of
-from archir.score.baselines.ranking import Ranking
-from archir.score.baselines.task import Opinion, Task, collect, only
-from archir.score.baselines.units import UnitVectors, unit_vectors
-from archir.score.family import Family
-from archir.score.head import Curvature
+from archir.score.families import Family
+from archir.score.objective import Curvature
 from archir.score.program import number_of_examples
 from archir.score.screen import backward, no_batches, tapped_program
+from archir.score.strategies.ranking import Ranking
+from archir.score.strategies.task import Opinion, Task, collect, only
+from archir.score.strategies.unit_vectors import UnitVectors, unit_vectors
 from archir.score.tangent_rules import is_linear
 
 CHUNK = 64
