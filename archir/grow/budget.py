@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 from archir.cost import Cost
 from archir.errors import GrowError
-from archir.grow.ranges import Range, Real, Whole, out_of_range
+from archir.score.ranges import Range, Real, Whole, out_of_range
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,9 @@ from archir.grow.data import Dataset, load_data
 from archir.grow.objects import load_object
 from archir.grow.optimisers import OptimiserOptions
 from archir.grow.options import GrowOptions
-from archir.grow.ranges import shown
 from archir.grow.tables import Problems, check_keys, fields_of, read_fields
 from archir.score.losses import Loss, find_loss
+from archir.score.ranges import shown
 
 LONGEST = 2**20
 """The most bytes of a configuration."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from archir.errors import GrowError, suggest
-from archir.grow.ranges import PART, Range, Real, Truth, out_of_range, plain, shown
+from archir.score.ranges import PART, Range, Real, Truth, out_of_range, plain, shown
 
 OPTIMISERS = ("sgd", "adamw")
 SLOTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {

@@ -8,16 +8,18 @@ from archir.errors import GrowError, suggest
 from archir.grow.batches import Augmentation
 from archir.grow.budget import Prices
 from archir.grow.optimisers import SHAPES, OptimiserOptions, Schedule
-from archir.grow.ranges import COUNT, LEARNING, PART, Range, Real, Truth, Whole, out_of_range
-from archir.score.strategies.rules import DEFAULT, JOINT, RULES
+from archir.score.options import DEFAULT, RANGES, Price, ScoreOptions
+from archir.score.ranges import COUNT, PART, RATE, Range, Real, Whole, out_of_range
+from archir.score.strategies.registry import STRATEGIES
 
 _RANGES: dict[str, Range] = {
-    **LEARNING,
+    **{name: RANGES[name] for name in ("radius", "batch_statistics", "seed")},
+    **dict.fromkeys(("learn_steps", "refine"), COUNT),
+    "learn_rate": RATE,
     **dict.fromkeys(("steps", "batch_size", "score_examples", "recalibrate_batches", "checkpoint_every"), COUNT),
     **dict.fromkeys(("growth_steps", "warmup", "composites", "evaluate_every"), Whole()),
     **dict.fromkeys(("first_growth", "last_growth", "agreement"), PART),
     "clip": Real(above=True, optional=True),
-    "batch_statistics": Truth(),
 }
 
 
@@ -43,7 +45,7 @@ class GrowOptions:
         recalibrate_batches: training batches that batch statistics are averaged over before scoring.
         batch_statistics: score and check candidates with the batch statistics of training; they are averaged anew once
             the network has grown. Otherwise the running ones stand still.
-        rule: the rule that ranks and chooses the candidates, one of `archir.score.strategies.rules.RULES`.
+        rule: the rule that ranks and chooses the candidates, one of `archir.score.strategies.registry.STRATEGIES`.
         refine: number of candidates, best first, whose joint effect is found in forward mode.
         agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or its θ
             is made smaller, and it is shortened: below it, the set has left the range in which the network is linear.
@@ -81,11 +83,12 @@ class GrowOptions:
 
     def __post_init__(self) -> None:
         problems = out_of_range(self, _RANGES)
-        problems += [f"there is no rule {self.rule!r}: {suggest(self.rule, RULES)}"] if self.rule not in RULES else []
+        if self.rule not in STRATEGIES:
+            problems.append(f"there is no rule {self.rule!r}: {suggest(self.rule, STRATEGIES)}")
+        elif self.batch_statistics and STRATEGIES[self.rule].running_statistics:
+            problems.append(f"the rule {self.rule} takes running statistics, not those of the batch")
         if self.schedule not in SHAPES:
             problems.append(f"there is no schedule {self.schedule!r}: {suggest(self.schedule, SHAPES)}")
-        if self.batch_statistics and self.rule not in JOINT:
-            problems.append(f"the rule {self.rule} takes running statistics, not those of the batch")
         if not problems:
             if self.first_growth > self.last_growth:
                 problems.append(f"first_growth is {self.first_growth}, after last_growth, which is {self.last_growth}")
@@ -100,6 +103,24 @@ class GrowOptions:
     def rate(self) -> Schedule:
         """The learning rate of each step."""
         return Schedule(self.optimiser.rate, self.steps, self.warmup, self.schedule)
+
+    def scoring(self, price: Price, seed: int) -> ScoreOptions:
+        """Return how the candidates of a growth step are scored.
+
+        Args:
+            price: what cost is worth, in nats.
+            seed: seed of everything random in the step.
+        """
+        return ScoreOptions(
+            steps=self.learn_steps,
+            rate=self.learn_rate,
+            radius=self.radius,
+            refine=self.refine,
+            price=price,
+            batch_statistics=self.batch_statistics,
+            strategy=self.rule,
+            seed=seed,
+        )
 
     def growth_at(self) -> list[int]:
         """Return the number of optimiser steps done before each growth step, in order."""

@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from archir.errors import GrowError, suggest
-from archir.grow.ranges import shown
+from archir.score.ranges import shown
 
 T = TypeVar("T")
 Problems = list[str]

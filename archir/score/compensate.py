@@ -10,7 +10,7 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.axes.positions import positions
 from archir.axes.widths import Widths
-from archir.errors import PassError
+from archir.errors import PassError, ScoreError
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
 from archir.rewrite.family import merged_changes
@@ -20,8 +20,9 @@ from archir.rewrite.pipeline import apply_together
 from archir.rewrite.region import LINEAR_PRODUCERS
 from archir.rewrite.reindex import Change
 from archir.rewrite.spec import format_spec
-from archir.score.program import Program
-from archir.score.screen import Batch, no_batches
+from archir.score.batches import no_batches
+from archir.score.program import Inputs, Program
+from archir.score.ranges import Real, misfits, plain
 
 LARGEST = 8192
 """Most positions along the axis a layer sums over for which the Gram matrix is made."""
@@ -75,7 +76,7 @@ class _Consumer:
 
 
 def compensated(
-    graph: Graph, batches: Iterable[Batch], prunes: Sequence[WidthMorphism], *, ridge: float = 1e-4
+    graph: Graph, batches: Iterable[tuple[Inputs, object]], prunes: Sequence[WidthMorphism], *, ridge: float = 1e-4
 ) -> Graph:
     """Remove units, and let the weights of those that stay take over what they gave, as well as they can.
 
@@ -95,10 +96,14 @@ def compensated(
 
     Raises:
         PassError: a rewrite does more than remove units, or cannot be done.
-        ScoreError: there are no batches, or the graph is noisy in evaluation mode.
+        ScoreError: there are no batches, the graph is noisy in evaluation mode, or the ridge is no number from 0.
 
     Source: He, Zhang, Sun 2017 (channel pruning) for the least squares; consumers of any wiring are ours.
     """
+    ridge = plain(ridge)
+    problems = misfits({"ridge": ridge}, {"ridge": Real()})
+    if problems:
+        raise ScoreError("these options are out of range", where="; ".join(problems))
     widths = infer_widths(graph)
     for prune in prunes:
         change = prune.change(widths[prune.width])

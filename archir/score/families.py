@@ -1,4 +1,4 @@
-"""Families of candidates in a graph, which are scored together."""
+"""Families of candidates in a graph, which are scored together, and the candidates themselves."""
 
 from __future__ import annotations
 
@@ -6,34 +6,56 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from archir.axes.infer import infer_widths
 from archir.cost import Cost
-from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.rewrite.derived import DerivedPerturbation
 from archir.rewrite.equations import Miss
-from archir.rewrite.family import merged_changes
-from archir.rewrite.morphism import Morphism, Site, WidthMorphism
+from archir.rewrite.morphism import Morphism, Site
 from archir.rewrite.perturbation import Perturbation
-from archir.rewrite.pipeline import rewrite_together
+from archir.rewrite.reindex import missed
 from archir.rewrite.spec import format_spec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
-    """Candidates that are scored together.
+    """Candidates that are scored together; it is itself alone, whatever another one holds.
 
     Attributes:
-        graph: where they were found.
+        graph: where they are applied.
         morphism: the kind of rewrite.
         site: where it is, and its members.
-        perturbation: what they do to the activations.
+        measured: the graph in which they are scored: the same, or that with the statistics of the batch.
     """
 
     graph: Graph = field(repr=False)
     morphism: Morphism
     site: Site
-    perturbation: Perturbation = field(repr=False)
+    measured: Graph = field(repr=False)
+
+    @property
+    def label(self) -> str:
+        """What it is and where, for people."""
+        return f"{self.morphism.name} {self.site.label}"
+
+    @property
+    def miss(self) -> Miss | None:
+        """Why it cannot be scored, None if it can.
+
+        Raises:
+            PassError: a member does not apply.
+        """
+        return self._found if isinstance(self._found, Miss) else None
+
+    @property
+    def perturbation(self) -> Perturbation:
+        """What its members do to the activations.
+
+        Raises:
+            PassError: it cannot be scored.
+        """
+        if isinstance(self._found, Miss):
+            raise missed(self.measured, f"{self.label} cannot be scored", self._found)
+        return self._found
 
     @cached_property
     def claims(self) -> frozenset[int]:
@@ -43,62 +65,68 @@ class Family:
 
     @cached_property
     def cost(self) -> Cost:
-        """What one member adds to the cost of the graph; units of one width cost the same."""
+        """What one member adds to the cost of the graph, for one example; units of one width cost the same."""
         return self.site.members[0].cost(self.graph)
 
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Its members, one after another."""
+        return tuple(Candidate(self, member) for member in range(len(self.site.members)))
 
-def find_families(graph: Graph, morphisms: Sequence[Morphism]) -> tuple[list[Family], list[tuple[str, Miss]]]:
+    @cached_property
+    def _found(self) -> Perturbation | Miss:
+        return self.morphism.perturbation(self.measured, self.site)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A rewrite that may be applied.
+
+    Attributes:
+        family: the family it belongs to.
+        member: its number in it.
+    """
+
+    family: Family
+    member: int
+
+    @property
+    def morphism(self) -> Morphism:
+        """The rewrite, all its options given."""
+        return self.family.site.members[self.member]
+
+    @property
+    def cost(self) -> Cost:
+        """What it adds to the cost of the graph, alone, for one example."""
+        return self.family.cost
+
+    @property
+    def spec(self) -> str:
+        """Its text, which `archir.apply` takes."""
+        return format_spec(self.morphism)
+
+
+def find_families(
+    graph: Graph, morphisms: Sequence[Morphism], *, measured: Graph | None = None
+) -> tuple[list[Family], list[tuple[str, Miss]]]:
     """Return the families of candidates in a graph, and the sites that cannot be scored with the reasons.
 
     Args:
         graph: the graph.
         morphisms: the kinds of rewrite.
+        measured: the graph in which they are scored, if it is another: one whose calls have the same ids.
+
+    Raises:
+        PassError: a morphism names a candidate that does not apply.
     """
     families: list[Family] = []
     misses: list[tuple[str, Miss]] = []
+    there = graph if measured is None else measured
     for morphism in morphisms:
-        for site in morphism.families(graph):
-            found = morphism.perturbation(graph, site)
-            if isinstance(found, Miss):
-                misses.append((f"{morphism.name} {site.label}", found))
+        for site in morphism.families(there):
+            family = Family(graph, morphism, site, there)
+            if family.miss is None:
+                families.append(family)
             else:
-                families.append(Family(graph, morphism, site, found))
+                misses.append((family.label, family.miss))
     return families, misses
-
-
-def compatible(graph: Graph, families: Sequence[Family], members: Sequence[Morphism]) -> bool:
-    """Say whether candidates found in one graph can be applied together.
-
-    No unit may be both removed and copied, of every width some unit has to stay, no two rewrites that are no
-    changes of widths may claim the same call, and none may bring tensors of other shapes because of those before it.
-
-    Args:
-        graph: the graph.
-        families: the family of each candidate.
-        members: the candidates.
-    """
-    if len({format_spec(m) for m in members}) < len(members):
-        return False
-    claimed: set[int] = set()
-    for family, morphism in zip(families, members, strict=True):
-        if isinstance(morphism, WidthMorphism):
-            continue
-        claims = family.claims
-        if claims & claimed:
-            return False
-        claimed |= claims
-    try:
-        if claimed:
-            # θ of a splice has the shapes of what it is measured by; a change of a width has one size alone
-            like = [
-                None if isinstance(m, WidthMorphism) else f.perturbation.theta
-                for f, m in zip(families, members, strict=True)
-            ]
-            rewrite_together(graph, list(zip(members, like, strict=True)))
-        else:
-            widths = infer_widths(graph)
-            on_widths = [(m, None) for m in members if isinstance(m, WidthMorphism)]
-            return all(change.source for change in merged_changes(widths.graph, on_widths).values())
-    except PassError:
-        return False
-    return True

@@ -11,13 +11,13 @@ import torch
 from archir.errors import ScoreError
 from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Perturbation
-from archir.score.batches import in_parts
+from archir.score.batches import AnyBatch, bind_batches, in_parts
 from archir.score.chunks import Candidates, chunk_size
 from archir.score.downstream import Downstream
 from archir.score.forward import Linearisation
 from archir.score.objective import Objective
 from archir.score.program import Evaluation, number_of_examples
-from archir.score.screen import Batch, Moments, no_batches
+from archir.score.screen import Moments
 from archir.score.targets import Targets
 
 LARGEST_STORED = 2**27
@@ -67,42 +67,19 @@ class Refinement:
         index = torch.tensor(chosen, dtype=torch.long)
         return float(self.first_order[index].sum() + self.gram[index][:, index].sum() / 2)
 
+    @torch.no_grad()
     def linearised(self, chosen: Sequence[int]) -> float:
         """Return `mean_n [ℓ(o + Σ u_c) − ℓ(o)]`; the joint model where the outputs were too large to be kept."""
         if not self.batches:
             return self.joint(chosen)
-        return float(self.losses([*chosen], [None])[0])
-
-    def after_joint(self, chosen: Sequence[int]) -> torch.Tensor:
-        """Return the joint prediction for a set and each candidate added to it; `[candidates]`."""
-        index = torch.tensor(chosen, dtype=torch.long)
-        return self.joint(chosen) + self.first_order + self.gram.diagonal() / 2 + self.gram[:, index].sum(1)
-
-    def after_linearised(self, chosen: Sequence[int]) -> torch.Tensor:
-        """Return the linearised network's loss change for a set and each candidate added to it; `[candidates]`."""
-        if not self.batches:
-            return self.after_joint(chosen)
-        return self.losses(chosen, range(len(self.first_order)))
-
-    @torch.no_grad()
-    def losses(self, chosen: Sequence[int], added: Iterable[int | None]) -> torch.Tensor:
-        """Return the change of the linearised network's loss for a set with each of some candidates added to it.
-
-        Args:
-            chosen: the set.
-            added: candidates; None adds nothing.
-        """
-        wanted = list(added)
-        totals, examples = torch.zeros(len(wanted), dtype=torch.float64), 0.0
+        total, examples = 0.0, 0
         for batch in self.batches:
             count = len(batch.flat)
-            before = self._loss(batch, batch.flat) * count
             moved = batch.flat + batch.pushed[list(chosen)].sum(0) if chosen else batch.flat
-            for i, c in enumerate(wanted):
-                totals[i] += self._loss(batch, moved if c is None else moved + batch.pushed[c]) * count - before
+            total += self._loss(batch, moved) * count - self._loss(batch, batch.flat) * count
             examples += count
-        (totals,), (examples,) = self.objective.ranks.sum(totals), self.objective.ranks.total(examples)
-        return totals / examples
+        total, every = self.objective.processes.total(total, examples)
+        return total / every
 
     def _loss(self, batch: LinearBatch, flat: torch.Tensor) -> float:
         return float(self.objective.mean(flat, batch.outputs, batch.targets))
@@ -113,7 +90,7 @@ def refine(
     perturbations: Sequence[Perturbation],
     thetas: Sequence[Theta],
     chosen: Sequence[tuple[int, int]],
-    batches: Iterable[Batch],
+    batches: Iterable[AnyBatch],
     *,
     chunk: int | None = None,
 ) -> Refinement:
@@ -124,7 +101,7 @@ def refine(
         perturbations: the families.
         thetas: θ of each family.
         chosen: the candidates: number of the family, number of the member.
-        batches: pairs of inputs and targets.
+        batches: the batches, bound or as pairs of inputs and targets.
         chunk: most tangents that are pushed through what lies downstream at once; `chunk_size` if None. Results are
             the same up to rounding.
 
@@ -144,11 +121,12 @@ def refine(
     kept: list[LinearBatch] = []
     methods: dict[str, str] = {}
     examples, stored = 0, 0
-    for inputs, targets in in_parts(objective, program, batches):
-        size = chunk or chunk_size(program, number_of_examples(targets))
-        batch, found = _linearised(objective, downstream, program(inputs), targets, candidates, size)
+    for part in in_parts(objective, bind_batches(objective.program, batches)):
+        count, targets = part.examples, part.targets
+        size = chunk or chunk_size(objective.program, count)
+        batch, found = _linearised(objective, downstream, program(part.inputs), targets, candidates, size)
         methods |= found
-        count, pushed = number_of_examples(targets), batch.pushed
+        pushed = batch.pushed
         _, gradient = objective.gradient(batch.outputs, targets)
         curved = objective.hessian_product(batch.outputs, targets, pushed)
         first, second = (pushed * gradient).sum(2).mT, (pushed * curved).sum(2).mT
@@ -157,12 +135,11 @@ def refine(
         examples += count
         stored += pushed.numel()
         kept = [*kept, batch] if stored <= LARGEST_STORED else []
-    if not examples:
-        raise no_batches()
-    estimate = moments.estimate(objective.ranks)
-    (gram,), (every, too_large) = objective.ranks.sum(gram), objective.ranks.total(examples, stored > LARGEST_STORED)
+    estimate = moments.estimate(objective.processes)
+    (gram,) = objective.processes.sum(gram)
+    every, too_large = objective.processes.total(examples, stored > LARGEST_STORED)
     gram = (gram + gram.mT) / (2 * every)
-    if too_large:  # on some rank, and all have to do the same
+    if too_large:  # on some process, and all have to do the same
         kept = []
     return Refinement(objective, estimate.first_order, gram, estimate.stderr, tuple(kept), methods)
 

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
 from archir.rewrite.perturbation import Perturbation
+from archir.score.batches import BoundBatch
 from archir.score.losses import LOSSES, NO_LABEL, check_finite, class_axis, label_weights, unknown_classes
 from archir.score.objective import Curvature, Objective, Pair, cross_entropy_root, random_signs
 from archir.score.program import Program
-from archir.score.screen import Batch
 from archir.score.targets import Targets
 
 LARGEST_OUTPUTS = 2**21
@@ -55,6 +55,10 @@ class StreamedObjective(Objective):
     def mean(self, flat: torch.Tensor, outputs: Sequence[Any], targets: Targets) -> torch.Tensor:
         """Return the mean loss for flat features; `[]`, in nats."""
         return self._losses(flat.reshape(outputs[0].shape), targets).mean()
+
+    def means(self, flat: torch.Tensor, outputs: Sequence[Any], targets: Targets) -> torch.Tensor:
+        """Return the mean loss for each of several flat features, one after another; `[sets]`."""
+        return torch.stack([self.mean(one, outputs, targets) for one in flat])
 
     def check(self, outputs: Sequence[Any], targets: Targets) -> None:
         """Check the loss on a batch.
@@ -143,7 +147,7 @@ class StreamedObjective(Objective):
         return label_weights(targets).reshape(-1).to(hidden)
 
 
-def streamed(objective: Objective, perturbations: Sequence[Perturbation], batches: Sequence[Batch]) -> Objective:
+def streamed(objective: Objective, perturbations: Sequence[Perturbation], batches: Sequence[BoundBatch]) -> Objective:
     """Return a objective that makes wide outputs in chunks, or the same objective where they are not wide or cannot be.
 
     They are wide if a batch has more than `LARGEST_OUTPUTS`. They can be made in chunks if the loss is the
@@ -163,7 +167,7 @@ def streamed(objective: Objective, perturbations: Sequence[Perturbation], batche
         return objective
     result, places = Value(node.id), {u.argument: v for u, v in node.operands()}
     classes, positions = len(graph.tensors[places["weight"].node]), node.tensor_type().shape[1:-1]
-    labels = [t for _, t in batches if isinstance(t, torch.Tensor) and not t.is_floating_point()]
+    labels = [t for b in batches if isinstance(t := b.targets, torch.Tensor) and not t.is_floating_point()]
     fits = len(labels) == len(batches) and all(tuple(t.shape[1:]) == positions for t in labels)
     if not fits or max((t.numel() * classes for t in labels), default=0) <= LARGEST_OUTPUTS:
         return objective
@@ -174,7 +178,7 @@ def streamed(objective: Objective, perturbations: Sequence[Perturbation], batche
     bias = places.get("bias")
     layer = LastLayer(node.id, graph.tensors[places["weight"].node], None if bias is None else graph.tensors[bias.node])
     program = Program(end_early(graph, node), batch_statistics=objective.program.batch_statistics)
-    return StreamedObjective(program, objective.loss, objective.ranks, layer=layer)
+    return StreamedObjective(objective.graph, program, objective.loss, objective.processes, layer=layer)
 
 
 def end_early(graph: Graph, last: Node) -> Graph:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archir.api import score
 from archir.axes.infer import infer_widths
 from archir.errors import ScoreError
 from archir.grow import engine
@@ -23,14 +24,15 @@ from archir.grow.training import evaluate as measure
 from archir.grow.training import recalibrate
 from archir.ir.graph import Graph
 from archir.score.batch_statistics import with_batch_statistics
+from archir.score.batches import Batch
 from archir.score.families import find_families
-from archir.score.learn import Learner, Recipe
+from archir.score.learn import Learner
 from archir.score.losses import Loss, LossFunction, coupled, find_loss
-from archir.score.objective import Curvature, Objective
+from archir.score.objective import Curvature, make_objective
+from archir.score.options import ScoreOptions
 from archir.score.program import Program
 from archir.score.refine import refine
-from archir.score.score import score
-from archir.score.screen import Batch, screen
+from archir.score.screen import screen
 from archir.testing import evaluate, randomise
 from frontends.pytorch import trace
 from passes.prune import Prune
@@ -114,7 +116,7 @@ class Case:
 
     def __init__(self, loss: str | LossFunction | Loss) -> None:
         self.loss = find_loss(loss)
-        self.objective = Objective(Program(captured(Net()), batch_statistics=True), self.loss)
+        self.objective = make_objective(captured(Net()), self.loss, batch_statistics=True)
         self.graph = self.objective.program.graph
         self.batches = batches()
         families, _ = find_families(self.graph, (Split(), Prune(), Widen(count=2), ResidualBranch(hidden=2)))
@@ -200,7 +202,7 @@ def test_a_learning_step_is_what_screening_sums_up_to() -> None:
     case = Case("cross_entropy")
     case.batches = case.batches[:1]
     case.perturbations = [p for p in case.perturbations if p.theta]
-    learner = Learner(case.objective, case.perturbations, Recipe(curvature=Curvature.EXACT))
+    learner = Learner(case.objective, case.perturbations, ScoreOptions(curvature=Curvature.EXACT))
     case.thetas = [dict(t) for t in learner.thetas]
     first, second = case.screened(Curvature.EXACT)
     assert learner.step(case.batches[0]) == pytest.approx(float((first + second / 2).sum()), rel=1e-9)

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Perturbation
 from archir.score import batches as batching
-from archir.score.batches import MOST_PARTS, in_parts
+from archir.score.batches import MOST_PARTS, bind_batches, in_parts
 from archir.score.families import find_families
-from archir.score.learn import Recipe, learn
-from archir.score.losses import coupled, find_loss
-from archir.score.objective import Objective
-from archir.score.program import Program, number_of_examples
-from archir.score.refine import refine
+from archir.score.learn import learn
+from archir.score.losses import coupled
+from archir.score.objective import Objective, make_objective
+from archir.score.options import ScoreOptions
+from archir.score.program import number_of_examples
+from archir.score.refine import Refinement, refine
 from archir.score.screen import screen
+from archir.score.set_models import Linearised
 from archir.testing import randomise
 from frontends.pytorch import trace
 from passes.prune import Prune
@@ -37,22 +39,30 @@ def setting(name: str) -> tuple[Objective, list[Perturbation], list[tuple[Tensor
     graph = randomise(graph_of(name).to(torch.float64))
     perturbations = [f.perturbation for f in find_families(graph, (Split(), Prune(), Widen(count=2)))[0]]
     inputs = x.double() if x.is_floating_point() else x
-    program = Program(graph)
+    objective = make_objective(graph, "cross_entropy")
+    program = objective.program
     outputs = program(program.bind(inputs)).outputs[0]
     targets = torch.randint(0, outputs.shape[-1], outputs.shape[:-1])
-    return Objective(program, find_loss("cross_entropy")), perturbations, [(inputs, targets)]
+    return objective, perturbations, [(inputs, targets)]
 
 
 def everything(
     objective: Objective, perturbations: list[Perturbation], batches: list[tuple[Tensor, Tensor]]
 ) -> tuple[list[Tensor], tuple[Theta, ...]]:
     """Return all estimates, and θ."""
-    learned = learn(objective, perturbations, batches, Recipe(steps=2))
+    learned = learn(objective, perturbations, batches, ScoreOptions(steps=2))
     screened = screen(objective, perturbations, learned.thetas, batches)
     chosen = [(f, m) for f, p in enumerate(perturbations) for m in range(min(p.members, 2))]
     refined = refine(objective, perturbations, learned.thetas, chosen, batches)
-    found = [learned.estimates, refined.first_order, refined.gram, refined.stderr, refined.after_linearised([0])]
+    found = [learned.estimates, refined.first_order, refined.gram, refined.stderr, after(refined)]
     return [*found, *(t for e in screened for t in (e.first_order, e.curvature, e.stderr))], learned.thetas
+
+
+def after(refined: Refinement) -> Tensor:
+    """Return what the linearised network makes of the first candidate with each of the others."""
+    growing = Linearised(refined).start()
+    growing.add(0, refined.linearised([0]))
+    return growing.judge(range(len(refined.first_order)))
 
 
 @pytest.mark.parametrize("name", ["resnet", "gpt"])
@@ -69,17 +79,16 @@ def test_parts_give_what_the_whole_batch_gives(name: str, monkeypatch: pytest.Mo
 
 def test_parts_are_nearly_equal_and_as_many_as_the_activations_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(EXAMPLES, 4)
-    program = Program(trace(nn.Linear(4, 5), (x,)))
-    objective = Objective(program, find_loss("cross_entropy"))
+    objective = make_objective(trace(nn.Linear(4, 5), (x,)), "cross_entropy")
     targets = torch.arange(EXAMPLES)
     for limit, sizes in ((1, [3, 4]), (20 * 4, [3, 4]), (20 * 7, [7])):
         monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", limit)
-        found = list(in_parts(objective, program, [(x, targets)]))
-        assert [number_of_examples(t) for _, t in found] == sizes
+        found = list(in_parts(objective, bind_batches(objective.program, [(x, targets)])))
+        assert [number_of_examples(b.targets) for b in found] == [b.examples for b in found] == sizes
         assert len(found) <= MOST_PARTS
-        labels = [t for _, t in found if isinstance(t, Tensor)]
+        labels = [b.targets for b in found if isinstance(b.targets, Tensor)]
         assert torch.equal(torch.cat(labels), targets)
-        assert torch.equal(torch.cat([next(iter(bound.values())) for bound, _ in found]), x)
+        assert torch.equal(torch.cat([next(iter(b.inputs.values())) for b in found]), x)
 
 
 def test_inputs_without_examples_are_in_every_part_and_those_that_do_not_fit_are_left_whole(
@@ -88,25 +97,25 @@ def test_inputs_without_examples_are_in_every_part_and_those_that_do_not_fit_are
     monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", 1)
     builder = Builder()
     x, scale = builder.input("x", "f32[B, 4]"), builder.input("scale", "f32[4]")
-    program = Program(builder.graph(builder.call("aten.mul.Tensor", x, scale)))
+    graph = builder.graph(builder.call("aten.mul.Tensor", x, scale))
     inputs, targets = (torch.randn(4, 4), torch.randn(4)), torch.zeros(4)
-    objective = Objective(program, find_loss("mse"))
-    found = list(in_parts(objective, program, [(inputs, targets)]))
-    assert [bound[x].shape[0] for bound, _ in found] == [2, 2]
-    assert all(torch.equal(bound[scale], inputs[1]) for bound, _ in found)
-    ((bound, whole),) = in_parts(objective, program, [(inputs, targets[:3])])
-    assert bound[x].shape[0] == 4
-    assert len(whole) == 3
-    together = Objective(program, coupled(lambda outputs, targets: outputs.sum()))
-    ((bound, whole),) = in_parts(together, program, [(inputs, targets)])
-    assert len(bound[x]) == len(whole) == 4
+    objective = make_objective(graph, "mse")
+    found = list(in_parts(objective, bind_batches(objective.program, [(inputs, targets)])))
+    assert [b.inputs[x].shape[0] for b in found] == [2, 2]
+    assert all(torch.equal(b.inputs[scale], inputs[1]) for b in found)
+    (whole,) = in_parts(objective, bind_batches(objective.program, [(inputs, targets[:3])]))
+    assert whole.inputs[x].shape[0] == 4
+    assert whole.examples == 3
+    together = make_objective(graph, coupled(lambda outputs, targets: outputs.sum()))
+    (whole,) = in_parts(together, bind_batches(together.program, [(inputs, targets)]))
+    assert len(whole.inputs[x]) == whole.examples == 4
 
 
 def test_nested_targets_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", 1)
     x = torch.randn(4, 4)
-    program = Program(trace(nn.Linear(4, 5), (x,)))
-    objective = Objective(program, find_loss(lambda outputs, targets: (outputs[:, 0] - targets["a"][0]) ** 2))
+    loss = lambda outputs, targets: (outputs[:, 0] - targets["a"][0]) ** 2  # noqa: E731
+    objective = make_objective(trace(nn.Linear(4, 5), (x,)), loss)
     given = {"a": (torch.arange(4),)}
-    found: list[Any] = [targets for _, targets in in_parts(objective, program, [(x, given)])]
+    found: list[Any] = [b.targets for b in in_parts(objective, bind_batches(objective.program, [(x, given)]))]
     assert [t["a"][0].tolist() for t in found] == [[0, 1], [2, 3]]

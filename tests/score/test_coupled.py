@@ -21,13 +21,14 @@ from archir.grow.split import Split as Examples
 from archir.grow.training import evaluate as measure
 from archir.ir.graph import Graph
 from archir.score import objective as objectives
+from archir.score.batches import Batch
 from archir.score.families import find_families
-from archir.score.learn import Learner, Recipe
+from archir.score.learn import Learner
 from archir.score.losses import Loss, check_loss, find_loss
-from archir.score.objective import Curvature, Objective
-from archir.score.program import Program
+from archir.score.objective import Curvature, make_objective
+from archir.score.options import ScoreOptions
 from archir.score.refine import refine
-from archir.score.screen import Batch, screen
+from archir.score.screen import screen
 from archir.testing import evaluate, randomise
 from frontends.pytorch import trace
 from passes.prune import Prune
@@ -77,7 +78,7 @@ class Case:
         stored = evaluate(self.graph, [self.batches[0][0]])
         self.thetas = [dict(p.initial_theta(stored, 1)) for p in self.perturbations]
         self.chosen = [(f, m) for f, p in enumerate(self.perturbations) for m in range(p.members)]
-        self.objective = Objective(Program(self.graph), loss)
+        self.objective = make_objective(self.graph, loss)
 
     def dense(self, *, convex: bool = False) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
         """Return `a` `[batches, candidates]`, `G` `[batches, candidates, candidates]`, every `u`, and the sizes.
@@ -188,7 +189,9 @@ def test_one_batch_has_no_standard_error() -> None:
 
 def test_learning_follows_the_estimate_of_whole_batches() -> None:
     case = Case(ranking, (5,))
-    learner = Learner(case.objective, case.perturbations, Recipe(1000, 1e-6, 1e6, Curvature.EXACT))
+    learner = Learner(
+        case.objective, case.perturbations, ScoreOptions(steps=1000, rate=1e-6, radius=1e6, curvature=Curvature.EXACT)
+    )
     case.thetas = [dict(t) for t in learner.thetas]
     learned = [i for i, p in enumerate(case.perturbations) if p.theta]
 

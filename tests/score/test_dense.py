@@ -18,10 +18,10 @@ from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
 from archir.score.families import Family, find_families
 from archir.score.losses import find_loss
-from archir.score.objective import LARGEST_DENSE, Curvature, Objective
-from archir.score.program import Program
+from archir.score.objective import LARGEST_DENSE, Curvature, make_objective
 from archir.score.refine import Refinement, refine
 from archir.score.screen import screen
+from archir.score.set_models import Joint, Linearised
 from archir.testing import evaluate, leaves_of, randomise
 from passes.prune import Prune
 from passes.split import Split
@@ -95,7 +95,7 @@ class Case:
         self.perturbations = [f.perturbation for f in self.families]
         self.thetas: list[Theta] = [dict(p.initial_theta(self.values, 1)) for p in self.perturbations]
         self.chosen = [(f, m) for f, p in enumerate(self.perturbations) for m in range(min(p.members, MOST))]
-        self.objective = Objective(Program(self.graph), self.loss)
+        self.objective = make_objective(self.graph, self.loss)
         self.batches = [(self.inputs, self.targets)]
 
     def dense(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,9 +178,15 @@ def test_joint_and_linearised_predictions_are_their_formulas() -> None:
     moved = case.loss.mean((flat + u[index].sum(0)).reshape(case.output.shape), case.targets)
     change = float(moved - case.loss.mean(case.output, case.targets))
     assert found.linearised(chosen) == pytest.approx(change, rel=1e-9)
-    for after, single in ((found.after_joint, found.joint), (found.after_linearised, found.linearised)):
-        each = after(chosen)
-        assert float(each[1]) == pytest.approx(single([*chosen, 1]), rel=1e-9)
+    for model in (Joint(found), Linearised(found)):
+        growing = model.start()
+        for i, c in enumerate(chosen):
+            growing.add(c, model.predict(chosen[: i + 1]))
+        assert growing.change == pytest.approx(model.predict(chosen), rel=1e-9)
+        few = [c for c in range(len(u)) if c not in chosen]
+        expected = torch.tensor([model.predict([*chosen, c]) for c in few], dtype=torch.float64)
+        assert torch.allclose(growing.judge(few), expected, rtol=1e-9)
+        assert torch.allclose(growing.estimates[few], expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse", "bce_with_logits"])

@@ -11,10 +11,10 @@ from archir.ir.node import Value
 from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Perturbation
 from archir.score.families import find_families
-from archir.score.learn import Learner, Recipe, learn
+from archir.score.learn import Learner, learn
 from archir.score.losses import find_loss
-from archir.score.objective import Curvature, Objective
-from archir.score.program import Program
+from archir.score.objective import Curvature, Objective, make_objective
+from archir.score.options import ScoreOptions
 from archir.score.reduction import Reduction
 from archir.score.screen import backward, screen, tapped_program
 from archir.testing import randomise
@@ -36,7 +36,7 @@ def setting(name: str) -> tuple[Objective, list[Perturbation], tuple[tuple[Tenso
     doubled = tuple(t.double() if t.is_floating_point() else t for t in args)
     targets = LABELS if name in ("resnet", "mlp") else torch.randn(3, 5, 3, dtype=torch.float64)
     loss = find_loss("cross_entropy" if name in ("resnet", "mlp") else "mse")
-    return Objective(Program(graph), loss), [f.perturbation for f in families], (doubled, targets)
+    return make_objective(graph, loss), [f.perturbation for f in families], (doubled, targets)
 
 
 def slopes(
@@ -83,7 +83,7 @@ def slopes(
 @pytest.mark.parametrize("name", ["resnet", "mlp", "rotary_embedding"])
 def test_a_step_follows_the_gradient_of_the_estimate(name: str) -> None:
     objective, perturbations, batch = setting(name)
-    learner = Learner(objective, perturbations, Recipe(steps=1000, rate=1e-6, radius=1e6, seed=7))
+    learner = Learner(objective, perturbations, ScoreOptions(steps=1000, rate=1e-6, radius=1e6, seed=7))
     before = learner.thetas
     expected, gradients = slopes(objective, perturbations, before, batch)
     assert learner.step(batch) == pytest.approx(expected, rel=1e-9)
@@ -108,8 +108,8 @@ def a_set(perturbations: list[Perturbation]) -> list[tuple[int, int]]:
 def test_a_step_for_a_set_follows_the_gradient_of_its_one_estimate(name: str) -> None:
     objective, perturbations, batch = setting(name)
     together = a_set(perturbations)
-    start = Learner(objective, perturbations, Recipe(seed=7)).thetas
-    recipe = Recipe(steps=1000, rate=1e-6, radius=1e6, seed=7)
+    start = Learner(objective, perturbations, ScoreOptions(seed=7)).thetas
+    recipe = ScoreOptions(steps=1000, rate=1e-6, radius=1e6, seed=7)
     learner = Learner(objective, perturbations, recipe, start=start, together=together)
     expected, gradients = slopes(objective, perturbations, start, batch, together)
     assert learner.step(batch) == pytest.approx(expected, rel=1e-9)
@@ -126,7 +126,7 @@ def test_a_step_for_a_set_follows_the_gradient_of_its_one_estimate(name: str) ->
 def test_a_set_of_one_learns_as_if_it_were_alone() -> None:
     objective, perturbations, batch = setting("mlp")
     (only,) = [p for p in perturbations if p.theta and p.members == 1][:1]
-    alone, together = (learn(objective, [only], [batch], Recipe(steps=4), together=t) for t in (None, [(0, 0)]))
+    alone, together = (learn(objective, [only], [batch], ScoreOptions(steps=4), together=t) for t in (None, [(0, 0)]))
     assert torch.allclose(alone.estimates, together.estimates, rtol=1e-12, atol=0)
     for node, theta in alone.thetas[0].items():
         assert torch.allclose(theta, together.thetas[0][node], rtol=1e-9, atol=0)
@@ -135,14 +135,14 @@ def test_a_set_of_one_learns_as_if_it_were_alone() -> None:
 def test_a_step_returns_what_screening_sums_up_to() -> None:
     objective, perturbations, batch = setting("resnet")
     only = [p for p in perturbations if p.theta]
-    learner = Learner(objective, only, Recipe(seed=3))
+    learner = Learner(objective, only, ScoreOptions(seed=3))
     found = screen(objective, only, learner.thetas, [batch], seed=3)
     assert learner.step(batch) == pytest.approx(sum(float(e.predicted.sum()) for e in found), rel=1e-9)
 
 
 def test_rows_stay_in_the_trust_region() -> None:
     objective, perturbations, batch = setting("resnet")
-    learned = learn(objective, perturbations, [batch], Recipe(steps=5, rate=1.0, radius=0.25))
+    learned = learn(objective, perturbations, [batch], ScoreOptions(steps=5, rate=1.0, radius=0.25))
     splits = [i for i, p in enumerate(perturbations) if p.theta and p.members > 1]
     assert splits
     for i in splits:
@@ -156,7 +156,7 @@ def test_rows_stay_in_the_trust_region() -> None:
 def test_weights_stay_frozen_and_seeds_decide() -> None:
     objective, perturbations, batch = setting("mlp")
     stored = {Value(n): t.clone() for n, t in objective.program.graph.tensors.items()}
-    one, same, other = (learn(objective, perturbations, [batch], Recipe(steps=3, seed=s)) for s in (0, 0, 1))
+    one, same, other = (learn(objective, perturbations, [batch], ScoreOptions(steps=3, seed=s)) for s in (0, 0, 1))
     assert all(torch.equal(t, objective.program.graph.tensors[v.node]) for v, t in stored.items())
     assert torch.equal(one.estimates, same.estimates) and not torch.equal(one.estimates, other.estimates)
     for a, b in zip(one.thetas, same.thetas, strict=True):
@@ -165,6 +165,6 @@ def test_weights_stay_frozen_and_seeds_decide() -> None:
 
 def test_batches_are_used_again_and_must_be_there() -> None:
     objective, perturbations, batch = setting("mlp")
-    assert len(learn(objective, perturbations, [batch], Recipe(steps=4)).estimates) == 4
+    assert len(learn(objective, perturbations, [batch], ScoreOptions(steps=4)).estimates) == 4
     with pytest.raises(ScoreError, match="no batches"):
-        learn(objective, perturbations, [], Recipe(steps=1))
+        learn(objective, perturbations, [], ScoreOptions(steps=1))

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from archir.errors import ScoreError
-from archir.score.losses import Loss, find_loss
-from archir.score.objective import LARGEST_DENSE, Curvature, Objective
-from archir.score.program import Program
+from archir.score.losses import Loss
+from archir.score.objective import LARGEST_DENSE, Curvature, Objective, make_objective
 from tests.ir.builder import Builder
 
 EXAMPLES = 3
@@ -22,7 +21,7 @@ def objective_of(loss: str | Callable[..., Tensor], outputs: int = 1) -> Objecti
     builder = Builder()
     found = [builder.input(f"x{i}", "f64[B, 4]") for i in range(outputs)]
     called = [builder.call("aten.relu.default", x) for x in found]
-    return Objective(Program(builder.graph(*called)), find_loss(loss))
+    return make_objective(builder.graph(*called), loss)
 
 
 def huber(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 import archir
 from archir.score.families import find_families
-from archir.score.losses import find_loss
-from archir.score.objective import Curvature, Objective
-from archir.score.program import Program
+from archir.score.objective import Curvature, make_objective
 from archir.score.refine import refine
 from archir.score.screen import screen
 from archir.testing import evaluate, randomise
@@ -78,7 +76,7 @@ def test_estimators_are_the_dense_jacobian_of_all_outputs(loss: Any) -> None:
     for n in range(5):
         a += u[:, n] @ torch.func.grad(example)(result[n], n) / 5
         gram += u[:, n] @ torch.func.jacrev(torch.func.grad(example))(result[n], n) @ u[:, n].mT / 5
-    objective = Objective(Program(graph), find_loss(loss))
+    objective = make_objective(graph, loss)
     found = refine(objective, perturbations, thetas, chosen, [(inputs, targets)])
     assert len(chosen) > 10
     assert torch.allclose(found.first_order, a, rtol=1e-9, atol=1e-9 * float(a.abs().max()))

@@ -22,9 +22,9 @@ from archir.rewrite.perturbation import Edge
 from archir.score.downstream import Downstream
 from archir.score.families import find_families
 from archir.score.forward import Linearisation, Tangents
-from archir.score.learn import Learner, Recipe
-from archir.score.losses import find_loss
-from archir.score.objective import Objective
+from archir.score.learn import Learner
+from archir.score.objective import make_objective
+from archir.score.options import ScoreOptions
 from archir.score.program import Program
 from archir.score.reduction import Reduction
 from archir.score.refine import refine
@@ -47,8 +47,8 @@ def run() -> Mapping[str, float]:
     graph = trace(ResNet20(), (images[:2],))
     families, _ = find_families(graph, [Split(), Prune()])
     perturbations = [f.perturbation for f in families]
-    objective = Objective(Program(graph), find_loss("cross_entropy"))
-    learner = Learner(objective, perturbations, Recipe(steps=1000))
+    objective = make_objective(graph, "cross_entropy")
+    learner = Learner(objective, perturbations, ScoreOptions(steps=1000))
     thetas = learner.thetas
     module = graph.module().train()
     optimiser = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
@@ -135,7 +135,7 @@ def _chunks(images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     images, labels = images.to(device), labels.to(device)
     graph = trace(ResNet20().to(device), (images[:2],))
     perturbations = [f.perturbation for f in find_families(graph, [Split(), Prune()])[0]]
-    objective = Objective(Program(graph), find_loss("cross_entropy"))
+    objective = make_objective(graph, "cross_entropy")
     needs = frozenset(v for p in perturbations for v in p.needs)
     values = objective.program.tapped(keep=needs)(objective.program.bind(images)).values
     thetas = [p.initial_theta(values, 0) for p in perturbations]

@@ -1,1 +1,1 @@
-"""Rules that rank candidates: the joint Gauss-Newton model and what others do instead, behind one interface."""
+"""Strategies: the joint ones, which score candidates together, and what others do instead, behind one interface."""

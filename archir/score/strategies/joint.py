@@ -1,98 +1,79 @@
-"""The rules of the scorer itself: each candidate given those already chosen."""
+"""The strategies that score candidates together: each given those already chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from archir.score.refine import Refinement
-from archir.score.score import score
-from archir.score.strategies.ranking import Ranked, Ranking
-from archir.score.strategies.task import Task
-
-
-@dataclass(frozen=True)
-class _Numbered:
-    """A model of sets whose candidates have other numbers in a refinement.
-
-    Attributes:
-        alone: predicts for a set, by numbers in the refinement.
-        added: predicts for a set with each candidate added, by the same.
-        numbers: the number of each candidate in the refinement.
-    """
-
-    alone: Callable[[Sequence[int]], float]
-    added: Callable[[Sequence[int]], torch.Tensor]
-    numbers: torch.Tensor
-
-    def predict(self, chosen: Sequence[int]) -> float:
-        return self.alone(self.numbers[list(chosen)].tolist()) if chosen else 0.0
-
-    def after(self, chosen: Sequence[int]) -> torch.Tensor:
-        return self.added(self.numbers[list(chosen)].tolist())[self.numbers]
+from archir.score.families import Family
+from archir.score.options import DEFAULT, Price
+from archir.score.refine import Refinement, refine
+from archir.score.screen import Estimate, screen
+from archir.score.set_models import Joint, Linearised, SetModel
+from archir.score.strategies.context import ScoringContext
+from archir.score.strategies.strategy import JointResult, StrategyResult, screened
 
 
 @dataclass(frozen=True)
 class JointGaussNewton:
     """Predict for a set `Σ a + ½ Σ G` over all pairs of its candidates.
 
-    Only refined candidates are ranked.
+    Sets are made of refined candidates alone.
 
     Source: ours.
     """
 
     name: str = "joint"
     summary: str = "Gauss-Newton, each candidate given those chosen before"
+    running_statistics: bool = False
 
-    def __call__(self, task: Task) -> Ranking:
-        """Rank the candidates of a task."""
-        return _ranked(self.name, task, lambda r: (r.joint, r.after_joint))
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        return _refined(context, Joint)
 
 
 @dataclass(frozen=True)
-class Linearised:
+class LinearisedNetwork:
     """Predict for a set the change of the linearised network's exact loss.
 
-    Only refined candidates are ranked.
+    Sets are made of refined candidates alone.
 
     Source: ours.
     """
 
-    name: str = "linearised"
+    name: str = DEFAULT
     summary: str = "the linearised network's loss, each candidate given those chosen before"
+    running_statistics: bool = False
 
-    def __call__(self, task: Task) -> Ranking:
-        """Rank the candidates of a task."""
-        return _ranked(self.name, task, lambda r: (r.linearised, r.after_linearised))
-
-
-_Predictors = tuple[Callable[[Sequence[int]], float], Callable[[Sequence[int]], torch.Tensor]]
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        return _refined(context, Linearised)
 
 
-def _ranked(rule: str, task: Task, predictors: Callable[[Refinement], _Predictors]) -> Ranking:
-    recipe = task.recipe
-    scores = score(
-        task.graph,
-        task.batches,
-        morphisms=task.morphisms,
-        loss=task.objective.loss,
-        learn=task.learn,
-        steps=recipe.steps,
-        rate=recipe.rate,
-        radius=recipe.radius,
-        refine=task.refine,
-        price=task.price,
-        curvature=recipe.curvature,
-        batch_statistics=task.objective.program.batch_statistics,
-        seed=recipe.seed,
+def _refined(context: ScoringContext, model: Callable[[Refinement], SetModel]) -> StrategyResult:
+    """Screen all candidates in reverse mode, and refine the best in forward mode."""
+    options, objective = context.options, context.streamed
+    perturbations, thetas = context.perturbations, context.thetas
+    estimates = screen(
+        objective, perturbations, thetas, context.batches, curvature=options.curvature, seed=options.seed + 1
     )
-    refined = [s for s in scores if s.refined]
-    table = tuple(Ranked(s.candidate, s.predicted, s.predicted, scores.theta(s.spec)) for s in refined)
-    model = None
-    if scores.refinement is not None:
-        numbers = torch.tensor([scores.numbers[s.spec] for s in refined], dtype=torch.long)
-        model = _Numbered(*predictors(scores.refinement), numbers)
-    families = {s.spec: scores.family(s.spec) for s in refined}
-    return Ranking(rule, scores.graph, scores.objective, len(scores), table, families, model, scores.misses)
+    best = best_of(context.families, estimates, options.price)[: options.refine]
+    joint = JointResult((), None, None)
+    if best:
+        found = refine(objective, perturbations, thetas, best, context.batches, chunk=options.chunk)
+        joint = JointResult(tuple(best), found, model(found))
+        for number, (f, m) in enumerate(best):
+            estimates[f].first_order[m] = found.first_order[number]
+            estimates[f].curvature[m] = found.gram[number, number]
+            estimates[f].stderr[m] = found.stderr[number]
+    families = [screened(e, theta) for e, theta in zip(estimates, thetas, strict=True)]
+    return StrategyResult(tuple(families), joint, context.learned.estimates)
+
+
+def best_of(families: Sequence[Family], estimates: Sequence[Estimate], price: Price | None) -> list[tuple[int, int]]:
+    """Return all candidates, as numbers of family and member, by predicted change of the loss plus price."""
+    keyed: list[tuple[float, int, int]] = []
+    for f, (family, estimate) in enumerate(zip(families, estimates, strict=True)):
+        extra = 0.0 if price is None else price(family.cost)
+        keyed += [(value + extra, f, m) for m, value in enumerate(estimate.predicted.tolist())]
+    return [(f, m) for _, f, m in sorted(keyed)]

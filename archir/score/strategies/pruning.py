@@ -1,4 +1,4 @@
-"""Rules for pruning: the magnitude of weights, and gradient times activation."""
+"""Strategies for pruning: the magnitude of weights, and gradient times activation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from archir.rewrite.equations import Miss
 from archir.rewrite.region import region_of
 from archir.score.families import Family
 from archir.score.objective import Curvature
-from archir.score.program import number_of_examples
-from archir.score.screen import Reductions, backward, no_batches, tapped_program
-from archir.score.strategies.ranking import Ranking
-from archir.score.strategies.task import Opinion, Task, collect, only
+from archir.score.screen import Reductions, backward, tapped_program
+from archir.score.strategies.context import ScoringContext, only
+from archir.score.strategies.strategy import FamilyResult, StrategyResult
 from archir.score.strategies.unit_vectors import unit_vectors
 
 
@@ -27,10 +26,11 @@ class Magnitude:
 
     name: str = "magnitude"
     summary: str = "prune: the smallest weights first"
+    running_statistics: bool = True
 
-    def __call__(self, task: Task) -> Ranking:
-        """Rank the candidates of a task."""
-        return collect(self.name, task, [only("prune", f) or _magnitude(task, f) for f in task.families])
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        return StrategyResult(tuple(only("prune", f) or _magnitude(context, f) for f in context.families))
 
 
 @dataclass(frozen=True)
@@ -44,44 +44,40 @@ class Taylor:
 
     name: str = "taylor"
     summary: str = "prune: the smallest product of gradient and activation first"
+    running_statistics: bool = True
 
-    def __call__(self, task: Task) -> Ranking:
-        """Rank the candidates of a task."""
-        ranked = [i for i, f in enumerate(task.families) if only("prune", f) is None]
-        perturbations = [task.perturbations[i] for i in ranked]
-        program, reductions = tapped_program(task.chunked.program, perturbations), Reductions()
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        perturbations = [f.perturbation for f in context.families if only("prune", f) is None]
+        program, reductions = tapped_program(context.streamed.program, perturbations), Reductions()
         totals = [torch.zeros(p.members, dtype=torch.float64) for p in perturbations]
         examples, generator = 0, torch.Generator()
-        for inputs, targets in task.batches:
-            count = number_of_examples(targets)
-            evaluation = program(program.bind(inputs))
-            gradient, _ = backward(task.chunked, evaluation, targets, Curvature.NONE, generator)
+        for batch in context.batches:
+            evaluation = program(batch.inputs)
+            gradient, _ = backward(context.streamed, evaluation, batch.targets, Curvature.NONE, generator)
             with torch.no_grad():
                 for i, p in enumerate(perturbations):
-                    products = reductions.total(i, p, gradient, p.delta(evaluation.values, {}), count)
+                    products = reductions.total(i, p, gradient, p.delta(evaluation.values, {}), batch.examples)
                     totals[i] += products.abs().sum(0).to("cpu", torch.float64)
-            examples += count
-        if not examples:
-            raise no_batches()
-        opinions: list[Opinion | Miss] = [only("prune", f) or Opinion(torch.zeros(0)) for f in task.families]
-        for i, total in zip(ranked, totals, strict=True):
-            opinions[i] = Opinion(_normalised(total / examples))
-        return collect(self.name, task, opinions)
+            examples += batch.examples
+        found = iter(totals)
+        families = (only("prune", f) or FamilyResult(_normalised(next(found) / examples)) for f in context.families)
+        return StrategyResult(tuple(families))
 
 
-def _magnitude(task: Task, family: Family) -> Opinion | Miss:
-    widths = infer_widths(task.graph)
+def _magnitude(context: ScoringContext, family: Family) -> FamilyResult | Miss:
+    widths = infer_widths(context.graph)
     width = widths[family.site.label]
     region = region_of(widths, width)
     if isinstance(region, Miss):
         return region
     if not region.weights:
         return Miss("no trainable weight makes its units")
-    packed = unit_vectors(widths, width, region.weights).pack(task.graph.tensors)
-    return Opinion(_normalised(packed.double().square().mean(1).cpu()))
+    packed = unit_vectors(widths, width, region.weights).pack(context.graph.tensors)
+    return FamilyResult(_normalised(packed.double().square().mean(1).cpu()))
 
 
 def _normalised(values: torch.Tensor) -> torch.Tensor:
-    """Return values over their l2 norm; as they are where all are nought."""
+    """Return values over their l2 norm; as they are where all are zero."""
     norm = values.norm()
     return values / norm if norm > 0 else values

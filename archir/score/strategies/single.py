@@ -1,4 +1,4 @@
-"""Rules that say of each candidate what it would do to the loss alone: first order, Gauss-Newton, the truth."""
+"""Strategies that say of each candidate what it would do to the loss alone: first order, Gauss-Newton, the truth."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from archir.ir.graph import Graph
-from archir.rewrite.morphism import Theta
 from archir.rewrite.pipeline import apply_together
-from archir.score.learn import learn
-from archir.score.objective import Curvature
-from archir.score.program import Program, number_of_examples
+from archir.score.batches import BoundBatch
+from archir.score.learn import Learned, learn
+from archir.score.objective import Curvature, Objective, make_objective
+from archir.score.options import ScoreOptions
 from archir.score.screen import screen
-from archir.score.strategies.ranking import Ranking
-from archir.score.strategies.task import Opinion, Task, collect
+from archir.score.strategies.context import ScoringContext
+from archir.score.strategies.strategy import FamilyResult, StrategyResult, screened
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,12 @@ class FirstOrder:
 
     name: str = "first-order"
     summary: str = "the first order alone, θ learned on it"
+    running_statistics: bool = True
 
-    def __call__(self, task: Task) -> Ranking:
-        """Rank the candidates of a task."""
-        recipe = replace(task.recipe, curvature=Curvature.NONE)
-        return _screened(
-            self.name, task, learn(task.chunked, task.perturbations, task.learn, recipe).thetas, recipe.curvature
-        )
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        first = replace(context.options, curvature=Curvature.NONE)
+        return _screened(context, learn(context.streamed, context.perturbations, context.learn, first), first)
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,11 @@ class AdditiveGaussNewton:
 
     name: str = "additive"
     summary: str = "Gauss-Newton, each candidate alone"
+    running_statistics: bool = True
 
-    def __call__(self, task: Task) -> Ranking:
-        """Rank the candidates of a task."""
-        return _screened(self.name, task, task.learned, task.recipe.curvature)
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        return _screened(context, context.learned, context.options)
 
 
 @dataclass(frozen=True)
@@ -61,37 +60,42 @@ class BruteForce:
 
     name: str = "brute-force"
     summary: str = "apply each and measure the loss; slow"
+    running_statistics: bool = True
 
-    def __call__(self, task: Task) -> Ranking:
-        """Rank the candidates of a task."""
-        before = mean_loss(task, task.graph)
-        opinions = []
-        for family, theta in zip(task.families, task.learned, strict=True):
-            graphs = (apply_together(task.graph, [(m, theta or None)]) for m in family.site.members)
-            true = torch.tensor([mean_loss(task, g) - before for g in graphs], dtype=torch.float64)
-            opinions.append(Opinion(true, true, theta))
-        return collect(self.name, task, opinions)
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        before = mean_loss(context.objective, context.batches)
+        families: list[FamilyResult] = []
+        for family, theta in zip(context.families, context.thetas, strict=True):
+            grown = (apply_together(family.graph, [(m, theta or None)]) for m in family.site.members)
+            losses = [mean_loss(make_objective(g, context.objective.loss), context.batches) for g in grown]
+            true = torch.tensor(losses, dtype=torch.float64) - before
+            families.append(FamilyResult(true, true, theta=theta))
+        return StrategyResult(tuple(families), learning=context.learned.estimates)
 
 
 @torch.no_grad()
-def mean_loss(task: Task, graph: Graph) -> float:
-    """Return the mean loss of a graph over the batches that candidates are scored on.
+def mean_loss(objective: Objective, batches: Sequence[BoundBatch]) -> float:
+    """Return the mean loss of a graph over all examples, in nats for likelihoods.
 
     Raises:
-        ScoreError: the graph is noisy in evaluation mode, or an operator rejects a batch.
+        ScoreError: an operator rejects a batch.
     """
-    program = Program(graph, batch_statistics=task.objective.program.batch_statistics)
-    total, examples = 0.0, 0
-    for inputs, targets in task.batches:
-        outputs, count = program(program.bind(inputs)).outputs, number_of_examples(targets)
-        total += float(task.objective.loss.mean(program.structure(outputs), targets)) * count
-        examples += count
-    return total / examples
+    program, total = objective.program, 0.0
+    for batch in batches:
+        outputs = program.structure(program(batch.inputs).outputs)
+        total += float(objective.loss.mean(outputs, batch.targets)) * batch.examples
+    return total / sum(b.examples for b in batches)
 
 
-def _screened(rule: str, task: Task, thetas: Sequence[Theta], curvature: Curvature) -> Ranking:
+def _screened(context: ScoringContext, learned: Learned, options: ScoreOptions) -> StrategyResult:
     found = screen(
-        task.chunked, task.perturbations, thetas, task.batches, curvature=curvature, seed=task.recipe.seed + 1
+        context.streamed,
+        context.perturbations,
+        learned.thetas,
+        context.batches,
+        curvature=options.curvature,
+        seed=options.seed + 1,
     )
-    pairs = zip(found, thetas, strict=True)
-    return collect(rule, task, [Opinion(e.predicted, e.predicted, theta) for e, theta in pairs])
+    families = [screened(estimate, theta) for estimate, theta in zip(found, learned.thetas, strict=True)]
+    return StrategyResult(tuple(families), learning=learned.estimates)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
-
-from archir.ir.seeds import MOST
 
 LARGEST = 2**63 - 1
 """The largest whole number of an option: what torch counts with."""
@@ -91,24 +88,6 @@ Range = Whole | Real | Truth
 
 COUNT, PART, RATE = Whole(1), Real(most=1), Real(above=True)
 """How many there are at least one of, a share, and a step size."""
-
-LEARNING: Mapping[str, Range] = MappingProxyType(
-    {"learn_steps": COUNT, "learn_rate": RATE, "radius": RATE, "refine": COUNT, "seed": Whole(most=MOST)}
-)
-"""How θ is learned and candidates are refined, by the names that options of growth have."""
-
-SCORING: Mapping[str, Range] = MappingProxyType(
-    {
-        **{name.removeprefix("learn_"): range_ for name, range_ in LEARNING.items()},
-        **dict.fromkeys(("steps", "refine"), Whole()),  # nought to learn nothing, or to refine none
-        "chunk": Whole(1, optional=True),
-        "batch_statistics": Truth(),
-    }
-)
-"""How candidates are scored, by the names of the arguments of `score`."""
-
-RIDGE: Mapping[str, Range] = MappingProxyType({"ridge": Real()})
-"""How removed units are compensated for."""
 
 
 def out_of_range(options: object, ranges: Mapping[str, Range]) -> list[str]:
