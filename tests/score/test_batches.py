@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from archir.api import score
+from archir.ir.node import Value
 from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Perturbation
 from archir.score import batches as batching
@@ -17,7 +19,7 @@ from archir.score.learn import learn
 from archir.score.losses import coupled
 from archir.score.objective import Objective, make_objective
 from archir.score.options import ScoreOptions
-from archir.score.program import number_of_examples
+from archir.score.program import Inputs, Program, number_of_examples
 from archir.score.refine import Refinement, refine
 from archir.score.screen import screen
 from archir.score.set_models import Linearised
@@ -119,3 +121,25 @@ def test_nested_targets_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     given = {"a": (torch.arange(4),)}
     found: list[Any] = [b.targets for b in in_parts(objective, bind_batches(objective.program, [(x, given)]))]
     assert [t["a"][0].tolist() for t in found] == [[0, 1], [2, 3]]
+
+
+def test_a_batch_is_bound_once_and_then_used_by_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound: list[int] = []
+    bind = Program.bind
+
+    def watched(self: Program, inputs: Inputs) -> dict[Value, Any]:
+        bound.append(id(inputs))
+        return bind(self, inputs)
+
+    monkeypatch.setattr(Program, "bind", watched)
+    x = torch.randn(8, 4)
+    graph = trace(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), (x,))
+    batches = [(part, torch.arange(4) % 3) for part in torch.split(x, 4)]
+    scores = score(graph, batches, morphisms=(Split(), Prune()), steps=5)
+    assert scores.choose(3) and bound == [id(inputs) for inputs, _ in batches]
+    found = bind_batches(scores.objective.program, batches)
+    assert all(one is other for one, other in zip(bind_batches(scores.objective.program, found), found, strict=True))
+    together = scores.together([s for s in scores if s.theta][:2])
+    bound.clear()
+    assert together.learned(found).linearised(found) != together.linearised(found)
+    assert bound == []

@@ -109,8 +109,8 @@ def test_a_step_for_a_set_follows_the_gradient_of_its_one_estimate(name: str) ->
     objective, perturbations, batch = setting(name)
     together = a_set(perturbations)
     start = Learner(objective, perturbations, ScoreOptions(seed=7)).thetas
-    recipe = ScoreOptions(steps=1000, rate=1e-6, radius=1e6, seed=7)
-    learner = Learner(objective, perturbations, recipe, start=start, together=together)
+    options = ScoreOptions(steps=1000, rate=1e-6, radius=1e6, seed=7)
+    learner = Learner(objective, perturbations, options, start=start, together=together)
     expected, gradients = slopes(objective, perturbations, start, batch, together)
     assert learner.step(batch) == pytest.approx(expected, rel=1e-9)
     learned = sorted({f for f, _ in together if start[f]})

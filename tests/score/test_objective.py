@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from archir.errors import ScoreError
-from archir.score.losses import Loss
+from archir.score.losses import Loss, coupled
 from archir.score.objective import LARGEST_DENSE, Curvature, Objective, make_objective
 from tests.ir.builder import Builder
 
 EXAMPLES = 3
 
 
-def objective_of(loss: str | Callable[..., Tensor], outputs: int = 1) -> Objective:
+def objective_of(loss: str | Callable[..., Tensor] | Loss, outputs: int = 1) -> Objective:
     builder = Builder()
     found = [builder.input(f"x{i}", "f64[B, 4]") for i in range(outputs)]
     called = [builder.call("aten.relu.default", x) for x in found]
@@ -130,3 +130,45 @@ def test_a_loss_that_ignores_the_outputs_is_refused() -> None:
     objective = objective_of(lambda outputs, targets: targets.double())
     with pytest.raises(ScoreError, match="does not depend on the outputs"):
         objective.gradient([torch.randn(3, 4, dtype=torch.float64)], LABELS)
+
+
+def odd(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A loss that looks at numbers, so that several sets of outputs cannot go through it at once."""
+    return (outputs.abs() if float(outputs.detach().sum()) > 0 else outputs.square()).sum(1)
+
+
+def pulled(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A mean over examples, not one loss for each."""
+    return (outputs - targets[:, None]).square().mean()
+
+
+CALLS: list[torch.Size] = []
+
+
+def counted(outputs: Tensor, targets: Tensor) -> Tensor:
+    CALLS.append(outputs.shape)
+    return outputs.square().mean()
+
+
+MORE: list[tuple[str | Callable[..., Tensor] | Loss, tuple[int, ...], Tensor]] = [
+    (odd, (3, 4), LABELS),
+    (pulled, (3, 4), LABELS),
+    (coupled(pulled), (3, 4), LABELS),
+]
+
+
+@pytest.mark.parametrize(("loss", "shape", "targets"), [*CASES, *MORE])
+def test_the_losses_of_several_outputs_are_those_of_each(loss: str, shape: tuple[int, ...], targets: Tensor) -> None:
+    objective, outputs = objective_of(loss), torch.randn(*shape, dtype=torch.float64)
+    several = torch.randn(5, len(outputs), outputs[0].numel(), dtype=torch.float64)
+    expected = torch.stack([objective.mean(flat, [outputs], targets) for flat in several])
+    assert len(set(expected.tolist())) == 5
+    assert torch.allclose(objective.means(several, [outputs], targets), expected, rtol=1e-12, atol=0)
+    assert torch.equal(objective.means(several[:1], [outputs], targets), expected[:1])
+
+
+def test_several_outputs_go_through_a_callable_at_once_where_it_allows_that() -> None:
+    objective = objective_of(counted)
+    CALLS.clear()
+    objective.means(torch.randn(5, 3, 4), [torch.randn(3, 4)], LABELS)
+    assert [torch.Size([3, 4])] == CALLS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ from archir.grow.training import evaluate, recalibrate, train
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.spec import format_spec
+from archir.score.combination import combine
+from archir.score.families import Candidate
 from archir.score.learn import learn
 from archir.score.losses import find_loss
 from archir.score.objective import make_objective
@@ -232,3 +235,40 @@ def test_composites_of_what_scored_well_are_proposed_and_scored(trained: Graph, 
         found = both[format_spec(composite)]
         true = true_change(both, [found], digits.take(slice(1000, 1400)))
         assert found.predicted == pytest.approx(true, rel=0.25), found.spec
+
+
+@pytest.mark.parametrize("shortlist", [1, 4, 1000])
+def test_a_few_candidates_are_judged_and_the_choice_is_that_of_judging_all(
+    trained: Graph, digits: Examples, shortlist: int
+) -> None:
+    kinds = [Split(), Prune(), ResidualBranch(hidden=4)]
+    scores = make_scores(trained, digits, morphisms=kinds)
+    scores = replace(scores, options=replace(scores.options, shortlist=shortlist))
+    assert scores.refinement is not None
+    for price in (0.0, 2e-5):
+        path = scores.choose(k=8, price=lambda c, price=price: price * c.parameters)  # type: ignore[misc]
+        expected: list[Score] = []
+        while len(expected) < 8:
+            gains = {
+                s.spec: scores.linearised([*expected, s])
+                - scores.linearised(expected)
+                + price * s.candidate.cost.parameters
+                for s in scores.choice
+                if combine(trained, [c.candidate for c in (*expected, s)]) is not None
+            }
+            best = min(gains, key=gains.__getitem__)
+            if gains[best] >= 0:
+                break
+            expected.append(scores[best])
+        assert [s.spec for s in path] == [s.spec for s in expected] and len(path) > 4
+
+
+def test_a_candidate_is_a_family_and_a_number_in_it(scores: Scores, trained: Graph, digits: Examples) -> None:
+    again = make_scores(trained, digits)
+    for mine, other in zip(scores, again, strict=True):
+        assert mine.candidate != other.candidate and mine.spec == other.spec == mine.candidate.spec
+        assert mine.candidate == Candidate(mine.candidate.family, mine.candidate.member)
+        assert scores[mine.spec] is mine
+    some, others = list(scores)[:3], list(again)[:3]
+    assert scores.joint(some) == scores.joint([s.candidate for s in some]) == scores.joint(others)
+    assert scores.together(some).members[0].candidate is some[0].candidate

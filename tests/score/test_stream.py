@@ -95,9 +95,9 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 
 def test_learning_and_screening_are_those_of_the_whole_network(case: Case) -> None:
-    recipe = ScoreOptions(steps=3)
-    expected = learn(case.whole, case.perturbations, case.batches, recipe)
-    found = learn(case.chunked, case.perturbations, case.batches, recipe)
+    options = ScoreOptions(steps=3)
+    expected = learn(case.whole, case.perturbations, case.batches, options)
+    found = learn(case.chunked, case.perturbations, case.batches, options)
     assert close(found.estimates, expected.estimates)
     for a, b in zip(found.thetas, expected.thetas, strict=True):
         assert all(close(a[key], b[key]) for key in b)

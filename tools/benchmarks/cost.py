@@ -91,7 +91,7 @@ def _deep() -> nn.Module:
 
 
 def _tangents(graph: Graph, images: torch.Tensor) -> dict[str, float]:
-    """Return the time of a tangent pass over that of a forward pass of the same tail, over all split families.
+    """Return the time of a tangent pass over that of a forward pass of what lies downstream, over all split families.
 
     The forward pass is measured both on tensors laid out as the user's model has them and as the scorer has them, with
     channels last.
@@ -100,11 +100,11 @@ def _tangents(graph: Graph, images: torch.Tensor) -> dict[str, float]:
     passes: dict[str, Callable[[], object]] = {}
     for number, family in enumerate(families):
         p = family.perturbation
-        tail = Downstream(graph, p.edges)
-        program = Program(graph, keep=tail.needs | p.needs)
+        downstream = Downstream(graph, p.edges)
+        program = Program(graph, keep=downstream.needs | p.needs)
         values = program(program.bind(images)).values
         plain = {v: t.contiguous() if isinstance(t, torch.Tensor) else t for v, t in values.items()}
-        linear = Linearisation(tail, values)
+        linear = Linearisation(downstream, values)
         with torch.no_grad():
             deltas = p.delta(values, p.initial_theta(values, 0))
         start: dict[Edge, Tangents] = {}
@@ -113,8 +113,8 @@ def _tangents(graph: Graph, images: torch.Tensor) -> dict[str, float]:
             start[edge] = Tangents((delta * reduction.mask(0, delta))[None])
         passes |= {
             f"tangent {number}": partial(linear, start),
-            f"plain {number}": partial(_forward, tail, plain),
-            f"laid out {number}": partial(_forward, tail, values),
+            f"plain {number}": partial(_forward, downstream, plain),
+            f"laid out {number}": partial(_forward, downstream, values),
         }
     times = medians(passes, ROUNDS)
     total = {
@@ -154,7 +154,7 @@ def _chunks(images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     return {"vmapped_over_looped_tangent": large, f"vmapped_over_looped_tangent_{SMALL}_images": small}
 
 
-def _forward(tail: Downstream, values: Mapping[Value, torch.Tensor]) -> None:
+def _forward(downstream: Downstream, values: Mapping[Value, torch.Tensor]) -> None:
     with torch.no_grad():
-        for operator in tail.operators:
+        for operator in downstream.operators:
             operator([values[v] for v in operator.operands])
