@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from archir.ir.load import load
     from archir.ir.node import Value
     from archir.ir.registry import admit
-    from archir.rewrite.candidate import Candidate
     from archir.rewrite.compose import Compose
     from archir.rewrite.equations import Miss
     from archir.rewrite.insertion import Insertion, Start, splice
@@ -55,9 +54,10 @@ if TYPE_CHECKING:
     from archir.rewrite.reference import Reference, find_value, refer
     from archir.rewrite.spec import format_spec
     from archir.rewrite.surroundings import layer_ends, look_around
-    from archir.score.learn import Recipe
+    from archir.score.families import Candidate
     from archir.score.losses import Loss, coupled
-    from archir.score.score import Score, Scores
+    from archir.score.options import ScoreOptions
+    from archir.score.scores import Score, Scores
     from archir.score.sets import CandidateSet
     from frontends.pytorch import trace
 
@@ -89,11 +89,11 @@ __all__ = [
     "PassError",
     "Patch",
     "Prices",
-    "Recipe",
     "Reference",
     "Run",
     "Score",
     "ScoreError",
+    "ScoreOptions",
     "Scores",
     "Site",
     "Start",
@@ -130,7 +130,6 @@ _HOMES = {
         "archir.api",
     ),
     **dict.fromkeys(("Width", "Widths"), "archir.axes.widths"),
-    "Candidate": "archir.rewrite.candidate",
     **dict.fromkeys(("Difference", "compare"), "archir.compare"),
     "to_onnx": "archir.emit.onnx",
     "to_python": "archir.emit.python",
@@ -155,9 +154,10 @@ _HOMES = {
     **dict.fromkeys(("Reference", "find_value", "refer"), "archir.rewrite.reference"),
     "format_spec": "archir.rewrite.spec",
     **dict.fromkeys(("layer_ends", "look_around"), "archir.rewrite.surroundings"),
-    "Recipe": "archir.score.learn",
+    "Candidate": "archir.score.families",
     **dict.fromkeys(("Loss", "coupled"), "archir.score.losses"),
-    **dict.fromkeys(("Score", "Scores"), "archir.score.score"),
+    "ScoreOptions": "archir.score.options",
+    **dict.fromkeys(("Score", "Scores"), "archir.score.scores"),
     "CandidateSet": "archir.score.sets",
     "trace": "frontends.pytorch",
 }

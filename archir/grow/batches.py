@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from archir.errors import GrowError
-from archir.grow.ranges import CLOSED, Truth, Whole, checked
 from archir.grow.split import Inputs, Split
 from archir.ir.seeds import derived_seed
+from archir.score.ranges import CLOSED, Truth, Whole, checked
 from archir.score.targets import Targets, map_tensors
 
 

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from archir.cost import Cost
 from archir.errors import GrowError
-from archir.grow.ranges import CLOSED, Real, Whole, checked
+from archir.score.ranges import CLOSED, Real, Whole, checked
 
 
 @checked(GrowError, "this is no budget")

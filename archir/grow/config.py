@@ -38,8 +38,8 @@ from archir.grow.data import Dataset, load_data
 from archir.grow.objects import load_object
 from archir.grow.optimisers import OptimiserOptions
 from archir.grow.options import Growing, GrowOptions, Training
-from archir.grow.ranges import CLOSED, Count, Seed, Text, Truth, checked, problem, problems_of
 from archir.score.losses import Loss, find_loss
+from archir.score.ranges import CLOSED, Count, Seed, Text, Truth, checked, problem, problems_of
 
 LONGEST = 2**20
 """The most bytes of a configuration."""

@@ -25,7 +25,6 @@ from archir.grow.growth import Growth, grow_once
 from archir.grow.latency import measure_latency
 from archir.grow.lock import lock_run
 from archir.grow.options import GrowOptions
-from archir.grow.ranges import CLOSED, Real, Whole, problems_of
 from archir.grow.run import Checkpoint, Event, RunDirectory, create_run, open_run
 from archir.grow.split import Split
 from archir.grow.trainer import Trainer
@@ -34,6 +33,7 @@ from archir.ir.graph import Graph
 from archir.ir.seeds import derived_seed
 from archir.rewrite.morphism import Morphism
 from archir.score.losses import Loss, find_loss
+from archir.score.ranges import CLOSED, Real, Whole, problems_of
 
 Listener = Callable[[Event], None]
 

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from archir.errors import GrowError, suggest
-from archir.grow.ranges import CLOSED, PLAIN, Count, Part, Real, Truth, Whole, among, checked, problem
+from archir.score.ranges import CLOSED, PLAIN, Count, Part, Real, Truth, Whole, among, checked, problem
 
 OPTIMISERS = ("sgd", "adamw")
 

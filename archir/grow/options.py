@@ -12,8 +12,9 @@ from archir.errors import GrowError
 from archir.grow.batches import Augmentation
 from archir.grow.budget import Prices
 from archir.grow.optimisers import SHAPES, OptimiserOptions, Schedule
-from archir.grow.ranges import CLOSED, Count, Part, Positive, Seed, Truth, Whole, among, checked, problem
-from archir.score.baselines.rules import DEFAULT, JOINT, RULES
+from archir.score.options import Price, ScoreOptions
+from archir.score.ranges import CLOSED, Count, Part, Positive, Seed, Truth, Whole, among, checked, problem
+from archir.score.strategies.registry import DEFAULT, STRATEGIES
 
 _WHAT = "these options do not make a run"
 
@@ -67,7 +68,7 @@ class Growing:
         recalibrate_batches: training batches that batch statistics are averaged over before scoring.
         batch_statistics: score and check candidates with the batch statistics of training; they are averaged anew once
             the network has grown. Otherwise the running ones stand still.
-        rule: the rule that ranks and chooses the candidates, one of `archir.score.baselines.rules.RULES`.
+        rule: the rule that ranks and chooses the candidates, one of `archir.score.strategies.registry.STRATEGIES`.
         refine: number of candidates, best first, whose joint effect is found in forward mode.
         agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or its θ
             is made smaller, and it is shortened: below it, the set has left the range in which the network is linear.
@@ -87,7 +88,7 @@ class Growing:
     score_examples: Count = 1000
     recalibrate_batches: Count = 20
     batch_statistics: Truth = False
-    rule: Annotated[str, among("rule", RULES)] = DEFAULT
+    rule: Annotated[str, among("rule", STRATEGIES)] = DEFAULT
     refine: Count = 64
     agreement: Part = 0.8
     composites: Whole = 0
@@ -96,7 +97,7 @@ class Growing:
     def _fits_together(self) -> Self:
         if self.first_growth > self.last_growth:
             raise problem(f"first_growth is {self.first_growth}, after last_growth, which is {self.last_growth}")
-        if self.batch_statistics and self.rule not in JOINT:
+        if self.batch_statistics and STRATEGIES[self.rule].running_statistics:
             raise problem(f"the rule {self.rule} takes running statistics, not those of the batch")
         return self
 
@@ -131,6 +132,23 @@ class GrowOptions(Training, Growing):
     def rate(self) -> Schedule:
         """The learning rate of each step."""
         return Schedule(self.optimiser.rate, self.steps, self.warmup, self.schedule)
+
+    def scoring(self, price: Price, seed: int) -> ScoreOptions:
+        """Return how the candidates of a growth step are scored.
+
+        Args:
+            price: what cost is worth, in nats.
+            seed: seed of everything random in the step.
+        """
+        return ScoreOptions(
+            steps=self.learn_steps,
+            rate=self.learn_rate,
+            radius=self.radius,
+            refine=self.refine,
+            price=price,
+            batch_statistics=self.batch_statistics,
+            seed=seed,
+        )
 
     def growth_at(self) -> list[int]:
         """Return the number of optimiser steps done before each growth step, in order."""

@@ -19,8 +19,8 @@ from archir.rewrite.multiplicity import relate
 from archir.rewrite.pipeline import apply_together, merged_changes
 from archir.rewrite.region import makes_linearly
 from archir.rewrite.spec import format_spec
-from archir.score.program import Program
-from archir.score.screen import Batch, no_batches
+from archir.score.batches import no_batches
+from archir.score.program import Inputs, Program
 
 LARGEST = 8192
 """Most positions along the axis a layer sums over for which the Gram matrix is made."""
@@ -72,7 +72,7 @@ class _Consumer:
 
 
 def compensated(
-    graph: Graph, batches: Iterable[Batch], prunes: Sequence[UnitMorphism], *, ridge: float = 1e-4
+    graph: Graph, batches: Iterable[tuple[Inputs, object]], prunes: Sequence[UnitMorphism], *, ridge: float = 1e-4
 ) -> Graph:
     """Remove units, and let the weights of those that stay take over what they gave, as well as they can.
 
@@ -92,7 +92,7 @@ def compensated(
 
     Raises:
         PassError: a rewrite does more than remove units, or cannot be done.
-        ScoreError: there are no batches, or the graph is noisy in evaluation mode.
+        ScoreError: there are no batches, the graph is noisy in evaluation mode, or the ridge is no number from 0.
 
     Source: He, Zhang, Sun 2017 (channel pruning) for the least squares; consumers of any wiring are ours.
     """

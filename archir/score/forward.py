@@ -20,7 +20,7 @@ from archir.ir.operators.operator import SUMMANDS, Kind
 from archir.ir.registry import operator_of
 from archir.ir.types import is_float
 from archir.rewrite.perturbation import Edge
-from archir.score.tail import Operator, Tail, compile_operator
+from archir.score.downstream import Downstream, Operator, compile_operator
 
 Values = Mapping[Value, Any]
 Rule = Callable[..., tuple[torch.Tensor, ...]]
@@ -73,14 +73,14 @@ class Linearisation:
     Source: the double-reverse trick is Townsend's (2017).
     """
 
-    def __init__(self, tail: Tail, values: Values) -> None:
+    def __init__(self, downstream: Downstream, values: Values) -> None:
         """Take the values of one batch.
 
         Args:
-            tail: the calls downstream.
-            values: at least `tail.needs`.
+            downstream: the calls downstream.
+            values: at least `downstream.needs`.
         """
-        self._tail, self._values = tail, values
+        self._downstream, self._values = downstream, values
         self._diagonals: dict[tuple[int, ...], torch.Tensor] = {}
         self._cache: dict[int, Any] = {}
         self._differentiated: dict[str, str] = {}
@@ -101,7 +101,7 @@ class Linearisation:
         """Return the tangents of every output for tangents injected on edges; None where an output does not move.
 
         Args:
-            start: tangents in the shapes of the values on the edges, all of them edges of the tail, without chains.
+            start: tangents in the shapes of the values on the edges, edges of `downstream`, without chains.
 
         Returns:
             `[candidates, *shape of the output]` each; the numbers of the candidates run from nought to the last that
@@ -109,7 +109,7 @@ class Linearisation:
         """
         candidates = range(_numbers(start.values()).stop)
         found = {e: t for e, t in start.items() if isinstance(e, Value)}
-        for operator, dropped in zip(self._tail.operators, self._tail.dropped, strict=True):
+        for operator, dropped in zip(self._downstream.operators, self._downstream.dropped, strict=True):
             tangents = [
                 self._operand(v, u, found, start) for u, v in zip(operator.uses, operator.operands, strict=True)
             ]
@@ -123,7 +123,7 @@ class Linearisation:
                 value = Value(operator.node.id, i)
                 found[value] = self._dense(found[value]) + self._dense(tangent) if value in found else tangent
         results: list[torch.Tensor | None] = []
-        for use, value in zip(self._tail.output_uses, self._tail.results, strict=True):
+        for use, value in zip(self._downstream.output_uses, self._downstream.results, strict=True):
             tangent = self._operand(value, use, found, start)
             results.append(None if tangent is None else self._dense(tangent).over(candidates))
         return results
@@ -133,7 +133,7 @@ class Linearisation:
     ) -> Tangents | None:
         tangent, injected = found.get(value), start.get(use)
         if injected is None:
-            if tangent is not None and tangent.chain and value in self._tail.shared:
+            if tangent is not None and tangent.chain and value in self._downstream.shared:
                 tangent = found[value] = self._dense(tangent)
             return tangent
         return injected if tangent is None else injected + self._dense(tangent)

@@ -6,16 +6,15 @@ import itertools
 
 from archir.errors import PassError
 from archir.ir.graph import Graph
-from archir.rewrite.candidate import Candidate
 from archir.rewrite.compose import Compose
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.reference import Later
-from archir.score.baselines.ranking import Ranking
-from archir.score.score import Scores
+from archir.score.families import Candidate
+from archir.score.scores import Scores
 
 
-def propose_composites(scores: Scores | Ranking, most: int) -> tuple[Compose, ...]:
+def propose_composites(scores: Scores, most: int) -> tuple[Compose, ...]:
     """Return composites of two rewrites each, of those that scored best alone.
 
     At least one of the two is no change of a width: changes of widths already go together in a set, while rewrites
@@ -31,7 +30,8 @@ def propose_composites(scores: Scores | Ranking, most: int) -> tuple[Compose, ..
 
     Source: ours.
     """
-    alone = [(s.candidate, s.predicted) for s in scores if s.predicted is not None and s.predicted < 0]
+    choice = sorted(scores.choice, key=lambda s: s.order)
+    alone = [(s.candidate, s.predicted) for s in choice if s.predicted is not None and s.predicted < 0]
     best = [(c, predicted) for c, predicted in alone if not isinstance(c.morphism, Compose)]
     pairs = [
         (first + second, one, other)

@@ -13,7 +13,7 @@ from archir.grow.budget import Budget, Prices
 from archir.grow.config import RunConfig, read_config
 from archir.grow.optimisers import OptimiserOptions
 from archir.grow.options import GrowOptions, Training
-from archir.grow.ranges import MOST_PROBLEMS
+from archir.score.ranges import MOST_PROBLEMS
 
 SMALL = """
 [model]

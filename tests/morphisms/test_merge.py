@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from archir.api import score
 from archir.axes.infer import infer_widths
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
@@ -22,7 +23,6 @@ from archir.rewrite.morphism import UnitMorphism
 from archir.rewrite.pipeline import apply_together, rewrite_together
 from archir.rewrite.spec import format_spec, parse_specs
 from archir.score.losses import find_loss
-from archir.score.score import score
 from archir.testing import evaluate, outputs, relative_difference
 from frontends.pytorch import trace
 from passes.catalog import PASSES

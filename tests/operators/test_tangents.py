@@ -20,9 +20,9 @@ from archir.ir.operators.operator import Kind, Operator
 from archir.ir.operators.table import TABLE
 from archir.ir.registry import operator_of
 from archir.ir.types import is_float
+from archir.score.downstream import Downstream
 from archir.score.forward import Linearisation, Tangents
 from archir.score.program import Program
-from archir.score.tail import Tail
 from tests.axes.calls import Call
 from tests.operators.calls import EVERY
 
@@ -86,7 +86,7 @@ def test_tangents_are_those_of_torch(call: Call) -> None:
     graph, node = _graph(call)
     values = {Value(i): t for i, t in graph.tensors.items()}
     for uses in _moving(graph, node):
-        tail = Tail(graph, uses)
+        tail = Downstream(graph, uses)
         kept = Program(graph, keep=tail.needs)({Value(graph.inputs[0].id): torch.ones(2, dtype=torch.float64)}).values
         tangents = {use: torch.randn_like(_operand(node, use, values)) for use in uses}
         found = Linearisation(tail, kept)({use: Tangents(t[None]) for use, t in tangents.items()})

@@ -1,19 +1,22 @@
-"""The loss as a function of a model's outputs: gradient, Hessian, and samples of its square root."""
+"""The objective, a loss on top of a program: as a function of the outputs, its gradient, Hessian and a root of it."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 import torch
+from torch.distributed import ProcessGroup
 
-from archir.errors import ScoreError
-from archir.score.losses import LOSSES, Loss, check_loss, class_axis, label_weights
+from archir.errors import ArchirError, ScoreError
+from archir.ir.graph import Graph
+from archir.score.losses import LOSSES, Loss, LossFunction, check_loss, class_axis, find_loss, label_weights
+from archir.score.processes import Processes
 from archir.score.program import Program, number_of_examples
-from archir.score.ranks import ALONE, Ranks
 from archir.score.targets import Targets
 
 LARGEST_DENSE = 64
@@ -44,18 +47,20 @@ class Curvature(Enum):
 
 
 @dataclass(frozen=True)
-class Head:
-    """The loss on top of one program, on outputs flattened to `[examples, outputs]`.
+class Objective:
+    """A loss on top of a program, on outputs flattened to `[examples, outputs]`; made by `make_objective`.
 
     Attributes:
-        program: what gives the outputs.
+        graph: the graph that is scored.
+        program: what gives the outputs: the graph, with the statistics of the batch where these are asked for.
         loss: the loss.
-        ranks: the processes over whose batches everything is a mean.
+        processes: those over whose batches everything is a mean.
     """
 
+    graph: Graph
     program: Program
     loss: Loss
-    ranks: Ranks = ALONE
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def coupled(self) -> bool:
@@ -104,6 +109,30 @@ class Head:
     def mean(self, flat: torch.Tensor, outputs: Sequence[Any], targets: Targets) -> torch.Tensor:
         """Return the mean loss for flat outputs, or that of the batch where it is coupled; `[]`."""
         return self.loss.mean(self.program.structure(self.split(flat, outputs)), targets)
+
+    def means(self, flat: torch.Tensor, outputs: Sequence[Any], targets: Targets) -> torch.Tensor:
+        """Return the mean loss for each of several flat outputs, all at once where the loss allows it.
+
+        Args:
+            flat: `[sets, examples, outputs]`.
+            outputs: the outputs of the program.
+            targets: the targets.
+
+        Returns:
+            `[sets]`.
+        """
+        if len(flat) == 1:
+            return self.mean(flat[0], outputs, targets)[None]
+        if LOSSES.get(self.loss.name) is self.loss:  # the examples of all sets make one batch
+            assert isinstance(targets, torch.Tensor), "a loss with a name takes one tensor"
+            every = targets.expand(len(flat), *targets.shape).flatten(0, 1)
+            losses = self.loss.per_example(flat.reshape(len(every), *outputs[0].shape[1:]), every)
+            return losses.reshape(len(flat), -1).mean(1)
+        try:
+            with warnings.catch_warnings(action="error"):  # such as that of an operator that is slow so
+                return torch.vmap(lambda one: self.mean(one, outputs, targets))(flat)
+        except (ArchirError, RuntimeError, Warning):  # a callable that looks at the numbers it gets
+            return torch.stack([self.mean(one, outputs, targets) for one in flat])
 
     def check(self, outputs: Sequence[Any], targets: Targets) -> None:
         """Check the loss on a batch.
@@ -220,18 +249,39 @@ class Head:
             )
 
 
+def make_objective(
+    graph: Graph,
+    loss: str | LossFunction | Loss,
+    *,
+    batch_statistics: bool = False,
+    group: ProcessGroup | None = None,
+) -> Objective:
+    """Return a loss on top of a graph.
+
+    Args:
+        graph: the graph.
+        loss: name of a loss, or a callable of outputs and targets.
+        batch_statistics: normalise by the mean and the variance of the batch, as in training.
+        group: processes of `torch.distributed` that share the batches out among them.
+
+    Raises:
+        ScoreError: there is no such loss, or the graph is noisy in evaluation mode.
+    """
+    return Objective(graph, Program(graph, batch_statistics=batch_statistics), find_loss(loss), Processes(group))
+
+
 def random_signs(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Return ones with random signs, in the shape and element type of `like`."""
     bits = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8)
     return (2 * bits - 1).to(like)
 
 
-def _dense_root(head: Head, outputs: Sequence[Any], targets: Targets, units: int) -> torch.Tensor:
+def _dense_root(objective: Objective, outputs: Sequence[Any], targets: Targets, units: int) -> torch.Tensor:
     """Return R with `R Rᵀ = H` for every unit, negative eigenvalues left out; `[units, outputs, outputs]`."""
-    flat = head.flatten(outputs, number_of_examples(targets))
+    flat = objective.flatten(outputs, number_of_examples(targets))
     count = flat.numel() // units
     basis = torch.eye(count, dtype=flat.dtype, device=flat.device)[:, None, :].expand(count, units, count)
-    products = head.hessian_product(outputs, targets, basis.reshape(count, *flat.shape))
+    products = objective.hessian_product(outputs, targets, basis.reshape(count, *flat.shape))
     hessian = products.reshape(count, units, count).transpose(0, 1)
     values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
     found: torch.Tensor = vectors * values.clamp(min=0).sqrt()[:, None, :]

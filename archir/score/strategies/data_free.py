@@ -1,4 +1,4 @@
-"""Rules that do not look at the data to choose: random, uniform, cheapest, Net2Net."""
+"""Strategies that do not look at the data to choose: random, uniform, cheapest, Net2Net."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from archir.ir.node import Value
 from archir.ir.seeds import derived_seed
 from archir.rewrite.equations import Miss
-from archir.score.baselines.ranking import Ranking
-from archir.score.baselines.task import Opinion, Task, collect, only
+from archir.score.strategies.context import ScoringContext, only
+from archir.score.strategies.result import FamilyResult, StrategyResult
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,13 @@ class Random:
 
     name: str = "random"
     summary: str = "at random, θ learned"
+    running_statistics: bool = True
 
-    def __call__(self, task: Task) -> Ranking:
-        """Rank the candidates of a task."""
-        generator = torch.Generator().manual_seed(task.recipe.seed)
-        orders = [_uniform(len(f.site.members), generator) for f in task.families]
-        return collect(self.name, task, [Opinion(o, None, t) for o, t in zip(orders, task.learned, strict=True)])
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        generator = torch.Generator().manual_seed(context.options.seed)
+        orders = [_uniform(len(f.site.members), generator) for f in context.families]
+        return StrategyResult(tuple(FamilyResult(o, theta=t) for o, t in zip(orders, context.thetas, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,17 @@ class Uniform:
 
     name: str = "uniform"
     summary: str = "spread over widths in proportion to their sizes, θ learned"
+    running_statistics: bool = True
 
-    def __call__(self, task: Task) -> Ranking:
-        """Rank the candidates of a task."""
-        generator = torch.Generator().manual_seed(task.recipe.seed)
-        opinions: list[Opinion] = []
-        for family, theta in zip(task.families, task.learned, strict=True):
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        generator = torch.Generator().manual_seed(context.options.seed)
+        families: list[FamilyResult] = []
+        for family, theta in zip(context.families, context.thetas, strict=True):
             count = len(family.site.members)
             place = torch.randperm(count, generator=generator)
-            opinions.append(Opinion((place + _uniform(count, generator)) / count, None, theta))
-        return collect(self.name, task, opinions)
+            families.append(FamilyResult((place + _uniform(count, generator)) / count, theta=theta))
+        return StrategyResult(tuple(families))
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,14 @@ class Cheapest:
 
     name: str = "cheapest"
     summary: str = "the fewest parameters first, θ learned"
+    running_statistics: bool = True
 
-    def __call__(self, task: Task) -> Ranking:
-        """Rank the candidates of a task."""
-        generator = torch.Generator().manual_seed(task.recipe.seed)
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        generator = torch.Generator().manual_seed(context.options.seed)
         # Costs are whole numbers, so that a part of one only decides between equal costs.
-        orders = [f.cost.parameters + _uniform(len(f.site.members), generator) / 2 for f in task.families]
-        return collect(self.name, task, [Opinion(o, None, t) for o, t in zip(orders, task.learned, strict=True)])
+        orders = [f.cost.parameters + _uniform(len(f.site.members), generator) / 2 for f in context.families]
+        return StrategyResult(tuple(FamilyResult(o, theta=t) for o, t in zip(orders, context.thetas, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -85,18 +88,19 @@ class Net2Net:
 
     name: str = "net2net"
     summary: str = "split: at random, children that differ by small noise"
+    running_statistics: bool = True
 
-    def __call__(self, task: Task) -> Ranking:
-        """Rank the candidates of a task."""
-        seed = task.recipe.seed
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        seed = context.options.seed
         generator = torch.Generator().manual_seed(seed)
-        stored = {Value(i): t for i, t in task.graph.tensors.items()}
-        opinions: list[Opinion | Miss] = []
-        for i, family in enumerate(task.families):
+        stored = {Value(i): t for i, t in context.graph.tensors.items()}
+        families: list[FamilyResult | Miss] = []
+        for i, family in enumerate(context.families):
             order = _uniform(len(family.site.members), generator)
             noise = family.perturbation.initial_theta(stored, derived_seed(seed, i))
-            opinions.append(only("split", family) or Opinion(order, None, noise))
-        return collect(self.name, task, opinions)
+            families.append(only("split", family) or FamilyResult(order, theta=noise))
+        return StrategyResult(tuple(families))
 
 
 def _uniform(count: int, generator: torch.Generator) -> torch.Tensor:

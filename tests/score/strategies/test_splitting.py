@@ -11,14 +11,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 from archir.ir.graph import Graph
-from archir.score.baselines.rules import rank
-from archir.score.baselines.splitting import SplittingIndex, smallest_eigenpairs
-from archir.score.learn import Recipe
+from archir.score.options import ScoreOptions
+from archir.score.strategies.splitting import SplittingIndex, smallest_eigenpairs
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
 from tests.models.zoo import ZOO
-from tests.score.baselines.nets import Batch, images, make_task, mean_loss, perceptron, weight
+from tests.score.strategies.nets import Batch, images, make_scores, mean_loss, perceptron, weight
 
 
 def splitting_matrix(graph_act: Callable[[Tensor], Tensor], act: Callable[[Tensor], Tensor], unit: int) -> Tensor:
@@ -48,13 +47,13 @@ def test_the_index_is_the_smallest_eigenvalue_of_the_dense_matrix(
     graph_act: Callable[[Tensor], Tensor], act: Callable[[Tensor], Tensor]
 ) -> None:
     graph, batches = perceptron(graph_act)
-    ranking = SplittingIndex()(make_task(graph, batches, Split(), recipe=Recipe(radius=0.25)))
+    scores = make_scores(SplittingIndex(), graph, batches, Split(), options=ScoreOptions(radius=0.25))
     rows = weight(graph, "inner.weight")
-    assert len(ranking) >= 2
+    assert len(scores) >= 2
     for unit in range(4):
         dense = splitting_matrix(graph_act, act, unit)
         values, vectors = torch.linalg.eigh(dense)
-        found = next((r for r in ranking if r.spec.endswith(f"units=[{unit}]}}")), None)
+        found = next((r for r in scores if r.spec.endswith(f"units=[{unit}]}}")), None)
         if found is None:
             assert float(values[0]) >= 0
             continue
@@ -69,31 +68,31 @@ def test_the_index_is_the_smallest_eigenvalue_of_the_dense_matrix(
 @pytest.mark.parametrize("data", [perceptron, images])
 def test_a_small_split_changes_the_loss_by_half_the_index(data: Callable[[], tuple[Graph, list[Batch]]]) -> None:
     graph, batches = data()
-    ranking = SplittingIndex()(make_task(graph, batches, Split(), recipe=Recipe(radius=1e-3)))
+    scores = make_scores(SplittingIndex(), graph, batches, Split(), options=ScoreOptions(radius=1e-3))
     before = float(mean_loss(graph, batches).detach())
-    clear = [r for r in ranking if abs(r.order) > 1e-3]
+    clear = [r for r in scores if abs(r.order) > 1e-3]
     assert len(clear) >= 3
-    for ranked in clear:
-        assert ranked.theta is not None
-        unit = int(ranked.spec.partition("[")[2].partition("]")[0])
-        (theta,) = ranked.theta.values()
-        change = float(mean_loss(ranking.together([ranked]).apply(), batches).detach()) - before
-        assert change == pytest.approx(0.5 * ranked.order * float(theta[unit].square().sum()), rel=1e-3)
+    for split in clear:
+        assert split.theta is not None
+        unit = int(split.spec.partition("[")[2].partition("]")[0])
+        (theta,) = split.theta.values()
+        change = float(mean_loss(scores.together([split]).apply(), batches).detach()) - before
+        assert change == pytest.approx(0.5 * split.order * float(theta[unit].square().sum()), rel=1e-3)
 
 
 def test_only_splits_are_ranked_and_linear_units_have_nothing_to_gain() -> None:
     graph, batches = perceptron(torch.nn.Identity())
-    ranking = SplittingIndex()(make_task(graph, batches, Split(), Prune()))
-    assert len(ranking) == 0 and ranking.choose() == []
-    assert [(label, m.reason) for label, m in ranking.misses] == [("prune w0", "the rule ranks split only")]
+    scores = make_scores(SplittingIndex(), graph, batches, Split(), Prune())
+    assert len(scores) == 0 and scores.choose() == []
+    assert [(label, m.reason) for label, m in scores.misses] == [("prune w0", "the strategy scores split only")]
 
 
 @pytest.mark.parametrize("length", [0.5, 1e-3])
 def test_the_trust_region_bounds_the_step(length: float) -> None:
     graph, batches = perceptron(torch.tanh)
-    ranking = SplittingIndex(length=0.5)(make_task(graph, batches, Split(), recipe=Recipe(radius=length)))
+    scores = make_scores(SplittingIndex(length=0.5), graph, batches, Split(), options=ScoreOptions(radius=length))
     rows = weight(graph, "inner.weight")
-    found = next(iter(ranking)).theta
+    found = next(iter(scores)).theta
     assert found is not None
     (theta,) = found.values()
     assert torch.allclose(theta.norm(dim=1), length * rows.norm(dim=1), rtol=1e-9)
@@ -106,8 +105,8 @@ def test_units_behind_attention_are_ranked() -> None:
     tokens = example.inputs()[0]
     graph = trace(example.build(), (tokens,)).to(torch.float64)
     targets = torch.randint(0, 5, tuple(tokens.shape))
-    ranking = rank(graph, [(tokens, targets)], rule="splitting-index", morphisms=(Split(),), steps=1)
-    assert len(ranking) >= 10 and all(r.order < 0 for r in ranking)
+    scores = make_scores("splitting-index", graph, [(tokens, targets)], Split())
+    assert len(scores) >= 10 and all(r.order < 0 for r in scores)
 
 
 def test_lanczos_steps_are_exact_when_there_are_enough_of_them() -> None:

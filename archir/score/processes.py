@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Processes:
     """Processes that score one graph together, each with batches of its own.
 
     All of them make the same calls in the same order, and get the same results.
@@ -23,7 +23,7 @@ class Ranks:
     group: ProcessGroup | None = None
 
     @property
-    def number(self) -> int:
+    def rank(self) -> int:
         """The number of this process among them."""
         return 0 if self.group is None else dist.get_rank(self.group)
 
@@ -49,8 +49,4 @@ class Ranks:
 
     def seed(self, seed: int) -> int:
         """Return a seed of this process's own, so that no two draw the same samples."""
-        return seed + 1_000_003 * self.number
-
-
-ALONE = Ranks()
-"""One process, which has all batches."""
+        return seed + 1_000_003 * self.rank

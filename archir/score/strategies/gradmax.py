@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -17,33 +16,32 @@ from archir.ir.registry import operator_of
 from archir.rewrite.equations import Miss
 from archir.rewrite.region import Region, region_of
 from archir.rewrite.theta import by_node
-from archir.score.baselines.ranking import Ranking
-from archir.score.baselines.task import Opinion, Task, collect, only
-from archir.score.baselines.units import UnitVectors, unit_vectors
-from archir.score.family import Family
-from archir.score.head import Curvature
-from archir.score.program import number_of_examples
-from archir.score.screen import backward, no_batches, tapped_program
+from archir.score.families import Family
+from archir.score.objective import Curvature
+from archir.score.screen import backward, tapped_program
+from archir.score.strategies.context import ScoringContext, only
+from archir.score.strategies.result import FamilyResult, StrategyResult
+from archir.score.strategies.unit_vectors import UnitVectors, unit_vectors
 
 CHUNK = 64
 """Number of outgoing directions whose gradients are found at once."""
 
 SILENCE = 1e-3
-"""Length of the incoming weights of a fresh unit relative to the others', where nought would leave it dead."""
+"""Length of the incoming weights of a fresh unit relative to the others', where zero would leave it dead."""
 
 
 @dataclass(frozen=True)
 class GradMax:
     """Widen where the gradient of the fresh units' incoming weights is largest, and so that it is.
 
-    With the incoming weights W at nought nothing changes, and `∂L/∂W = Mᵀ V` is linear in the outgoing weights V, where
+    With the incoming weights W at zero nothing changes, and `∂L/∂W = Mᵀ V` is linear in the outgoing weights V, where
     `M` sums gradients at the consumer times activations at the producer, over examples and places. Among orthogonal
     outgoing weights of given length c, that of the other units, `‖∂L/∂W‖² = c² Σ σ²` is largest for the left singular
     vectors of M with the largest singular values. The order is the negative of that.
 
-    Between W and V there may be calls that are linear, batch normalisation, and pointwise functions that are nought
-    at nought; the slope of these there is taken as 1. Where PyTorch takes it as 0 (ReLU), the units would never learn:
-    W is then a small step down the gradient, and not quite nought.
+    Between W and V there may be calls that are linear, batch normalisation, and pointwise functions that are zero
+    at zero; the slope of these there is taken as 1. Where PyTorch takes it as 0 (ReLU), the units would never learn:
+    W is then a small step down the gradient, and not quite zero.
 
     Attributes:
         batches: most batches of those that θ is found on.
@@ -54,31 +52,30 @@ class GradMax:
 
     name: str = "gradmax"
     summary: str = "widen: the largest gradients of the fresh weights, by singular vectors"
+    running_statistics: bool = True
     batches: int = 16
 
-    def __call__(self, task: Task) -> Ranking:
-        """Rank the candidates of a task."""
-        prepared = [only("widen", f) or _prepare(task, f) for f in task.families]
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        prepared = [only("widen", f) or _prepare(context, f) for f in context.families]
         found = {i: p for i, p in enumerate(prepared) if not isinstance(p, Miss)}
-        matrices = self._matrices(task, found)
-        opinions = [p if isinstance(p, Miss) else p.opinion(task, matrices[i]) for i, p in enumerate(prepared)]
-        return collect(self.name, task, opinions)
+        matrices = self._matrices(context, found)
+        families = [p if isinstance(p, Miss) else p.result(context, matrices[i]) for i, p in enumerate(prepared)]
+        return StrategyResult(tuple(families))
 
-    def _matrices(self, task: Task, prepared: Mapping[int, _Fresh]) -> dict[int, torch.Tensor]:
+    def _matrices(self, context: ScoringContext, prepared: Mapping[int, _Fresh]) -> dict[int, torch.Tensor]:
         """Return M of each family, `[outgoing, incoming]`."""
-        program = tapped_program(task.chunked.program, [task.perturbations[i] for i in prepared])
+        program = tapped_program(context.streamed.program, [context.perturbations[i] for i in prepared])
         totals: dict[int, torch.Tensor] = {}
         examples, generator = 0, torch.Generator()
-        for inputs, targets in itertools.islice(task.learn, self.batches):
-            evaluation = program(program.bind(inputs))
-            gradient, _ = backward(task.chunked, evaluation, targets, Curvature.NONE, generator)
+        for batch in context.learn[: self.batches]:
+            evaluation = program(batch.inputs)
+            gradient, _ = backward(context.streamed, evaluation, batch.targets, Curvature.NONE, generator)
             at = {e: g for e, g in gradient.items() if isinstance(e, Value)}
             for i, fresh in prepared.items():
                 found = fresh.covariance(evaluation.values, at)
                 totals[i] = totals[i] + found if i in totals else found
-            examples += number_of_examples(targets)
-        if not examples:
-            raise no_batches()
+            examples += batch.examples
         return {i: t / examples for i, t in totals.items()}
 
 
@@ -93,8 +90,8 @@ class _Fresh:
         count: number of fresh units.
         outgoing: the weights the width is summed over against.
         skipped: calls that stand for the identity, and the value that goes through each.
-        unit_scales: stored tensors that fresh units hold ones in; they hold nought in other tensors.
-        dead: whether PyTorch takes the slope at nought of some call as nought.
+        unit_scales: stored tensors that fresh units hold ones in; they hold zero in other tensors.
+        dead: whether PyTorch takes the slope at zero of some call as zero.
     """
 
     widths: Widths
@@ -171,9 +168,9 @@ class _Fresh:
         arguments = {n: a for n, a in node.arguments.items() if n not in spelling.drop and n != "bias"}
         return compile_call(replace(node, op=spelling.op or node.op, arguments={**arguments, **spelling.arguments}))
 
-    def opinion(self, task: Task, matrix: torch.Tensor) -> Opinion:
+    def result(self, context: ScoringContext, matrix: torch.Tensor) -> FamilyResult:
         """Return what follows from the singular values and vectors of M."""
-        tensors = task.graph.tensors
+        tensors = context.graph.tensors
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
         outgoing, incoming = (self.vectors(nodes).pack(tensors) for nodes in (self.outgoing, self.region.weights))
         length = outgoing.norm(dim=1).mean()
@@ -189,11 +186,11 @@ class _Fresh:
                 shape = [size_of(t, {self.width.atom: self.count}) for t in self.widths.axes[Value(place.node)]]
                 theta[place.node] = tensors[place.node].new_full(shape, float(place.node in self.unit_scales))
         gain = float(length**2 * s[:number].square().sum())
-        return Opinion(torch.tensor([-gain], dtype=torch.float64), None, {n: t for n, t in theta.items()})
+        return FamilyResult(torch.tensor([-gain], dtype=torch.float64), theta={n: t for n, t in theta.items()})
 
 
-def _prepare(task: Task, family: Family) -> _Fresh | Miss:
-    widths = infer_widths(task.graph)
+def _prepare(context: ScoringContext, family: Family) -> _Fresh | Miss:
+    widths = infer_widths(context.graph)
     width = widths[family.site.label]
     region = region_of(widths, width)
     if isinstance(region, Miss):
@@ -212,14 +209,14 @@ def _prepare(task: Task, family: Family) -> _Fresh | Miss:
             scales = (node.arguments.get("weight"), node.arguments.get("running_var"))
             ones |= {v.node for v in scales if isinstance(v, Value)}
         elif carrier is not None:
-            value, slope = _at_nought(node)
+            value, slope = _at_zero(node)
             if value != 0:
-                return Miss("a pointwise function on the way is not nought at nought", (node.id,))
+                return Miss("a pointwise function on the way is not zero at zero", (node.id,))
             skipped[node.id] = carrier
             dead = dead or slope == 0
         else:
             return Miss(f"{node.op} on the way is neither linear nor a pointwise function", (node.id,))
-    weights = (task.graph.node(use.node).arguments["weight"] for use, _ in region.ends)
+    weights = (context.graph.node(use.node).arguments["weight"] for use, _ in region.ends)
     outgoing = tuple(dict.fromkeys(v.node for v in weights if isinstance(v, Value)))
     count = _fresh_units(family, widths, width)
     return _Fresh(widths, width, region, count, outgoing, skipped, frozenset(ones), dead)
@@ -241,8 +238,8 @@ def _pointwise_operand(region: Region, node: Node) -> Value | None:
     return next(iter(carriers)) if alone else None
 
 
-def _at_nought(node: Node) -> tuple[float, float]:
-    """Return the value and the slope, as PyTorch has it, of a pointwise function at nought."""
+def _at_zero(node: Node) -> tuple[float, float]:
+    """Return the value and the slope, as PyTorch has it, of a pointwise function at zero."""
     with torch.enable_grad():
         x = torch.zeros((), dtype=torch.float64, requires_grad=True)
         (value,) = compile_call(node)(lambda _: x)

@@ -14,9 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from archir.score.head import Curvature
-from archir.score.learn import Recipe
-from archir.score.score import Scores, score
+from archir.api import score
+from archir.score.objective import Curvature
+from archir.score.options import ScoreOptions
+from archir.score.scores import Scores
 from archir.score.sets import SCALED_ON, SMALLEST_SCALE
 from frontends.pytorch import trace
 from passes.prune import Prune
@@ -64,11 +65,11 @@ def summary(scores: Scores) -> dict[str, Any]:
 def learned(scores: Scores, shared: Examples) -> dict[str, Any]:
     """Learn θ of a set together, on more batches than its scale is found on, and return what came of it."""
     assert len(shared) > SCALED_ON
-    learning = [s for s in scores if scores.theta(s.spec)][:5]
+    learning = [s for s in scores if s.theta][:5]
     pruned = next(s for s in scores if s.candidate.morphism.name == "prune")
     alone = scores.together([*learning, pruned])
     joint = alone.refine(shared[:SCALED_ON])
-    found = alone.learned(shared, Recipe(len(shared) + 1, curvature=Curvature.EXACT))
+    found = alone.learned(shared, ScoreOptions(steps=len(shared) + 1, curvature=Curvature.EXACT))
     refinement = found.refine(shared)
     return {
         "set": found.specs,

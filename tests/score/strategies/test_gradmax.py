@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from archir.ir.graph import Graph
 from archir.rewrite.theta import by_node
-from archir.score.baselines.gradmax import SILENCE, GradMax
+from archir.score.strategies.gradmax import SILENCE, GradMax
 from passes.split import Split
 from passes.widen import Widen
-from tests.score.baselines.nets import Batch, images, make_task, perceptron, weight
+from tests.score.strategies.nets import Batch, images, make_scores, perceptron, weight
 
 
 def incoming_gradient(graph: Graph, batches: list[Batch], name: str, fresh: int) -> Tensor:
@@ -25,25 +25,25 @@ def incoming_gradient(graph: Graph, batches: list[Batch], name: str, fresh: int)
 
 def test_the_function_is_kept_and_the_gradient_is_as_large_as_said() -> None:
     graph, batches = perceptron()
-    (ranked,) = ranking = GradMax()(make_task(graph, batches, Widen(count=2)))
-    grown = ranking.together([ranked]).apply()
+    (widened,) = scores = make_scores(GradMax(), graph, batches, Widen(count=2))
+    grown = scores.together([widened]).apply()
     x = batches[0][0]
     assert torch.equal(grown.module().eval()(x), graph.module().eval()(x))
     gradient = incoming_gradient(grown, batches, "inner.weight", 2)
-    assert float(gradient.square().sum()) == pytest.approx(-ranked.order, rel=1e-9)
-    assert ranked.predicted is None and ranking.predict([ranked]) is None
+    assert float(gradient.square().sum()) == pytest.approx(-widened.order, rel=1e-9)
+    assert widened.predicted is None and scores.modelled([widened]) is None
 
 
 def test_no_other_outgoing_weights_of_that_length_get_larger_gradients() -> None:
     graph, batches = perceptron()
-    (ranked,) = ranking = GradMax()(make_task(graph, batches, Widen(count=2)))
-    assert ranked.theta is not None
+    (widened,) = scores = make_scores(GradMax(), graph, batches, Widen(count=2))
+    assert widened.theta is not None
     outer = graph.by_name["outer.weight"].id
     length = float(weight(graph, "outer.weight").norm(dim=0).mean())
-    assert torch.allclose(ranked.theta[outer].norm(dim=0), torch.tensor(length, dtype=torch.float64))
+    assert torch.allclose(widened.theta[outer].norm(dim=0), torch.tensor(length, dtype=torch.float64))
 
     def gain(v: Tensor) -> Tensor:
-        module = ranking.together([ranked]).apply().module().eval()
+        module = scores.together([widened]).apply().module().eval()
         named = {"outer.weight": torch.cat([weight(graph, "outer.weight"), length * v], 1)}
         w = dict(module.named_parameters())["inner.weight"].detach().requires_grad_()
         losses = [
@@ -60,30 +60,30 @@ def test_no_other_outgoing_weights_of_that_length_get_larger_gradients() -> None
     for _ in range(30):
         v = torch.linalg.qr(torch.randn(2, 2, generator=generator, dtype=torch.float64)).Q
         tried.append(float(gain(v).detach()))
-    best = float(gain(ranked.theta[outer] / length).detach())
-    assert best == pytest.approx(-ranked.order, rel=1e-9)
+    best = float(gain(widened.theta[outer] / length).detach())
+    assert best == pytest.approx(-widened.order, rel=1e-9)
     assert max(tried) <= best * (1 + 1e-9)
 
 
 def test_a_single_unit_is_found_by_gradient_ascent_too() -> None:
     graph, batches = images()
-    ranking = GradMax()(make_task(graph, batches, Widen(count=1)))
-    ranked = next(r for r in ranking if "w0" in r.spec)
-    assert ranked.theta is not None
+    scores = make_scores(GradMax(), graph, batches, Widen(count=1))
+    widened = next(r for r in scores if "w0" in r.spec)
+    assert widened.theta is not None
     node = graph.by_name["body.0.weight"].id
-    length = float(ranked.theta[node].norm())
+    length = float(widened.theta[node].norm())
     stem = graph.by_name["stem.0.weight"].id
-    v = torch.randn(ranked.theta[node].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    v = torch.randn(widened.theta[node].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     value = torch.zeros(())
     for _ in range(60):
         v = (v / v.norm()).requires_grad_()
-        theta = {**by_node(ranked.theta), node: length * v}
+        theta = {**by_node(widened.theta), node: length * v}
         x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        w = torch.zeros_like(ranked.theta[stem]).requires_grad_()
+        w = torch.zeros_like(widened.theta[stem]).requires_grad_()
         value = squared_gradient(graph, {**theta, stem: w}, w, x, y)
         (slope,) = torch.autograd.grad(value, v)
         v = slope.detach()
-    assert float(value.detach()) == pytest.approx(-ranked.order, rel=1e-4)
+    assert float(value.detach()) == pytest.approx(-widened.order, rel=1e-4)
 
 
 def squared_gradient(graph: Graph, theta: dict[int, Tensor], w: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -120,40 +120,40 @@ def squared_gradient(graph: Graph, theta: dict[int, Tensor], w: Tensor, x: Tenso
 
 def test_convolutions_batch_norm_and_flattening_are_followed() -> None:
     graph, batches = images()
-    ranking = GradMax()(make_task(graph, batches, Widen(count=2), Split()))
-    assert {m.reason for label, m in ranking.misses if label.startswith("split")} == {"the rule ranks widen only"}
-    (miss,) = [m for label, m in ranking.misses if label.startswith("widen")]
+    scores = make_scores(GradMax(), graph, batches, Widen(count=2), Split())
+    assert {m.reason for label, m in scores.misses if label.startswith("split")} == {"the strategy scores widen only"}
+    (miss,) = [m for label, m in scores.misses if label.startswith("widen")]
     assert miss.reason == "aten.max_pool2d.default on the way is neither linear nor a pointwise function"
-    assert len(ranking) == 2
+    assert len(scores) == 2
     x = batches[0][0]
-    for ranked, name in ((next(r for r in ranking if w in r.spec), n) for w, n in (("w0", "stem.0"), ("w2", "last.0"))):
-        grown = ranking.together([ranked]).apply()
+    for widened, name in ((next(r for r in scores if w in r.spec), n) for w, n in (("w0", "stem.0"), ("w2", "last.0"))):
+        grown = scores.together([widened]).apply()
         assert torch.allclose(grown.module().eval()(x), graph.module().eval()(x), atol=1e-12)
         gradient = incoming_gradient(grown, batches, f"{name}.weight", 2)
         # Batch normalisation divides by √(1 + 1e-5), which is taken as 1.
-        assert float(gradient.square().sum()) == pytest.approx(-ranked.order, rel=2e-5)
+        assert float(gradient.square().sum()) == pytest.approx(-widened.order, rel=2e-5)
 
 
 def test_units_that_would_be_dead_are_woken_and_others_are_refused() -> None:
     graph, batches = perceptron(torch.relu)
-    (ranked,) = GradMax()(make_task(graph, batches, Widen(count=2)))
-    assert ranked.theta is not None
-    inner = ranked.theta[graph.by_name["inner.weight"].id]
+    (widened,) = make_scores(GradMax(), graph, batches, Widen(count=2))
+    assert widened.theta is not None
+    inner = widened.theta[graph.by_name["inner.weight"].id]
     expected = SILENCE * weight(graph, "inner.weight").norm(dim=1).mean()
     assert torch.allclose(inner.norm(dim=1), expected.expand(2))
     graph, batches = perceptron(torch.sigmoid)
-    ranking = GradMax()(make_task(graph, batches, Widen(count=2)))
-    assert not len(ranking)
-    assert [m.reason for _, m in ranking.misses] == ["a pointwise function on the way is not nought at nought"]
+    scores = make_scores(GradMax(), graph, batches, Widen(count=2))
+    assert not len(scores)
+    assert [m.reason for _, m in scores.misses] == ["a pointwise function on the way is not zero at zero"]
 
 
 def test_more_units_than_directions_leave_the_rest_silent() -> None:
     graph, batches = perceptron()
-    ranking = GradMax()(make_task(graph, batches, Widen(count=5)))
-    theta = ranking.table[0].theta
+    scores = make_scores(GradMax(), graph, batches, Widen(count=5))
+    theta = scores.table[0].theta
     assert theta is not None
     lengths = theta[graph.by_name["outer.weight"].id].norm(dim=0)
     assert bool((lengths[:2] > 0).all()) and bool((lengths[2:] == 0).all())
     x = batches[0][0]
-    change = ranking.together(ranking.table).apply().module().eval()(x) - graph.module().eval()(x)
+    change = scores.together(scores.table).apply().module().eval()(x) - graph.module().eval()(x)
     assert bool((change.abs() < 1e-14).all())

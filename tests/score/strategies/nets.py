@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
-from archir.score.baselines.task import Task
-from archir.score.head import Head
-from archir.score.learn import Recipe
-from archir.score.losses import find_loss
-from archir.score.program import Program
+from archir.score.objective import make_objective
+from archir.score.options import ScoreOptions
+from archir.score.score import score
+from archir.score.scores import Scores
+from archir.score.strategies.strategy import Strategy
 from archir.testing import randomise
 from frontends.pytorch import trace
 
@@ -59,9 +59,15 @@ def images(act: type[nn.Module] = nn.Tanh) -> tuple[Graph, list[Batch]]:
     return graph, [(torch.randn(n, 1, 4, 4, dtype=torch.float64), torch.randint(0, 3, (n,))) for n in (6, 5)]
 
 
-def make_task(graph: Graph, batches: Sequence[Batch], *morphisms: Morphism, recipe: Recipe | None = None) -> Task:
-    head = Head(Program(graph), find_loss("cross_entropy"))
-    return Task(head, morphisms, batches, batches, recipe or Recipe(steps=3))
+def make_scores(
+    strategy: str | Strategy,
+    graph: Graph,
+    batches: Sequence[Batch],
+    *morphisms: Morphism,
+    options: ScoreOptions | None = None,
+) -> Scores:
+    how = options or ScoreOptions(steps=3)
+    return score(make_objective(graph, "cross_entropy"), batches, morphisms=morphisms, strategy=strategy, options=how)
 
 
 def mean_loss(graph: Graph, batches: Sequence[Batch]) -> Tensor:

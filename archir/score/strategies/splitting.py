@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,13 +14,12 @@ from archir.ir.node import Node, Value
 from archir.rewrite.equations import Miss
 from archir.rewrite.region import Region, region_of
 from archir.rewrite.replay import Replay
-from archir.score.baselines.ranking import Ranking
-from archir.score.baselines.task import Opinion, Task, collect, only
-from archir.score.baselines.units import UnitVectors, unit_vectors
-from archir.score.family import Family
-from archir.score.head import Curvature
-from archir.score.program import number_of_examples
-from archir.score.screen import Gradient, backward, no_batches, tapped_program
+from archir.score.families import Family
+from archir.score.objective import Curvature
+from archir.score.screen import Gradient, backward, tapped_program
+from archir.score.strategies.context import ScoringContext, only
+from archir.score.strategies.result import FamilyResult, StrategyResult
+from archir.score.strategies.unit_vectors import UnitVectors, unit_vectors
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 """Multiplies the matrix of every unit by a vector of its own; `[units, size]` to `[units, size]`."""
@@ -56,7 +54,7 @@ class SplittingIndex:
         length: ‖θ‖ relative to ‖w‖; the trust region bounds it, too.
         steps: most Lanczos steps.
         batches: most batches of those that θ is found on; their activations are kept.
-        sharpness: β of the softplus that stands for ReLU in S, whose own second derivative is nought almost
+        sharpness: β of the softplus that stands for ReLU in S, whose own second derivative is zero almost
             everywhere.
 
     Source: Liu, Wu, Wang 2019 (Splitting Steepest Descent), equation 6; Lanczos and the softplus are ours.
@@ -64,38 +62,37 @@ class SplittingIndex:
 
     name: str = "splitting-index"
     summary: str = "split: the smallest eigenvalue of the splitting matrix, θ its eigenvector"
+    running_statistics: bool = True
     length: float = 0.01
     steps: int = 32
     batches: int = 4
     sharpness: float = 5.0
 
-    def __call__(self, task: Task) -> Ranking:
-        """Rank the candidates of a task."""
-        observed = self._observe(task)
-        return collect(self.name, task, [only("split", f) or self._judge(task, f, observed) for f in task.families])
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        observed = self._observe(context)
+        return StrategyResult(tuple(only("split", f) or self._judge(context, f, observed) for f in context.families))
 
-    def _observe(self, task: Task) -> list[_Observation]:
-        perturbations = [f.perturbation for f in task.families if only("split", f) is None]
-        program, generator = tapped_program(task.chunked.program, perturbations), torch.Generator()
+    def _observe(self, context: ScoringContext) -> list[_Observation]:
+        perturbations = [f.perturbation for f in context.families if only("split", f) is None]
+        program, generator = tapped_program(context.streamed.program, perturbations), torch.Generator()
         found: list[_Observation] = []
-        for inputs, targets in itertools.islice(task.learn, self.batches):
-            evaluation = program(program.bind(inputs))
-            gradient, _ = backward(task.chunked, evaluation, targets, Curvature.NONE, generator)
-            found.append(_Observation(evaluation.values, gradient, number_of_examples(targets)))
-        if not found:
-            raise no_batches()
+        for batch in context.learn[: self.batches]:
+            evaluation = program(batch.inputs)
+            gradient, _ = backward(context.streamed, evaluation, batch.targets, Curvature.NONE, generator)
+            found.append(_Observation(evaluation.values, gradient, batch.examples))
         return found
 
-    def _judge(self, task: Task, family: Family, observed: Sequence[_Observation]) -> Opinion | Miss:
-        widths = infer_widths(task.graph)
+    def _judge(self, context: ScoringContext, family: Family, observed: Sequence[_Observation]) -> FamilyResult | Miss:
+        widths = infer_widths(context.graph)
         width = widths[family.site.label]
         region = region_of(widths, width)
         if isinstance(region, Miss):
             return region
         smooth = replace(region, nodes=tuple(_smoothed(n, self.sharpness) for n in region.nodes))
         units = unit_vectors(widths, width, region.weights)
-        packed = units.pack(task.graph.tensors)
-        generator = torch.Generator().manual_seed(task.recipe.seed)
+        packed = units.pack(context.graph.tensors)
+        generator = torch.Generator().manual_seed(context.options.seed)
         start = torch.randn(packed.shape, generator=generator, dtype=packed.dtype).to(packed.device)
         try:
             with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
@@ -105,9 +102,9 @@ class SplittingIndex:
             raise ScoreError(
                 f"the splitting matrix of width {width.name} cannot be found", why=f"{type(error).__name__}: {error}"
             ) from error
-        length = min(self.length, task.recipe.radius) * packed.norm(dim=1, keepdim=True)
+        length = min(self.length, context.options.radius) * packed.norm(dim=1, keepdim=True)
         order = torch.where(value < 0, value, torch.inf).to("cpu", torch.float64)
-        return Opinion(order, None, {n: t for n, t in units.unpack(vector * length).items()})
+        return FamilyResult(order, theta={n: t for n, t in units.unpack(vector * length).items()})
 
 
 def splitting_product(region: Region, units: UnitVectors, observed: Sequence[_Observation]) -> Product:

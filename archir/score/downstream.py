@@ -64,7 +64,7 @@ def compile_operator(node: Node, device: torch.device | None = None) -> Operator
     return Operator(node, tuple(u for u, _ in pairs), tuple(v for _, v in pairs), call, unbiased)
 
 
-class Tail:
+class Downstream:
     """The part of a graph downstream of some edges, ready for forward mode; made once, used for every batch."""
 
     def __init__(self, graph: Graph, edges: Iterable[Edge]) -> None:
