@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
-settings.register_profile("archir", deadline=None, derandomize=True, print_blob=False)
+settings.register_profile("archir", deadline=None, derandomize=True, print_blob=False, max_examples=50)
 settings.load_profile("archir")
 
 

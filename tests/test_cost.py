@@ -19,7 +19,7 @@ from archir.ir.graph import Graph
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Node, Parameter, Signature, Tree, Value
 from archir.ir.registry import operator_of
 from archir.ir.types import TensorType, symbol
-from frontends.pytorch import trace
+from tests.models.captured import graph_of
 from tests.models.zoo import ZOO
 from tools.peak_memory import PeakMemory
 
@@ -262,7 +262,7 @@ def test_whole_models_cost_what_pytorch_counts(name: str, monkeypatch: pytest.Mo
     example = ZOO[name]
     model = example.build().double().eval()
     inputs, keywords = (_doubles(x) for x in (example.inputs(), example.kwargs()))
-    graph = trace(model, inputs, keywords)
+    graph = graph_of(name).to(torch.float64)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         model(*inputs, **keywords)
