@@ -40,21 +40,24 @@ if TYPE_CHECKING:
     from archir.grow.engine import Run
     from archir.grow.optimisers import OptimiserOptions
     from archir.grow.options import GrowOptions
-    from archir.ir.graph import Edit, Graph
+    from archir.ir.builder import GraphBuilder
+    from archir.ir.edit import Edit
+    from archir.ir.graph import Graph, Patch
     from archir.ir.load import load
     from archir.ir.node import Value
     from archir.ir.registry import admit
-    from archir.rewrite.candidate import Candidate
     from archir.rewrite.compose import Compose
     from archir.rewrite.equations import Miss
     from archir.rewrite.insertion import Insertion, Start, splice
-    from archir.rewrite.morphism import Morphism, Pass, Site
+    from archir.rewrite.morphism import Morphism, Site
+    from archir.rewrite.passes import Pass
     from archir.rewrite.reference import Reference, find_value, refer
     from archir.rewrite.spec import format_spec
     from archir.rewrite.surroundings import layer_ends, look_around
-    from archir.score.learn import Recipe
+    from archir.score.families import Candidate
     from archir.score.losses import Loss, coupled
-    from archir.score.score import Score, Scores
+    from archir.score.options import ScoreOptions
+    from archir.score.scores import Score, Scores
     from archir.score.sets import CandidateSet
     from frontends.pytorch import trace
 
@@ -72,6 +75,7 @@ __all__ = [
     "EmitError",
     "FileError",
     "Graph",
+    "GraphBuilder",
     "GraphError",
     "GrowError",
     "GrowOptions",
@@ -83,12 +87,13 @@ __all__ = [
     "ParseError",
     "Pass",
     "PassError",
+    "Patch",
     "Prices",
-    "Recipe",
     "Reference",
     "Run",
     "Score",
     "ScoreError",
+    "ScoreOptions",
     "Scores",
     "Site",
     "Start",
@@ -125,7 +130,6 @@ _HOMES = {
         "archir.api",
     ),
     **dict.fromkeys(("Width", "Widths"), "archir.axes.widths"),
-    "Candidate": "archir.rewrite.candidate",
     **dict.fromkeys(("Difference", "compare"), "archir.compare"),
     "to_onnx": "archir.emit.onnx",
     "to_python": "archir.emit.python",
@@ -135,20 +139,25 @@ _HOMES = {
     "Run": "archir.grow.engine",
     "OptimiserOptions": "archir.grow.optimisers",
     "GrowOptions": "archir.grow.options",
-    **dict.fromkeys(("Edit", "Graph"), "archir.ir.graph"),
+    "GraphBuilder": "archir.ir.builder",
+    "Edit": "archir.ir.edit",
+    "Graph": "archir.ir.graph",
     "load": "archir.ir.load",
     "Value": "archir.ir.node",
     "admit": "archir.ir.registry",
     "Compose": "archir.rewrite.compose",
     "Miss": "archir.rewrite.equations",
     **dict.fromkeys(("Insertion", "Start", "splice"), "archir.rewrite.insertion"),
-    **dict.fromkeys(("Morphism", "Pass", "Site"), "archir.rewrite.morphism"),
+    **dict.fromkeys(("Morphism", "Site"), "archir.rewrite.morphism"),
+    "Pass": "archir.rewrite.passes",
+    "Patch": "archir.ir.patch",
     **dict.fromkeys(("Reference", "find_value", "refer"), "archir.rewrite.reference"),
     "format_spec": "archir.rewrite.spec",
     **dict.fromkeys(("layer_ends", "look_around"), "archir.rewrite.surroundings"),
-    "Recipe": "archir.score.learn",
+    "Candidate": "archir.score.families",
     **dict.fromkeys(("Loss", "coupled"), "archir.score.losses"),
-    **dict.fromkeys(("Score", "Scores"), "archir.score.score"),
+    "ScoreOptions": "archir.score.options",
+    **dict.fromkeys(("Score", "Scores"), "archir.score.scores"),
     "CandidateSet": "archir.score.sets",
     "trace": "frontends.pytorch",
 }

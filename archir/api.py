@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.distributed import ProcessGroup
 
@@ -16,21 +16,24 @@ from archir.errors import GrowError, PassError, ScoreError
 from archir.grow.budget import Budget
 from archir.grow.engine import Listener, Run, grow_graph
 from archir.grow.options import GrowOptions
-from archir.grow.ranges import RIDGE, SCORING, Range, misfits, plain
 from archir.grow.split import Inputs, Split
 from archir.ir.graph import Graph
 from archir.plugins import Plugin, Registry, find_passes
-from archir.rewrite.candidate import Candidate
-from archir.rewrite.morphism import Morphism, Pass
+from archir.rewrite.morphism import Morphism
+from archir.rewrite.passes import Pass
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import format_spec, parse_specs
+from archir.score.batches import AnyBatch
 from archir.score.compensate import compensated
-from archir.score.head import Curvature
+from archir.score.families import Candidate, Family
 from archir.score.losses import Loss, LossFunction
-from archir.score.score import Scores
+from archir.score.objective import Curvature, make_objective
+from archir.score.options import Price, ScoreOptions
+from archir.score.ranges import CLOSED, Real, checked
 from archir.score.score import score as score_candidates
-from archir.score.screen import Batch
-from archir.score.sets import Price
+from archir.score.scores import Scores
+from archir.score.strategies.registry import DEFAULT
+from archir.score.strategies.strategy import Strategy
 from archir.score.targets import Targets
 from frontends.pytorch import trace
 from passes.catalog import morphisms as default_morphisms
@@ -108,8 +111,20 @@ find_morphisms = morphisms
 """The same, where an argument has its name."""
 
 
+@checked(ScoreError, "these options are out of range")
+@dataclass(frozen=True, config=CLOSED)
+class _Compensation:
+    """How removed units are compensated for."""
+
+    ridge: Real
+
+
 def prune_with_compensation(
-    graph: Graph, batches: Iterable[Batch], prunes: str | Prune | Sequence[Prune], *, ridge: float = 1e-4
+    graph: Graph,
+    batches: Iterable[tuple[Inputs, Targets]],
+    prunes: str | Prune | Sequence[Prune],
+    *,
+    ridge: float = 1e-4,
 ) -> Graph:
     """Remove units, and let the weights of those that stay take over what they gave, by least squares.
 
@@ -124,10 +139,10 @@ def prune_with_compensation(
         PassError: a unit is not there, or none would be left.
         ScoreError: there are no batches, the graph is noisy in evaluation mode, or the ridge is no number from 0.
     """
-    options = _checked(RIDGE, ridge=ridge)
+    options = _Compensation(ridge=ridge)
     given = parse_specs(prunes, {Prune.name: Prune}) if isinstance(prunes, str) else prunes
     chosen = [given] if isinstance(given, Prune) else given
-    return compensated(graph, batches, [p for p in chosen if isinstance(p, Prune)], **options)
+    return compensated(graph, batches, [p for p in chosen if isinstance(p, Prune)], ridge=options.ridge)
 
 
 def candidates(graph: Graph, morphisms: Kinds | None = None) -> list[Candidate]:
@@ -140,21 +155,17 @@ def candidates(graph: Graph, morphisms: Kinds | None = None) -> list[Candidate]:
     found: list[Candidate] = []
     for morphism in find_morphisms(morphisms):
         for site in morphism.sites(graph):
-            applicable = [m for m in site.members if m.match(graph) is None]
-            if applicable:
-                # Units of one width cost the same.
-                price = applicable[0].cost(graph)
-                found += [Candidate(m, price) for m in applicable]
+            found += Family(graph, morphism, site, graph).candidates
     return found
 
 
 def score(
     graph: Graph,
-    batches: Iterable[Batch],
+    batches: Iterable[AnyBatch],
     *,
     morphisms: Kinds | None = None,
     loss: str | LossFunction | Loss = "cross_entropy",
-    learn: Iterable[Batch] | None = None,
+    learn: Iterable[AnyBatch] | None = None,
     steps: int = 100,
     rate: float = 0.05,
     radius: float = 0.5,
@@ -163,51 +174,54 @@ def score(
     price: Price | None = None,
     curvature: Curvature = Curvature.SAMPLED,
     batch_statistics: bool = False,
+    strategy: str | Strategy = DEFAULT,
+    shortlist: int = 32,
     seed: int = 0,
     group: ProcessGroup | None = None,
 ) -> Scores:
     """Predict what every candidate rewrite of a graph, and any set of them, would do to the loss.
 
-    The arguments are those of `archir.score.score.score`; the morphisms are split and prune if not given.
+    Args:
+        graph: the graph, batch statistics recalibrated.
+        batches: pairs (inputs, targets) to score on, inputs a tensor, a tuple of arguments, or a mapping by name,
+            targets a tensor, or several nested in tuples, lists and mappings if the loss is a callable, which gets
+            them as they are.
+        morphisms: the kinds of rewrite; split and prune if not given.
+        loss: name of a loss, or a callable of outputs and targets.
+        learn: batches to learn θ on; those scored on if not given, and the predictions are then optimistic.
+        steps: see `ScoreOptions`, as for all that follow but the last.
+        rate: step size of learning.
+        radius: trust region.
+        refine: number of candidates to refine.
+        chunk: most of them that are refined at once.
+        price: what cost is worth, in nats.
+        curvature: how the second order is estimated.
+        batch_statistics: normalise by the statistics of the batch.
+        strategy: the strategy that scores and chooses.
+        shortlist: number of candidates judged in each step of a selection.
+        seed: seed of everything random.
+        group: processes of `torch.distributed` that share the batches out among them. Each calls this with its own, as
+            many to learn on as the others, and makes the same calls on the scores; all get the same results.
 
     Raises:
-        ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; or the graph is
-            noisy in evaluation mode; or options are out of range.
+        ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; the graph is
+            noisy in evaluation mode; there is no such strategy; or options are out of range.
     """
-    options = _checked(
-        SCORING,
+    options = ScoreOptions(
         steps=steps,
         rate=rate,
         radius=radius,
         refine=refine,
         chunk=chunk,
-        batch_statistics=batch_statistics,
-        seed=seed,
-    )
-    return score_candidates(
-        graph,
-        batches,
-        morphisms=find_morphisms(morphisms),
-        loss=loss,
-        learn=learn,
         price=price,
         curvature=curvature,
-        group=group,
-        **options,
+        batch_statistics=batch_statistics,
+        shortlist=shortlist,
+        seed=seed,
     )
-
-
-def _checked(ranges: Mapping[str, Range], **given: Any) -> dict[str, Any]:
-    """Return options, NumPy's numbers as Python's.
-
-    Raises:
-        ScoreError: some are out of range.
-    """
-    found = {name: plain(value) for name, value in given.items()}
-    problems = misfits(found, ranges)
-    if problems:
-        raise ScoreError("these options are out of range", where="; ".join(problems))
-    return found
+    objective = make_objective(graph, loss, batch_statistics=options.batch_statistics, group=group)
+    kinds = find_morphisms(morphisms)
+    return score_candidates(objective, batches, morphisms=kinds, learn=learn, strategy=strategy, options=options)
 
 
 def grow(

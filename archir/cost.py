@@ -7,19 +7,21 @@ way are not counted, other operators count one FLOP an element, and moving data 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 
 from archir.errors import GraphError
 from archir.ir import ops
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Node, Value
-from archir.ir.types import Size, TensorType, evaluate, symbols_of
-
-Shape = tuple[int, ...]
+from archir.ir.operators.operator import Shape
+from archir.ir.registry import operator_of
+from archir.ir.types import Size, TensorType, Type, evaluate, symbols_of
+from archir.memory import Memory, memory_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,33 +62,50 @@ def cost(graph: Graph, batch: int = 1) -> Cost:
     Sizes that are not known until run time are all taken to be `batch`.
     """
     flops = sum(node_flops(graph, node, batch) for node in graph.calls)
-    return Cost(graph.parameter_count, flops, *_memory(graph, batch))
+    kept = memory(graph, batch)
+    return Cost(graph.parameter_count, flops, kept.total, kept.peak)
 
 
-def _memory(graph: Graph, batch: int) -> tuple[int, int]:
-    """Return the bytes all calls make, and the most of them that are alive at once."""
-    owner: dict[int, int] = {}  # of a call that makes views, the one that made the memory
-    last: dict[int, int] = {}
-    for node in (*graph.calls, graph.output):
-        read = [owner.get(v.node, v.node) for _, v in node.operands()]
-        owner[node.id] = read[0] if read and node.is_call and _is_view(node.op) else node.id
-        last |= dict.fromkeys((*read, owner[node.id]), node.id)
-    freed: dict[int, list[int]] = {}
-    for id_, end in last.items():
-        freed.setdefault(end, []).append(id_)
-    sizes: dict[int, int] = {}
-    total = alive = peak = 0
-    for node in graph.calls:
-        if owner[node.id] == node.id:
-            made = sum(_numel(_sizes(t, batch)) * t.dtype.itemsize for t in node.results if isinstance(t, TensorType))
-            sizes[node.id] = made
-            total, alive = total + made, alive + made
-            peak = max(peak, alive)
-        alive -= sum(sizes.get(id_, 0) for id_ in freed.get(node.id, ()))
-    return total, peak
+def memory(graph: Graph, batch: int = 1) -> Memory:
+    """Return the memory that the forward pass takes for a batch of `batch` examples."""
+    return memory_of(graph, batch, lambda: Memory(graph, lambda node: result_bytes(node, batch), is_view))
 
 
-def node_flops(graph: Graph, node: Node, batch: int = 1) -> int:
+def result_bytes(node: Node, batch: int = 1) -> int:
+    """Return the bytes of all results of a call."""
+    return sum(_numel(_sizes(t, batch)) * t.dtype.itemsize for t in node.results if isinstance(t, TensorType))
+
+
+class Types(Protocol):
+    """Gives the types of values: a graph, or one of which some sizes are others."""
+
+    def type_of(self, value: Value) -> Type:
+        """Return the type of a value."""
+        ...
+
+
+def node_cost(types: Types, node: Node, batch: int = 1) -> Cost:
+    """Return what one stored tensor or call costs, the memory of its results apart from all others."""
+    flops = node_flops(types, node, batch) if node.is_call else 0
+    results = [types.type_of(Value(node.id, i)) for i in range(len(node.results))]
+    made = sum(_numel(_sizes(t, batch)) * t.dtype.itemsize for t in results if isinstance(t, TensorType))
+    trained = node.parameter is not None and node.parameter.trainable
+    parameters = sum(_numel(_sizes(t, 1)) for t in results if isinstance(t, TensorType)) if trained else 0
+    return Cost(parameters, flops, made)
+
+
+def cost_change(patch: Patch, batch: int = 1) -> Cost:
+    """Return what a patch adds to the cost of a graph for a batch of `batch` examples: only what it affects is read."""
+    before, after = patch.before, patch.after
+    gone = [before.node(i) for i in patch.removed] + [before.node(n.id) for n in patch.affected if n.id in before]
+    found = sum((node_cost(after, n, batch) for n in patch.affected), Cost())
+    found = sum((-node_cost(before, n, batch) for n in gone), found)
+    old = memory(before, batch)
+    total, peak = old.patched(patch)
+    return Cost(found.parameters, found.flops, total - old.total, peak - old.peak)
+
+
+def node_flops(types: Types, node: Node, batch: int = 1) -> int:
     """Return the FLOPs of one call for a batch of `batch` examples.
 
     Raises:
@@ -94,23 +113,23 @@ def node_flops(graph: Graph, node: Node, batch: int = 1) -> int:
     """
     if not node.is_call:
         raise GraphError(f"a node {node.op} does not compute anything")
-    name = node.op.split(".")[1]
-    results = [_sizes(t, batch) for t in node.results if isinstance(t, TensorType)]
-    if not results or name in _MOVES or _is_view(node.op):
+    operator = operator_of(node.op)
+    results = [types.type_of(Value(node.id, i)) for i in range(len(node.results))]
+    made = [_sizes(t, batch) for t in results if isinstance(t, TensorType)]
+    if not made or operator.moves or is_view(node.op):
         return 0
-    call = _Call(graph, node, batch, results[0])
-    if name in MULTIPLY_ADDS:
-        return 2 * MULTIPLY_ADDS[name](call)
-    operands = (graph.type_of(value) for _, value in node.operands())
+    if operator.multiply_adds is not None:
+        return 2 * operator.multiply_adds(_Call(types, node, batch, made[0]))
+    operands = (types.type_of(value) for _, value in node.operands())
     read = [_numel(_sizes(t, batch)) for t in operands if isinstance(t, TensorType)]
-    return max(*read, _numel(results[0])) if read else 0
+    return max(*read, _numel(made[0])) if read else 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A call, with the sizes its counting rule needs."""
+    """The sizes of a call."""
 
-    graph: Graph
+    types: Types
     node: Node
     batch: int
     result: Shape
@@ -126,7 +145,7 @@ class _Call:
         return [self.shape_of(a) for a in listed] if isinstance(listed, tuple) else []
 
     def shape_of(self, argument: Argument) -> Shape:
-        type_ = self.graph.type_of(argument) if isinstance(argument, Value) else None
+        type_ = self.types.type_of(argument) if isinstance(argument, Value) else None
         if not isinstance(type_, TensorType):
             raise GraphError(f"an operand of {self.node.op} is not a tensor", where=str(self.node.location or ""))
         return _sizes(type_, self.batch)
@@ -146,109 +165,10 @@ def _numel(shape: Sequence[int]) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _is_view(op: str) -> bool:
+def is_view(op: str) -> bool:
     """Say whether the result may share the memory of an operand it does not write to."""
     target = ops.function(op)
     if not isinstance(target, torch._ops.OpOverload):
         return False
     aliases = [r.alias_info for r in target._schema.returns]
     return any(a is not None and not a.is_write for a in aliases)
-
-
-def _convolution(call: _Call) -> int:
-    if "transposed" in ops.schema(call.node.op).names and call.argument("transposed"):
-        return _convolution_transpose(call)
-    return _numel(call.result) * _numel(call.shape("weight")[1:])
-
-
-def _convolution_transpose(call: _Call) -> int:
-    return _numel(call.shape("input")) * _numel(call.shape("weight")[1:])
-
-
-def _linear(call: _Call) -> int:
-    return _numel(call.result) * call.shape("input")[-1]
-
-
-def _bilinear(call: _Call) -> int:
-    left, right = call.shape("input1")[-1], call.shape("input2")[-1]
-    return _numel(call.result) * left * right + _numel(call.result) * right
-
-
-def _contract(left: str) -> Callable[[_Call], int]:
-    """Return the rule of a product whose operand `left` is contracted along its last axis."""
-    return lambda call: _numel(call.result) * call.shape(left)[-1]
-
-
-def _add_batches(call: _Call) -> int:
-    return _numel(call.result) * _numel(call.shape("batch1")[::2])
-
-
-def _attention(call: _Call) -> int:
-    query, key, value = call.shape("query"), call.shape("key"), call.shape("value")
-    return _numel(call.result[:-1]) * key[-2] * (query[-1] + value[-1])
-
-
-def _recurrent(call: _Call) -> int:
-    names = ops.schema(call.node.op).names
-    steps = _numel(call.shape("input" if "input" in names else "data")[:-1])
-    return steps * sum(_numel(w) for w in call.shapes("params") if len(w) == 2)
-
-
-def _recurrent_cell(call: _Call) -> int:
-    return _numel(call.shape("input")[:-1]) * (_numel(call.shape("w_ih")) + _numel(call.shape("w_hh")))
-
-
-def _einsum(call: _Call) -> int:
-    """Count a contraction from left to right; a letter nobody needs any more is summed over at once."""
-    equation = str(call.argument("equation")).replace(" ", "")
-    shapes = call.shapes("tensors")
-    left, arrow, result = equation.partition("->")
-    terms = [_letters(term, len(shape)) for term, shape in zip(left.split(","), shapes, strict=True)]
-    size = {letter: 1 for term in terms for letter in term}
-    for term, shape in zip(terms, shapes, strict=True):
-        size.update((letter, n) for letter, n in zip(term, shape, strict=True) if n != 1)
-    every = [letter for term in terms for letter in term]
-    kept = set(_letters(result, len(call.result))) if arrow else {x for x in every if every.count(x) == 1 or x < "A"}
-    total, done = 0, set(terms[0])
-    for i, term in enumerate(terms[1:], start=1):
-        later = kept.union(*terms[i + 1 :])
-        shared = (done & set(term)) | (done & later) | (set(term) & later)
-        total += _numel([size[letter] for letter in shared])
-        done = shared & later
-    return total
-
-
-def _letters(term: str, rank: int) -> tuple[str, ...]:
-    """Return the letters of a term, with the axes of an ellipsis as `0`, `1`, ... counted from the right."""
-    before, dots, after = term.partition("...")
-    hidden = rank - len(before) - len(after) if dots else 0
-    return (*before, *(str(i) for i in reversed(range(hidden))), *after)
-
-
-MULTIPLY_ADDS: dict[str, Callable[[_Call], int]] = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution", "_convolution"), _convolution),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution_transpose),
-    "linear": _linear,
-    "bilinear": _bilinear,
-    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "inner"), _contract("self")),
-    "addmm": _contract("mat1"),
-    "baddbmm": _contract("batch1"),
-    "addbmm": _add_batches,
-    "addmv": _contract("mat"),
-    "einsum": _einsum,
-    "scaled_dot_product_attention": _attention,
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
-    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _recurrent_cell),
-}
-"""Multiply-adds of the operators that multiply matrices, by name without overload."""
-
-_MOVES = (
-    {"cat", "stack", "clone", "copy", "_to_copy", "expand_copy", "lift_fresh_copy", "unsafe_split", "meshgrid"}
-    | {"embedding", "index", "index_select", "gather", "scatter", "index_put", "take_along_dim", "one_hot"}
-    | {"pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"}
-    | {"roll", "flip", "repeat", "tile", "repeat_interleave", "broadcast_tensors", "tril", "triu", "im2col"}
-    | {"pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "upsample_nearest1d", "upsample_nearest2d"}
-    | {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full"}
-    | {"dropout", "feature_dropout", "alpha_dropout"}
-)
-"""Operators that only move or make data, beside the views; dropout does nothing outside training."""

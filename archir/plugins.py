@@ -13,7 +13,7 @@ from typing import Any
 
 from archir.errors import GrowError, PassError
 from archir.grow.objects import load_module, load_object
-from archir.rewrite.morphism import Pass
+from archir.rewrite.passes import Pass
 from archir.rewrite.spec import is_word, options_of
 from passes.catalog import PASSES
 

@@ -24,8 +24,9 @@ from archir.errors import GraphError, PassError
 from archir.ir.execute import Call, call, compile_call
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
+from archir.rewrite.changes import Change
 from archir.rewrite.multiplicity import relate
-from archir.rewrite.reindex import Change, plan_reindexing, reindex
+from archir.rewrite.reindex import plan_reindexing, reindex
 
 TOLERANCE = 1e-9
 """Largest relative difference, in float64, of outputs that are called the same."""
@@ -277,7 +278,7 @@ def _check(widths: Widths, width: Width, inputs: Sequence[Tensor], known: Evalua
             plan = plan_reindexing(widths, {width.name: change})
         except PassError as error:
             return Outcome(0.0, error.why or error.what)
-        return Outcome(relative_difference(outputs(reindex(plan, by="check"), inputs, known=known), expected))
+        return Outcome(relative_difference(outputs(reindex(plan, by="check").after, inputs, known=known), expected))
 
     def pruned(unit: int) -> Outcome:
         kept = tuple(u for u in range(size) if u != unit)

@@ -16,19 +16,24 @@ class GlobalContext(archir.Morphism):
     preserves: ClassVar[str] = "the function"
     after: archir.Reference = ""
 
-    def sites(self, graph: archir.Graph) -> Iterator[archir.Site]:
-        """Yield a candidate for each value of an image at which a layer ends."""
-        places = [archir.refer(graph, value) for value, around in archir.layer_ends(graph) if around.spatial == 2]
-        return (archir.Site(place, (GlobalContext(place),)) for place in places)
+    def candidates(self, graph: archir.Graph) -> Iterator["GlobalContext"]:
+        """Yield one for each value at which a layer ends."""
+        return (GlobalContext(archir.refer(graph, value)) for value, _ in archir.layer_ends(graph))
 
-    def apply(self, graph: archir.Graph) -> archir.Graph:
-        """Return the graph with the context added."""
+    def match(self, graph: archir.Graph) -> archir.Value | archir.Miss:
+        """Return the value, or why nothing can be added to it."""
         value = archir.find_value(graph, self.after)
+        around = archir.look_around(graph, value)
+        image = not isinstance(around, archir.Miss) and around.spatial == 2
+        return value if image else archir.Miss("it is no image", (value.node,))
+
+    def rewrite(self, graph: archir.Graph, found: archir.Value) -> archir.Patch:
+        """Add the context."""
 
         def with_context(edit: archir.Edit) -> archir.Value:
-            new = archir.Insertion(edit, value, "context", "GlobalContext")
-            mean = new.call("aten.mean.dim", value, (2, 3), True)
-            context = new.conv("conv", mean, new.features(value, axis=1), (1, 1), start=archir.Start.ZERO)
-            return new.call("aten.add.Tensor", value, context)
+            new = archir.Insertion(edit, found, "context", "GlobalContext")
+            mean = new.call("aten.mean.dim", found, (2, 3), True)
+            context = new.conv("conv", mean, new.features(found, axis=1), (1, 1), start=archir.Start.ZERO)
+            return new.call("aten.add.Tensor", found, context)
 
-        return archir.splice(graph, value, with_context, by=archir.format_spec(self))
+        return archir.splice(graph, found, with_context, by=archir.format_spec(self))

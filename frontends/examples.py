@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from archir.ir.entry import sources
 from archir.ir.graph import Graph
-from archir.ir.node import Constant, Leaf, Tree
+from archir.ir.node import leaves
 from archir.ir.types import TensorType, Type, evaluate
 
 
@@ -78,9 +78,12 @@ def resized(graph: Graph, program: ExportedProgram, sizes: Mapping[str, int]) ->
         sizes: a value for every symbol.
     """
     types = [node.results[0] for node in graph.inputs]
-    numbers = _leaves(graph.signature.args) + _leaves(graph.signature.kwargs)
-    leaves, spec = pytree.tree_flatten(program.example_inputs)
-    made = [leaf if i is None else _resized(leaf, types[i], sizes) for leaf, i in zip(leaves, numbers, strict=True)]
+    ends = leaves(graph.signature.args) + leaves(graph.signature.kwargs)
+    given, spec = pytree.tree_flatten(program.example_inputs)
+    made = [
+        _resized(part, types[end], sizes) if isinstance(end, int) else part
+        for end, part in zip(ends, given, strict=True)
+    ]
     args, kwargs = pytree.tree_unflatten(made, spec)
     return Example(tuple(args), dict(kwargs))
 
@@ -98,14 +101,7 @@ def _resized(leaf: object, type_: Type, sizes: Mapping[str, int]) -> object:
 
 def _inputs(graph: Graph, program: ExportedProgram) -> list[Any]:
     """Return what each input of a graph is in the example of its program."""
-    numbers = _leaves(graph.signature.args) + _leaves(graph.signature.kwargs)
-    leaves = pytree.tree_leaves(program.example_inputs)
-    found = {i: leaf for leaf, i in zip(leaves, numbers, strict=True) if i is not None}
+    ends = leaves(graph.signature.args) + leaves(graph.signature.kwargs)
+    given = pytree.tree_leaves(program.example_inputs)
+    found = {end: part for end, part in zip(ends, given, strict=True) if isinstance(end, int)}
     return [found[i] for i in range(len(found))]
-
-
-def _leaves(leaf: Leaf) -> list[int | None]:
-    """Return the number of the input at each leaf of a signature, None where it is a constant."""
-    if isinstance(leaf, Tree):
-        return [number for child in leaf.children for number in _leaves(child)]
-    return [None if isinstance(leaf, Constant) else leaf]

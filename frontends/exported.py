@@ -20,7 +20,6 @@ from archir.errors import CaptureError, GraphError
 from archir.ir import ops
 from archir.ir.arguments import keys_of
 from archir.ir.constants import check_constants
-from archir.ir.execute import ATTENTION
 from archir.ir.graph import Graph
 from archir.ir.guards import choose
 from archir.ir.node import (
@@ -36,6 +35,7 @@ from archir.ir.node import (
     Tree,
     Value,
 )
+from archir.ir.operators.attention import ATTENTION
 from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, evaluate, symbol, symbols_of
 from frontends.functional import flatten, remove_dead
 from frontends.guards import Assumption, assumptions, guards_of

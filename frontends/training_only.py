@@ -35,7 +35,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from archir.ir import lowering
-from archir.ir.execute import MODE_ARGUMENTS
+from archir.ir.registry import operator_of
 from frontends.examples import Example
 from frontends.locations import TORCH
 from frontends.random_states import undisturbed
@@ -166,7 +166,7 @@ def _constants(
     if isinstance(function, OpOverload):
         # An operator of a graph that became a module: the schema says which argument is the flag.
         kwargs, args = {**dict(zip((a.name for a in function._schema.arguments), args, strict=False)), **kwargs}, ()
-        kwargs.pop(MODE_ARGUMENTS.get(str(function), ""), None)
+        kwargs.pop(operator_of(str(function)).mode, None)
     elif follows is not None:
         # Functions of C++ are given the flag by position: it is the same in both modes if it is left out as a flag.
         args = tuple(a for a in args if not isinstance(a, bool))

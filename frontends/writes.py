@@ -10,6 +10,8 @@ import torch
 from torch import fx
 
 from archir.errors import CaptureError
+from archir.ir.operators.operator import Movement
+from archir.ir.registry import operator_of
 from frontends.locations import location
 
 aten = torch.ops.aten
@@ -24,25 +26,16 @@ _SCATTER = {
     aten.slice.Tensor: aten.slice_scatter.default,
     aten.diagonal.default: aten.diagonal_scatter.default,
 }
-_RESHAPES = frozenset(
-    {
-        aten.view.default,
-        aten.reshape.default,
-        aten.flatten.using_ints,
-        aten.unflatten.int,
-        aten.squeeze.default,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.unsqueeze.default,
-        aten.contiguous.default,
-        aten.view_as.default,
-        aten.alias.default,
-    }
-)
 
 
 class Inexact(Exception):
     """A write whose out-of-place form is not known here; export's own functionalisation may know it."""
+
+
+def _keeps_order(op: object) -> bool:
+    """Say whether the results of an operator are the elements of its operand in their order."""
+    known = operator_of(str(op))
+    return known.moves in (Movement.COPY, Movement.RESHAPE) and not known.mode
 
 
 def remove_writes(graph: fx.Graph, names: Mapping[str, str]) -> None:
@@ -142,7 +135,7 @@ class _Writes:
             whole, part = self._current(parent), self._now[child]
             if op in _SCATTER:
                 made = self._call(_SCATTER[op], (whole, part, *args[1:]), kwargs, parent)
-            elif op in _RESHAPES:
+            elif _keeps_order(op):
                 made = self._call(aten.reshape_as.default, (part, whole), {}, parent)
             elif op is aten.permute.default:
                 order = [d % len(args[1]) for d in args[1]]

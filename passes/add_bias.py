@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
+from archir.ir.registry import operator_of
 from archir.rewrite.equations import Miss
-from archir.rewrite.morphism import Morphism, Site
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
-from archir.rewrite.surroundings import CONVOLUTIONS, is_layer, short_name
-
-CENTRED = frozenset({"batch_norm", "instance_norm"})
-"""Normalisations that take away what is the same everywhere in a feature."""
+from archir.rewrite.surroundings import is_layer, short_name
 
 
 @dataclass(frozen=True)
-class AddBias(Morphism):
+class AddBias(Morphism[Node]):
     """Give a linear layer or a convolution without a bias one that is nought.
 
     A layer that is called in several places, with one weight, gets one bias.
@@ -34,17 +32,14 @@ class AddBias(Morphism):
 
     layer: Reference = ""
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each layer that lacks a bias; for a shared one, where it comes first."""
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield one for each layer; for one that is called in several places, where it comes first."""
         for node in graph.calls:
-            if not is_layer(graph, node):
-                continue
-            found = AddBias(refer(graph, Value(node.id)))
-            if found.match(graph) is None and _calls(graph, node)[0].id == node.id:
-                yield Site(found.layer, (found,))
+            if is_layer(graph, node) and _calls(graph, node)[:1] in ([], [node]):
+                yield replace(self, layer=refer(graph, Value(node.id)))
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why the layer can have no bias, or why it would be idle, or None if it would do something."""
+    def match(self, graph: Graph) -> Node | Miss:
+        """Return the call of the layer, or why it can have no bias, or why that would be idle."""
         node = graph.node(find_value(graph, self.layer).node)
         if not is_layer(graph, node):
             return Miss("it is not the result of a linear layer or a convolution", (node.id,))
@@ -55,28 +50,29 @@ class AddBias(Morphism):
             return Miss("its weight is computed, so there is no place for a bias beside it", (node.id,))
         calls = _calls(graph, node)
         users = [graph.node(u.node) for call in calls for u in graph.uses(Value(call.id))]
-        if users and all(short_name(u) in CENTRED for u in users):
+        if users and all(map(_is_centred, users)):
             return Miss(f"a {short_name(users[0]).replace('_', ' ')} right after it takes a bias away", (users[0].id,))
-        return None
+        return node
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with the bias.
-
-        Raises:
-            PassError: it is no layer, it has a bias, its weight is not stored, or a norm takes the bias away.
-        """
-        self.require_match(graph)
-        node = graph.node(find_value(graph, self.layer).node)
-        weight, type_ = node.argument("weight"), node.tensor_type()
+    def rewrite(self, graph: Graph, found: Node) -> Patch:
+        """Add the bias."""
+        weight, type_ = found.argument("weight"), found.tensor_type()
         assert isinstance(weight, Value)
-        features = type_.shape[-1 - CONVOLUTIONS.get(short_name(node), 0)]
+        axis = operator_of(found.op).features
+        features = None if axis is None else type_.shape[axis]
         assert isinstance(features, int)
         with graph.edit(by=format_spec(self)) as e:
             zeros = graph.tensors[weight.node].new_zeros(features)
-            bias = e.add_parameter(_name(graph, node, weight), zeros, location=node.location)
-            for call in _calls(graph, node):
+            bias = e.add_parameter(_name(graph, found, weight), zeros, location=found.location)
+            for call in _calls(graph, found):
                 e.update(call.id, arguments={"bias": bias})
-        return e.graph
+        return e.patch
+
+
+def _is_centred(node: Node) -> bool:
+    """Say whether a call is a normalisation that takes away what is the same everywhere in a feature."""
+    layer = operator_of(node.op).layer
+    return layer is not None and "running_mean" in layer.tensors
 
 
 def _calls(graph: Graph, node: Node) -> list[Node]:
@@ -84,7 +80,8 @@ def _calls(graph: Graph, node: Node) -> list[Node]:
     weight = node.argument("weight")
     assert isinstance(weight, Value)
     users = {u.node for u in graph.uses(weight) if u.argument == "weight"}
-    return [n for n in graph.calls if n.id in users and n.op == node.op and n.argument("bias") is None]
+    found = map(graph.node, sorted(users, key=graph.structure.rank.__getitem__))
+    return [n for n in found if n.op == node.op and n.argument("bias") is None]
 
 
 def _name(graph: Graph, node: Node, weight: Value) -> str:

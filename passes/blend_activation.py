@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from archir.errors import suggest
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, splice
-from archir.rewrite.morphism import Morphism, Site
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
-from archir.rewrite.surroundings import Surroundings, activation_of, look_around, require, short_name
+from archir.rewrite.surroundings import Surroundings, activation_of, look_around, short_name
 
 IDENTITY = "identity"
 
@@ -26,7 +27,7 @@ FUNCTIONS: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class BlendActivation(Morphism):
+class BlendActivation(Morphism[Surroundings]):
     """Turn `act(x)` into `act(x) + a (other(x) - act(x))`, with a number `a` for each feature that starts at nought.
 
     Attributes:
@@ -44,17 +45,14 @@ class BlendActivation(Morphism):
     activation: Reference = ""
     into: str = IDENTITY
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each activation."""
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield one for each activation."""
         for node in graph.calls:
-            if activation_of(node) is None:
-                continue
-            found = BlendActivation(refer(graph, Value(node.id)), self.into)
-            if found.match(graph) is None:
-                yield Site(found.activation, (found,))
+            if activation_of(node) is not None:
+                yield replace(self, activation=refer(graph, Value(node.id)))
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why it cannot be blended, or None if it can."""
+    def match(self, graph: Graph) -> Surroundings | Miss:
+        """Return what is around the activation, or why it cannot be blended."""
         if self.into != IDENTITY and self.into not in FUNCTIONS:
             hint = suggest(self.into, [*FUNCTIONS, IDENTITY])
             return Miss(f"there is no function {self.into!r}; {hint}")
@@ -64,20 +62,13 @@ class BlendActivation(Morphism):
             return Miss("it is not the result of an activation", (node.id,))
         if short_name(node) == self.into:
             return Miss(f"it is a {self.into} already", (node.id,))
-        found = look_around(graph, value)
-        return found if isinstance(found, Miss) else None
+        return look_around(graph, value)
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with the blend.
-
-        Raises:
-            PassError: there is no such function or activation, or its features cannot be told.
-        """
-        self.require_match(graph)
+    def rewrite(self, graph: Graph, found: Surroundings) -> Patch:
+        """Add the blend."""
         value = find_value(graph, self.activation)
-        around = require(look_around(graph, value), "blend-activation does not apply")
         node = graph.node(value.node)
-        return splice(graph, value, lambda e: self._build(e, node, around), by=format_spec(self))
+        return splice(graph, value, lambda e: self._build(e, node, found), by=format_spec(self))
 
     def _build(self, e: Edit, node: Node, around: Surroundings) -> Value:
         new = Insertion(e, Value(node.id), "blend", "BlendedActivation")

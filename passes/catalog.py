@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from archir.rewrite.compose import Compose
-from archir.rewrite.morphism import Morphism, Pass
+from archir.rewrite.morphism import Morphism
+from archir.rewrite.passes import Pass
 from passes.add_bias import AddBias
 from passes.blend_activation import BlendActivation
 from passes.common_subexpressions import CommonSubexpressions

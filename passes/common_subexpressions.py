@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 
 from archir.ir import ops
-from archir.ir.execute import MODE_ARGUMENTS, mode_argument
-from archir.ir.graph import Graph
+from archir.ir.execute import mode_argument
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Node, Value
-from archir.rewrite.morphism import Pass
+from archir.ir.registry import operator_of
+from archir.rewrite.passes import Pass
 from passes.sweep import Sweep, sweep
 
 
@@ -30,8 +31,8 @@ class CommonSubexpressions(Pass):
     summary: ClassVar[str] = "compute once what is computed twice"
     preserves: ClassVar[str] = "the function, in training too"
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph without repeated calls; itself if there are none."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch without repeated calls; an empty one if there are none."""
         seen: dict[object, int] = {}
 
         def merge(walk: Sweep, node: Node) -> None:
@@ -58,8 +59,9 @@ def is_pure(node: Node) -> bool:
         return False
     if not isinstance(target, torch._ops.OpOverload):
         return True
-    if node.op in MODE_ARGUMENTS:
-        return mode_argument(node) is not None or not node.argument(MODE_ARGUMENTS[node.op])
+    mode = operator_of(node.op).mode
+    if mode:
+        return mode_argument(node) is not None or not node.argument(mode)
     return torch.Tag.nondeterministic_seeded not in target.tags
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import INPUT, Node
-from archir.rewrite.morphism import Pass
+from archir.ir.patch import no_patch
+from archir.rewrite.passes import Pass
 from archir.rewrite.spec import format_spec
 from passes.sweep import counters
 
@@ -26,16 +27,16 @@ class DeadCode(Pass):
     summary: ClassVar[str] = "remove calls and stored tensors that nothing needs"
     preserves: ClassVar[str] = "the function, in training too"
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph without dead code; itself if there is none."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch without dead code; an empty one if there is none."""
         needed = _needed(graph)
         dead = [node for node in reversed(graph.nodes) if node.id not in needed and node.op != INPUT]
         if not dead:
-            return graph
+            return no_patch(graph)
         with graph.edit(by=format_spec(self)) as edit:
             for node in dead:
                 edit.remove(node.id)
-        return edit.graph
+        return edit.patch
 
 
 def _needed(graph: Graph) -> set[int]:

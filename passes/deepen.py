@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
+from archir.ir.operators.operator import Kind
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
-from archir.rewrite.morphism import Morphism, Site
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
 from archir.rewrite.surroundings import (
-    POOLING,
     Activation,
     Surroundings,
     activation_of,
+    kind_of,
     layer_ends,
     look_around,
-    require,
     short_name,
 )
 
@@ -30,7 +31,7 @@ PROJECTIONS = frozenset({"relu", "relu6", "hardtanh"})
 
 
 @dataclass(frozen=True)
-class Deepen(Morphism):
+class Deepen(Morphism[Surroundings]):
     """Insert a layer that starts as the identity after a value, with the activation of the layers around it.
 
     The layer is a convolution (all channels to all, also after a depthwise one) where the value is an image, a linear
@@ -57,31 +58,22 @@ class Deepen(Morphism):
     kernel: int = 0
     norm: bool = False
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each value at which a layer ends."""
-        for value, _ in layer_ends(graph):
-            name = refer(graph, value)
-            yield Site(name, (Deepen(name, self.kernel, self.norm),))
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield one for each value at which a layer ends."""
+        return (replace(self, after=refer(graph, value)) for value, _ in layer_ends(graph))
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why no layer can be inserted, or None if one can."""
+    def match(self, graph: Graph) -> Surroundings | Miss:
+        """Return what is around the value, or why no layer can be inserted."""
         if self.kernel < 0 or (self.kernel and self.kernel % 2 == 0):
             return Miss("the kernel has to be odd")
-        found = look_around(graph, find_value(graph, self.after))
-        return found if isinstance(found, Miss) else None
+        return look_around(graph, find_value(graph, self.after))
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with the layer.
-
-        Raises:
-            PassError: there is no such value, or its features cannot be told.
-        """
-        self.require_match(graph)
+    def rewrite(self, graph: Graph, found: Surroundings) -> Patch:
+        """Insert the layer."""
         value = find_value(graph, self.after)
-        around = require(look_around(graph, value), "deepen does not apply")
-        exact = _is_made_by(graph, value, around.activation)
-        kernel = (self.kernel,) * around.spatial if self.kernel else _kernel(graph, around)
-        return splice(graph, value, lambda e: self._build(e, value, around, kernel, exact), by=format_spec(self))
+        exact = _is_made_by(graph, value, found.activation)
+        kernel = (self.kernel,) * found.spatial if self.kernel else _kernel(graph, found)
+        return splice(graph, value, lambda e: self._build(e, value, found, kernel, exact), by=format_spec(self))
 
     def _build(self, e: Edit, value: Value, around: Surroundings, kernel: tuple[int, ...], exact: bool) -> Value:
         new = Insertion(e, value, "deeper", "Deeper")
@@ -98,7 +90,7 @@ class Deepen(Morphism):
 def _is_made_by(graph: Graph, value: Value, activation: Activation) -> bool:
     """Say whether a value comes from an activation, pooled at most, that changes nothing when applied once more."""
     node = graph.node(value.node)
-    while short_name(node) in POOLING and not {"padding", "divisor_override"} & _averaging(node):
+    while kind_of(node) is Kind.POOL and not {"padding", "divisor_override"} & _averaging(node):
         source = node.argument("self")
         assert isinstance(source, Value)
         node = graph.node(source.node)

@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
+from archir.ir.tensor_map import AxisMap, TensorMap
 from archir.rewrite.equations import Miss
-from archir.rewrite.morphism import Morphism, Site
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
-from archir.rewrite.reindex import missed
 from archir.rewrite.spec import format_spec
 from passes.kernels import Kernel, along_axes, find_kernel, kernel_layers, pad_more, padding_of
 
 
 @dataclass(frozen=True)
-class Dilate(Morphism):
+class Grid:
+    """Where the taps of a new kernel lie along one axis.
+
+    Attributes:
+        size: number of taps.
+        margin: distance of the first from the first of the old kernel; so much less is padded.
+        old: for each new tap the old one, -1 where there is none.
+    """
+
+    size: int
+    margin: int
+    old: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A kernel, and where the taps of the new one lie along each spatial axis."""
+
+    kernel: Kernel
+    grids: tuple[Grid, ...]
+
+
+@dataclass(frozen=True)
+class Dilate(Morphism[Layout]):
     """Give a convolution another dilation and the kernel with which it computes the same.
 
     The new grid of taps lies within the extent of the old kernel, about the same centre. A finer one is filled with
@@ -39,43 +62,27 @@ class Dilate(Morphism):
     layer: Reference = ""
     dilation: int = 1
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each stored kernel whose elements change."""
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield one for each stored kernel of more than one element."""
         for value in kernel_layers(graph):
-            name = refer(graph, value)
-            candidate = Dilate(name, self.dilation)
-            found = candidate._find(graph)
-            if not isinstance(found, Miss) and any(size > 1 for size in found[0].sizes):
-                yield Site(name, (candidate,))
+            kernel = find_kernel(graph, value)
+            if not isinstance(kernel, Miss) and any(size > 1 for size in kernel.sizes):
+                yield replace(self, layer=refer(graph, value))
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why the convolution cannot have that dilation, or None if it can."""
-        found = self._find(graph)
-        return found if isinstance(found, Miss) else None
-
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with the other dilation.
-
-        Raises:
-            PassError: there is no such convolution, or it would not compute the same.
-        """
-        found = self._find(graph)
-        if isinstance(found, Miss):
-            raise missed(graph, f"{self.name} does not apply", found)
-        kernel, grids = found
-        dilation = (self.dilation,) * len(grids)
+    def rewrite(self, graph: Graph, found: Layout) -> Patch:
+        """Lay the kernel out anew."""
+        kernel, dilation = found.kernel, (self.dilation,) * len(found.grids)
+        axes = tuple(AxisMap(axis, torch.tensor(grid.old)) for axis, grid in enumerate(found.grids, start=2))
         with graph.edit(by=format_spec(self)) as e:
-            weight = graph.tensors[kernel.weight.node]
-            for axis, grid in enumerate(grids, start=2):
-                weight = _lay_out(weight, axis, grid)
-            if weight.shape[2:] != kernel.sizes:
-                e.set_tensor(kernel.weight.node, weight)
+            if tuple(grid.size for grid in found.grids) != kernel.sizes:
+                e.remap(kernel.weight.node, TensorMap(axes))
             for call in kernel.calls:
-                pad_more(e, call, tuple(-grid.margin for grid in grids))
+                pad_more(e, call, tuple(-grid.margin for grid in found.grids))
                 e.update(call.id, arguments={"dilation": dilation})
-        return e.graph
+        return e.patch
 
-    def _find(self, graph: Graph) -> tuple[Kernel, tuple[_Grid, ...]] | Miss:
+    def match(self, graph: Graph) -> Layout | Miss:
+        """Return how the kernel is laid out, or why the convolution cannot have that dilation."""
         if self.dilation < 1:
             return Miss("a dilation is at least 1")
         kernel = find_kernel(graph, find_value(graph, self.layer))
@@ -89,7 +96,7 @@ class Dilate(Morphism):
         if all(d == self.dilation for d in old):
             return Miss("it has that dilation already", ids)
         paddings = [padding_of(call, kernel.sizes) for call in kernel.calls if call.argument("padding") != "same"]
-        grids: list[_Grid] = []
+        grids: list[Grid] = []
         for axis, dilation in enumerate(old):
             taps = _taps(graph.tensors[kernel.weight.node], axis + 2)
             padding = min((p[axis] for p in paddings), default=kernel.sizes[axis] * dilation)
@@ -97,25 +104,10 @@ class Dilate(Morphism):
             if isinstance(grid, str):
                 return Miss(f"{grid} (spatial axis {axis})" if len(old) > 1 else grid, ids)
             grids.append(grid)
-        return kernel, tuple(grids)
+        return Layout(kernel, tuple(grids))
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Where the taps of a new kernel lie along one axis.
-
-    Attributes:
-        size: number of taps.
-        margin: distance of the first from the first of the old kernel; so much less is padded.
-        old: for each new tap the old one, -1 where there is none.
-    """
-
-    size: int
-    margin: int
-    old: tuple[int, ...]
-
-
-def _find_grid(taps: tuple[int, ...], size: int, dilation: int, new: int, padding: int) -> _Grid | str:
+def _find_grid(taps: tuple[int, ...], size: int, dilation: int, new: int, padding: int) -> Grid | str:
     """Return the largest grid within the extent of a kernel that has its centre and all its taps, or why none has.
 
     Args:
@@ -138,7 +130,7 @@ def _find_grid(taps: tuple[int, ...], size: int, dilation: int, new: int, paddin
         elif margin > padding:
             reason = reason or f"the padding would have to be {padding - margin}"
         else:
-            return _Grid(count, margin, tuple(p // dilation if p % dilation == 0 else -1 for p in places))
+            return Grid(count, margin, tuple(p // dilation if p % dilation == 0 else -1 for p in places))
     return reason or "no kernel of that dilation has the same centre"
 
 
@@ -146,10 +138,3 @@ def _taps(weight: torch.Tensor, axis: int) -> tuple[int, ...]:
     """Return the positions along one axis of a kernel at which any element is not nought."""
     used = weight.movedim(axis, 0).flatten(1).any(dim=1)
     return tuple(used.nonzero()[:, 0].tolist())
-
-
-def _lay_out(weight: torch.Tensor, axis: int, grid: _Grid) -> torch.Tensor:
-    """Return a kernel laid out on a new grid along one axis."""
-    taken = weight.index_select(axis, torch.tensor([max(i, 0) for i in grid.old], device=weight.device))
-    present = torch.tensor([i >= 0 for i in grid.old], device=weight.device)
-    return torch.where(present.reshape([-1 if d == axis else 1 for d in range(weight.dim())]), taken, 0)

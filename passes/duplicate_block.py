@@ -4,22 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from archir.ir.graph import Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Value
 from archir.rewrite.block import Block, copy_block, find_block, find_blocks
-from archir.rewrite.derived import DerivedPerturbation, derive_perturbation
+from archir.rewrite.derived import derive_perturbation
 from archir.rewrite.equations import Miss
 from archir.rewrite.identity import find_identity
 from archir.rewrite.insertion import splice
 from archir.rewrite.morphism import Morphism, Site
-from archir.rewrite.reindex import missed
+from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.spec import format_spec
 
 
 @dataclass(frozen=True)
-class DuplicateBlock(Morphism):
+class Copy:
+    """How a block is copied so that the copy is the identity.
+
+    Attributes:
+        block: the block.
+        source: what the copy is given the result of the block in place of.
+        zeros: the stored tensors that are zero in the copy.
+    """
+
+    block: Block
+    source: Value
+    zeros: frozenset[int]
+
+
+@dataclass(frozen=True)
+class DuplicateBlock(Morphism[Copy]):
     """Insert a copy of a block after it: the same layers and weights, the last layer of each residual branch nought.
 
     The block is a module that maps a value to one of the same type through residual connections. The copy goes
@@ -39,50 +55,36 @@ class DuplicateBlock(Morphism):
 
     block: str = ""
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each block whose copy can be the identity."""
-        for block in find_blocks(graph):
-            if not isinstance(_plan(graph, block), Miss):
-                yield Site(block.path, (DuplicateBlock(block.path),))
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield one for each block."""
+        return (replace(self, block=block.path) for block in find_blocks(graph))
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why no copy of the block can be the identity, or None if one can."""
-        plan = _plan(graph, find_block(graph, self.block))
-        return plan if isinstance(plan, Miss) else None
+    def match(self, graph: Graph) -> Copy | Miss:
+        """Return how the block is copied, or why no copy of it can be the identity."""
+        block = find_block(graph, self.block)
+        return block if isinstance(block, Miss) else _plan(graph, block)
 
-    def perturbation(self, graph: Graph, site: Site) -> DerivedPerturbation | Miss:
-        """Return the change of activations, derived; it claims the block, which no other rewrite may change first.
-
-        Raises:
-            PassError: it does not apply there.
-        """
-        found = derive_perturbation(graph, site.members[0].apply)
-        block = find_block(graph, site.label)
-        if isinstance(found, Miss) or isinstance(block, Miss):
+    def perturbation(self, graph: Graph, site: Site[Copy]) -> Perturbation | Miss:
+        """Return the change of activations, derived; it claims the block, which no other rewrite may change first."""
+        found = derive_perturbation(site.members[0].rewrite(graph, site.found))
+        if isinstance(found, Miss):
             return found
-        return replace(found, claims=found.claims | {n.id for n in block.calls})
+        return replace(found, claims=found.claims | {n.id for n in site.found.block.calls})
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with the copy.
+    def rewrite(self, graph: Graph, found: Copy) -> Patch:
+        """Insert the copy."""
 
-        Raises:
-            PassError: there is no such block, or no copy of it can be the identity.
-        """
-        plan = _plan(graph, find_block(graph, self.block))
-        if isinstance(plan, Miss):
-            raise missed(graph, f"{format_spec(self)} does not apply", plan)
-        block, source, noughts = plan
-        return splice(graph, block.out, lambda e: copy_block(e, graph, block, source, noughts), by=format_spec(self))
+        def copy(e: Edit) -> Value:
+            return copy_block(e, graph, found.block, found.source, found.zeros)
+
+        return splice(graph, found.block.out, copy, by=format_spec(self))
 
 
-def _plan(graph: Graph, block: Block | Miss) -> tuple[Block, Value, frozenset[int]] | Miss:
-    """Return the block, what its copy is given its result in place of, and the stored tensors that are nought."""
-    if isinstance(block, Miss):
-        return block
+def _plan(graph: Graph, block: Block) -> Copy | Miss:
     misses: list[Miss] = []
     for source in block.given:
         found = find_identity(graph, block, source)
         if not isinstance(found, Miss):
-            return block, source, found
+            return Copy(block, source, found)
         misses.append(found)
     return misses[0]

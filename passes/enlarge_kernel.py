@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
-import torch.nn.functional as F
+import torch
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
+from archir.ir.tensor_map import AxisMap, TensorMap
 from archir.rewrite.equations import Miss
-from archir.rewrite.morphism import Morphism, Site
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
-from archir.rewrite.reindex import missed
 from archir.rewrite.spec import format_spec
 from passes.kernels import (
     Kernel,
@@ -28,7 +28,7 @@ from passes.kernels import (
 
 
 @dataclass(frozen=True)
-class EnlargeKernel(Morphism):
+class EnlargeKernel(Morphism[Kernel]):
     """Put a ring of noughts around the kernel of a convolution, and as much padding around its input.
 
     The result keeps its shape, whatever stride, dilation and groups are; only the ring is learned. Convolutions that
@@ -48,20 +48,12 @@ class EnlargeKernel(Morphism):
     layer: Reference = ""
     by: int = 1
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each stored kernel whose ring would meet data."""
-        for value in kernel_layers(graph):
-            name = refer(graph, value)
-            candidate = EnlargeKernel(name, self.by)
-            if candidate.match(graph) is None:
-                yield Site(name, (candidate,))
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield one for each stored kernel."""
+        return (replace(self, layer=refer(graph, value)) for value in kernel_layers(graph))
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why the kernel cannot grow, or None if it can."""
-        found = self._find(graph)
-        return found if isinstance(found, Miss) else None
-
-    def _find(self, graph: Graph) -> Kernel | Miss:
+    def match(self, graph: Graph) -> Kernel | Miss:
+        """Return the kernel, or why it cannot grow."""
         if self.by < 1:
             return Miss("the ring has to be at least one element wide")
         kernel = find_kernel(graph, find_value(graph, self.layer))
@@ -73,21 +65,15 @@ class EnlargeKernel(Morphism):
             return Miss("the ring would meet nothing but padding", tuple(call.id for call in kernel.calls))
         return kernel
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with the larger kernel.
-
-        Raises:
-            PassError: there is no such convolution, or its kernel cannot grow.
-        """
-        kernel = self._find(graph)
-        if isinstance(kernel, Miss):
-            raise missed(graph, f"{self.name} does not apply", kernel)
-        axes = len(kernel.sizes)
+    def rewrite(self, graph: Graph, found: Kernel) -> Patch:
+        """Let the kernel grow."""
+        ring = torch.full((self.by,), -1)
+        axes = (AxisMap(2 + i, torch.cat([ring, torch.arange(size), ring])) for i, size in enumerate(found.sizes))
         with graph.edit(by=format_spec(self)) as e:
-            e.set_tensor(kernel.weight.node, F.pad(graph.tensors[kernel.weight.node], [self.by] * 2 * axes))
-            for call in kernel.calls:
+            e.remap(found.weight.node, TensorMap(tuple(axes)))
+            for call in found.calls:
                 pad_more(e, call, tuple(self.by * d for d in along_axes(call, "dilation")))
-        return e.graph
+        return e.patch
 
 
 def _ring_meets_data(graph: Graph, call: Node, sizes: tuple[int, ...]) -> bool:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from archir.ir.execute import mode_argument
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
-from archir.rewrite.morphism import Pass
+from archir.ir.operators.normalisation import BATCH_NORM, scale_of, shift_of
+from archir.rewrite.passes import Pass
 from passes.layers import Affine, Layer, channel_vector, fold_after, fold_before, layer_at, layer_of, tensor_rank
 from passes.sweep import Sweep, sweep
-
-BATCH_NORM = "aten.batch_norm.default"
 
 
 @dataclass(frozen=True)
@@ -32,8 +29,8 @@ class FoldBatchNorm(Pass):
     summary: ClassVar[str] = "fold batch normalisation into its neighbours"
     preserves: ClassVar[str] = "the function in evaluation mode"
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with every batch normalisation folded that can be; itself if there is none."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch with every batch normalisation folded that can be; an empty one if there is none."""
         return sweep(graph, self, _fold)
 
 
@@ -61,10 +58,8 @@ def _affine(walk: Sweep, node: Node) -> Affine | None:
     stored = all(node.argument(n) is None or walk.stored(node.argument(n)) is not None for n in names)
     if mean is None or variance is None or not stored or not isinstance(eps, float):
         return None
-    scale = torch.rsqrt(variance + eps)
-    scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    return Affine(scale, shift, (node.op, *((n, node.argument(n)) for n in (*names, "eps"))))
+    scale = scale_of(variance, eps, weight)
+    return Affine(scale, shift_of(scale, mean, bias), (node.op, *((n, node.argument(n)) for n in (*names, "eps"))))
 
 
 def _users(walk: Sweep, node: Node) -> list[Layer] | None:

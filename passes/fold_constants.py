@@ -9,11 +9,13 @@ from typing import ClassVar
 import torch
 
 from archir.errors import PassError
+from archir.ir.edit import Edit
 from archir.ir.execute import call, mode_argument
-from archir.ir.graph import Edit, Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import PARAMETER, Node, Parameter, Value
+from archir.ir.patch import no_patch
 from archir.ir.types import TensorType
-from archir.rewrite.morphism import Pass
+from archir.rewrite.passes import Pass
 from archir.rewrite.spec import format_spec
 from passes.common_subexpressions import is_pure
 from passes.sweep import written_in_training
@@ -38,8 +40,8 @@ class FoldConstants(Pass):
 
     limit: int = 1 << 20
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with constants stored; itself if there are none.
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch with constants stored; an empty one if there are none.
 
         Raises:
             PassError: the limit is negative.
@@ -49,7 +51,7 @@ class FoldConstants(Pass):
         constants = self._constants(graph)
         stored = [v for v in constants if self._is_needed(graph, v, constants)]
         if not stored:
-            return graph
+            return no_patch(graph)
         with graph.edit(by=format_spec(self)) as edit:
             for value in stored:
                 node = graph.node(value.node)
@@ -60,7 +62,7 @@ class FoldConstants(Pass):
                 edit.update(new.node, parameter=Parameter(known.names, known.kind, False, persistent=False))
                 edit.replace_uses(value, new)
             _drop_unused(edit, graph, constants)
-        return edit.graph
+        return edit.patch
 
     def _constants(self, graph: Graph) -> Mapping[Value, torch.Tensor]:
         """Return the results of all calls that can be computed now."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
-from archir.rewrite.morphism import Pass
-from passes.layers import CONVOLUTIONS, layer_of, tensor_rank
+from archir.ir.operators.operator import Kind
+from archir.rewrite.passes import Pass
+from archir.rewrite.surroundings import kind_of
+from passes.layers import layer_of, tensor_rank
 from passes.sweep import Sweep, sweep
 
 _PADS = frozenset({"aten.pad.default", "aten.constant_pad_nd.default"})
@@ -28,8 +30,8 @@ class FoldPad(Pass):
     summary: ClassVar[str] = "fold zero pads into the padding of convolutions"
     preserves: ClassVar[str] = "the function, in training too"
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with every pad folded that can be; itself if there is none."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch with every pad folded that can be; an empty one if there is none."""
         return sweep(graph, self, _fold)
 
 
@@ -66,7 +68,7 @@ def _zero_pad(node: Node) -> tuple[int, ...] | None:
 
 def _padding(walk: Sweep, user: Node, pad: tuple[int, ...]) -> tuple[int, ...] | None:
     """Return the padding of a convolution with a pad before it taken in, None if it cannot be."""
-    layer = layer_of(walk, user) if user.op in CONVOLUTIONS else None
+    layer = layer_of(walk, user) if kind_of(user) is Kind.CONVOLUTION else None
     if layer is None:
         return None
     spatial = walk.edit.tensor(layer.weight.node).dim() - 2

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Node, Value
-from archir.rewrite.morphism import Pass
+from archir.rewrite.passes import Pass
 from passes.layers import Affine, Layer, channel_vector, fold_after, layer_at, tensor_rank
 from passes.sweep import Sweep, sweep
 
@@ -36,8 +36,8 @@ class FoldScale(Pass):
     summary: ClassVar[str] = "fold factors and summands of channels into the layer before"
     preserves: ClassVar[str] = "the function in evaluation mode"
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with every factor and summand folded that can be; itself if there is none."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch with every factor and summand folded that can be; an empty one if there is none."""
         return sweep(graph, self, _fold)
 
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Location, Node, Value
-from archir.rewrite.morphism import Pass
-from passes.layers import CONVOLUTIONS, LINEAR, Layer, layer_of
+from archir.rewrite.passes import Pass
+from passes.layers import Layer, layer_of
 from passes.sweep import Sweep, sweep
 
 _LONGEST = 40
@@ -32,8 +32,8 @@ class FuseParallelLinear(Pass):
     summary: ClassVar[str] = "one layer, then a split, for layers of the same input"
     preserves: ClassVar[str] = "the function, in training too"
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with all such layers fused; itself if there are none."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch with all such layers fused; an empty one if there are none."""
         modules = {n.location.module: n.location.kind for n in graph.calls if n.location}
 
         def fuse(walk: Sweep, node: Node) -> None:
@@ -61,7 +61,7 @@ def _alike(walk: Sweep, node: Node) -> list[Layer]:
 
 def _kind(walk: Sweep, layer: Layer) -> tuple[object, ...] | None:
     """Return what layers that are fused have in common, None if this one cannot be fused."""
-    if layer.node.op not in {LINEAR, *CONVOLUTIONS} or layer.groups != 1:
+    if layer.transposed or layer.groups != 1:
         return None
     stored = [v for v in (layer.weight, layer.bias) if v is not None]
     if any(len(walk.uses(v)) > 1 for v in stored):

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Node, Value
-from archir.rewrite.morphism import Pass
+from archir.rewrite.passes import Pass
 from passes.layers import LINEAR, add_bias
 from passes.sweep import Sweep, sweep
 
@@ -36,8 +36,8 @@ class FuseSequentialLinear(Pass):
     summary: ClassVar[str] = "one linear layer for two in a row where it costs no more"
     preserves: ClassVar[str] = "the function in evaluation mode"
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with such pairs fused; itself if there are none."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch with such pairs fused; an empty one if there are none."""
         return sweep(graph, self, _fuse)
 
 

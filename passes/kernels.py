@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Node, Value
+from archir.ir.operators.operator import Kind
+from archir.ir.registry import operator_of
 from archir.ir.types import Size, TensorType
 from archir.rewrite.equations import Miss
-from archir.rewrite.surroundings import CONVOLUTIONS, short_name
+from archir.rewrite.surroundings import CONVOLUTIONS, kind_of
 
 
 @dataclass(frozen=True)
@@ -57,22 +60,22 @@ def kernel_layers(graph: Graph) -> Iterator[Value]:
 
 
 def _is_convolution(node: Node) -> bool:
-    return node.is_call and short_name(node) in CONVOLUTIONS
+    return kind_of(node) in CONVOLUTIONS
 
 
 def is_transposed(node: Node) -> bool:
     """Say whether a convolution is transposed."""
-    return "transpose" in node.op
+    return kind_of(node) is Kind.TRANSPOSED
 
 
 def along_axes(node: Node, name: str) -> tuple[int, ...]:
     """Return an argument of a convolution that holds one number for each spatial axis, such as `stride`."""
-    axes = CONVOLUTIONS[short_name(node)]
-    found = node.argument(name)
+    features, found = operator_of(node.op).features, node.argument(name)
+    assert features is not None
     if not isinstance(found, tuple):
         found = (found,)
     numbers = tuple(n for n in found if isinstance(n, int))
-    return numbers * axes if len(numbers) == 1 else numbers
+    return numbers * (-1 - features) if len(numbers) == 1 else numbers
 
 
 def padding_of(node: Node, sizes: tuple[int, ...]) -> tuple[int, ...]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from archir.ir.node import Argument, Node, Value
+from archir.ir.operators.operator import Kind
+from archir.ir.registry import operator_of
 from archir.ir.types import TensorType
+from archir.rewrite.surroundings import LAYERS, kind_of
 from passes.sweep import Sweep
 
 LINEAR = "aten.linear.default"
-CONVOLUTIONS = frozenset(f"aten.conv{d}d.{form}" for d in (1, 2, 3) for form in ("default", "padding"))
-TRANSPOSED = frozenset({"aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input"})
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Layer:
     @property
     def transposed(self) -> bool:
         """Whether it is a transposed convolution."""
-        return self.node.op in TRANSPOSED
+        return kind_of(self.node) is Kind.TRANSPOSED
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def layer_at(walk: Sweep, value: Argument) -> Layer | None:
 
 def layer_of(walk: Sweep, node: Node) -> Layer | None:
     """Return a call as a layer, None if it is none."""
-    if node.op != LINEAR and node.op not in CONVOLUTIONS | TRANSPOSED:
+    if kind_of(node) not in LAYERS:
         return None
     source, weight, bias = node.argument("input"), node.argument("weight"), node.argument("bias")
     tensor = walk.stored(weight)
@@ -83,8 +84,10 @@ def layer_of(walk: Sweep, node: Node) -> Layer | None:
         return None
     rank = len(node.tensor_type().shape)
     groups = 1 if node.op == LINEAR else node.argument("groups")
-    axis = rank - 1 if node.op == LINEAR else rank - tensor.dim() + 1
-    return Layer(node, source, weight, bias, axis, groups) if isinstance(groups, int) else None
+    features = operator_of(node.op).features
+    if features is None or not isinstance(groups, int):
+        return None
+    return Layer(node, source, weight, bias, rank + features, groups)
 
 
 def is_unpadded(layer: Layer) -> bool:

@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 
-from archir.axes.infer import infer_widths
 from archir.axes.positions import contains, gather_index, unit_index
 from archir.axes.widths import Width, Widths
 from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Value
+from archir.rewrite.changes import Change
 from archir.rewrite.equations import Miss
-from archir.rewrite.family import apply_alone, check_units
-from archir.rewrite.morphism import Site, Theta, WidthMorphism
+from archir.rewrite.morphism import Site, UnitMorphism, check_units
 from archir.rewrite.multiplicity import Exponents, solve_exponents
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.region import Region, Values, overlaps, region_of
-from archir.rewrite.reindex import Change
 from archir.rewrite.replay import Replay
+from archir.rewrite.theta import Theta
 
 
 @dataclass(frozen=True)
-class Merge(WidthMorphism):
+class Merge(UnitMorphism):
     """Merge pairs of units: one unit with the mean of their weights and the sum of their outgoing weights.
 
     It is the inverse of a split: two units that are the same become one with the function kept. The unit keeps the
@@ -45,27 +44,24 @@ class Merge(WidthMorphism):
 
     units: tuple[int, ...] = ()
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family for each width whose units can be merged: disjoint pairs, nearest incoming weights first."""
-        widths = infer_widths(graph)
-        for width in widths:
-            exponents = _exponents(widths, width)
-            if not isinstance(exponents, Miss) and width.size > 1:
-                pairs = nearest_pairs(_incoming(widths, width, exponents))
-                yield Site(width.name, tuple(Merge(width.name, pair) for pair in pairs))
+    def units_of(self, widths: Widths, width: Width) -> Iterator[Self]:
+        """Yield disjoint pairs, nearest incoming weights first, if units can be merged."""
+        exponents = _exponents(widths, width)
+        if not isinstance(exponents, Miss) and width.size > 1:
+            for pair in nearest_pairs(_incoming(widths, width, exponents)):
+                yield replace(self, width=width.name, units=pair)
 
-    def match(self, graph: Graph) -> Miss | None:
+    def miss(self, widths: Widths, width: Width) -> Miss | None:
         """Say why the units cannot be merged, or None if they can."""
-        widths = infer_widths(graph)
-        found = _exponents(widths, widths[self.width])
+        found = _exponents(widths, width)
         if isinstance(found, Miss):
             return found
-        check_units(self, self.units, widths[self.width])
+        check_units(self, self.units, width)
         return Miss("its units are no pairs") if not self.units or len(self.units) % 2 else None
 
-    def perturbation(self, graph: Graph, site: Site) -> MergePerturbation | Miss:
+    def perturbation(self, graph: Graph, site: Site[Widths]) -> MergePerturbation | Miss:
         """Return the change of activations for all pairs of a family at once."""
-        widths = infer_widths(graph)
+        widths = site.found
         width = widths[site.label]
         region = region_of(widths, width)
         if isinstance(region, Miss):
@@ -99,15 +95,6 @@ class Merge(WidthMorphism):
         pairs = tuple((min(pair), max(pair)) for pair in zip(units[::2], units[1::2], strict=True))
         gone = {other for _, other in pairs}
         return Change(tuple(u for u in range(width.size) if u not in gone), merged=pairs)
-
-    def apply(self, graph: Graph, theta: Theta | None = None) -> Graph:
-        """Return the graph with the units merged.
-
-        Raises:
-            PassError: there is no such width or unit, the units are no pairs, or they cannot be merged.
-        """
-        self.require_match(graph)
-        return apply_alone(self, graph)
 
 
 @dataclass(frozen=True)
@@ -149,15 +136,15 @@ class MergePerturbation:
         return Replay(self.region, self.partners)
 
     @property
-    def theta(self) -> Mapping[int, torch.Tensor]:
+    def theta(self) -> Theta:
         """Nothing to learn."""
         return {}
 
-    def initial_theta(self, values: Values, seed: int) -> Mapping[int, torch.Tensor]:
+    def initial_theta(self, values: Values, seed: int) -> Theta:
         """Return nothing."""
         return {}
 
-    def delta(self, values: Values, theta: Mapping[int, torch.Tensor]) -> Mapping[Edge, torch.Tensor]:
+    def delta(self, values: Values, theta: Theta) -> Mapping[Edge, torch.Tensor]:
         """Return Δ on every end."""
         steps: dict[int, torch.Tensor] = {}
         for id_, (axis, index) in self.partners.items():

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
-from archir.rewrite.morphism import Morphism, Site
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
 from archir.rewrite.surroundings import Activation, activation_of, short_name
 
 
 @dataclass(frozen=True)
-class MixtureBranch(Morphism):
+class Mlp:
+    """A linear layer, an activation, and a linear layer.
+
+    Attributes:
+        input: what it is given.
+        activation: the activation.
+        hidden: number of units between the layers.
+        features: number of features of its result.
+    """
+
+    input: Value
+    activation: Activation
+    hidden: int
+    features: int
+
+
+@dataclass(frozen=True)
+class MixtureBranch(Morphism[Mlp]):
     """Add `Σ_e p_e(x) V_e f(W_e x + b_e)` to the result of an MLP of `x`, where p = softmax(router(x)) and all V are 0.
 
     The MLP is a linear layer, an activation f (and a gate perhaps), and a linear layer; dropout in it is passed over.
@@ -40,31 +58,20 @@ class MixtureBranch(Morphism):
     experts: int = 4
     hidden: int = 0
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each MLP."""
-        for node in graph.calls:
-            if not isinstance(find_mlp(graph, Value(node.id)), Miss):
-                name = refer(graph, Value(node.id))
-                yield Site(name, (MixtureBranch(name, self.experts, self.hidden),))
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield one for each linear layer, which may be the last of an MLP."""
+        return (replace(self, after=refer(graph, Value(n.id))) for n in graph.calls if short_name(n) == "linear")
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why there can be no experts, or None if there can."""
+    def match(self, graph: Graph) -> Mlp | Miss:
+        """Return the MLP, or why there can be no experts."""
         if self.experts < 1 or self.hidden < 0:
             return Miss("the number of experts and their units have to be positive")
-        found = find_mlp(graph, find_value(graph, self.after))
-        return found if isinstance(found, Miss) else None
+        return find_mlp(graph, find_value(graph, self.after))
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with the experts.
-
-        Raises:
-            PassError: there is no such value, or no MLP makes it.
-        """
-        self.require_match(graph)
+    def rewrite(self, graph: Graph, found: Mlp) -> Patch:
+        """Add the experts."""
         value = find_value(graph, self.after)
-        mlp = find_mlp(graph, value)
-        assert not isinstance(mlp, Miss)
-        return splice(graph, value, lambda e: self._build(e, value, mlp), by=format_spec(self))
+        return splice(graph, value, lambda e: self._build(e, value, found), by=format_spec(self))
 
     def _build(self, e: Edit, value: Value, mlp: Mlp) -> Value:
         new = Insertion(e, value, "mixture", "MixtureBranch")
@@ -76,23 +83,6 @@ class MixtureBranch(Morphism):
         x = new.call("aten.flatten.using_ints", mixed, -2)
         x = new.linear("linear2", x, mlp.features, start=Start.ZERO, bias=False)
         return new.call("aten.add.Tensor", value, x)
-
-
-@dataclass(frozen=True)
-class Mlp:
-    """A linear layer, an activation, and a linear layer.
-
-    Attributes:
-        input: what it is given.
-        activation: the activation.
-        hidden: number of units between the layers.
-        features: number of features of its result.
-    """
-
-    input: Value
-    activation: Activation
-    hidden: int
-    features: int
 
 
 def find_mlp(graph: Graph, value: Value) -> Mlp | Miss:

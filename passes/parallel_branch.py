@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Node, Value
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
-from archir.rewrite.morphism import Morphism, Site
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
 from archir.rewrite.surroundings import is_layer, short_name, usual_activation
@@ -36,7 +37,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class ParallelBranch(Morphism):
+class ParallelBranch(Morphism[Window | None]):
     """Add `f(x)` to the result of a layer that is called with `x`; f, or its last layer, is nought.
 
     Beside a convolution f is one of another kernel size or dilation, with the stride and groups of the first and the
@@ -69,16 +70,12 @@ class ParallelBranch(Morphism):
     rank: int = 0
     activate: bool = False
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each layer that can have a branch."""
-        for node in graph.calls:
-            if is_layer(graph, node):
-                found = replace(self, layer=refer(graph, Value(node.id)))
-                if found.match(graph) is None:
-                    yield Site(found.layer, (found,))
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield one for each layer."""
+        return (replace(self, layer=refer(graph, Value(n.id))) for n in graph.calls if is_layer(graph, n))
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why there can be no branch, or None if there can."""
+    def match(self, graph: Graph) -> Window | Miss | None:
+        """Return what a convolution in the branch looks at, None where there is none, or why there can be no branch."""
         if self.kernel < 1 or self.dilation < 0 or self.rank < 0:
             return Miss("the kernel has to be positive, dilation and rank not below nought")
         node = graph.node(find_value(graph, self.layer).node)
@@ -86,33 +83,25 @@ class ParallelBranch(Morphism):
             return Miss("it is not the result of a linear layer or a convolution", (node.id,))
         if "transpose" in node.op:
             return Miss("the layer is a transposed convolution", (node.id,))
-        if short_name(node) == "linear":
-            return None
-        branch = self._window(graph, node)
-        return branch if isinstance(branch, Miss) else None
+        return None if short_name(node) == "linear" else self._window(graph, node)
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with the branch.
-
-        Raises:
-            PassError: it is no such layer, or the two could not be centred on the same place.
-        """
-        self.require_match(graph)
+    def rewrite(self, graph: Graph, found: Window | None) -> Patch:
+        """Add the branch."""
         node = graph.node(find_value(graph, self.layer).node)
-        return splice(graph, Value(node.id), lambda e: self._build(graph, e, node), by=format_spec(self))
+        return splice(graph, Value(node.id), lambda e: self._build(graph, e, node, found), by=format_spec(self))
 
-    def _build(self, graph: Graph, e: Edit, node: Node) -> Value:
+    def _build(self, graph: Graph, e: Edit, node: Node, window: Window | None) -> Value:
         source, made = node.argument("input"), Value(node.id)
         assert isinstance(source, Value)
         new = Insertion(e, made, "parallel", "ParallelBranch")
         outer, inner, *_ = _weight_shape(graph, node)
-        if short_name(node) == "linear":
+        if window is None:
             x = new.linear("down", source, self.rank or max(2, min(inner, outer) // 4), bias=self.activate)
             x = new.activate(usual_activation(graph), x) if self.activate else x
             x = new.linear("up", x, outer, start=Start.ZERO, bias=False)
             return new.call("aten.add.Tensor", made, x)
-        window, groups = self._window(graph, node), node.argument("groups")
-        assert isinstance(window, Window) and isinstance(groups, int)
+        groups = node.argument("groups")
+        assert isinstance(groups, int)
         stride, padding, dilation = window.stride, window.padding, window.dilation
         if self.rank:
             x = new.conv(

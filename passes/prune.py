@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 
-from archir.axes.infer import infer_widths
-from archir.axes.widths import Width
+from archir.axes.widths import Width, Widths
 from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.ir.node import Value
+from archir.rewrite.changes import Change
 from archir.rewrite.equations import Miss
-from archir.rewrite.family import apply_alone, check_units
-from archir.rewrite.morphism import Site, Theta, WidthMorphism
+from archir.rewrite.morphism import Site, UnitMorphism, check_units
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.region import Region, Values, region_of
-from archir.rewrite.reindex import Change
+from archir.rewrite.theta import Theta
 
 
 @dataclass(frozen=True)
-class Prune(WidthMorphism):
+class Prune(UnitMorphism):
     """Remove units of a width: the same function as with noughts in their place wherever they are summed over.
 
     Noughts in their parameters do the same, unless something else is made of nought (by a sigmoid, say, or by division)
@@ -42,20 +41,19 @@ class Prune(WidthMorphism):
 
     units: tuple[int, ...] = ()
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family for each width of two or more units."""
-        for width in infer_widths(graph):
-            yield Site(width.name, tuple(Prune(width.name, (unit,)) for unit in range(width.size)))
+    def units_of(self, widths: Widths, width: Width) -> Iterator[Self]:
+        """Yield one for each unit."""
+        return (replace(self, width=width.name, units=(unit,)) for unit in range(width.size))
 
-    def match(self, graph: Graph) -> Miss | None:
+    def miss(self, widths: Widths, width: Width) -> Miss | None:
         """Say why the units cannot be removed, or None if they can."""
-        width = infer_widths(graph)[self.width]
+        if not self.units:
+            return Miss("it names no units to remove")
         return Miss("no unit would be left") if len(check_units(self, self.units, width)) == width.size else None
 
-    def perturbation(self, graph: Graph, site: Site) -> PrunePerturbation | Miss:
+    def perturbation(self, graph: Graph, site: Site[Widths]) -> PrunePerturbation | Miss:
         """Return the change of activations for all units of a width at once."""
-        widths = infer_widths(graph)
-        region = region_of(widths, widths[site.label])
+        region = region_of(site.found, site.found[site.label])
         return region if isinstance(region, Miss) else PrunePerturbation(region)
 
     def change(self, width: Width, theta: Theta | None = None) -> Change:
@@ -68,14 +66,6 @@ class Prune(WidthMorphism):
             raise PassError("prune needs the units to remove", mend=f"prune{{width={width.name}, units=[0]}}")
         removed = set(check_units(self, self.units, width))
         return Change(tuple(u for u in range(width.size) if u not in removed))
-
-    def apply(self, graph: Graph, theta: Theta | None = None) -> Graph:
-        """Return the graph without the units.
-
-        Raises:
-            PassError: there is no such width or unit, or none would be left.
-        """
-        return apply_alone(self, graph)
 
 
 @dataclass(frozen=True)
@@ -100,14 +90,14 @@ class PrunePerturbation:
         return frozenset(v for _, v in self.region.ends)
 
     @property
-    def theta(self) -> Mapping[int, torch.Tensor]:
+    def theta(self) -> Theta:
         """Nothing to learn."""
         return {}
 
-    def initial_theta(self, values: Values, seed: int) -> Mapping[int, torch.Tensor]:
+    def initial_theta(self, values: Values, seed: int) -> Theta:
         """Return nothing."""
         return {}
 
-    def delta(self, values: Values, theta: Mapping[int, torch.Tensor]) -> Mapping[Edge, torch.Tensor]:
+    def delta(self, values: Values, theta: Theta) -> Mapping[Edge, torch.Tensor]:
         """Return Δ on every end."""
         return {use: -values[v] for use, v in self.region.ends}

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Value
 from archir.rewrite.block import Block, find_block, find_blocks
 from archir.rewrite.equations import Miss
 from archir.rewrite.identity import find_identity, is_residual
-from archir.rewrite.morphism import Morphism, Site
-from archir.rewrite.reindex import missed
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.spec import format_spec
 from passes.sweep import Sweep
 
 
 @dataclass(frozen=True)
-class RemoveBlock(Morphism):
+class Removal:
+    """A block, and the value it is given that takes the place of its result."""
+
+    block: Block
+    source: Value
+
+
+@dataclass(frozen=True)
+class RemoveBlock(Morphism[Removal]):
     """Let the users of a block use its input, and remove the block.
 
     Candidates are blocks with residual connections; it applies to any module whose result has the type of
@@ -36,40 +44,28 @@ class RemoveBlock(Morphism):
 
     block: str = ""
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each block with residual connections."""
-        for block in find_blocks(graph):
-            if is_residual(graph, block) and not isinstance(_plan(graph, block), Miss):
-                yield Site(block.path, (RemoveBlock(block.path),))
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield one for each block with residual connections."""
+        return (replace(self, block=block.path) for block in find_blocks(graph) if is_residual(graph, block))
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why the block cannot be replaced by its input, or None if it can."""
-        plan = _plan(graph, find_block(graph, self.block))
-        return plan if isinstance(plan, Miss) else None
+    def match(self, graph: Graph) -> Removal | Miss:
+        """Return the block and what takes its place, or why that cannot be told."""
+        block = find_block(graph, self.block)
+        return block if isinstance(block, Miss) else _plan(graph, block)
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph without the block, and without what only the block needed.
-
-        Raises:
-            PassError: there is no such block, or which of its inputs takes its place cannot be told.
-        """
-        plan = _plan(graph, find_block(graph, self.block))
-        if isinstance(plan, Miss):
-            raise missed(graph, f"{format_spec(self)} does not apply", plan)
+    def rewrite(self, graph: Graph, found: Removal) -> Patch:
+        """Remove the block, and what only the block needed."""
         with graph.edit(by=format_spec(self)) as edit:
-            _remove(graph, edit, *plan)
-        return edit.graph
+            _remove(graph, edit, found.block, found.source)
+        return edit.patch
 
 
-def _plan(graph: Graph, block: Block | Miss) -> tuple[Block, Value] | Miss:
-    """Return the block and the input that takes its place."""
-    if isinstance(block, Miss):
-        return block
+def _plan(graph: Graph, block: Block) -> Removal | Miss:
     if len(block.given) == 1:
-        return block, block.given[0]
+        return Removal(block, block.given[0])
     for source in block.given:
         if not isinstance(find_identity(graph, block, source), Miss):
-            return block, source
+            return Removal(block, source)
     return Miss("it is given several values of the type of its result", tuple(v.node for v in block.given))
 
 

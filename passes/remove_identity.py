@@ -10,11 +10,14 @@ from typing import ClassVar
 
 import torch
 
+from archir.axes.rules.reshape import PERMUTATIONS, axis_order
 from archir.ir.execute import mode_argument
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Node, Value
+from archir.ir.operators.operator import Kind, Movement
+from archir.ir.registry import operator_of
 from archir.ir.types import Size
-from archir.rewrite.morphism import Pass
+from archir.rewrite.passes import Pass
 from passes.sweep import Sweep, sweep, written_in_training
 
 
@@ -22,29 +25,17 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(f"aten.{name}" for name in text.split())
 
 
-_DROPOUTS = _names("dropout.default feature_dropout.default alpha_dropout.default feature_alpha_dropout.default")
-_RESHAPES = _names(
-    "reshape.default view.default _unsafe_view.default flatten.using_ints unflatten.int "
-    "squeeze.default squeeze.dim squeeze.dims unsqueeze.default"
-)
-_LAYOUTS = _names("contiguous.default clone.default")
-"""Calls that change how a tensor lies in memory and nothing else."""
+_LAYOUTS = _names("contiguous.default clone.default _to_copy.default")
+"""Calls that may change how a tensor lies in memory."""
 
 _STRIDED = _names("view.default _unsafe_view.default view.dtype as_strided.default")
 """Calls that depend on how a tensor lies in memory."""
 
-_SAME_TYPE = (_RESHAPES - _STRIDED) | _names(
-    "view.default _unsafe_view.default alias.default lift_fresh.default lift_fresh_copy.default positive.default "
-    "expand.default expand_as.default broadcast_to.default repeat.default tile.default reshape_as.default "
-    "to.dtype to.other type_as.default _cast_Float.default cat.default split.Tensor split_with_sizes.default "
-    "chunk.default"
-)
-"""Calls that return their operand where the result has its type."""
+_DETACHING = _names("detach.default detach_copy.default")
+"""Calls that let no gradient pass."""
 
-_PADS = _names("pad.default constant_pad_nd.default") | _names(
-    " ".join(f"{kind}_pad{d}d.default" for kind in ("reflection", "replication") for d in (1, 2, 3))
-)
-_PERMUTATIONS = _names("permute.default transpose.int t.default numpy_T.default mT.default")
+_RETURNING = frozenset({Movement.COPY, Movement.CAST, Movement.RESHAPE, Movement.REPEAT, Movement.JOIN, Movement.CUT})
+"""Ways to move data whose result is the operand where it has its type."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +59,14 @@ class RemoveIdentity(Pass):
 
     training: bool = True
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph without such calls; itself if there are none."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return a patch without such calls; an empty one if there are none."""
         strided = any(node.op in _STRIDED for node in graph.calls)
         written = written_in_training(graph)
         rules: list[Callable[[Sweep, Node], Value | None]] = [
             partial(_dropout, training=self.training),
             partial(_same_type, kept=_LAYOUTS if strided else frozenset()),
-            _slice_or_pad,
+            _pad,
             _permutation,
             partial(_arithmetic, written=written),
         ]
@@ -86,9 +77,9 @@ class RemoveIdentity(Pass):
                 if source is not None and walk.type_of(source) == node.results[0]:
                     walk.replace(Value(node.id), source)
                     return
-            if node.op in _RESHAPES:
+            if operator_of(node.op).moves is Movement.RESHAPE:
                 _merge_reshapes(walk, node)
-            elif node.op in _PERMUTATIONS:
+            elif node.op in PERMUTATIONS:
                 _merge_permutations(walk, node)
 
         return sweep(graph, self, remove)
@@ -104,9 +95,9 @@ def _operand(node: Node) -> Value | None:
 
 def _dropout(walk: Sweep, node: Node, training: bool) -> Value | None:
     """Return the operand of a dropout that does nothing, or of `detach` where training does not matter."""
-    if node.op == "aten.detach.default":
+    if node.op in _DETACHING:
         return None if training else _operand(node)
-    if node.op not in _DROPOUTS:
+    if operator_of(node.op).kind is not Kind.DROPOUT:
         return None
     idle = node.argument("p") == 0 or (not training and mode_argument(node) is not None)
     return _operand(node) if idle else None
@@ -114,16 +105,14 @@ def _dropout(walk: Sweep, node: Node, training: bool) -> Value | None:
 
 def _same_type(walk: Sweep, node: Node, kept: frozenset[str]) -> Value | None:
     """Return the operand of a call that changes nothing but the type, which the caller compares."""
-    if len(node.results) != 1 or node.op not in (_SAME_TYPE | _LAYOUTS) - kept:
-        return None
-    return _operand(node)
+    known, apart = operator_of(node.op), kept | _DETACHING
+    stays = known.mode or "device" in node.arguments or node.op in apart
+    return None if stays or len(node.results) != 1 or known.moves not in _RETURNING else _operand(node)
 
 
-def _slice_or_pad(walk: Sweep, node: Node) -> Value | None:
-    """Return the operand of a slice that skips nothing between, or of a pad by nothing."""
-    if node.op == "aten.slice.Tensor":
-        return _operand(node) if node.argument("step") == 1 else None
-    if node.op not in _PADS:
+def _pad(walk: Sweep, node: Node) -> Value | None:
+    """Return the operand of a pad by nothing."""
+    if operator_of(node.op).moves is not Movement.PAD:
         return None
     pad = node.argument("pad" if "pad" in node.arguments else "padding")
     return _operand(node) if isinstance(pad, tuple) and not any(pad) else None
@@ -147,23 +136,7 @@ def _permutation(walk: Sweep, node: Node) -> Value | None:
 
 def _order(node: Node) -> tuple[int, ...] | None:
     """Return for each axis of the result of a permutation the axis of its operand it is."""
-    if node.op not in _PERMUTATIONS:
-        return None
-    rank = len(node.tensor_type().shape)
-    if node.op == "aten.permute.default":
-        dims = node.argument("dims")
-        assert isinstance(dims, tuple)
-        return tuple(d % rank for d in dims if isinstance(d, int))
-    if node.op == "aten.numpy_T.default":
-        return tuple(reversed(range(rank)))
-    order = list(range(rank))
-    if rank > 1:
-        one, other = (
-            (node.argument("dim0"), node.argument("dim1")) if node.op == "aten.transpose.int" else (rank - 2, rank - 1)
-        )
-        assert isinstance(one, int) and isinstance(other, int)
-        order[one], order[other] = order[other], order[one]
-    return tuple(order)
+    return tuple(axis_order(node, len(node.tensor_type().shape))) if node.op in PERMUTATIONS else None
 
 
 def _moves_nothing(order: tuple[int, ...], shape: tuple[Size, ...]) -> bool:
@@ -188,7 +161,7 @@ def _merge_reshapes(walk: Sweep, node: Node) -> None:
     """Apply a reshape to what another was applied to, if nothing else uses that."""
     source = _operand(node)
     before = walk.find(source.node) if source is not None else None
-    below = _operand(before) if before is not None and before.op in _RESHAPES else None
+    below = _operand(before) if before is not None and operator_of(before.op).moves is Movement.RESHAPE else None
     if source is None or below is None or len(walk.uses(source)) > 1:
         return
     if node.op == "aten.reshape.default":

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Value
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
-from archir.rewrite.morphism import Morphism, Site
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
-from archir.rewrite.surroundings import Surroundings, layer_ends, look_around, require
+from archir.rewrite.surroundings import Surroundings, layer_ends, look_around
 
 
 @dataclass(frozen=True)
-class ResidualBranch(Morphism):
+class ResidualBranch(Morphism[Surroundings]):
     """Add `f(v)` to a value `v`, where f is two layers with an activation between and the last layer is nought.
 
     The layers are convolutions where the value is an image, linear ones after a layer norm where it is tokens.
@@ -38,29 +39,20 @@ class ResidualBranch(Morphism):
     hidden: int = 0
     kernel: int = 3
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each value at which a layer ends."""
-        for value, _ in layer_ends(graph):
-            name = refer(graph, value)
-            yield Site(name, (ResidualBranch(name, self.hidden, self.kernel),))
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield one for each value at which a layer ends."""
+        return (replace(self, after=refer(graph, value)) for value, _ in layer_ends(graph))
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why there can be no branch, or None if there can."""
+    def match(self, graph: Graph) -> Surroundings | Miss:
+        """Return what is around the value, or why there can be no branch."""
         if self.kernel % 2 == 0 or self.kernel < 1 or self.hidden < 0:
             return Miss("the kernel has to be odd, the features between positive")
-        found = look_around(graph, find_value(graph, self.after))
-        return found if isinstance(found, Miss) else None
+        return look_around(graph, find_value(graph, self.after))
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with the branch.
-
-        Raises:
-            PassError: there is no such value, or its features cannot be told.
-        """
-        self.require_match(graph)
+    def rewrite(self, graph: Graph, found: Surroundings) -> Patch:
+        """Add the branch."""
         value = find_value(graph, self.after)
-        around = require(look_around(graph, value), "residual-branch does not apply")
-        return splice(graph, value, lambda e: self._build(e, value, around), by=format_spec(self))
+        return splice(graph, value, lambda e: self._build(e, value, found), by=format_spec(self))
 
     def _build(self, e: Edit, value: Value, around: Surroundings) -> Value:
         new = Insertion(e, value, "residual", "ResidualBranch")

@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
 from archir.ir.types import Size, TensorType
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
-from archir.rewrite.morphism import Morphism, Site
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
-from archir.rewrite.surroundings import Surroundings, layer_ends, look_around, require, short_name
+from archir.rewrite.surroundings import Surroundings, layer_ends, look_around, short_name
+
+LIMIT = 1024
+"""Most tokens of a value for which candidates are proposed, unless another number is asked for."""
 
 
 @dataclass(frozen=True)
-class SelfAttention(Morphism):
+class Tokens:
+    """The tokens of a value.
+
+    Attributes:
+        around: what is around the value.
+        sizes: the sizes of the axes along which they lie.
+    """
+
+    around: Surroundings
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SelfAttention(Morphism[Tokens]):
     """Add `out(attention(norm(v)))` to a value `v`, where the layer `out` is nought.
 
     The tokens of an image are its positions, row by row.
@@ -44,44 +61,35 @@ class SelfAttention(Morphism):
     after: Reference = ""
     heads: int = 4
     causal: bool = False
-    limit: int = 1024
+    limit: int = LIMIT
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each value of some tokens at which a layer ends."""
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield one for each value of some tokens at which a layer ends."""
         causal = self.causal or has_causal_mask(graph)
         for value, around in layer_ends(graph):
             tokens = _tokens(graph, value, around)
             if not isinstance(tokens, Miss) and 1 < math.prod(tokens) <= self.limit:
-                name = refer(graph, value)
-                yield Site(name, (SelfAttention(name, self.heads, causal and len(tokens) == 1),))
+                yield replace(self, after=refer(graph, value), causal=causal and len(tokens) == 1, limit=LIMIT)
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why there can be no attention, or None if there can."""
+    def match(self, graph: Graph) -> Tokens | Miss:
+        """Return the tokens of the value, or why there can be no attention."""
         if self.heads < 1:
             return Miss("the number of heads has to be positive")
         value = find_value(graph, self.after)
         around = look_around(graph, value)
         if isinstance(around, Miss):
             return around
-        found = _tokens(graph, value, around)
-        if isinstance(found, Miss):
-            return found
-        if self.causal and len(found) > 1:
+        sizes = _tokens(graph, value, around)
+        if isinstance(sizes, Miss):
+            return sizes
+        if self.causal and len(sizes) > 1:
             return Miss("its tokens have more than one axis, and so no order to be causal in", (value.node,))
-        return None
+        return Tokens(around, sizes)
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with the attention.
-
-        Raises:
-            PassError: there is no such value, or its tokens cannot be told.
-        """
-        self.require_match(graph)
+    def rewrite(self, graph: Graph, found: Tokens) -> Patch:
+        """Add the attention."""
         value = find_value(graph, self.after)
-        around = require(look_around(graph, value), "self-attention does not apply")
-        tokens = _tokens(graph, value, around)
-        assert not isinstance(tokens, Miss)
-        return splice(graph, value, lambda e: self._build(e, value, around, tokens), by=format_spec(self))
+        return splice(graph, value, lambda e: self._build(e, value, found.around, found.sizes), by=format_spec(self))
 
     def _build(self, e: Edit, value: Value, around: Surroundings, tokens: tuple[int, ...]) -> Value:
         new = Insertion(e, value, "attention", "SelfAttention")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from archir.ir.graph import Graph
-from archir.rewrite.morphism import Pass
+from archir.ir.graph import Graph, Patch
+from archir.ir.patch import no_patch
+from archir.rewrite.passes import Pass
 from archir.rewrite.spec import format_spec
 from passes.common_subexpressions import CommonSubexpressions
 from passes.dead_code import DeadCode
@@ -38,8 +39,8 @@ class Simplify(Pass):
 
     training: bool = False
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the simplified graph; itself if there is nothing to simplify."""
+    def patch(self, graph: Graph) -> Patch:
+        """Return what they change; nothing if there is nothing to simplify."""
         passes: list[Pass] = [
             RemoveIdentity(training=self.training),
             CommonSubexpressions(),
@@ -49,20 +50,22 @@ class Simplify(Pass):
         if not self.training:
             passes += [FoldBatchNorm(), FoldScale(), FuseSequentialLinear()]
         passes.append(DeadCode())
-        done = graph
+        done = no_patch(graph)
         while True:
-            before = done
+            before = done.after
             done = _to_fixpoint(done, passes)
-            done = FuseParallelLinear().apply(done)
-            if done is before:
+            done = done.then(FuseParallelLinear().patch(done.after))
+            if done.after is before:
                 break
-        return graph if done is graph else done.with_history(*graph.history, format_spec(self))
+        if done.after is graph:
+            return done
+        return replace(done, after=done.after.with_history(*graph.history, format_spec(self)))
 
 
-def _to_fixpoint(graph: Graph, passes: list[Pass]) -> Graph:
+def _to_fixpoint(done: Patch, passes: list[Pass]) -> Patch:
     while True:
-        before = graph
+        before = done.after
         for pass_ in passes:
-            graph = pass_.apply(graph)
-        if graph is before:
-            return graph
+            done = done.then(pass_.patch(done.after))
+        if done.after is before:
+            return done

@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
-import networkx as nx
-
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Value
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
-from archir.rewrite.morphism import Morphism, Site
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
-from archir.rewrite.surroundings import Surroundings, layer_ends, look_around, require
+from archir.rewrite.surroundings import Surroundings, layer_ends, look_around
+
+REACH = 2
+"""From how many values before a value candidates start, unless another number is asked for."""
 
 
 @dataclass(frozen=True)
-class SkipConnection(Morphism):
+class Connection:
+    """Two values and the linear map between them.
+
+    Attributes:
+        source: where it starts.
+        target: where it ends.
+        around: what is around the target.
+        stride: the stride of the map between images, `()` between tokens.
+    """
+
+    source: Value
+    target: Value
+    around: Surroundings
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SkipConnection(Morphism[Connection]):
     """Add `P(u)` to a value `v`, where P is a linear map of the features that starts at nought.
 
     P is a 1x1 convolution where the values are images, with a stride if `u` is larger, else a linear layer.
@@ -39,53 +58,62 @@ class SkipConnection(Morphism):
 
     source: Reference = ""
     target: Reference = ""
-    reach: int = 2
+    reach: int = REACH
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each two values near to each other at which layers end."""
+    @property
+    def label(self) -> str:
+        """Both ends."""
+        return f"{self.source} to {self.target}"
+
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield one for each two values near to each other at which layers end."""
         before: list[tuple[Value, Surroundings]] = []
         for value, around in layer_ends(graph):
             found = (u for u, its in reversed(before) if not isinstance(_stride(graph, u, its, value, around), Miss))
             for _, source in zip(range(self.reach), found, strict=False):
-                ends = refer(graph, source), refer(graph, value)
-                yield Site(" to ".join(ends), (SkipConnection(*ends),))
+                yield replace(self, source=refer(graph, source), target=refer(graph, value), reach=REACH)
             before.append((value, around))
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why the two values cannot be connected, or None if they can."""
+    def match(self, graph: Graph) -> Connection | Miss:
+        """Return the two values and the map between them, or why they cannot be connected."""
         source, target = find_value(graph, self.source), find_value(graph, self.target)
-        if source == target or source.node in nx.descendants(graph.networkx, target.node):
+        if source == target or _is_made_of(graph, source, target):
             return Miss("the source is made of the target", (source.node, target.node))
-        arounds = look_around(graph, source), look_around(graph, target)
-        misses = [a for a in arounds if isinstance(a, Miss)]
-        if misses:
-            return misses[0]
-        its, around = (require(a, "skip-connection does not apply") for a in arounds)
-        found = _stride(graph, source, its, target, around)
-        return found if isinstance(found, Miss) else None
-
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with the connection.
-
-        Raises:
-            PassError: there are no such values, or they cannot be connected.
-        """
-        self.require_match(graph)
-        target = find_value(graph, self.target)
-        return splice(graph, target, lambda e: self._build(graph, e, target), by=format_spec(self))
-
-    def _build(self, graph: Graph, e: Edit, target: Value) -> Value:
-        source = find_value(graph, self.source)
-        its, around = (require(look_around(graph, v), "skip-connection does not apply") for v in (source, target))
+        its, around = look_around(graph, source), look_around(graph, target)
+        if isinstance(its, Miss):
+            return its
+        if isinstance(around, Miss):
+            return around
         stride = _stride(graph, source, its, target, around)
-        assert not isinstance(stride, Miss)
-        new = Insertion(e, target, "skip", "SkipConnection")
-        if stride:
-            point = (1,) * around.spatial
-            x = new.conv("proj", source, around.features, point, stride=stride, start=Start.ZERO, bias=False)
-        else:
-            x = new.linear("proj", source, around.features, start=Start.ZERO, bias=False)
-        return new.call("aten.add.Tensor", target, x)
+        return stride if isinstance(stride, Miss) else Connection(source, target, around, stride)
+
+    def rewrite(self, graph: Graph, found: Connection) -> Patch:
+        """Add the connection."""
+        return splice(graph, found.target, lambda e: _build(e, found), by=format_spec(self))
+
+
+def _build(e: Edit, found: Connection) -> Value:
+    new, features = Insertion(e, found.target, "skip", "SkipConnection"), found.around.features
+    if found.stride:
+        point = (1,) * found.around.spatial
+        x = new.conv("proj", found.source, features, point, stride=found.stride, start=Start.ZERO, bias=False)
+    else:
+        x = new.linear("proj", found.source, features, start=Start.ZERO, bias=False)
+    return new.call("aten.add.Tensor", found.target, x)
+
+
+def _is_made_of(graph: Graph, source: Value, target: Value) -> bool:
+    """Say whether a value is made of another: only what comes after the other in the order of the graph can be."""
+    rank = graph.structure.rank
+    waiting, seen = [source.node], {source.node}
+    while waiting:
+        for value in graph.node(waiting.pop()).values:
+            if value.node == target.node:
+                return True
+            if value.node not in seen and rank[value.node] > rank[target.node]:
+                seen.add(value.node)
+                waiting.append(value.node)
+    return False
 
 
 def _stride(

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 
-from archir.axes.infer import infer_widths
 from archir.axes.positions import unit_index
 from archir.axes.terms import Term
-from archir.axes.widths import Width
+from archir.axes.widths import Width, Widths
 from archir.ir.graph import Graph
 from archir.ir.node import Value
+from archir.rewrite.changes import Change
 from archir.rewrite.equations import Miss
-from archir.rewrite.family import apply_alone, check_units
-from archir.rewrite.morphism import Site, Theta, WidthMorphism
+from archir.rewrite.morphism import Site, UnitMorphism, check_units
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.region import Region, Values, region_of
-from archir.rewrite.reindex import Change
 from archir.rewrite.replay import Replay
+from archir.rewrite.theta import Key, Theta, by_node
 
 
 @dataclass(frozen=True)
-class Split(WidthMorphism):
+class Split(UnitMorphism):
     """Split units of a width: the children hold the weights `w + θ` and `w - θ` and half the outgoing weights.
 
     The function is kept at θ = 0. The first child keeps the number of the unit, the second is appended.
@@ -44,26 +43,22 @@ class Split(WidthMorphism):
 
     units: tuple[int, ...] = ()
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family for each width whose units can be split one by one."""
-        widths = infer_widths(graph)
-        for width in widths:
-            found = solve_exponents(widths, width)
-            if not isinstance(found, Miss) and found.uniform is None:
-                yield Site(width.name, tuple(Split(width.name, (unit,)) for unit in range(width.size)))
+    def units_of(self, widths: Widths, width: Width) -> Iterator[Self]:
+        """Yield one for each unit, if units can be split one by one."""
+        found = solve_exponents(widths, width)
+        units = range(width.size) if not isinstance(found, Miss) and found.uniform is None else ()
+        return (replace(self, width=width.name, units=(unit,)) for unit in units)
 
-    def match(self, graph: Graph) -> Miss | None:
+    def miss(self, widths: Widths, width: Width) -> Miss | None:
         """Say why the units cannot be split, or None if they can."""
-        widths = infer_widths(graph)
-        found = solve_exponents(widths, widths[self.width])
+        found = solve_exponents(widths, width)
         if isinstance(found, Miss):
             return found
-        every = len(check_units(self, self.units, widths[self.width])) == widths[self.width].size
-        return None if every else found.uniform
+        return None if len(check_units(self, self.units, width)) == width.size else found.uniform
 
-    def perturbation(self, graph: Graph, site: Site) -> SplitPerturbation | Miss:
+    def perturbation(self, graph: Graph, site: Site[Widths]) -> SplitPerturbation | Miss:
         """Return the change of activations for all units of a width at once."""
-        widths = infer_widths(graph)
+        widths = site.found
         width = widths[site.label]
         region = region_of(widths, width)
         if isinstance(region, Miss):
@@ -72,7 +67,7 @@ class Split(WidthMorphism):
             return region.matched
         if not region.weights:
             return Miss("no trainable weight makes its units")
-        weights = {w: graph.tensors[w] for w in region.weights}
+        weights: Theta = {w: graph.tensors[w] for w in region.weights}
         return SplitPerturbation(region, weights, {w: _mask(widths.axes[Value(w)], region) for w in region.weights})
 
     def change(self, width: Width, theta: Theta | None = None) -> Change:
@@ -85,14 +80,6 @@ class Split(WidthMorphism):
         sign = tuple(int(u in set(units)) for u in range(width.size)) + (-1,) * len(units)
         source = (*range(width.size), *units)
         return Change(source, sign=sign, theta=theta) if theta else Change(source)
-
-    def apply(self, graph: Graph, theta: Theta | None = None) -> Graph:
-        """Return the graph with the units split.
-
-        Raises:
-            PassError: there is no such width or unit, or the function could not be kept.
-        """
-        return apply_alone(self, graph, theta)
 
 
 def _mask(terms: tuple[Term, ...], region: Region) -> torch.Tensor | None:
@@ -116,7 +103,7 @@ class SplitPerturbation:
     """
 
     region: Region
-    theta: Mapping[int, torch.Tensor]
+    theta: Theta
     masks: Mapping[int, torch.Tensor | None]
 
     @property
@@ -137,22 +124,22 @@ class SplitPerturbation:
     @cached_property
     def replay(self) -> Replay:
         """The region with other weights."""
-        return Replay(self.region, self.theta)
+        return Replay(self.region, by_node(self.theta))
 
-    def initial_theta(self, values: Values, seed: int) -> Mapping[int, torch.Tensor]:
+    def initial_theta(self, values: Values, seed: int) -> Theta:
         """Return a tenth of the weights' standard deviation, at random."""
         generator = torch.Generator().manual_seed(seed)
-        found: dict[int, torch.Tensor] = {}
+        found: dict[Key, torch.Tensor] = {}
         for w in self.region.weights:
             weight = values[Value(w)]
             noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype).to(weight.device)
             found[w] = noise * weight.std() * 0.1
         return found
 
-    def delta(self, values: Values, theta: Mapping[int, torch.Tensor]) -> Mapping[Edge, torch.Tensor]:
+    def delta(self, values: Values, theta: Theta) -> Mapping[Edge, torch.Tensor]:
         """Return Δ on every end."""
         masked: dict[int, torch.Tensor] = {}
-        for w, change in theta.items():
+        for w, change in by_node(theta).items():
             mask = self.masks[w]
             masked[w] = change if mask is None else change * mask.to(change)
         plus, minus = self.replay(values, masked, (1, -1))

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import PARAMETER, Value
+from archir.ir.operators.operator import Kind
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
-from archir.rewrite.morphism import Morphism, Site
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
 from archir.rewrite.surroundings import (
-    CONVOLUTIONS,
-    NORMS,
+    LAYERS,
     Surroundings,
+    kind_of,
     layer_ends,
     look_around,
-    require,
     short_name,
 )
 
@@ -29,7 +30,7 @@ LEAST_HIDDEN = 4
 
 
 @dataclass(frozen=True)
-class SqueezeExcite(Morphism):
+class SqueezeExcite(Morphism[Surroundings]):
     """Multiply the features of a value `v` by gates, `v * 2 sigmoid(fc2(f(fc1(s))))`, where fc2 is nought.
 
     For an image `s` is the mean of `v` over space, and the layers are 1x1 convolutions: one gate for each channel of
@@ -50,30 +51,22 @@ class SqueezeExcite(Morphism):
     after: Reference = ""
     ratio: int = 16
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each value at which a layer or a branch ends."""
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield one for each value at which a layer or a branch ends."""
         for value, around in (*layer_ends(graph), *branch_ends(graph)):
             if not around.spatial or _has_space(graph, value, around):
-                name = refer(graph, value)
-                yield Site(name, (SqueezeExcite(name, self.ratio),))
+                yield replace(self, after=refer(graph, value))
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why there can be no gates, or None if there can."""
+    def match(self, graph: Graph) -> Surroundings | Miss:
+        """Return what is around the value, or why there can be no gates."""
         if self.ratio < 1:
             return Miss("the ratio has to be positive")
-        found = look_around(graph, find_value(graph, self.after))
-        return found if isinstance(found, Miss) else None
+        return look_around(graph, find_value(graph, self.after))
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph with the gates.
-
-        Raises:
-            PassError: there is no such value, or its features cannot be told.
-        """
-        self.require_match(graph)
+    def rewrite(self, graph: Graph, found: Surroundings) -> Patch:
+        """Add the gates."""
         value = find_value(graph, self.after)
-        around = require(look_around(graph, value), "squeeze-excite does not apply")
-        return splice(graph, value, lambda e: self._build(e, value, around), by=format_spec(self))
+        return splice(graph, value, lambda e: self._build(e, value, found), by=format_spec(self))
 
     def _build(self, e: Edit, value: Value, around: Surroundings) -> Value:
         new = Insertion(e, value, "squeeze_excite", "SqueezeExcite")
@@ -94,9 +87,8 @@ class SqueezeExcite(Morphism):
 def branch_ends(graph: Graph) -> Iterator[tuple[Value, Surroundings]]:
     """Yield the values at which a branch ends: a layer or norm makes them, and a sum with another value uses them."""
     for node in graph.calls:
-        name = short_name(node)
         users = [graph.node(u.node) for u in graph.uses(Value(node.id))]
-        if name not in NORMS | CONVOLUTIONS.keys() | {"linear"} or len(users) != 1 or short_name(users[0]) != "add":
+        if kind_of(node) not in LAYERS | {Kind.NORM} or len(users) != 1 or short_name(users[0]) != "add":
             continue
         summed = [v for v in users[0].values if v.node != node.id]
         found = look_around(graph, Value(node.id))

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import torch
 
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import PARAMETER, Argument, Node, Parameter, Use, Value
+from archir.ir.patch import no_patch
 from archir.ir.types import Type
-from archir.rewrite.morphism import Pass
+from archir.rewrite.passes import Pass
 from archir.rewrite.spec import format_spec
 
 COUNTER = "num_batches_tracked"
@@ -121,7 +123,7 @@ class Sweep:
                 taken.add(old)
 
 
-def sweep(graph: Graph, pass_: Pass, rewrite: Callable[[Sweep, Node], None]) -> Graph:
+def sweep(graph: Graph, pass_: Pass, rewrite: Callable[[Sweep, Node], None]) -> Patch:
     """Let a function rewrite the calls of a graph one after the other, in order.
 
     Args:
@@ -130,7 +132,7 @@ def sweep(graph: Graph, pass_: Pass, rewrite: Callable[[Sweep, Node], None]) -> 
         rewrite: is given each call that is still there, as it stands.
 
     Returns:
-        The rewritten graph; the graph itself if nothing was changed.
+        What was changed; a patch that leaves the graph as it is if nothing was.
     """
     with graph.edit(by=format_spec(pass_)) as edit:
         walk = Sweep(graph, edit)
@@ -141,7 +143,7 @@ def sweep(graph: Graph, pass_: Pass, rewrite: Callable[[Sweep, Node], None]) -> 
         if walk.changed:
             walk.settle()
             _drop_counters(graph, walk)
-    return edit.graph if walk.changed else graph
+    return edit.patch if walk.changed else no_patch(graph)
 
 
 def _drop_counters(graph: Graph, walk: Sweep) -> None:

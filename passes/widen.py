@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 
-from archir.axes.infer import infer_widths
 from archir.axes.positions import mixes, positions
 from archir.axes.terms import Atom, Term, resolve
 from archir.axes.widths import Width, Widths
@@ -17,20 +16,21 @@ from archir.ir.execute import Call, compile_call
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
 from archir.ir.room import too_large
+from archir.rewrite.changes import Change
 from archir.rewrite.equations import Miss
-from archir.rewrite.family import apply_alone
-from archir.rewrite.morphism import Site, Theta, WidthMorphism
+from archir.rewrite.morphism import Site, UnitMorphism
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members
-from archir.rewrite.region import LINEAR_PRODUCERS, Values, members_of, region_of
-from archir.rewrite.reindex import Change, plan_reindexing
+from archir.rewrite.region import Values, makes_linearly, members_of, region_of
+from archir.rewrite.reindex import plan_reindexing
+from archir.rewrite.theta import Key, Theta, by_node
 
 BYTES_OF_UNIT = 100
 """What a unit takes at least, whatever tensors it stands in: its number, and where that goes in each."""
 
 
 @dataclass(frozen=True)
-class Widen(WidthMorphism):
+class Widen(UnitMorphism):
     """Append fresh units to a width; they are random, and nought where they go out.
 
     The function is kept at θ = 0; θ = (W, V) are the incoming and outgoing weights of the fresh units, at first
@@ -50,24 +50,20 @@ class Widen(WidthMorphism):
 
     count: int = 1
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield a family of one candidate for each width that can take fresh units."""
-        for width in infer_widths(graph):
-            candidate = Widen(width.name, self.count)
-            if candidate.match(graph) is None:
-                yield Site(width.name, (candidate,))
+    def units_of(self, widths: Widths, width: Width) -> tuple[Self, ...]:
+        """Return one candidate if the width can take fresh units."""
+        return () if self.miss(widths, width) else (replace(self, width=width.name),)
 
-    def match(self, graph: Graph) -> Miss | None:
+    def miss(self, widths: Widths, width: Width) -> Miss | None:
         """Say why the width cannot take fresh units, or None if it can."""
-        widths = infer_widths(graph)
-        found = solve_exponents(widths, widths[self.width])
+        found = solve_exponents(widths, width)
         return found if isinstance(found, Miss) else found.uniform or found.fresh
 
-    def perturbation(self, graph: Graph, site: Site) -> WidenPerturbation | Miss:
+    def perturbation(self, graph: Graph, site: Site[Widths]) -> WidenPerturbation | Miss:
         """Return the change of activations that the fresh units of a width make together."""
-        widths = infer_widths(graph)
-        candidate = next(m for m in site.members if isinstance(m, Widen))
-        return _perturbation(widths, widths[site.label], candidate)
+        (candidate,) = site.members
+        assert isinstance(candidate, Widen)
+        return _perturbation(site.found, site.found[site.label], candidate)
 
     def change(self, width: Width, theta: Theta | None = None) -> Change:
         """Return the units of the width and the fresh ones.
@@ -81,14 +77,6 @@ class Widen(WidthMorphism):
         if why:
             raise PassError(f"width {width.name} cannot have so many units", why=why)
         return Change(tuple(range(width.size + self.count)), fresh=self.count, values=theta or {})
-
-    def apply(self, graph: Graph, theta: Theta | None = None) -> Graph:
-        """Return the graph with fresh units.
-
-        Raises:
-            PassError: there is no such width, or the function could not be kept.
-        """
-        return apply_alone(self, graph, theta)
 
 
 @dataclass(frozen=True)
@@ -105,7 +93,7 @@ class WidenPerturbation:
     """
 
     edges: Mapping[Edge, Members]
-    theta: Mapping[int, torch.Tensor]
+    theta: Theta
     fixed: Mapping[int, torch.Tensor]
     calls: Mapping[int, Call]
     results: tuple[int, ...]
@@ -116,11 +104,11 @@ class WidenPerturbation:
         """One: the fresh units are scored together."""
         return 1
 
-    def initial_theta(self, values: Values, seed: int) -> Mapping[int, torch.Tensor]:
+    def initial_theta(self, values: Values, seed: int) -> Theta:
         """Return W as the fresh units are born, and V small and random."""
         generator = torch.Generator().manual_seed(seed)
-        found: dict[int, torch.Tensor] = {}
-        for id_ in self.theta:
+        found: dict[Key, torch.Tensor] = {}
+        for id_ in by_node(self.theta):
             fixed = self.fixed[id_]
             if bool(fixed.any()):
                 found[id_] = fixed.clone()
@@ -129,9 +117,9 @@ class WidenPerturbation:
                 found[id_] = noise * values[Value(id_)].std() * 0.1
         return found
 
-    def delta(self, values: Values, theta: Mapping[int, torch.Tensor]) -> Mapping[Edge, torch.Tensor]:
+    def delta(self, values: Values, theta: Theta) -> Mapping[Edge, torch.Tensor]:
         """Return Δ on the results of the calls at the ends."""
-        new: dict[Value, torch.Tensor] = {Value(i): t for i, t in {**self.fixed, **theta}.items()}
+        new: dict[Value, torch.Tensor] = {Value(i): t for i, t in {**self.fixed, **by_node(theta)}.items()}
         for id_, call in self.calls.items():
             for i, result in enumerate(call(lambda v: new[v] if v in new else values[v])):
                 new[Value(id_, i)] = result
@@ -153,7 +141,7 @@ def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPertur
     mixed = [n for n in (*region.nodes, *ends) if any(mixes(t, atom) for t in _terms(widths, n))]
     if mixed:
         return Miss("it is concatenated with other widths", (mixed[0].id,))
-    unknown = [n for n in ends if n.op not in LINEAR_PRODUCERS]
+    unknown = [n for n in ends if not makes_linearly(n)]
     if unknown:
         return Miss(f"it ends in {unknown[0].op}, which is not linear in a stored weight", (unknown[0].id,))
     edges: dict[Edge, Members] = {}
@@ -166,20 +154,19 @@ def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPertur
     fresh = torch.arange(width.size, width.size + count)
     fixed: dict[int, torch.Tensor] = {}
     for place in width.places:
-        extended = plan.parameter(place.node, graph.tensors[place.node])
+        extended = plan.map(place.node).weight(graph.tensors[place.node])
         where = positions(place.term, atom, fresh, {atom: width.size + count})
         fixed[place.node] = extended.index_select(place.axis, where)
-    learned = {
+    learned: dict[Key, torch.Tensor] = {
         place.node: torch.full_like(fixed[place.node], float(graph.tensors[place.node].square().mean().sqrt()) or 1.0)
         for place in width.places
         if graph.node(place.node).parameter and fixed[place.node].dim() > 1 and _trainable(graph, place.node)
     }
     calls = {n.id: compile_call(_alone(widths, n, atom, count, bias=True)) for n in region.nodes}
     calls |= {n.id: compile_call(_alone(widths, n, atom, count, bias=False)) for n in ends}
-    order = {id_: i for i, id_ in enumerate(graph.order)}
-    ordered = dict(sorted(calls.items(), key=lambda item: order[item[0]]))
+    ordered = dict(sorted(calls.items(), key=lambda item: graph.structure.rank[item[0]]))
     read = {v for n in (*region.nodes, *ends) for _, v in n.operands() if v.node not in {**fixed, **calls}}
-    needs = frozenset(read | set(map(Value, learned)))
+    needs = frozenset(read | set(map(Value, by_node(learned))))
     return WidenPerturbation(edges, learned, fixed, ordered, tuple(n.id for n in ends), needs)
 
 

@@ -7,12 +7,12 @@ from torch import nn
 
 from archir.compare import Difference, OperatorChange, Side, TensorChange, WidthChange, compare
 from archir.cost import cost
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.ir.node import Tree
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
-from tests.models.builder import Builder
 from tests.models.tokens import GPT
 
 

@@ -13,17 +13,19 @@ import pytest
 
 import archir
 from archir.errors import FileError, PassError
-from archir.ir.graph import Graph
+from archir.ir.builder import GraphBuilder as Builder
+from archir.ir.graph import Graph, Patch
+from archir.ir.patch import no_patch
 from archir.plugins import find_passes, installed
-from archir.rewrite.morphism import Pass
+from archir.rewrite.passes import Pass
 from archir.rewrite.spec import format_specs, parse_specs
 from passes.catalog import PASSES
-from tests.models.builder import Builder
 
 HEAD = """
 from dataclasses import dataclass
 from typing import ClassVar
-from archir.rewrite.morphism import Morphism, Pass
+from archir.rewrite.morphism import Morphism
+from archir.rewrite.passes import Pass
 from passes.split import Split
 """
 
@@ -34,8 +36,10 @@ class Base(Pass):
 @dataclass(frozen=True)
 class Same(Base):
     name: ClassVar[str] = "same"
-    def apply(self, graph):
-        return graph.with_history(*graph.history, "same")
+    def patch(self, graph):
+        with graph.edit(by="same") as edit:
+            pass
+        return edit.patch
 """
 
 
@@ -43,8 +47,8 @@ class Same(Base):
 class Same(Pass):
     name: ClassVar[str] = "same"
 
-    def apply(self, graph: Graph) -> Graph:
-        return graph
+    def patch(self, graph: Graph) -> Patch:
+        return no_patch(graph)
 
 
 def write(folder: Path, text: str, name: str = "plugin") -> str:
@@ -95,7 +99,7 @@ NAMELESS = GOOD.replace('name: ClassVar[str] = "same"', "")
 NO_WORD = GOOD.replace('"same"', '"two words"')
 THAWED = GOOD.replace("@dataclass(frozen=True)", "@dataclass")
 PLAIN = GOOD.replace("@dataclass(frozen=True)\n", "")
-UNWRITTEN = GOOD.replace("    def apply", "    sizes: dict = None\n    def apply")
+UNWRITTEN = GOOD.replace("    def patch", "    sizes: dict = None\n    def patch")
 LACKING = GOOD.replace("(Base)", "(Morphism)")
 
 
@@ -113,7 +117,7 @@ LACKING = GOOD.replace("(Base)", "(Morphism)")
         (THAWED, "it is no frozen dataclass"),
         (PLAIN, "it is no frozen dataclass"),
         (UNWRITTEN, "option sizes is of type dict, not a word, number, truth value, pass or tuple"),
-        (LACKING, "it lacks sites"),
+        (LACKING, "it lacks candidates, match, rewrite"),
     ],
 )
 def test_errors_tell_what_is_wrong_with_a_plugin(tmp_path: Path, text: str, expected: str) -> None:
@@ -196,8 +200,9 @@ def test_a_pass_may_have_passes_as_options(tmp_path: Path) -> None:
         "    name: ClassVar[str] = 'twice'\n"
         "    step: archir.Pass\n"
         "    others: tuple[archir.Pass, ...] = ()\n"
-        "    def apply(self, graph: archir.Graph) -> archir.Graph:\n"
-        "        return self.step.apply(self.step.apply(graph))\n"
+        "    def patch(self, graph: archir.Graph) -> archir.Patch:\n"
+        "        once = self.step.patch(graph)\n"
+        "        return once.then(self.step.patch(once.after))\n"
     )
     registry = find_passes([str(file)])
     text = "twice{step=split{width=w0, units=[1]}, others=[simplify]}"

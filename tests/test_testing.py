@@ -10,9 +10,9 @@ import torch
 from archir.axes.infer import RULES, infer_widths
 from archir.axes.rules.reshape import same
 from archir.errors import GraphError
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.testing import Outcome, check_widths, evaluate, leaves_of, outputs, randomise, relative_difference
-from tests.models.builder import Builder
 
 NAN, INF = math.nan, math.inf
 

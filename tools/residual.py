@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.ir.node import Value
-from tests.models.builder import Builder
 
 WIDTH, HIDDEN = 16, 24
 

@@ -30,9 +30,9 @@ from archir.axes.rules.context import Context, Room, Rule, Speller, Unknown
 from archir.axes.rules.movement import data_movement
 from archir.axes.terms import Atom, Term, add_role, freeze, resolve
 from archir.axes.widths import Analysis, Place, Width, Widths
-from archir.ir import ops
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
+from archir.ir.registry import operator_of
 from archir.ir.structure import Structure
 from archir.ir.types import ScalarType, Size, TensorType, evaluate, symbols_of
 
@@ -54,7 +54,7 @@ RULES: Mapping[str, Rule] = {
     )
     for op, rule in family.RULES.items()
 }
-"""The rule of each operator; pointwise operators are found by their tag."""
+"""The rule of each operator; other pointwise operators are found in the table of operators."""
 
 _PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039, 1_000_081, 1_000_099)
 """Run-time sizes are given large primes, so that a reshape that mixes them with channels is still unambiguous."""
@@ -169,7 +169,7 @@ _size = attrgetter("size")
 @cache
 def _general_rule(op: str) -> Rule:
     """Return what is done with an operator that has no rule of its own."""
-    return pointwise.pointwise if ops.is_pointwise(op) else _by_index_arrays
+    return pointwise.pointwise if operator_of(op).pointwise else _by_index_arrays
 
 
 def _by_index_arrays(c: Context) -> Sequence[Sequence[Term]]:

@@ -16,6 +16,7 @@ from archir.grow.control import train_static
 from archir.grow.data import Dataset
 from archir.grow.options import GrowOptions
 from archir.ir.graph import Graph
+from archir.rewrite.equations import Miss
 from archir.rewrite.pipeline import apply_together
 from archir.score.losses import Loss
 from passes.widen import Widen
@@ -81,7 +82,7 @@ def widen_uniformly(graph: Graph, parameters: int) -> Graph:
     """
     if graph.parameter_count > parameters:
         raise GrowError(f"the graph has {graph.parameter_count} parameters already, more than {parameters}")
-    sizes = {w.name: w.size for w in infer_widths(graph) if Widen(w.name).match(graph) is None}
+    sizes = {w.name: w.size for w in infer_widths(graph) if not isinstance(Widen(w.name).match(graph), Miss)}
     low, high = 1.0, 2.0
     while sizes and _widened(graph, sizes, high).parameter_count <= parameters:
         low, high = high, 2 * high

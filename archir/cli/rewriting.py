@@ -23,7 +23,9 @@ from archir.ir.inputs import random_inputs
 from archir.ir.load import load
 from archir.ir.running import run
 from archir.plugins import Registry, find_passes, type_name
-from archir.rewrite.morphism import Morphism, Pass, WidthMorphism
+from archir.rewrite.equations import Miss
+from archir.rewrite.morphism import Morphism, Site, UnitMorphism, cost_of
+from archir.rewrite.passes import Pass
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import format_spec, format_value, options_of, parse_spec_lines, parse_specs
 from passes.prune import Prune
@@ -104,25 +106,21 @@ def _sites(graph: Graph, morphism: Morphism) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
     for site in morphism.sites(graph):
         seen.add(site.label)
-        yield {"site": site.label, "pass": morphism.name} | _candidates(graph, site.members)
-    if isinstance(morphism, WidthMorphism):
+        yield {"site": site.label, "pass": morphism.name} | _candidates(graph, site)
+    if isinstance(morphism, UnitMorphism):
         first: dict[str, Any] = {"units": (0,)} if any(f.name == "units" for f in options_of(morphism)) else {}
         for width in find_widths(graph):
-            miss = None if width.name in seen else replace(morphism, width=width.name, **first).match(graph)
-            if miss is not None:
-                yield {"site": width.name, "pass": morphism.name, "reason": miss.reason}
+            found = None if width.name in seen else replace(morphism, width=width.name, **first).match(graph)
+            if isinstance(found, Miss):
+                yield {"site": width.name, "pass": morphism.name, "reason": found.reason}
 
 
-def _candidates(graph: Graph, members: Sequence[Morphism]) -> dict[str, Any]:
-    found = [(m, m.match(graph)) for m in members]
-    applicable = [m for m, miss in found if miss is None]
-    if not applicable:
-        return {"reason": next((miss.reason for _, miss in found if miss is not None), "there are no candidates")}
+def _candidates(graph: Graph, site: Site) -> dict[str, Any]:
     try:
-        price = applicable[0].cost(graph)
+        price = cost_of(graph, site)
     except PassError as error:
         return {"reason": f"{error.what}: {error.why}" if error.why else error.what}
-    return {"candidates": len(applicable), **asdict(price), "first": format_spec(applicable[0])}
+    return {"candidates": len(site.members), **asdict(price), "first": format_spec(site.members[0])}
 
 
 def read_specs(text: str, registry: Registry) -> list[Pass]:

@@ -13,13 +13,13 @@ from archir.cli.lazy import LazyModule
 if TYPE_CHECKING:
     import archir.cli.demo as demonstration
     import archir.cli.growing as growing
-    import archir.cli.ranking as ranking
     import archir.cli.scoring as scoring
+    import archir.score.options as score_options
 else:
     demonstration = LazyModule("archir.cli.demo")
     growing = LazyModule("archir.cli.growing")
-    ranking = LazyModule("archir.cli.ranking")
     scoring = LazyModule("archir.cli.scoring")
+    score_options = LazyModule("archir.score.options")
 
 REFINE = 64
 """Number of candidates that are refined where no other is asked for."""
@@ -67,7 +67,6 @@ def score(
     ] = None,
 ) -> None:
     """Predict what each candidate rewrite, or a set of them, would do to the loss."""
-    options = scoring.ScoreOptions(examples, batch_size, learn_steps, refine, chunk, seed, batch_statistics)
     if rule is not None:
         if save or annotate:
             raise typer.BadParameter("only scores can be saved, not the order of a rule", param_hint="--rule")
@@ -76,23 +75,20 @@ def score(
             raise typer.BadParameter(why, param_hint="--rule")
         if batch_statistics:
             raise typer.BadParameter("rules take running statistics", param_hint="--batch-statistics")
-        ranking.rank_candidates(
-            net, data, loss, passes, options, rule=rule, plugins=plugin or [], top=top, as_json=json
-        )
-        return
-    scoring.score(
-        net,
-        data,
-        loss,
-        passes,
-        options,
-        plugins=plugin or [],
-        top=top,
-        as_json=json,
-        members=members,
-        save=save,
-        annotate=annotate,
+    options = score_options.ScoreOptions(
+        steps=learn_steps,
+        refine=refine,
+        chunk=chunk,
+        batch_statistics=batch_statistics,
+        seed=seed,
     )
+    subject = scoring.read_subject(
+        net, data, loss, passes, examples=examples, batch_size=batch_size, seed=seed, plugins=plugin or []
+    )
+    if rule is None:
+        scoring.score(subject, options, top=top, as_json=json, members=members, save=save, annotate=annotate)
+    else:
+        scoring.list_order(subject, rule, options, top=top, as_json=json)
 
 
 def grow(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic.dataclasses
+
 from archir.api import morphisms
 from archir.axes.describe import axis_names
 from archir.axes.infer import infer_widths
@@ -20,7 +22,6 @@ from archir.errors import FileError, ScoreError
 from archir.grow.batches import Batches
 from archir.grow.config import loss_of
 from archir.grow.data import load_data
-from archir.grow.ranges import COUNT, SCORING, Range, out_of_range
 from archir.ir.files import write_file
 from archir.ir.graph import Graph
 from archir.ir.load import load
@@ -28,45 +29,16 @@ from archir.ir.node import Value
 from archir.ir.text import print_graph
 from archir.plugins import find_passes
 from archir.rewrite.morphism import Morphism
-from archir.score.family import Family
-from archir.score.learn import Recipe
+from archir.score.batches import BoundBatch, bind_batches
+from archir.score.families import Family
 from archir.score.losses import Loss
-from archir.score.score import Score, Scores
+from archir.score.objective import make_objective
+from archir.score.options import ScoreOptions
+from archir.score.ranges import CLOSED, Count, checked
 from archir.score.score import score as score_candidates
-
-_RANGES: dict[str, Range] = {
-    **{name: SCORING[name] for name in ("refine", "chunk", "seed", "batch_statistics")},
-    **dict.fromkeys(("examples", "batch_size"), COUNT),
-    "learn_steps": SCORING["steps"],
-}
-
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """How candidates are scored.
-
-    Attributes:
-        examples: validation examples they are scored on.
-        batch_size: examples of a batch.
-        learn_steps: steps in which θ is learned, on training batches.
-        refine: number of candidates refined in forward mode, best first.
-        chunk: most tangents pushed through the tail at once; as many as fit into memory if None.
-        seed: seed of everything random.
-        batch_statistics: normalise by the statistics of each batch.
-    """
-
-    examples: int
-    batch_size: int
-    learn_steps: int
-    refine: int
-    chunk: int | None
-    seed: int
-    batch_statistics: bool = False
-
-    def __post_init__(self) -> None:
-        problems = out_of_range(self, _RANGES)
-        if problems:
-            raise ScoreError("these options cannot be scored with", where="; ".join(problems))
+from archir.score.scores import Score, Scores
+from archir.score.strategies.registry import DEFAULT, find_strategy
+from archir.score.strategies.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -90,8 +62,25 @@ class Subject:
     examples: int
 
 
+@checked(ScoreError, "nothing can be scored on these examples")
+@pydantic.dataclasses.dataclass(frozen=True, config=CLOSED)
+class _Examples:
+    """How many examples are scored on, and how many at once."""
+
+    examples: Count
+    batch_size: Count
+
+
 def read_subject(
-    net: Path, data: str, loss: str, passes: str, options: ScoreOptions, plugins: Sequence[str]
+    net: Path,
+    data: str,
+    loss: str,
+    passes: str,
+    *,
+    examples: int,
+    batch_size: int,
+    seed: int,
+    plugins: Sequence[str],
 ) -> Subject:
     """Read what a command is to score.
 
@@ -100,24 +89,20 @@ def read_subject(
         GrowError: the data make no sense.
         ParseError: there is no such pass.
         PassError: a pass is no morphism, or a plugin cannot be used.
-        ScoreError: there is no such loss.
+        ScoreError: there is no such loss, or there are to be no examples.
     """
+    _Examples(examples, batch_size)
     graph, kinds, found_loss = load(net), morphisms(passes, registry=find_passes(plugins)), loss_of(loss)
-    dataset = load_data(data, seed=options.seed)
-    held_out = dataset.validation.take(slice(0, options.examples))
-    batches = Batches(held_out, options.batch_size)
-    learn = Batches(dataset.train, options.batch_size, options.seed)
+    dataset = load_data(data, seed=seed)
+    held_out = dataset.validation.take(slice(0, examples))
+    batches, learn = Batches(held_out, batch_size), Batches(dataset.train, batch_size, seed)
     return Subject(graph, kinds, found_loss, batches, learn, len(held_out))
 
 
 def score(
-    net: Path,
-    data: str,
-    loss: str,
-    passes: str,
+    subject: Subject,
     options: ScoreOptions,
     *,
-    plugins: Sequence[str],
     top: int,
     as_json: bool,
     members: int | None = None,
@@ -127,12 +112,8 @@ def score(
     """List the candidates of a graph with the lowest predicted loss, and a set of them.
 
     Args:
-        net: the graph.
-        data: what `load_data` takes.
-        loss: name of a loss, or `file.py:function`.
-        passes: specifications of the kinds of rewrite.
-        options: how they are scored.
-        plugins: modules whose passes are known, too.
+        subject: what is scored.
+        options: how.
         top: number of candidates to list.
         as_json: print JSON.
         members: most members of a set to choose and learn together; None to choose none.
@@ -140,30 +121,12 @@ def score(
         annotate: where to write the text of the graph with the best prediction at each place.
 
     Raises:
-        FileError: a file is missing or damaged, or cannot be written.
-        GrowError: the data make no sense.
-        ParseError: there is no such pass.
-        PassError: a pass is no morphism, or a plugin cannot be used.
-        ScoreError: there is no such loss, or the graph cannot be scored on the data.
+        FileError: a file cannot be written.
+        ScoreError: the graph cannot be scored on the data.
     """
-    subject = read_subject(net, data, loss, passes, options, plugins)
     with standard_error().status("scoring"):
-        scores = score_candidates(
-            subject.graph,
-            subject.batches,
-            loss=subject.loss,
-            morphisms=subject.morphisms,
-            learn=subject.learn,
-            steps=options.learn_steps,
-            refine=options.refine,
-            chunk=options.chunk,
-            batch_statistics=options.batch_statistics,
-            seed=options.seed,
-        )
-        chosen = None
-        if members is not None:
-            recipe = Recipe(options.learn_steps, seed=options.seed)
-            chosen = choose_set(scores, members, batches=subject.batches, learn=subject.learn, recipe=recipe)
+        scores, batches, learn = _scored(subject, options)
+        chosen = None if members is None else choose_set(scores, members, batches=batches, learn=learn)
     if save is not None:
         _write(save, json.dumps(_found(scores, len(scores), chosen), indent=2) + "\n")
     if annotate is not None:
@@ -178,6 +141,46 @@ def score(
         print_set(chosen)
 
 
+def list_order(subject: Subject, rule: str, options: ScoreOptions, *, top: int, as_json: bool) -> None:
+    """List the candidates of a graph that a strategy would take first.
+
+    Args:
+        subject: what is scored.
+        rule: name of the strategy.
+        options: how.
+        top: number of candidates to list.
+        as_json: print JSON.
+
+    Raises:
+        ScoreError: there is no such strategy, or the graph cannot be scored on the data.
+    """
+    strategy = find_strategy(rule)
+    with standard_error().status("scoring"):
+        scores, _, _ = _scored(subject, options, strategy)
+    ordered = sorted(scores.choice, key=lambda s: s.order)
+    if as_json:
+        rows = [{"spec": s.spec, "order": s.order, "predicted": s.predicted, **_cost(s)} for s in ordered[:top]]
+        found = {"rule": scores.strategy, "candidates": scores.candidates, "ranked": rows, "misses": _misses(scores)}
+        say(json.dumps(found, indent=2))
+        return
+    say(f"{len(ordered)} of {scores.candidates} candidates, {strategy.summary}")
+    cells = [(s.spec, f"{s.order:.5g}", _signed(s.predicted), _cells(s)[5]) for s in ordered[:top]]
+    print_table(("candidate", ">order", ">Δ loss", ">Δ parameters"), cells)
+
+
+def _scored(
+    subject: Subject, options: ScoreOptions, strategy: str | Strategy = DEFAULT
+) -> tuple[Scores, Sequence[BoundBatch], Sequence[BoundBatch]]:
+    """Return the scores, and the batches that were scored on and learned on, bound to the graph."""
+    objective = make_objective(subject.graph, subject.loss, batch_statistics=options.batch_statistics)
+    batches = bind_batches(objective.program, subject.batches)
+    learn = bind_batches(objective.program, subject.learn, most=max(options.steps, 1))
+    scores = score_candidates(
+        objective, batches, morphisms=subject.morphisms, learn=learn, strategy=strategy, options=options
+    )
+    return scores, batches, learn
+
+
 def annotated(scores: Scores) -> str:
     """Return the text of the scored graph with widths, and the best prediction for each width or value as a comment.
 
@@ -190,12 +193,12 @@ def annotated(scores: Scores) -> str:
     seen: set[tuple[int, str]] = set()
     comments: dict[int, list[str]] = {}
     for s in scores:
-        family = scores.family(s.spec)
+        family = s.candidate.family
         node = _place(family, widths, order)
         if node is None or (node, family.site.label) in seen:
             continue
         seen.add((node, family.site.label))
-        comments.setdefault(node, []).append(f"{s.spec}: {s.predicted:+.5f} ± {s.stderr:.5f}")
+        comments.setdefault(node, []).append(f"{s.spec}: {_signed(s.predicted)} ± {s.stderr:.5f}")
     text = {node: "; ".join(found) for node, found in comments.items()}
     return print_graph(graph, names=axis_names(widths), comments=text)
 
@@ -228,30 +231,45 @@ def _found(scores: Scores, top: int, chosen: ChosenSet | None) -> dict[str, Any]
         "candidates": len(scores),
         "scores": [_row(s) for s in list(scores)[:top]],
         "set": None if chosen is None else set_as_json(chosen),
-        "misses": [{"site": label, "reason": miss.reason} for label, miss in scores.misses],
+        "misses": _misses(scores),
     }
+
+
+def _misses(scores: Scores) -> list[dict[str, str]]:
+    return [{"site": label, "reason": miss.reason} for label, miss in scores.misses]
 
 
 def _row(score: Score) -> dict[str, Any]:
     return {
         "spec": score.spec,
         "predicted": score.predicted,
-        "stderr": None if math.isnan(score.stderr) else score.stderr,
+        "stderr": None if score.stderr is None or math.isnan(score.stderr) else score.stderr,
         "first_order": score.first_order,
         "curvature": score.curvature,
-        "second_order": score.curvature / 2,
-        "parameters": score.candidate.cost.parameters,
-        "flops": score.candidate.cost.flops,
-        "peak_bytes": score.candidate.cost.peak_bytes,
+        "second_order": _second_order(score),
+        **_cost(score),
         "gain_per_thousand_parameters": _gain(score),
         "refined": score.refined,
     }
 
 
+def _cost(score: Score) -> dict[str, int]:
+    found = score.candidate.cost
+    return {"parameters": found.parameters, "flops": found.flops, "peak_bytes": found.peak_bytes}
+
+
+def _second_order(score: Score) -> float | None:
+    return None if score.curvature is None else score.curvature / 2
+
+
 def _gain(score: Score) -> float | None:
     """Return the predicted fall of the loss for each thousand parameters added; None for those that add none."""
     added = score.candidate.cost.parameters
-    return -1000 * score.predicted / added if added > 0 else None
+    return -1000 * score.predicted / added if added > 0 and score.predicted is not None else None
+
+
+def _signed(number: float | None, digits: int = 5) -> str:
+    return "" if number is None else f"{number:+.{digits}f}"
 
 
 COLUMNS = (
@@ -268,14 +286,13 @@ COLUMNS = (
 
 
 def _cells(score: Score) -> tuple[str, ...]:
-    gain = _gain(score)
     return (
         score.spec,
-        f"{score.predicted:+.5f}",
-        f"± {score.stderr:.5f}",
-        f"{score.first_order:+.5f}",
-        f"{score.curvature / 2:+.5f}",
+        _signed(score.predicted),
+        "" if score.stderr is None else f"± {score.stderr:.5f}",
+        _signed(score.first_order),
+        _signed(_second_order(score)),
         f"{score.candidate.cost.parameters:+,}",
         f"{score.candidate.cost.flops:+,}",
-        "" if gain is None else f"{gain:+.4f}",
+        _signed(_gain(score), 4),
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from archir.cli.console import print_table, say
 from archir.cost import Cost, cost
-from archir.grow.batches import Batches
-from archir.score.learn import Recipe
-from archir.score.score import Score, Scores
+from archir.score.batches import BoundBatch
+from archir.score.scores import Score, Scores
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class ChosenSet:
     cost: Cost
 
 
-def choose_set(scores: Scores, members: int, *, batches: Batches, learn: Batches, recipe: Recipe) -> ChosenSet:
+def choose_set(
+    scores: Scores, members: int, *, batches: Sequence[BoundBatch], learn: Sequence[BoundBatch]
+) -> ChosenSet:
     """Choose a set and learn its θ for all members together.
 
     Args:
@@ -41,7 +43,6 @@ def choose_set(scores: Scores, members: int, *, batches: Batches, learn: Batches
         members: most members.
         batches: the batches they were scored on.
         learn: batches to learn on.
-        recipe: how to learn.
 
     Raises:
         ScoreError: the loss is not finite, or does not fit a batch.
@@ -53,7 +54,7 @@ def choose_set(scores: Scores, members: int, *, batches: Batches, learn: Batches
         additive=scores.additive(chosen),
         joint=scores.joint(chosen),
         linearised_alone=alone.linearised(batches),
-        linearised_together=alone.learned(learn, recipe).linearised(batches),
+        linearised_together=alone.learned(learn).linearised(batches),
         cost=alone.cost() - cost(scores.graph),
     )
 

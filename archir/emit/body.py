@@ -18,8 +18,9 @@ from archir.emit.signature import Frame
 from archir.emit.sizes import arithmetic
 from archir.errors import EmitError
 from archir.ir.execute import mode_argument, returns_sequence
-from archir.ir.lowering import BATCH_NORM, batch_counter
+from archir.ir.lowering import batch_counter
 from archir.ir.node import PARAMETER, Argument, Node, Value
+from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.types import ScalarType, TensorType
 
 LONG, DEEP = 72, 3

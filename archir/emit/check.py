@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archir.emit.nesting import leaves, tensors_in
+from archir.emit.nesting import given, tensors_in
 from archir.emit.undefined import find_undefined, gap
 from archir.errors import EmitError
 from archir.ir.execute import mode_argument
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs, symbol_sizes
-from archir.ir.node import Constant, Leaf, Tree, Value
+from archir.ir.node import Constant, Value, leaves
 from archir.ir.running import run as run_module
 from archir.ir.types import TensorType
 
@@ -249,15 +249,13 @@ def coarse(graph: Graph) -> list[float]:
         found[node.id] = max(before, own if own > torch.finfo(torch.float32).eps else 0.0)
     outputs = list(graph.output.arguments.values())
 
-    def read(leaf: Leaf) -> list[float]:
-        if isinstance(leaf, Tree):
-            return [eps for child in leaf.children for eps in read(child)]
-        if isinstance(leaf, Constant):
-            return [0.0] if isinstance(leaf.value, int | float) else []
-        output = outputs[leaf]
-        return [found[output.node] if isinstance(output, Value) else 0.0]
+    numbers = [end for end in leaves(graph.signature.result) if isinstance(end, int) or _is_number(end)]
+    tensors = [outputs[end] if isinstance(end, int) else None for end in numbers]
+    return [found[output.node] if isinstance(output, Value) else 0.0 for output in tensors]
 
-    return read(graph.signature.result)
+
+def _is_number(constant: Constant) -> bool:
+    return isinstance(constant.value, int | float)
 
 
 def _try(
@@ -280,7 +278,7 @@ def _try(
     undefined = [torch.zeros(t.shape, dtype=torch.bool) for t in gaps]
     why = ""
     if any(_largest(g) > limit for g, limit in zip(gaps, limits, strict=True)):
-        aside = find_undefined(graph, leaves(graph, args, kwargs), [SURE * limit for limit in limits])
+        aside = find_undefined(graph, given(graph, args, kwargs), [SURE * limit for limit in limits])
         undefined, why = list(aside.elements), aside.why
         gaps = [torch.where(u, 0.0, g) for g, u in zip(gaps, undefined, strict=True)]
     for i, (found_gap, limit) in enumerate(zip(gaps, limits, strict=True)):

@@ -5,48 +5,21 @@ from __future__ import annotations
 from archir.emit.code import literal
 from archir.ir.execute import mode_argument
 from archir.ir.node import Node, Value
+from archir.ir.operators.table import TABLE
+from archir.ir.registry import operator_of
 
-LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "aten.relu.default": ("ReLU", ()),
-    "aten.relu6.default": ("ReLU6", ()),
-    "aten.gelu.default": ("GELU", ("approximate",)),
-    "aten.silu.default": ("SiLU", ()),
-    "aten.mish.default": ("Mish", ()),
-    "aten.selu.default": ("SELU", ()),
-    "aten.celu.default": ("CELU", ("alpha",)),
-    "aten.leaky_relu.default": ("LeakyReLU", ("negative_slope",)),
-    "aten.sigmoid.default": ("Sigmoid", ()),
-    "aten.tanh.default": ("Tanh", ()),
-    "aten.hardswish.default": ("Hardswish", ()),
-    "aten.hardsigmoid.default": ("Hardsigmoid", ()),
-    "aten.hardtanh.default": ("Hardtanh", ("min_val", "max_val")),
-    "aten.softplus.default": ("Softplus", ("beta", "threshold")),
-    "aten.softmax.int": ("Softmax", ("dim",)),
-    "aten.log_softmax.int": ("LogSoftmax", ("dim",)),
-    "aten.dropout.default": ("Dropout", ("p",)),
-    "aten.feature_dropout.default": ("Dropout2d", ("p",)),
-    "aten.flatten.using_ints": ("Flatten", ("start_dim", "end_dim")),
-    "aten.pixel_shuffle.default": ("PixelShuffle", ("upscale_factor",)),
-    **{
-        f"aten.{kind}_pool{d}d.default": (
-            f"{kind.capitalize()}Pool{d}d",
-            ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "count_include_pad", "divisor_override"),
-        )
-        for kind in ("max", "avg")
-        for d in (1, 2, 3)
-    },
-    **{f"aten.adaptive_avg_pool{d}d.default": (f"AdaptiveAvgPool{d}d", ("output_size",)) for d in (1, 2, 3)},
-}
-"""The module that makes a call, and the arguments of the operator that are its."""
+MODULES = frozenset(o.layer.module for o in TABLE.values() if o.layer and o.layer.module and not o.layer.tensors)
+"""The modules without parameters that calls belong to."""
 
 _USUAL: dict[tuple[str, str], object] = {("Flatten", "start_dim"): 1, ("Dropout2d", "p"): 0.5, ("Dropout", "p"): 0.5}
 
 
 def layer(node: Node) -> str | None:
     """Return the source of the module that makes a call, None if no stock module does."""
-    if node.op not in LAYERS:
+    known = operator_of(node.op).layer
+    if known is None or known.module not in MODULES:
         return None
-    kind, names = LAYERS[node.op]
+    kind, names = known.module, known.options
     modes = {"train"} if mode_argument(node) else set()
     tensors = [n for n, a in node.arguments.items() if isinstance(a, Value)]
     if len(tensors) != 1 or set(node.arguments) - {*names, *tensors, *modes}:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from archir.ir.graph import Graph
-from archir.ir.node import Constant, Leaf, Tree, Value
+from archir.ir.node import Value, build, flatten
 
 
 def tensors_in(result: object) -> list[torch.Tensor]:
@@ -22,32 +22,15 @@ def tensors_in(result: object) -> list[torch.Tensor]:
     return [torch.tensor(result)] if isinstance(result, int | float) else []
 
 
-def leaves(graph: Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+def given(graph: Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
     """Return what the arguments of a call give to each input of the graph, in the order of the inputs."""
-    found: dict[int, Any] = {}
-
-    def visit(leaf: Leaf, value: Any) -> None:
-        if isinstance(leaf, int):
-            found[leaf] = value
-        elif isinstance(leaf, Tree):
-            for key, child in zip(leaf.keys if leaf.kind == "dict" else range(len(value)), leaf.children, strict=True):
-                visit(child, value[key])
-
-    visit(graph.signature.args, args)
-    visit(graph.signature.kwargs, kwargs)
-    return [found[i] for i in sorted(found)]
+    signature = graph.signature
+    found = [*flatten(signature.args, args), *flatten(signature.kwargs, kwargs)]
+    values = {leaf: value for leaf, value in found if isinstance(leaf, int)}
+    return [values[i] for i in sorted(values)]
 
 
 def nested(graph: Graph, values: Mapping[Value, object]) -> Any:
-    """Return computed values in the nesting of the model's result, in lists where it has tuples or dicts."""
-    outputs = list(graph.output.arguments.values())
-
-    def build(leaf: Leaf) -> Any:
-        if isinstance(leaf, Constant):
-            return leaf.value
-        if isinstance(leaf, Tree):
-            return [build(child) for child in leaf.children]
-        output = outputs[leaf]
-        return values[output] if isinstance(output, Value) else output
-
-    return build(graph.signature.result)
+    """Return computed values in the nesting of the model's result."""
+    outputs = graph.output.arguments.values()
+    return build(graph.signature.result, [values[o] if isinstance(o, Value) else o for o in outputs])

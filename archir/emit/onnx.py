@@ -21,7 +21,7 @@ from torch.fx.experimental import _config as symbolic_config
 from archir.emit.assertions import assert_sizes
 from archir.emit.check import Agreement, Emitted, agree
 from archir.emit.files import place
-from archir.emit.nesting import leaves, nested
+from archir.emit.nesting import given, nested
 from archir.emit.neutral import free, neutral, rename, restore_outputs, results
 from archir.emit.opset import NATIVE, lower, opset_of, refuse
 from archir.errors import EmitError, FileError
@@ -117,8 +117,8 @@ def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> Ag
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         with _as_error(f"onnxruntime cannot run {name}"):
-            given = zip(_names(graph)[0], leaves(graph, args, kwargs), strict=True)
-            found = session.run(None, {n: _array(value) for n, value in given if n in known})
+            inputs = zip(_names(graph)[0], given(graph, args, kwargs), strict=True)
+            found = session.run(None, {n: _array(value) for n, value in inputs if n in known})
             return nested(graph, {v: _tensor(graph, v, array) for v, array in zip(outputs, found, strict=True)})
 
     return agree(graph, run, tolerance, name, roundings=ROUNDINGS)

@@ -11,7 +11,7 @@ from archir.emit.names import RESERVED, unique
 from archir.ir.entry import Source, condition, expression, sources
 from archir.ir.graph import Graph
 from archir.ir.guards import whole
-from archir.ir.node import Argument, Constant, Leaf, Tree, Value
+from archir.ir.node import Argument, Constant, Leaf, Tree, Value, fold
 from archir.ir.types import Size, TensorType, symbols_of
 
 
@@ -160,9 +160,8 @@ def _hint(graph: Graph, leaf: Leaf) -> str:
 
 
 def _unpack(graph: Graph, tree: Tree, source: str, names: dict[Value, str], taken: list[str]) -> list[str]:
-    keys: list[str | int] = list(tree.keys) if tree.kind == "dict" else list(range(len(tree.children)))
-    lines = _count(source, len(keys), tree.keys)
-    for key, child in zip(keys, tree.children, strict=True):
+    lines = _count(source, len(tree.children), tree.keys)
+    for key, child in tree.items():
         lines += _part(graph, child, f"{source}[{quoted(key) if isinstance(key, str) else key}]", "", names, taken)
     return lines
 
@@ -192,25 +191,23 @@ def _assertion(source: str, constant: Constant) -> str:
     return f"assert {source} {same} {literal(constant.value)}"
 
 
-def result_source(leaf: Leaf, outputs: Sequence[str], outermost: bool = True) -> str:
+def result_source(leaf: Leaf, outputs: Sequence[str]) -> str:
     """Return the source of what a model returns.
 
     Args:
         leaf: its nesting.
         outputs: the source of each output of the graph.
-        outermost: whether a tuple may stand without parentheses.
     """
-    if isinstance(leaf, Constant):
-        return literal(leaf.value)
-    if isinstance(leaf, int):
-        return outputs[leaf]
-    parts = [result_source(child, outputs, outermost=False) for child in leaf.children]
-    if leaf.kind == "dict":
-        return f"{{{', '.join(f'{quoted(k)}: {p}' for k, p in zip(leaf.keys, parts, strict=True))}}}"
-    if leaf.kind == "list":
-        return f"[{', '.join(parts)}]"
-    text = f"{parts[0]}," if len(parts) == 1 else ", ".join(parts)
-    return text if outermost and len(parts) > 1 else f"({text})"
+
+    def join(tree: Tree, parts: list[str]) -> str:
+        if tree.kind == "dict":
+            return f"{{{', '.join(f'{quoted(k)}: {p}' for k, p in zip(tree.keys, parts, strict=True))}}}"
+        inside = f"{parts[0]}," if tree.kind == "tuple" and len(parts) == 1 else ", ".join(parts)
+        return f"[{inside}]" if tree.kind == "list" else f"({inside})"
+
+    text = fold(leaf, lambda end: literal(end.value) if isinstance(end, Constant) else outputs[end], join)
+    several = isinstance(leaf, Tree) and leaf.kind == "tuple" and len(leaf.children) > 1
+    return text[1:-1] if several else text  # the parentheses of an outermost tuple are not needed
 
 
 def _returns(leaf: Leaf) -> str:

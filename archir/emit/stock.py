@@ -12,13 +12,9 @@ from archir.ir.execute import mode_argument
 from archir.ir.graph import Graph
 from archir.ir.lowering import batch_counter
 from archir.ir.node import PARAMETER, Argument, Node, Value
+from archir.ir.operators.operator import Kind
+from archir.ir.registry import operator_of
 from archir.ir.types import TensorType
-
-KINDS = frozenset(
-    {"Linear", "LayerNorm", "GroupNorm", "Embedding", "PReLU", "LSTM", "GRU"}
-    | {f"{kind}{d}d" for kind in ("Conv", "ConvTranspose", "BatchNorm") for d in (1, 2, 3)}
-)
-"""The stock modules that are found."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,8 @@ def find_stock(graph: Graph) -> StockModules:
     parents = {name[: at.start] for name in owned for at in _dots(name)}
     fits: dict[str, list[tuple[Node, _Fit]]] = {}
     for node in graph.calls:
-        match = _MATCHERS.get(node.op)
+        layer = operator_of(node.op).layer
+        match = _MATCHERS.get(layer.module) if layer else None
         fit = match(graph, node) if match else None
         if fit is not None and _place(graph, node, fit, owned, parents):
             fits.setdefault(fit.path, []).append((node, fit))
@@ -198,7 +195,7 @@ def _linear(graph: Graph, node: Node) -> _Fit | None:
 
 
 def _convolution(graph: Graph, node: Node) -> _Fit | None:
-    transposed = "transpose" in node.op
+    transposed = operator_of(node.op).kind is Kind.TRANSPOSED
     shape = _shape(graph, node.argument("weight"))
     rank, groups = len(shape) - 2, node.argument("groups")
     if not isinstance(groups, int):
@@ -311,17 +308,17 @@ def _is_zeros(graph: Graph, value: Value, user: Node) -> bool:
 
 
 _MATCHERS: dict[str, Callable[[Graph, Node], _Fit | None]] = {
-    "aten.linear.default": _linear,
-    "aten.batch_norm.default": _batch_norm,
-    "aten.layer_norm.default": _layer_norm,
-    "aten.group_norm.default": _group_norm,
-    "aten.embedding.default": _embedding,
-    "aten.prelu.default": _prelu,
-    "aten._prelu_kernel.default": _prelu,
-    "aten.lstm.input": _recurrent,
-    "aten.gru.input": _recurrent,
-    **{f"aten.conv{d}d.{form}": _convolution for d in (1, 2, 3) for form in ("default", "padding")},
-    "aten.conv_transpose1d.default": _convolution,
-    "aten.conv_transpose2d.input": _convolution,
-    "aten.conv_transpose3d.input": _convolution,
+    "Linear": _linear,
+    "BatchNorm": _batch_norm,
+    "LayerNorm": _layer_norm,
+    "GroupNorm": _group_norm,
+    "Embedding": _embedding,
+    "PReLU": _prelu,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    **{f"{kind}{d}d": _convolution for kind in ("Conv", "ConvTranspose") for d in (1, 2, 3)},
 }
+"""What fits a call to the module its operator belongs to."""
+
+KINDS = frozenset({*_MATCHERS, *(f"BatchNorm{d}d" for d in (1, 2, 3))}) - {"BatchNorm"}
+"""The stock modules that are found."""

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from archir.emit.nesting import nested, tensors_in
-from archir.ir.execute import ATTENTION, call
+from archir.ir.execute import call
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
+from archir.ir.operators.attention import ATTENTION
 
 _Values = Callable[[Value], object]
 _Filler = Callable[[Tensor, torch.Generator], Tensor]

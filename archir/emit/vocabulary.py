@@ -21,7 +21,7 @@ from archir.errors import EmitError
 from archir.ir import ops
 from archir.ir.arithmetic import ARITHMETIC
 from archir.ir.graph import Graph
-from archir.ir.node import Constant, Leaf, Tree
+from archir.ir.node import texts
 
 
 class Vocabulary:
@@ -80,17 +80,9 @@ def _texts(graph: Graph) -> Iterator[str]:
         elif isinstance(value, str | torch.device):
             yield str(value)
 
-    def keys(leaf: Leaf) -> Iterator[str]:
-        if isinstance(leaf, Constant):
-            yield from inside(leaf.value)
-        elif isinstance(leaf, Tree):
-            yield from leaf.keys
-            for child in leaf.children:
-                yield from keys(child)
-
     for node in graph.nodes:
         yield from inside(tuple(node.arguments.values()))
     for node in graph.calls:
         yield from inside(tuple(ops.schema(node.op).defaults.values()))  # written where a later argument is given
     for leaf in (graph.signature.args, graph.signature.kwargs, graph.signature.result):
-        yield from keys(leaf)
+        yield from texts(leaf)

@@ -7,32 +7,32 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import pydantic
 import torch
 import torch.nn.functional as F
 
 from archir.errors import GrowError
-from archir.grow.ranges import Truth, Whole, out_of_range
 from archir.grow.split import Inputs, Split
 from archir.ir.seeds import derived_seed
+from archir.score.ranges import CLOSED, Truth, Whole, checked
 from archir.score.targets import Targets, map_tensors
 
 
-@dataclass(frozen=True)
+@checked(GrowError, "this is no augmentation")
+@pydantic.dataclasses.dataclass(frozen=True, config=CLOSED)
 class Augmentation:
     """Random changes of images that keep their class.
 
     Attributes:
         flip: mirror half of them left to right.
         crop: shift each by up to so many pixels either way, zeros coming in.
+
+    Raises:
+        GrowError: a value is of another kind, or below 0; all of them at once.
     """
 
-    flip: bool = False
-    crop: int = 0
-
-    def __post_init__(self) -> None:
-        problems = out_of_range(self, {"flip": Truth(), "crop": Whole()})
-        if problems:
-            raise GrowError("this is no augmentation", where="; ".join(problems))
+    flip: Truth = False
+    crop: Whole = 0
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Return images `[batch, channels, height, width]`, each changed by its own draw.

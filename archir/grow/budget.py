@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+
+from pydantic.dataclasses import dataclass
 
 from archir.cost import Cost
 from archir.errors import GrowError
-from archir.grow.ranges import Range, Real, Whole, out_of_range
+from archir.score.ranges import CLOSED, Real, Whole, checked
 
 
-@dataclass(frozen=True)
+@checked(GrowError, "this is no budget")
+@dataclass(frozen=True, config=CLOSED)
 class Budget:
     """Hard limits on the cost of the grown network.
 
@@ -18,24 +21,15 @@ class Budget:
         flops: most FLOPs of the forward pass of one example, None for no limit.
         peak_bytes: most bytes of activations that are alive at once in that pass, None for no limit.
         latency: most seconds that pass takes on this machine, None for no limit; measured.
+
+    Raises:
+        GrowError: a limit is no number, or below 0; all of them at once.
     """
 
-    parameters: int | None = None
-    flops: int | None = None
-    peak_bytes: int | None = None
-    latency: float | None = None
-
-    def __post_init__(self) -> None:
-        limit = Whole(optional=True)
-        ranges: dict[str, Range] = {
-            "parameters": limit,
-            "flops": limit,
-            "peak_bytes": limit,
-            "latency": Real(optional=True),
-        }
-        problems = out_of_range(self, ranges)
-        if problems:
-            raise GrowError("this is no budget", where="; ".join(problems))
+    parameters: Whole | None = None
+    flops: Whole | None = None
+    peak_bytes: Whole | None = None
+    latency: Real | None = None
 
     @property
     def limits(self) -> dict[str, float]:
@@ -87,7 +81,8 @@ class Budget:
         return ", ".join(f"{limit} {units[name]}" for name, limit in self.limits.items()) or "no limit"
 
 
-@dataclass(frozen=True)
+@checked(GrowError, "these are no prices")
+@dataclass(frozen=True, config=CLOSED)
 class Prices:
     """What cost is worth in loss.
 
@@ -97,18 +92,16 @@ class Prices:
         peak_bytes: nats a byte of activations alive at once.
         latency: nats a second of the forward pass of one example.
 
+    Raises:
+        GrowError: a price is no number, or below 0; all of them at once.
+
     Source: Lawton, Galstyan, Ver Steeg 2024 for the price of a parameter.
     """
 
-    parameters: float = 0.0
-    flops: float = 0.0
-    peak_bytes: float = 0.0
-    latency: float = 0.0
-
-    def __post_init__(self) -> None:
-        problems = out_of_range(self, dict.fromkeys(("parameters", "flops", "peak_bytes", "latency"), Real()))
-        if problems:
-            raise GrowError("these are no prices", where="; ".join(problems))
+    parameters: Real = 0.0
+    flops: Real = 0.0
+    peak_bytes: Real = 0.0
+    latency: Real = 0.0
 
     @property
     def given(self) -> dict[str, float]:

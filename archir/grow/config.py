@@ -15,9 +15,9 @@
     parameters = 60_000
 
 `[optimiser]`, `[augmentation]`, `[training]`, `[growth]` and `[prices]` hold the fields of `OptimiserOptions`,
-`Augmentation`, `GrowOptions` and `Prices`. `[growth]` also holds the kinds of rewrite, `passes = ["split", "mine"]`,
-and the modules of those that do not come with archir, `plugins = ["mine.py"]`. Relative paths start from the folder of
-the file.
+`Augmentation`, `Training`, `Growing` and `Prices`. `[growth]` also holds the kinds of rewrite, `passes = ["split",
+"mine"]`, and the modules of those that do not come with archir, `plugins = ["mine.py"]`. Relative paths start from the
+folder of the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+import pydantic
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from archir.errors import ArchirError, FileError, GrowError
 from archir.grow.batches import Augmentation
@@ -34,25 +37,18 @@ from archir.grow.budget import Budget, Prices
 from archir.grow.data import Dataset, load_data
 from archir.grow.objects import load_object
 from archir.grow.optimisers import OptimiserOptions
-from archir.grow.options import GrowOptions
-from archir.grow.ranges import shown
-from archir.grow.tables import Problems, check_keys, fields_of, read_fields
+from archir.grow.options import Growing, GrowOptions, Training
 from archir.score.losses import Loss, find_loss
+from archir.score.ranges import CLOSED, Count, Seed, Text, Truth, checked, problem, problems_of
 
 LONGEST = 2**20
 """The most bytes of a configuration."""
 
-TRAINING = ("steps", "batch_size", "warmup", "schedule", "clip", "evaluate_every", "checkpoint_every")
-"""Fields of `GrowOptions` that are given in `[training]`; those of one value that are left go in `[growth]`."""
-
-_PARTS = ("optimiser", "augmentation", "prices", "seed")
-_GROWTH = tuple(f.name for f in fields(GrowOptions) if f.name not in (*TRAINING, *_PARTS))
-_KINDS = ("passes", "plugins")
-_KEYS = ("seed", "loss", "output")
-_TABLES = ("model", "data", "budget", "optimiser", "augmentation", "training", "growth", "prices")
+Inside = Annotated[float, Field(strict=True, gt=0, lt=1)]
 
 
-@dataclass(frozen=True)
+@checked(GrowError, "this is no model")
+@pydantic.dataclasses.dataclass(frozen=True, config=CLOSED)
 class ModelSource:
     """Where the seed network comes from: one of a function and a file.
 
@@ -60,20 +56,26 @@ class ModelSource:
         factory: `package.module:name` or `file.py:name` of a function that makes an nn.Module.
         arguments: keyword arguments of the function.
         graph: an `.archir` file.
+
+    Raises:
+        GrowError: there is neither or both, or a graph with arguments.
     """
 
-    factory: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    graph: str | None = None
+    factory: Text | None = None
+    arguments: Mapping[str, Any] = Field(default_factory=dict)
+    graph: Text | None = None
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
         if (self.factory is None) == (self.graph is None):
-            raise GrowError("the model needs one of factory and graph")
+            raise problem("the model needs one of factory and graph")
         if self.arguments and self.graph is not None:
-            raise GrowError("arguments are those of a factory, a graph takes none")
+            raise problem("arguments are those of a factory, a graph takes none")
+        return self
 
 
-@dataclass(frozen=True)
+@checked(GrowError, "these are no data")
+@pydantic.dataclasses.dataclass(frozen=True, config=CLOSED)
 class DataSource:
     """Where the examples come from; see `load_data` for the fields.
 
@@ -83,20 +85,16 @@ class DataSource:
         test: part of the data to test on, if no test data are given.
         limit: number of examples to train and validate on.
         normalise: standardise each channel.
+
+    Raises:
+        GrowError: a value is of another kind or out of range; all of them at once.
     """
 
-    source: str
-    validation: float = 0.1
-    test: float = 0.2
-    limit: int | None = None
-    normalise: bool = True
-
-    def __post_init__(self) -> None:
-        wrong = [name for name in ("validation", "test") if not 0 < getattr(self, name) < 1]
-        if wrong:
-            raise GrowError(f"{' and '.join(wrong)} must be between 0 and 1")
-        if self.limit is not None and self.limit < 1:
-            raise GrowError(f"limit is {self.limit}, not positive")
+    source: Text
+    validation: Inside = 0.1
+    test: Inside = 0.2
+    limit: Count | None = None
+    normalise: Truth = True
 
 
 @dataclass(frozen=True)
@@ -219,76 +217,65 @@ def make_config(content: Mapping[str, Any], *, text: str, base: Path, where: str
     Raises:
         GrowError: keys are unknown or missing, or values make no sense; all of them at once.
     """
-    problems: Problems = []
-    check_keys(content, (*_KEYS, *_TABLES), "", problems)
-    tables = {name: _table(content, name, problems) for name in _TABLES}
-    model = read_fields(ModelSource, tables["model"], "model", problems)
-    data = read_fields(DataSource, tables["data"], "data", problems)
-    budget = read_fields(Budget, tables["budget"], "budget", problems)
-    top = read_fields(_Top, {k: content[k] for k in _KEYS if k in content}, "", problems)
-    options = _options(tables, top.seed if top else 0, problems)
-    kinds = {k: v for k, v in tables["growth"].items() if k in _KINDS}
-    growth = read_fields(_Growth, kinds, "growth", problems)
-    problems += _problems_of_budget(budget) if budget else []
-    if top is not None and ":" not in top.loss:
-        problems += _problems_of_loss(top.loss)
-    if problems or None in (model, data, budget, top, options, growth):
-        raise GrowError(f"{where} does not make a run", why="\n         ".join(problems))
-    assert model and data and budget and top and options and growth
+    try:
+        found = TypeAdapter(_File).validate_python(dict(content))
+        training, growth = vars(found.training), dict(vars(found.growth))
+        passes, plugins = growth.pop("passes"), growth.pop("plugins")
+        options = GrowOptions(
+            **training,
+            **growth,
+            optimiser=found.optimiser,
+            augmentation=found.augmentation if found.augmentation != Augmentation() else None,
+            prices=found.prices,
+            seed=found.seed,
+        )
+    except ValidationError as error:
+        raise GrowError(f"{where} does not make a run", why="\n         ".join(problems_of(error, _File))) from error
+    except GrowError as error:  # two tables do not fit together
+        raise GrowError(f"{where} does not make a run", why=error.where) from error
     return RunConfig(
-        model, data, top.loss, budget, options, growth.passes, growth.plugins, base / top.output, base, text
+        found.model, found.data, found.loss, found.budget, options, passes, plugins, base / found.output, base, text
     )
 
 
-@dataclass(frozen=True)
-class _Top:
-    seed: int = 0
-    loss: str = "cross_entropy"
-    output: str = "run"
-
-
-@dataclass(frozen=True)
-class _Growth:
-    passes: tuple[str, ...] = ()
-    plugins: tuple[str, ...] = ()
-
-
-def _table(content: Mapping[str, Any], name: str, problems: Problems) -> dict[str, Any]:
-    table = content.get(name, {})
-    if not isinstance(table, dict):
-        problems.append(f"{name} is {shown(table)}, not a table")
-        return {}
-    return table
-
-
-def _options(tables: Mapping[str, dict[str, Any]], seed: int, problems: Problems) -> GrowOptions | None:
-    known = fields_of(GrowOptions)
-    training, growth = tables["training"], tables["growth"]
-    check_keys(training, TRAINING, "training", problems)
-    check_keys(growth, (*_GROWTH, *_KINDS), "growth", problems)
-    optimiser = read_fields(OptimiserOptions, tables["optimiser"], "optimiser", problems)
-    augmentation = read_fields(Augmentation, tables["augmentation"], "augmentation", problems)
-    prices = read_fields(Prices, tables["prices"], "prices", problems)
-    given: dict[str, Any] = {}
-    for where, names in (("training", TRAINING), ("growth", _GROWTH)):
-        present = {k: v for k, v in tables[where].items() if k in names}
-        given |= known.values(present, where, problems)
-    if optimiser is None or augmentation is None or prices is None:
-        return None
-    given |= {"optimiser": optimiser, "prices": prices, "seed": seed}
-    given |= {"augmentation": augmentation if augmentation != Augmentation() else None}
-    return known.build(given, "training and growth", problems)
-
-
-def _problems_of_budget(budget: Budget) -> list[str]:
+def _limited(budget: Budget) -> Budget:
     if not budget.limits:
-        return [f"budget needs one of {', '.join(f.name for f in fields(Budget))}"]
-    return [f"budget.{name} is {limit}, not positive" for name, limit in budget.limits.items() if limit <= 0]
+        raise problem(f"a budget needs one of {', '.join(f.name for f in fields(Budget))}")
+    wrong = [f"{name} is {limit}, not positive" for name, limit in budget.limits.items() if limit <= 0]
+    if wrong:
+        raise problem("; ".join(wrong))
+    return budget
 
 
-def _problems_of_loss(name: str) -> list[str]:
-    try:
-        find_loss(name)
-    except ArchirError as error:
-        return [f"{error.what}; {error.mend}"]
-    return []
+def _known(loss: str) -> str:
+    if ":" not in loss:
+        try:
+            find_loss(loss)
+        except ArchirError as error:
+            raise problem(f"{error.what}; {error.mend}") from error
+    return loss
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=CLOSED, kw_only=True)
+class _Growth(Growing):
+    """The table `[growth]`."""
+
+    passes: tuple[Text, ...] = ()
+    plugins: tuple[Text, ...] = ()
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=CLOSED, kw_only=True)
+class _File:
+    """The keys of a file."""
+
+    model: ModelSource
+    data: DataSource
+    budget: Annotated[Budget, AfterValidator(_limited)]
+    seed: Seed = 0
+    loss: Annotated[Text, AfterValidator(_known)] = "cross_entropy"
+    output: Text = "run"
+    optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    training: Training = field(default_factory=Training)
+    growth: _Growth = field(default_factory=_Growth)
+    prices: Prices = field(default_factory=Prices)

@@ -6,11 +6,13 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from archir.cost import cost
@@ -23,7 +25,6 @@ from archir.grow.growth import Growth, grow_once
 from archir.grow.latency import measure_latency
 from archir.grow.lock import lock_run
 from archir.grow.options import GrowOptions
-from archir.grow.ranges import Real, Whole
 from archir.grow.run import Checkpoint, Event, RunDirectory, create_run, open_run
 from archir.grow.split import Split
 from archir.grow.trainer import Trainer
@@ -32,6 +33,7 @@ from archir.ir.graph import Graph
 from archir.ir.seeds import derived_seed
 from archir.rewrite.morphism import Morphism
 from archir.score.losses import Loss, find_loss
+from archir.score.ranges import CLOSED, Real, Whole, problems_of
 
 Listener = Callable[[Event], None]
 
@@ -172,6 +174,15 @@ class _Log:
         self("damaged", checkpoint=step, why=error.why or error.what)
 
 
+@pydantic.dataclasses.dataclass(frozen=True, config=CLOSED)
+class _State:
+    """What a run goes on from besides its network: steps done, growth steps done, seconds spent."""
+
+    step: Whole
+    growth_steps: Whole
+    seconds: Real
+
+
 @dataclass(frozen=True)
 class _Engine:
     """One run: the seed, the data and the options."""
@@ -192,15 +203,13 @@ class _Engine:
         Raises:
             GrowError: its state is not that of this run.
         """
-        state, most = checkpoint.state, len(self.options.growth_at())
-        step, grown, seconds = (state.get(name) for name in ("step", "growth_steps", "seconds"))
-        wrong = []
-        if type(step) is not int or not step == checkpoint.step <= self.options.steps:
-            wrong.append(f"step is {step!r}")
-        if not Whole(most=most).fits(grown):
-            wrong.append(f"growth_steps is {grown!r}")
-        if not Real().fits(seconds):
-            wrong.append(f"seconds is {seconds!r}")
+        try:
+            state = TypeAdapter(_State).validate_python(dict(checkpoint.state))
+        except ValidationError as error:
+            raise GrowError("this is not the state of the run", why=", ".join(problems_of(error, _State))) from error
+        most, steps = len(self.options.growth_at()), self.options.steps
+        wrong = [f"step is {state.step}"] if not state.step == checkpoint.step <= steps else []
+        wrong += [f"growth_steps is {state.growth_steps}"] if state.growth_steps > most else []
         if wrong:
             raise GrowError("this is not the state of the run", why=", ".join(wrong))
         Trainer(checkpoint.graph, self.options.optimiser, checkpoint.tensors)
@@ -226,8 +235,8 @@ class _Engine:
                 growth_at=options.growth_at(),
             )
         else:
-            step, grown = checkpoint.state["step"], checkpoint.state["growth_steps"]
-            spent = checkpoint.state["seconds"]
+            state = _State(**checkpoint.state)
+            step, grown, spent = state.step, state.growth_steps, state.seconds
             trainer = Trainer(checkpoint.graph, options.optimiser, checkpoint.tensors)
             self.log("resumed", step=step, growth=grown)
         growth_at = options.growth_at()
@@ -362,5 +371,5 @@ class _Engine:
 
     def _save(self, trainer: Trainer, step: int, grown: int, seconds: float) -> None:
         if self.directory is not None:
-            state = {"step": step, "growth_steps": grown, "seconds": seconds}
-            self.directory.save(Checkpoint(step, trainer.graph(), trainer.state(), state))
+            state = _State(step=step, growth_steps=grown, seconds=seconds)
+            self.directory.save(Checkpoint(step, trainer.graph(), trainer.state(), asdict(state)))

@@ -13,15 +13,16 @@ from archir.grow.latency import measure_latency
 from archir.grow.options import GrowOptions
 from archir.grow.split import Split
 from archir.grow.training import evaluate
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.rewrite.morphism import Morphism
-from archir.rewrite.pipeline import Rewriting, rewrite_together
-from archir.score.baselines.ranking import Ranked, Ranking
-from archir.score.baselines.rules import rank
+from archir.rewrite.pipeline import rewrite_together
 from archir.score.batch_statistics import with_batch_statistics
-from archir.score.learn import Recipe
+from archir.score.batches import BoundBatch, bind_batches
 from archir.score.losses import Loss
+from archir.score.objective import make_objective
 from archir.score.propose import propose_composites
+from archir.score.score import score
+from archir.score.scores import Score, Scores
 from archir.score.sets import CandidateSet
 
 TOLERANCE = 1e-3
@@ -49,14 +50,14 @@ class Growth:
         scale: what θ of the set was multiplied with after it was learned for all of it together, see `SHRUNK`.
         chosen: number of candidates selected, before backing off.
         candidates: number of candidates screened.
-        ranked: number of candidates the rule ranked.
+        ranked: number of candidates the rule chose from.
         cost: cost of the graph.
         latency: seconds of its forward pass of one example; None where neither a budget nor a price asks for it.
         seconds: wall-clock time.
     """
 
     graph: Graph
-    rewriting: Rewriting | None
+    rewriting: Patch | None
     specs: tuple[str, ...]
     rule: str
     predicted: float | None
@@ -110,8 +111,10 @@ def grow_once(
         ScoreError: the loss is not finite, or the network cannot be scored.
     """
     started, size = time.monotonic(), options.batch_size
-    scored, checked = Batches(selection, size), Batches(check, size)
-    recipe = Recipe(options.learn_steps, options.learn_rate, options.radius, seed=seed)
+    objective = make_objective(graph, loss, batch_statistics=options.batch_statistics)
+    held_out = Batches(check, size)
+    scored, checked = (bind_batches(objective.program, b) for b in (Batches(selection, size), held_out))
+    learn = bind_batches(objective.program, Batches(train, size, seed), most=options.learn_steps)
     timed = "latency" in budget.limits | options.prices.given
 
     def latency_of(of: Graph) -> float:
@@ -120,56 +123,44 @@ def grow_once(
     old, old_latency = cost(graph), latency_of(graph)
     prices = options.prices.by_flops(old_latency / max(old.flops, 1))
 
-    def rank_all(morphisms: Sequence[Morphism]) -> Ranking:
-        return rank(
-            graph,
-            scored,
-            rule=options.rule,
-            loss=loss,
-            morphisms=morphisms,
-            learn=Batches(train, size, seed),
-            steps=options.learn_steps,
-            rate=options.learn_rate,
-            radius=options.radius,
-            refine=options.refine,
-            price=prices.of,
-            batch_statistics=options.batch_statistics,
-            seed=seed,
-        )
+    def score_all(morphisms: Sequence[Morphism]) -> Scores:
+        scoring = options.scoring(prices.of, seed)
+        return score(objective, scored, morphisms=morphisms, learn=learn, strategy=options.rule, options=scoring)
 
     def measure(graph: Graph) -> float:
         judged = with_batch_statistics(graph) if options.batch_statistics else graph
-        return evaluate(judged.module(), checked, loss).loss
+        return evaluate(judged.module(), held_out, loss).loss
 
-    ranking = rank_all(morphisms)
-    if options.composites and (proposed := propose_composites(ranking, options.composites)):
-        ranking = rank_all((*morphisms, *proposed))
-    path = ranking.choose(budget=budget.allows, price=prices.of)
+    scores = score_all(morphisms)
+    if options.composites and (proposed := propose_composites(scores, options.composites)):
+        scores = score_all((*morphisms, *proposed))
+    path = scores.choose(budget=budget.allows, price=prices.of)
     chosen, before = len(path), measure(graph)
     rejected = Growth(
         graph=graph,
         rewriting=None,
         specs=(),
-        rule=ranking.rule,
+        rule=scores.strategy,
         predicted=None,
         expected=None,
         realised=0.0,
         scale=1.0,
         chosen=chosen,
-        candidates=ranking.candidates,
-        ranked=len(ranking),
+        candidates=scores.candidates,
+        ranked=len(scores.choice),
         cost=old,
         latency=old_latency if timed else None,
         seconds=0.0,
     )
     found = rejected
-    for together, scale in _attempts(ranking, path, Batches(train, size, seed + 1), recipe):
-        expected = None if ranking.model is None else together.linearised(checked)
+    again = bind_batches(objective.program, Batches(train, size, seed + 1), most=options.learn_steps)
+    for together, scale in _attempts(scores, path, again):
+        expected = None if scores.model is None else together.linearised(checked)
         if expected is not None and not expected < 0:
             continue
         rewriting = rewrite_together(graph, together.rewrites)
-        grown, latency = cost(rewriting.graph), latency_of(rewriting.graph)
-        realised = measure(rewriting.graph) - before
+        grown, latency = cost(rewriting.after), latency_of(rewriting.after)
+        realised = measure(rewriting.after) - before
         if expected is None:
             allowed, agrees = realised <= TOLERANCE * abs(before), True
         else:
@@ -178,7 +169,7 @@ def grow_once(
         if allowed and budget.allows_latency(latency) and (agrees or found is rejected):
             found = replace(
                 rejected,
-                graph=rewriting.graph,
+                graph=rewriting.after,
                 rewriting=rewriting,
                 specs=together.specs,
                 predicted=None if expected is None else together.linearised(scored),
@@ -194,18 +185,18 @@ def grow_once(
 
 
 def _attempts(
-    ranking: Ranking, path: Sequence[Ranked], batches: Batches, recipe: Recipe
+    scores: Scores, path: Sequence[Score], batches: Sequence[BoundBatch]
 ) -> Iterator[tuple[CandidateSet, float]]:
     """Yield the sets to try in turn: a path and its halves, each learned together, its θ shrunk before the next.
 
     With each comes what its θ was multiplied with.
     """
     while path:
-        together = ranking.together(path)
-        if ranking.model is None:
+        together = scores.together(path)
+        if scores.model is None:
             yield together, 1.0
         else:
-            learned = together.learned(batches, recipe)
+            learned = together.learned(batches)
             yield learned, 1.0
             if any(m.theta for m in learned.members):
                 yield from ((learned.scaled(factor), factor) for factor in SHRUNK)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from archir.errors import GrowError
-from archir.grow.ranges import LARGEST
 from archir.grow.run import Event
+from archir.score.ranges import LARGEST
 
 
 @dataclass(frozen=True)

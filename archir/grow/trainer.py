@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from archir.grow.optimisers import POWERS, OptimiserOptions, optimiser_tensors, restore_optimiser
-from archir.ir.graph import Graph
-from archir.rewrite.pipeline import Rewriting
+from archir.ir.graph import Graph, Patch
 
 
 class Trainer:
@@ -43,12 +42,12 @@ class Trainer:
         """Return the state of the optimiser, as named tensors."""
         return optimiser_tensors(self.optimiser, self.module)
 
-    def become(self, rewriting: Rewriting) -> Trainer:
+    def become(self, rewriting: Patch) -> Trainer:
         """Return the trainer of a grown graph; momentum and second moments are carried over like the weights."""
-        return Trainer(rewriting.graph, self._options, carry_over(self.state(), rewriting))
+        return Trainer(rewriting.after, self._options, carry_over(self.state(), rewriting))
 
 
-def carry_over(state: Mapping[str, torch.Tensor], rewriting: Rewriting) -> dict[str, torch.Tensor]:
+def carry_over(state: Mapping[str, torch.Tensor], rewriting: Patch) -> dict[str, torch.Tensor]:
     """Return the state of an optimiser after a rewriting of the parameters it belongs to.
 
     Every tensor that has the shape of its parameter goes through the same index maps as the parameter: a copy of a
@@ -61,7 +60,7 @@ def carry_over(state: Mapping[str, torch.Tensor], rewriting: Rewriting) -> dict[
 
     Source: ours.
     """
-    before, after = rewriting.before, rewriting.graph
+    before, after = rewriting.before, rewriting.after
     slots: dict[str, dict[int, torch.Tensor]] = {}
     names: dict[int, str] = {}
     carried: dict[str, torch.Tensor] = {}

@@ -16,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 from archir.errors import GrowError, ScoreError
 from archir.grow.batches import Batches
 from archir.grow.split import Inputs, Split
+from archir.ir import ops
+from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.running import failing_call
 from archir.score.losses import NO_LABEL, Loss, class_axis, labels_of
 from archir.score.program import number_of_examples
@@ -241,21 +243,9 @@ class _Recalibration(TorchFunctionMode):
 
 _BATCH_NORMS: dict[Any, tuple[str, ...]] = {
     F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
-    **dict.fromkeys(
-        (torch.batch_norm, torch.ops.aten.batch_norm.default),
-        (
-            "input",
-            "weight",
-            "bias",
-            "running_mean",
-            "running_var",
-            "training",
-            "momentum",
-            "eps",
-            "cudnn_enabled",
-        ),
-    ),
+    **dict.fromkeys((torch.batch_norm, ops.function(BATCH_NORM)), ops.schema(BATCH_NORM).names),
 }
+"""The functions that normalise batches, and the names of their arguments in order."""
 
 
 @contextmanager

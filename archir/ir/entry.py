@@ -6,17 +6,15 @@ import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy
 import torch
 
 from archir.errors import GraphError
+from archir.ir.data import GraphData
 from archir.ir.guards import Guard, choose, compute, fault, fold, whole
 from archir.ir.types import ScalarType, Size, TensorType, Type, dtype_name, symbol, symbols_of
-
-if TYPE_CHECKING:
-    from archir.ir.graph import Graph
 
 _OPERATORS: Mapping[str, type[ast.operator]] = {"+": ast.Add, "*": ast.Mult, "//": ast.FloorDiv, "%": ast.Mod}
 _COMPARE: Mapping[str, type[ast.cmpop]] = {
@@ -83,7 +81,7 @@ def _sizes(types: Sequence[Type]) -> list[tuple[int, int | None, Size]]:
     return found
 
 
-def faults(graph: Graph) -> list[str]:
+def faults(graph: GraphData) -> list[str]:
     """Return what is wrong with the guards of a graph: symbols that no input tells, or that no sizes satisfy them."""
     known = sources([n.results[0] for n in graph.inputs])
     problems: list[str] = []
@@ -125,7 +123,7 @@ def condition(guard: Guard, names: Mapping[str, ast.expr]) -> ast.expr:
     return ast.Compare(left, [_COMPARE[guard.relation]()], [right])
 
 
-def entry_check(graph: Graph) -> Callable[..., None]:
+def entry_check(graph: GraphData) -> Callable[..., None]:
     """Return a function that is called with the inputs of a graph, in order, and checks them.
 
     It raises a GraphError that tells all that is wrong. Element types are told apart by kind only (floating-point,

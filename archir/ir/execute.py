@@ -5,30 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from archir.ir import ops
 from archir.ir.node import Argument, Node, Value
-
-ATTENTION = "aten.scaled_dot_product_attention.default"
-
-MODE_ARGUMENTS: Mapping[str, str] = MappingProxyType(
-    {
-        "aten.batch_norm.default": "training",
-        "aten.instance_norm.default": "use_input_stats",
-        "aten.dropout.default": "train",
-        "aten.feature_dropout.default": "train",
-        "aten.alpha_dropout.default": "train",
-        "aten.feature_alpha_dropout.default": "train",
-        "aten.rrelu.default": "training",
-        ATTENTION: "dropout_p",
-    }
-    | {f"aten.{cell}.{form}": "train" for cell in ("lstm", "gru", "rnn_tanh", "rnn_relu") for form in ("input", "data")}
-)
-"""The argument that says what an operator does in training."""
+from archir.ir.registry import operator_of
 
 
 def mode_argument(node: Node) -> str | None:
@@ -38,12 +21,9 @@ def mode_argument(node: Node) -> str | None:
     on, normalisation without running statistics) does not depend on the mode. The `dropout_p` of attention
     is the probability in training; it is 0 in evaluation.
     """
-    name = MODE_ARGUMENTS.get(node.op)
-    if name is None:
-        return None
-    value = node.argument(name)
-    follows = value is False if node.op != ATTENTION else isinstance(value, float) and value > 0
-    return name if follows else None
+    name = operator_of(node.op).mode
+    value = node.argument(name) if name else None
+    return name if value is False or (isinstance(value, float) and value > 0) else None
 
 
 def is_factory(op: str) -> bool:

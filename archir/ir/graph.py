@@ -1,35 +1,24 @@
-"""The graph IR: nodes that call operators on values, immutable, changed only through `edit`.
-
-A node is an input, a parameter (any stored tensor, buffers included), a call of an operator, or the one output.
-A value is one result of a node. Arguments are kept by schema name, defaults left out, so
-`node.argument("groups")` never depends on how the call was written.
-"""
+"""The graph IR: nodes that call operators on values, immutable, changed only through `edit`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import cached_property
-from types import MappingProxyType
 
-import networkx as nx
 import torch
 
-from archir.errors import GraphError, suggest
-from archir.ir import ops
+from archir.ir.data import GraphData
+from archir.ir.edit import Edit
 from archir.ir.module import to_module
-from archir.ir.names import check_title
-from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Location, Node, Parameter, Signature, Use, Value
+from archir.ir.node import Node, Signature
+from archir.ir.patch import GraphPatch
 from archir.ir.store import save
-from archir.ir.structure import Draft, Structure, structure_of
+from archir.ir.structure import Structure, structure_of
 from archir.ir.text import print_graph
-from archir.ir.types import TensorType, Type
-from archir.ir.verify import verify
 
 
-class Graph:
+class Graph(GraphData):
     """A program: an immutable graph of nodes, the stored tensors, and the signature.
 
     Graphs share tensors with the graphs they were made from; nothing ever writes into them.
@@ -38,16 +27,17 @@ class Graph:
     def __init__(
         self,
         name: str,
-        nodes: Sequence[Node],
+        structure: Structure | Sequence[Node],
         tensors: Mapping[int, torch.Tensor],
         signature: Signature,
         history: tuple[str, ...] = (),
     ) -> None:
-        """Build a graph from nodes in topological order.
+        """Build a graph.
 
         Args:
             name: name of the program.
-            nodes: all nodes; inputs and parameters in order, one output.
+            structure: all nodes in topological order, inputs and parameters in order, one output; or the structure
+                of another graph.
             tensors: the tensor of each parameter node, by id.
             signature: nesting of inputs and outputs.
             history: specs of the passes applied so far.
@@ -55,143 +45,11 @@ class Graph:
         Raises:
             GraphError: no class can be called that.
         """
-        self._setup(name, structure_of(nodes), tensors, signature, history)
-
-    def _setup(
-        self,
-        name: str,
-        structure: Structure,
-        tensors: Mapping[int, torch.Tensor],
-        signature: Signature,
-        history: tuple[str, ...],
-    ) -> None:
-        check_title(name)
-        self.name = name
-        self.signature = signature
-        self.history = history
-        self.structure = structure
-        self.tensors: Mapping[int, torch.Tensor] = MappingProxyType(dict(tensors))
-
-    @property
-    def networkx(self) -> nx.MultiDiGraph:
-        """The graph as networkx has it, read-only: node attribute `node`, edge key (argument, position, result)."""
-        return self.structure.networkx
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        """Node ids in the one topological order all of archir uses: inputs, parameters, then calls by id.
-
-        Raises:
-            GraphError: the graph has a cycle.
-        """
-        return self.structure.order
-
-    @property
-    def nodes(self) -> tuple[Node, ...]:
-        """All nodes in topological order."""
-        return self.structure.nodes
-
-    @property
-    def calls(self) -> Iterator[Node]:
-        """The nodes that call operators, in topological order."""
-        return iter(self.structure.calls)
-
-    @cached_property
-    def inputs(self) -> tuple[Node, ...]:
-        """Input nodes, in the order of the signature's leaves."""
-        return tuple(n for n in self.nodes if n.op == INPUT)
-
-    @cached_property
-    def parameters(self) -> tuple[Node, ...]:
-        """Parameter nodes (buffers and constants included), in order."""
-        return tuple(n for n in self.nodes if n.op == PARAMETER)
-
-    @cached_property
-    def output(self) -> Node:
-        """The output node; its arguments `0`, `1`, ... are the returned values."""
-        return next(n for n in self.nodes if n.op == OUTPUT)
-
-    @cached_property
-    def by_name(self) -> Mapping[str, Node]:
-        """Parameter nodes by every name they have."""
-        return {name: n for n in self.parameters if n.parameter for name in n.parameter.names}
-
-    def __len__(self) -> int:
-        return len(self.structure.by_id)
-
-    def __contains__(self, node: int) -> bool:
-        return node in self.structure.by_id
-
-    def node(self, node: int) -> Node:
-        """Return a node by id.
-
-        Raises:
-            GraphError: there is no such node.
-        """
-        try:
-            return self.structure.by_id[node]
-        except KeyError as error:
-            raise GraphError(f"graph {self.name} has no node {node}") from error
-
-    def type_of(self, value: Value) -> Type:
-        """Return the type of a value."""
-        return self.node(value.node).results[value.index]
-
-    def uses(self, value: Value) -> list[Use]:
-        """Return all places that use a value, in order of node id and argument."""
-        return self.structure.uses(value)
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """Return a stored tensor by name.
-
-        Raises:
-            GraphError: there is no such tensor.
-        """
-        if name not in self.by_name:
-            raise GraphError(f"graph {self.name} has no tensor {name!r}", mend=suggest(name, self.by_name))
-        return self.tensors[self.by_name[name].id]
-
-    @property
-    def parameter_count(self) -> int:
-        """Number of trainable parameters, tied ones once."""
-        return sum(self.tensors[n.id].numel() for n in self.parameters if n.parameter and n.parameter.trainable)
-
-    def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Graph:
-        """Return the same program with some stored tensors replaced, by name (a state dict will do).
-
-        Raises:
-            GraphError: a name is not in the graph, or a shape or element type differs.
-        """
-        found = dict(self.tensors)
-        problems: list[str] = []
-        for name, tensor in tensors.items():
-            node = self.by_name.get(name)
-            if node is None:
-                problems.append(f"{name}: not in the graph")
-            elif found[node.id].shape != tensor.shape:
-                problems.append(f"{name}: {list(tensor.shape)} instead of {list(found[node.id].shape)}")
-            else:
-                found[node.id] = tensor.detach().to(found[node.id].dtype, copy=True)
-        if problems:
-            raise GraphError("tensors do not fit the graph", where="; ".join(problems))
-        graph = Graph.__new__(Graph)
-        graph._setup(self.name, self.structure, found, self.signature, self.history)
-        return graph
-
-    def to(self, dtype: torch.dtype) -> Graph:
-        """Return the same program with every floating-point tensor, constant and type in another precision."""
-        nodes = [n.to(dtype) for n in self.nodes]
-        tensors = {i: t.to(dtype) if t.is_floating_point() else t for i, t in self.tensors.items()}
-        return Graph(self.name, nodes, tensors, self.signature, self.history)
-
-    def with_history(self, *specs: str) -> Graph:
-        """Return the same program with its history replaced."""
-        graph = Graph.__new__(Graph)
-        graph._setup(self.name, self.structure, self.tensors, self.signature, specs)
-        return graph
+        nodes = structure if isinstance(structure, Structure) else structure_of(structure)
+        super().__init__(name, nodes, tensors, signature, history)
 
     @contextmanager
-    def edit(self, by: str) -> Iterator[Edit]:
+    def edit(self, by: str) -> Iterator[Edit[Graph]]:
         """Change a copy of the graph: `with graph.edit(by="deepen") as e: ...; new = e.graph`.
 
         The new graph is verified when the block ends without an error.
@@ -226,188 +84,5 @@ class Graph:
         return print_graph(self)
 
 
-class Edit:
-    """A graph being changed; made by `Graph.edit`.
-
-    Attributes:
-        graph: the changed graph, once the `with` block has ended.
-        touched: ids of the nodes added or changed so far.
-    """
-
-    def __init__(self, base: Graph, by: str) -> None:
-        """Start from a copy of `base`."""
-        self._base = base
-        self._by = by
-        self._draft = Draft(base.structure)
-        self._tensors = dict(base.tensors)
-        self._next = max(self._draft.by_id, default=-1) + 1
-        self._result: Graph | None = None
-        self.touched: set[int] = set()
-
-    @property
-    def graph(self) -> Graph:
-        """The changed graph.
-
-        Raises:
-            GraphError: the `with` block has not ended.
-        """
-        if self._result is None:
-            raise GraphError("the edited graph is there once the `with graph.edit(...)` block has ended")
-        return self._result
-
-    def node(self, node: int) -> Node:
-        """Return a node as it stands now."""
-        return self._draft.by_id[node]
-
-    def type_of(self, value: Value) -> Type:
-        """Return the type of a value as it stands now."""
-        return self.node(value.node).results[value.index]
-
-    def uses(self, value: Value) -> list[Use]:
-        """Return the places that use a value as things stand now, in order."""
-        return self._draft.uses(value)
-
-    def paths(self) -> set[str]:
-        """Return the paths of all modules that calls belong to or tensors are stored in, as things stand now."""
-        return self._draft.paths()
-
-    def stores(self, path: str) -> bool:
-        """Say whether a tensor is stored in a module or in one below it, as things stand now."""
-        return any(name.startswith(f"{path}.") for name in self._draft.names())
-
-    @property
-    def device(self) -> torch.device:
-        """Where the stored tensors are; the CPU if there are none."""
-        return next((t.device for t in self._tensors.values()), torch.device("cpu"))
-
-    def tensor(self, node: int) -> torch.Tensor:
-        """Return the tensor of a parameter node as it stands now."""
-        return self._tensors[node]
-
-    def add_parameter(
-        self,
-        name: str,
-        tensor: torch.Tensor,
-        *,
-        kind: str = "parameter",
-        location: Location | None = None,
-    ) -> Value:
-        """Store a new tensor under a fresh name; a number is appended where `name` is taken."""
-        taken = self._draft.names()
-        stem, number = name, 1
-        while name in taken:
-            name, number = f"{stem}_{number}", number + 1
-        trainable = kind == "parameter" and tensor.is_floating_point()
-        node = Node(
-            id=self._next,
-            op=PARAMETER,
-            results=(TensorType(tensor.dtype, tuple(tensor.shape)),),
-            parameter=Parameter((name,), kind, trainable),
-            location=location,
-            born=self._by,
-        )
-        self._tensors[node.id] = tensor.detach()
-        return self._add(node)
-
-    def call(self, op: str, *args: Argument, location: Location | None = None, **kwargs: Argument) -> Value:
-        """Add a call of an operator; the types of its results are inferred.
-
-        Args:
-            op: operator name.
-            args: arguments in schema order.
-            location: the place in the user's program it belongs to.
-            kwargs: arguments by name.
-
-        Returns:
-            Its first result; others are `Value(value.node, i)`.
-
-        Raises:
-            GraphError: the operator is unknown or rejects its operands.
-        """
-        arguments = ops.normalise(op, args, kwargs)
-        results = ops.infer_types(op, self._typed(arguments), self._base.signature.guards)
-        return self._add(Node(self._next, op, arguments, results, location=location, born=self._by))
-
-    def update(
-        self,
-        node: int,
-        *,
-        op: str | None = None,
-        arguments: Mapping[str, Argument] | None = None,
-        results: tuple[Type, ...] | None = None,
-        parameter: Parameter | None = None,
-        drop: Collection[str] = (),
-    ) -> None:
-        """Change a node in place; arguments given are merged into those it has, less those in `drop`."""
-        old = self.node(node)
-        merged = {n: a for n, a in old.arguments.items() if n not in drop} | dict(arguments or {})
-        new_op = op or old.op
-        if old.is_call:
-            merged = ops.normalise(new_op, (), merged)
-        new = replace(
-            old,
-            op=new_op,
-            arguments=merged,
-            results=old.results if results is None else results,
-            parameter=parameter or old.parameter,
-        )
-        self._draft.put(new)
-        self.touched.add(node)
-
-    def infer(self, node: int) -> None:
-        """Set the result types of a call to what its operands make them."""
-        found = self.node(node)
-        results = ops.infer_types(found.op, self._typed(found.arguments), self._base.signature.guards)
-        self.update(node, results=results)
-
-    def set_tensor(self, node: int, tensor: torch.Tensor) -> None:
-        """Replace the tensor of a parameter node; its type follows."""
-        self._tensors[node] = tensor.detach()
-        self.update(node, results=(TensorType(tensor.dtype, tuple(tensor.shape)),))
-
-    def replace_uses(self, old: Value, new: Value, only: Collection[Use] | None = None) -> None:
-        """Let the users of `old` (or the given uses of it) use `new` instead."""
-        chosen = self.uses(old) if only is None else only
-        for user in {u.node for u in chosen}:
-            places = {(u.argument, u.position) for u in chosen if u.node == user}
-
-            def swap(name: str, argument: Argument, position: tuple[int, ...] = ()) -> Argument:
-                if isinstance(argument, tuple):
-                    return tuple(swap(name, a, (*position, i)) for i, a in enumerate(argument))
-                return new if argument == old and (name, position) in places else argument  # noqa: B023
-
-            self.update(user, arguments={k: swap(k, a) for k, a in self.node(user).arguments.items()})
-
-    def remove(self, node: int) -> None:
-        """Remove a node nothing uses.
-
-        Raises:
-            GraphError: something uses it.
-        """
-        users = self._draft.users(node)
-        if users:
-            raise GraphError(f"node {node} ({self.node(node).op}) is still used", where=f"by nodes {users}")
-        self._draft.remove(node)
-        self._tensors.pop(node, None)
-        self.touched.discard(node)
-
-    def _typed(self, arguments: Mapping[str, Argument]) -> dict[str, object]:
-        def typed(argument: Argument) -> object:
-            if isinstance(argument, tuple):
-                return tuple(map(typed, argument))
-            return self.type_of(argument) if isinstance(argument, Value) else argument
-
-        return {name: typed(a) for name, a in arguments.items()}
-
-    def _add(self, node: Node) -> Value:
-        self._draft.put(node)
-        self._next += 1
-        self.touched.add(node.id)
-        return Value(node.id)
-
-    def _finish(self) -> None:
-        base = self._base
-        graph = Graph.__new__(Graph)
-        graph._setup(base.name, self._draft.finished(), self._tensors, base.signature, (*base.history, self._by))
-        verify(graph, touched=self.touched, base=base)
-        self._result = graph
+Patch = GraphPatch[Graph]
+"""A graph before and after edits, and what differs."""

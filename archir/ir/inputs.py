@@ -9,22 +9,11 @@ import torch
 
 from archir.ir.graph import Graph
 from archir.ir.guards import choose
-from archir.ir.node import Constant, Leaf, Node, Tree, Value
+from archir.ir.node import Node, Value, build
+from archir.ir.registry import operator_of
 from archir.ir.types import Size, TensorType, Type, evaluate, symbols_of
 
 _TABLES = {"aten.embedding.default": ("weight", "indices"), "aten.embedding_bag.padding_idx": ("weight", "indices")}
-_CARRIERS = frozenset(
-    f"aten.{name}"
-    for name in (
-        *("to.dtype", "to.device", "to.dtype_layout", "_to_copy.default", "clone.default", "contiguous.default"),
-        *("view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints", "unsqueeze.default"),
-        *("squeeze.dim", "squeeze.default", "transpose.int", "permute.default", "expand.default", "select.int"),
-        *("slice.Tensor", "repeat.default", "t.default", "unbind.int", "split.Tensor", "chunk.default"),
-        *("alias.default", "detach.default", "cat.default", "flip.default", "roll.default"),
-    )
-)
-"""Operators whose results hold only elements of their operand."""
-
 _NUMBERS = {"int": 2, "float": 2.0, "bool": True}
 """What an input is given that is a number of unknown value."""
 
@@ -46,9 +35,7 @@ def random_inputs(
     generator = torch.Generator().manual_seed(seed)
     values = symbol_sizes(graph, batch) | dict(sizes or {})
     tensors = [_tensor(graph, node, values, generator) for node in graph.inputs]
-    args = tuple(_nest(child, tensors) for child in graph.signature.args.children)
-    kwargs = graph.signature.kwargs
-    return args, {k: _nest(child, tensors) for k, child in zip(kwargs.keys, kwargs.children, strict=True)}
+    return build(graph.signature.args, tensors), build(graph.signature.kwargs, tensors)
 
 
 def symbol_sizes(graph: Graph, batch: int, avoid: Sequence[Mapping[str, int]] = ()) -> dict[str, int]:
@@ -103,7 +90,8 @@ def table_rows(graph: Graph, value: Value) -> int | None:
         seen.add(current)
         for use in graph.uses(current):
             user = graph.node(use.node)
-            if user.op in _CARRIERS:
+            known = operator_of(user.op)
+            if known.moves and use.argument in known.linear:
                 waiting += [Value(user.id, i) for i in range(len(user.results))]
             else:
                 found += _rows(graph, user, use.argument, use.position)
@@ -129,14 +117,3 @@ def _size(graph: Graph, table: object, axis: int) -> list[int]:
     type_ = graph.type_of(table) if isinstance(table, Value) else None
     size = type_.shape[axis] if isinstance(type_, TensorType) else None
     return [size] if isinstance(size, int) else []
-
-
-def _nest(leaf: Leaf, tensors: list[object]) -> Any:
-    if isinstance(leaf, Constant):
-        return leaf.value
-    if isinstance(leaf, Tree):
-        children = [_nest(child, tensors) for child in leaf.children]
-        if leaf.kind == "dict":
-            return dict(zip(leaf.keys, children, strict=True))
-        return tuple(children) if leaf.kind == "tuple" else children
-    return tensors[leaf]

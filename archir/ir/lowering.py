@@ -15,24 +15,21 @@ import keyword
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from archir.errors import GraphError
 from archir.ir import ops
 from archir.ir.arguments import fixed, parts
+from archir.ir.data import GraphData
 from archir.ir.entry import entry_check
 from archir.ir.execute import is_factory, mode_argument, returns_sequence
-from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Value
+from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Value, fold
+from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.types import TensorType
-
-if TYPE_CHECKING:
-    from archir.ir.graph import Graph
-
-BATCH_NORM = "aten.batch_norm.default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ class Lowered:
     scope: dict[str, object]
 
 
-def batch_counter(graph: Graph, node: Node) -> Node | None:
+def batch_counter(graph: GraphData, node: Node) -> Node | None:
     """Return what counts the batches a batch normalisation has seen, None if that is not stored.
 
     Args:
@@ -103,7 +100,7 @@ def place(tree: ast.AST, line: int) -> None:
             part.col_offset = part.end_col_offset = 0
 
 
-def lower(graph: Graph) -> Lowered:
+def lower(graph: GraphData) -> Lowered:
     """Return the `forward` of a graph, a method of a module that holds its tensors and flags under their names."""
     return _Lowering(graph).lowered()
 
@@ -111,7 +108,7 @@ def lower(graph: Graph) -> Lowered:
 class _Lowering:
     """What has been written so far."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: GraphData) -> None:
         self._graph = graph
         self._scope: dict[str, object] = {}
         self._statements: list[ast.stmt] = []
@@ -180,7 +177,7 @@ class _Lowering:
             if leaf.kind == "dict":
                 keys = ast.Tuple([ast.Constant(key) for key in leaf.keys], ast.Load())
             opened = self._assign(self._fresh("parts"), self._call_global(parts, source, keys, shown))
-            for key, child in _items(leaf):
+            for key, child in leaf.items():
                 part = ast.Subscript(ast.Name(opened, ast.Load()), ast.Constant(key), ast.Load())
                 self._unpack(child, name, part, (*path, key))
         else:
@@ -188,14 +185,12 @@ class _Lowering:
             self._names[node.id] = self._assign(node.name, source) if path else name
 
     def _structure(self, leaf: Leaf, outputs: Sequence[ast.expr]) -> ast.expr:
-        if isinstance(leaf, Constant):
-            return self._constant(leaf.value)
-        if isinstance(leaf, int):
-            return outputs[leaf]
-        children = [self._structure(child, outputs) for child in leaf.children]
-        if leaf.kind == "dict":
-            return ast.Dict([ast.Constant(key) for key in leaf.keys], children)
-        return (ast.Tuple if leaf.kind == "tuple" else ast.List)(children, ast.Load())
+        def join(tree: Tree, children: list[ast.expr]) -> ast.expr:
+            if tree.kind == "dict":
+                return ast.Dict([ast.Constant(key) for key in tree.keys], children)
+            return (ast.Tuple if tree.kind == "tuple" else ast.List)(children, ast.Load())
+
+        return fold(leaf, lambda end: self._constant(end.value) if isinstance(end, Constant) else outputs[end], join)
 
     # calls
 
@@ -313,11 +308,7 @@ class _Lowering:
         return name
 
 
-def _items(tree: Tree) -> Iterator[tuple[str | int, Leaf]]:
-    return zip(tree.keys if tree.kind == "dict" else range(len(tree.children)), tree.children, strict=True)
-
-
-def _last_uses(graph: Graph) -> dict[int, list[int]]:
+def _last_uses(graph: GraphData) -> dict[int, list[int]]:
     """Return by call which inputs and calls are not used after it, itself if nothing uses it."""
     last = {node.id: node.id for node in (*graph.inputs, *graph.calls)}
     for node in (*graph.calls, graph.output):

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from archir.errors import GraphError
+from archir.ir.data import GraphData
 from archir.ir.execute import mode_argument
 from archir.ir.lowering import Lowered, lower, place
-
-if TYPE_CHECKING:
-    from archir.ir.graph import Graph
-
 
 LOWERED = "archir lowering of "
 """How the name of the file begins that the forward of a graph's module says it is from."""
 
 
-def to_module(graph: Graph) -> nn.Module:
+def to_module(graph: GraphData) -> nn.Module:
     """Return a live module that computes what the graph says.
 
     State-dict keys are the original ones; tied tensors are one `nn.Parameter` under all their names.
@@ -79,7 +76,7 @@ class Source:
         return self.text
 
 
-def _fill(root: nn.Module, graph: Graph) -> None:
+def _fill(root: nn.Module, graph: GraphData) -> None:
     for node in graph.parameters:
         assert node.parameter is not None
         tensor = graph.tensors[node.id].detach().clone()

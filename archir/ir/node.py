@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 
@@ -231,6 +232,10 @@ class Tree:
         if len(set(self.keys)) != (len(self.children) if self.kind == "dict" else 0):
             raise GraphError(f"a {self.kind} of {len(self.children)} has the keys {list(self.keys)}")
 
+    def items(self) -> tuple[tuple[str | int, Leaf], ...]:
+        """Return the subtrees with their keys, or with their numbers where it is no dict."""
+        return tuple(zip(self.keys if self.kind == "dict" else range(len(self.children)), self.children, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Constant:
@@ -240,6 +245,57 @@ class Constant:
 
 
 Leaf = Tree | Constant | int
+
+_T = TypeVar("_T")
+
+
+def fold(leaf: Leaf, end: Callable[[int | Constant], _T], join: Callable[[Tree, list[_T]], _T]) -> _T:
+    """Return what `join` makes of each tree and of what was made of its subtrees, which end in what `end` makes."""
+    if isinstance(leaf, Tree):
+        return join(leaf, [fold(child, end, join) for child in leaf.children])
+    return end(leaf)
+
+
+def leaves(leaf: Leaf) -> list[int | Constant]:
+    """Return what a nesting ends in, in order."""
+    return fold(leaf, lambda end: [end], lambda _, ends: [end for part in ends for end in part])
+
+
+def build(leaf: Leaf, parts: Sequence[Any]) -> Any:
+    """Return tuples, lists and dicts that are nested so, with the parts where their numbers are."""
+
+    def join(tree: Tree, children: list[Any]) -> Any:
+        if tree.kind == "dict":
+            return dict(zip(tree.keys, children, strict=True))
+        return tuple(children) if tree.kind == "tuple" else children
+
+    return fold(leaf, lambda end: end.value if isinstance(end, Constant) else parts[end], join)
+
+
+def texts(leaf: Leaf) -> list[str]:
+    """Return the keys of a nesting and the constants in it that are texts."""
+
+    def end(found: int | Constant) -> list[str]:
+        return [found.value] if isinstance(found, Constant) and isinstance(found.value, str) else []
+
+    return fold(leaf, end, lambda tree, parts: [*tree.keys, *(text for part in parts for text in part)])
+
+
+def flatten(leaf: Leaf, value: Any) -> list[tuple[int | Constant, Any]]:
+    """Return each end of a nesting with what is there in a value that is nested so, as `build` nests it.
+
+    Raises:
+        GraphError: the value is nested otherwise.
+    """
+    if not isinstance(leaf, Tree):
+        return [(leaf, value)]
+    try:
+        parts = [value[key] for key, _ in leaf.items()]
+        if len(value) != len(parts):
+            raise IndexError(len(value))
+    except (KeyError, IndexError, TypeError) as error:
+        raise GraphError(f"a {type(value).__name__} is not nested as a {leaf.kind} of {len(leaf.children)}") from error
+    return [found for child, part in zip(leaf.children, parts, strict=True) for found in flatten(child, part)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,12 +323,6 @@ class Signature:
             check_keyword(name)
         if len(self.guards) > MOST_GUARDS:
             raise GraphError(f"a graph has {len(self.guards)} guards", why=f"more than {MOST_GUARDS} are refused")
-        waiting: list[Leaf] = [*self.args.children, *self.kwargs.children]
-        while waiting:
-            leaf = waiting.pop()
-            if isinstance(leaf, Tree):
-                waiting += leaf.children
-            texts = leaf.keys if isinstance(leaf, Tree) else (getattr(leaf, "value", None),)
-            for text in texts:
-                if isinstance(text, str):
-                    check_text(text)
+        for leaf in (*self.args.children, *self.kwargs.children):
+            for text in texts(leaf):
+                check_text(text)

@@ -78,13 +78,6 @@ def freeze(value: object) -> object:
     return tuple(freeze(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-@cache
-def is_pointwise(op: str) -> bool:
-    """Say whether every element of the result depends on one element of each (broadcast) operand."""
-    target = function(op)
-    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
-
-
 def normalise(op: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by schema name, in schema order, those equal to their defaults left out.
 

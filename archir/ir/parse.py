@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -94,7 +94,7 @@ class _Parser:
             else:
                 raise scanner.unexpected("a call, a declaration or `return`")
         outputs: list[Value] = []
-        result = self._tree(lambda: self._output(outputs))
+        result = self._reader.tree(lambda: self._output(outputs))
         self._add(Node(0, OUTPUT, {str(i): v for i, v in enumerate(outputs)}))
         scanner.expect("}")
         if scanner.peek().kind != "end":
@@ -346,41 +346,19 @@ class _Parser:
             if key.kind not in ("word", "quoted") or scanner.peek(1).text != "=":
                 if kwargs:
                     raise scanner.error(key, "arguments without a name come first")
-                args.append(self._tree(lambda: self._input(used)))
+                args.append(self._reader.tree(lambda: self._input(used)))
                 return
             name = self._reader.name("an argument")
             with scanner.blaming(key):
                 check_keyword(name)
             scanner.expect("=")
-            kwargs[name] = self._tree(lambda: self._input(used))
+            kwargs[name] = self._reader.tree(lambda: self._input(used))
 
         scanner.expect("(")
         self._reader.items(")", read)
         if sorted(used) != list(range(len(self._inputs))):
             raise scanner.error(token, "each input stands once in `call`", mend=f"inputs: {', '.join(self._inputs)}")
         return Tree("tuple", tuple(args)), Tree("dict", tuple(kwargs.values()), tuple(kwargs))
-
-    def _tree(self, leaf: Callable[[], Leaf]) -> Leaf:
-        children: list[Leaf] = []
-        keys: list[str] = []
-        token = self._scanner.peek()
-
-        def entry() -> None:
-            if self._scanner.peek().kind != "string":
-                raise self._scanner.unexpected('a key, "name"')
-            keys.append(str(self._reader.constant()))
-            self._scanner.expect(":")
-            children.append(self._tree(leaf))
-
-        if self._scanner.accept("{"):
-            self._reader.items("}", entry)
-            with self._scanner.blaming(token):
-                return Tree("dict", tuple(children), tuple(keys))
-        for kind, opening, close in (("tuple", "(", ")"), ("list", "[", "]")):
-            if self._scanner.accept(opening):
-                self._reader.items(close, lambda: children.append(self._tree(leaf)))
-                return Tree(kind, tuple(children))
-        return leaf()
 
     def _input(self, used: list[int]) -> Leaf:
         token = self._scanner.peek()

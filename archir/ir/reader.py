@@ -11,7 +11,7 @@ import torch
 
 from archir.errors import ParseError
 from archir.ir.guards import Guard, parse_guard
-from archir.ir.node import MOST_GUARDS, Location, Parameter, Scalar
+from archir.ir.node import MOST_GUARDS, Leaf, Location, Parameter, Scalar, Tree
 from archir.ir.scanner import Scanner, Token
 from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, parse_dtype, parse_size, symbol, symbols_of
 from archir.ir.words import (
@@ -219,6 +219,36 @@ class Reader:
             why = f"more than {MOST_GUARDS} are refused"
             raise self.scanner.error(pieces[0], f"a graph has {len(pieces)} guards", why=why)
         return tuple(self._converted(piece, parse_guard) for piece in pieces)
+
+    def tree(self, leaf: Callable[[], Leaf]) -> Leaf:
+        """Read tuples, lists and dicts.
+
+        Args:
+            leaf: reads what they end in.
+
+        Raises:
+            ParseError: a key is missing or stands twice, or a bracket is not closed.
+        """
+        children: list[Leaf] = []
+        keys: list[str] = []
+        token = self.scanner.peek()
+
+        def entry() -> None:
+            if self.scanner.peek().kind != "string":
+                raise self.scanner.unexpected('a key, "name"')
+            keys.append(str(self.constant()))
+            self.scanner.expect(":")
+            children.append(self.tree(leaf))
+
+        if self.scanner.accept("{"):
+            self.items("}", entry)
+            with self.scanner.blaming(token):
+                return Tree("dict", tuple(children), tuple(keys))
+        for kind, opening, close in (("tuple", "(", ")"), ("list", "[", "]")):
+            if self.scanner.accept(opening):
+                self.items(close, lambda: children.append(self.tree(leaf)))
+                return Tree(kind, tuple(children))
+        return leaf()
 
     def history_note(self) -> tuple[str, ...]:
         """Read the `#:` comment that tells the passes applied, if there is one.

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-_LAYERS = frozenset(f"aten.{cell}.input" for cell in ("lstm", "gru", "rnn_tanh", "rnn_relu"))
+from archir.ir.operators.operator import Kind
+from archir.ir.registry import operator_of
 
 
 def one_step(op: str, values: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
@@ -25,7 +26,8 @@ def one_step(op: str, values: Mapping[str, Any]) -> tuple[Mapping[str, Any], int
         The operands, and the length; None, and the operands as they are, where nothing is cut.
     """
     x, axis = values.get("input"), _axis(values)
-    if op not in _LAYERS or not isinstance(x, torch.Tensor) or x.dim() != 3 or x.shape[axis] < 2:
+    layer = operator_of(op).kind is Kind.RECURRENT
+    if not layer or not isinstance(x, torch.Tensor) or x.dim() != 3 or x.shape[axis] < 2:
         return values, None
     return {**values, "input": x.narrow(axis, 0, 1)}, x.shape[axis]
 

@@ -12,26 +12,44 @@ from archir.errors import GraphError, ParseError
 SHOWN = 160
 """The longest piece of a line that an error shows."""
 
-_BLANK = re.compile(r"(?:\s+|#(?!:)[^\n]*)*")
-_TOKEN = re.compile(
-    r"""(?P<note>\#:[^\n]*)
-      | (?P<string>"(?:[^"\\\n]|\\.)*")
-      | (?P<path>@(?:`[^`\n]*`|\w+(?:\.\w+)*))
-      | (?P<value>%\d+(?:\.\d+)?)
-      | (?P<number>-?(?:\d+\.\d*(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+|\d+|inf\b|nan\b))
-      | (?P<word>[^\W\d]\w*(?:\.\w+)*(?::\d+)?)
-      | (?P<quoted>`[^`\n]*`)
-      | (?P<mark>[()\[\]{},:=])
-      | (?P<unknown>\S)""",
-    re.VERBOSE,
+
+class Grammar(NamedTuple):
+    """What the words of a text are.
+
+    Attributes:
+        blank: what is passed over, comments too.
+        token: the words; the name of the group that matches is the kind.
+    """
+
+    blank: re.Pattern[str]
+    token: re.Pattern[str]
+
+
+STRING = r"""(?P<string>"(?:[^"\\\n]|\\.)*")"""
+GRAPHS = Grammar(
+    re.compile(r"(?:\s+|#(?!:)[^\n]*)*"),
+    re.compile(
+        rf"""(?P<note>\#:[^\n]*)
+          | {STRING}
+          | (?P<path>@(?:`[^`\n]*`|\w+(?:\.\w+)*))
+          | (?P<value>%\d+(?:\.\d+)?)
+          | (?P<number>-?(?:\d+\.\d*(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+|\d+|inf\b|nan\b))
+          | (?P<word>[^\W\d]\w*(?:\.\w+)*(?::\d+)?)
+          | (?P<quoted>`[^`\n]*`)
+          | (?P<mark>[()\[\]{{}},:=])
+          | (?P<unknown>\S)""",
+        re.VERBOSE,
+    ),
 )
+"""Of the text form of a graph, in which `#:` comments are words."""
 
 
 class Token(NamedTuple):
     """A word of a text.
 
     Attributes:
-        kind: `note`, `string`, `path`, `value`, `number`, `word`, `quoted`, `mark`, `unknown` or `end`.
+        kind: `note`, `string`, `path`, `value`, `number`, `word`, `quoted`, `mark`, `unknown` or `end`; a grammar need
+            not have all of them.
         text: the word.
         start: offset of its first character.
     """
@@ -42,11 +60,12 @@ class Token(NamedTuple):
 
 
 class Scanner:
-    """A place in a text. Blanks and comments are passed over; `#:` comments are tokens of the kind `note`."""
+    """A place in a text."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, grammar: Grammar = GRAPHS) -> None:
         """Start at the beginning of a text."""
         self._text = text
+        self._grammar = grammar
         self._at = 0
 
     def peek(self, ahead: int = 0) -> Token:
@@ -118,16 +137,24 @@ class Scanner:
 
     def error(self, token: Token, what: str, *, why: str = "", mend: str = "") -> ParseError:
         """Return an error at a token: its line and column, the line, and a caret under the token."""
-        before = self._text[: token.start]
-        number, column = before.count("\n") + 1, token.start - (before.rfind("\n") + 1)
-        line = self._text[token.start - column :].partition("\n")[0]
+        number, column = self._position(token)
+        shown = "\n    ".join(self.pointed(token))
+        return ParseError(what, where=f"line {number}, column {column + 1}\n    {shown}", why=why, mend=mend)
+
+    def pointed(self, token: Token) -> tuple[str, str]:
+        """Return the line a token stands in, or a piece of it, and a line with carets under the token."""
+        _, column = self._position(token)
+        line = self._text[token.start - column :].partition("\n")[0].replace("\t", " ")
         bare = line.partition("  #:")[0]
         shown = bare if column < len(bare) else line
         first = max(0, column - SHOWN // 2) if len(shown) > SHOWN else 0
-        shown = shown[first : first + SHOWN]
-        caret = " " * (column - first) + "^" * max(1, min(len(token.text), SHOWN - (column - first)))
-        where = f"line {number}, column {column + 1}\n    {shown}\n    {caret}"
-        return ParseError(what, where=where, why=why, mend=mend)
+        carets = "^" * max(1, min(len(token.text), SHOWN - (column - first)))
+        return shown[first : first + SHOWN], " " * (column - first) + carets
+
+    def _position(self, token: Token) -> tuple[int, int]:
+        """Return the line of a token, counted from 1, and its column, counted from 0."""
+        before = self._text[: token.start]
+        return before.count("\n") + 1, token.start - (before.rfind("\n") + 1)
 
     @contextmanager
     def blaming(self, token: Token) -> Iterator[None]:
@@ -142,12 +169,11 @@ class Scanner:
             raise self.error(token, error.what, why=error.why, mend=error.mend) from error
 
     def _token(self, at: int) -> Token:
-        blank = _BLANK.match(self._text, at)
-        start = blank.end() if blank else at
-        found = _TOKEN.match(self._text, start)
+        blank = self._grammar.blank.match(self._text, at)
+        found = self._grammar.token.match(self._text, blank.end() if blank else at)
         if found is None:
-            return Token("end", "", len(self._text.rstrip()))
-        return Token(found.lastgroup or "", found.group(), start)
+            return Token("end", "", at)
+        return Token(found.lastgroup or "", found.group(), found.start())
 
 
 def _short(text: str) -> str:

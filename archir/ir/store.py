@@ -10,19 +10,16 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from archir.errors import FileError
+from archir.ir.data import GraphData
 from archir.ir.files import replacing
 from archir.ir.text import print_graph
 from archir.ir.types import DTYPES, dtype_name
-
-if TYPE_CHECKING:
-    from archir.ir.graph import Graph
 
 FORMAT = "archir"
 VERSION = "1"
@@ -30,7 +27,7 @@ _RARE = ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e4m3fnuz", "floa
 _STORED = {*DTYPES.values(), *(getattr(torch, name) for name in _RARE)} - {torch.complex128}
 
 
-def save(graph: Graph, path: str | os.PathLike[str]) -> None:
+def save(graph: GraphData, path: str | os.PathLike[str]) -> None:
     """Write a graph to a file; the file appears whole or not at all, and is on disk when this returns.
 
     Args:

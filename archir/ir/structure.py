@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping, Set
 from functools import cached_property
-from types import MappingProxyType
 
 import networkx as nx
 
 from archir.errors import GraphError
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Node, Use, Value
+from archir.ir.overlay import copy_of, frozen
 
 _RANK = {INPUT: 0, PARAMETER: 1, OUTPUT: 3}
 
@@ -27,12 +27,50 @@ class Structure:
 
     def __init__(self, by_id: Mapping[int, Node], users: Mapping[int, _Users]) -> None:
         """Take over nodes and users, which nobody may change afterwards."""
-        self.by_id = MappingProxyType(by_id)
-        self.users = MappingProxyType(users)
+        self.by_id = frozen(by_id)
+        self.users = frozen(users)
 
     def uses(self, value: Value) -> list[Use]:
         """Return all places that use a value, in order of node id and argument."""
         return _sorted_uses(self.users, value)
+
+    def draft(self) -> tuple[MutableMapping[int, Node], MutableMapping[int, _Users]]:
+        """Return copies of the nodes and users that may be changed."""
+        return copy_of(self.by_id), copy_of(self.users)
+
+    @cached_property
+    def inputs(self) -> tuple[int, ...]:
+        """The ids of the input nodes, in order."""
+        return tuple(sorted(i for i, node in self.by_id.items() if node.op == INPUT))
+
+    @cached_property
+    def output(self) -> int:
+        """The id of the output node."""
+        return next(i for i, node in self.by_id.items() if node.op == OUTPUT)
+
+    @cached_property
+    def next_id(self) -> int:
+        """An id above all that nodes have, or had before edits removed them."""
+        return max(self.by_id, default=-1) + 1
+
+    @cached_property
+    def names(self) -> Mapping[str, int]:
+        """The parameter node of every name of a stored tensor."""
+        return {name: i for i, n in self.by_id.items() if n.parameter for name in n.parameter.names}
+
+    @cached_property
+    def paths(self) -> Set[str]:
+        """The paths of all modules that calls belong to or tensors are stored in, and of those these are in."""
+        return _paths(self.by_id.values())
+
+    @cached_property
+    def rank(self) -> Mapping[int, int]:
+        """The position of each node in the topological order.
+
+        Raises:
+            GraphError: there is a cycle.
+        """
+        return {id_: i for i, id_ in enumerate(self.order)}
 
     @cached_property
     def order(self) -> tuple[int, ...]:
@@ -60,15 +98,6 @@ class Structure:
         if len(found) < len(keys):
             raise GraphError("the graph has a cycle", where=str(nx.find_cycle(self.networkx)))
         return tuple(found)
-
-    @cached_property
-    def rank(self) -> Mapping[int, int]:
-        """Position of each node in the topological order, by id.
-
-        Raises:
-            GraphError: there is a cycle.
-        """
-        return {id_: i for i, id_ in enumerate(self.order)}
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
@@ -111,26 +140,33 @@ class Structure:
 class Draft:
     """Nodes and their users while they are changed.
 
-    While no operand changes, the order is that of the structure it started from.
-
     Attributes:
         by_id: the nodes.
+        next_id: an id that no node has had.
+        touched: ids of the nodes added or changed so far.
+        rewired: those of them whose operands differ from those they had.
+        removed: ids of the nodes of the structure it started from that are gone.
     """
 
     def __init__(self, base: Structure) -> None:
         """Start from a structure, which stays as it is."""
-        self._base: Structure | None = base
-        self.by_id = dict(base.by_id)
-        self._users = dict(base.users)
+        self._base = base
+        self.by_id, self._users = base.draft()
+        self.next_id = base.next_id
+        self.touched: set[int] = set()
+        self.rewired: set[int] = set()
+        self.removed: set[int] = set()
 
     def put(self, node: Node) -> None:
         """Add a node, or put it in the place of that with its id."""
         old = self.by_id.get(node.id)
         self.by_id[node.id] = node
+        self.touched.add(node.id)
+        self.next_id = max(self.next_id, node.id + 1)
         was, now = old.operands() if old else (), node.operands()
         if old and was == now:
             return
-        self._base = None
+        self.rewired.add(node.id)
         for id_ in {value.node for _, value in was}:
             self._users[id_] = tuple((use, i) for use, i in self._users[id_] if use.node != node.id)
         for use, value in now:
@@ -138,8 +174,11 @@ class Draft:
 
     def remove(self, id_: int) -> None:
         """Remove a node that nothing uses."""
-        self._base = None
         self.put(Node(id_, self.by_id[id_].op))
+        self.touched.discard(id_)
+        self.rewired.discard(id_)
+        if id_ in self._base.by_id:
+            self.removed.add(id_)
         del self.by_id[id_]
 
     def uses(self, value: Value) -> list[Use]:
@@ -150,20 +189,26 @@ class Draft:
         """Return the ids of the nodes that use any result of a node, in order."""
         return sorted({use.node for use, _ in self._users.get(id_, ())})
 
-    def names(self) -> set[str]:
-        """Return the names of all stored tensors."""
-        return {name for node in self.by_id.values() if node.parameter for name in node.parameter.names}
+    def is_name(self, name: str) -> bool:
+        """Say whether a stored tensor has a name."""
+        near = {i for i in self.touched if self.by_id[i].parameter} | {self._base.names.get(name, -1)}
+        found = (self.by_id[i].parameter for i in near if i in self.by_id)
+        return any(p is not None and name in p.names for p in found)
 
-    def paths(self) -> set[str]:
-        """Return the paths of all modules that calls belong to or tensors are stored in."""
-        places = {node.location.module for node in self.by_id.values() if node.location}
-        places |= {name.rpartition(".")[0] for name in self.names()}
-        found: set[str] = set()
-        for path in places:
-            while path and path not in found:
-                found.add(path)
-                path = path.rpartition(".")[0]
-        return found
+    def stores(self, path: str) -> bool:
+        """Say whether a tensor is stored in a module or in one below it."""
+        stem = f"{path}."
+        added = (n for i in self.touched if (p := self.by_id[i].parameter) for n in p.names)
+        kept = (n for n, i in self._base.names.items() if n.startswith(stem) and i in self.by_id)
+        return any(n.startswith(stem) for n in added) or any(True for _ in kept)
+
+    def is_path(self, path: str) -> bool:
+        """Say whether calls belong to a module or tensors are stored in it, or did before they went."""
+        return path in self._base.paths or path in _paths(self.by_id[i] for i in self.touched)
+
+    def paths(self) -> Set[str]:
+        """Return the paths of all modules that calls belong to or tensors are stored in, or did before they went."""
+        return self._base.paths | _paths(self.by_id[i] for i in self.touched)
 
     def finished(self) -> Structure:
         """Return the structure; the draft is of no use afterwards.
@@ -172,9 +217,25 @@ class Draft:
             GraphError: there is a cycle in the structure it started from.
         """
         structure = Structure(self.by_id, self._users)
-        if self._base is not None:
+        structure.next_id = self.next_id
+        if not self.removed.intersection(self._base.inputs):
+            structure.inputs = self._base.inputs
+        if self._base.output in self.by_id:
+            structure.output = self._base.output
+        if not self.rewired and not self.removed:
             structure.order = self._base.order
         return structure
+
+
+def _paths(nodes: Iterable[Node]) -> Set[str]:
+    found: set[str] = set()
+    for node in nodes:
+        names = node.parameter.names if node.parameter else ()
+        for path in (*(n.rpartition(".")[0] for n in names), node.location.module if node.location else ""):
+            while path and path not in found:
+                found.add(path)
+                path = path.rpartition(".")[0]
+    return found
 
 
 def structure_of(nodes: Iterable[Node]) -> Structure:

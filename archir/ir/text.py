@@ -19,18 +19,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 import torch
 
 from archir.errors import GraphError
 from archir.ir import ops
-from archir.ir.node import INPUT, PARAMETER, Argument, Constant, Leaf, Node, Parameter, Signature, Tree, Value
+from archir.ir.data import GraphData
+from archir.ir.node import INPUT, PARAMETER, Argument, Constant, Leaf, Node, Parameter, Signature, Tree, Value, fold
 from archir.ir.types import TensorType, Type, dtype_name
 from archir.ir.words import show_constant, show_kind, show_name, show_path
-
-if TYPE_CHECKING:
-    from archir.ir.graph import Graph
 
 _WIDEST = 100
 """Lines longer than this do not move the column of types."""
@@ -40,7 +37,7 @@ AxisNames = Mapping[int, tuple[tuple[str, ...], ...]]
 
 
 def print_graph(
-    graph: Graph,
+    graph: GraphData,
     *,
     names: AxisNames | None = None,
     comments: Mapping[int, str] | None = None,
@@ -68,7 +65,7 @@ def plain_signature(inputs: int, result: Leaf) -> Signature:
 class _Printer:
     """What has been introduced so far while a graph is printed from top to bottom."""
 
-    def __init__(self, graph: Graph, names: AxisNames, comments: Mapping[int, str], full: bool) -> None:
+    def __init__(self, graph: GraphData, names: AxisNames, comments: Mapping[int, str], full: bool) -> None:
         self._graph = graph
         self._names = names
         self._comments = comments
@@ -179,18 +176,16 @@ class _Printer:
         return self._argument(self._graph.output.arguments[str(number)])
 
     def _tree(self, tree: Leaf, leaf: Callable[[int], str]) -> str:
-        if isinstance(tree, Constant):
-            return show_constant(tree.value)
-        if not isinstance(tree, Tree):
-            return leaf(tree)
-        children = [self._tree(child, leaf) for child in tree.children]
-        if tree.kind == "dict":
-            pairs = (f"{show_constant(k)}: {c}" for k, c in zip(tree.keys, children, strict=True))
-            return f"{{{', '.join(pairs)}}}"
-        inside = ", ".join(children)
-        if tree.kind == "list":
-            return f"[{inside}]"
-        return f"({inside},)" if len(children) == 1 else f"({inside})"
+        def join(tree: Tree, children: list[str]) -> str:
+            if tree.kind == "dict":
+                pairs = (f"{show_constant(k)}: {c}" for k, c in zip(tree.keys, children, strict=True))
+                return f"{{{', '.join(pairs)}}}"
+            inside = ", ".join(children)
+            if tree.kind == "list":
+                return f"[{inside}]"
+            return f"({inside},)" if len(children) == 1 else f"({inside})"
+
+        return fold(tree, lambda end: show_constant(end.value) if isinstance(end, Constant) else leaf(end), join)
 
     def _note(self, node: Node) -> str:
         if not self._full:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import cast
 
 from archir.ir import ops
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Argument, Location, Node, Parameter, Value, map_values
 from archir.ir.types import ScalarType, TensorType
 from archir.rewrite.equations import Miss
@@ -155,7 +156,7 @@ def _moved(node: Node, block: Block, path: str) -> Location | None:
     return replace(place, module=path + place.module[len(block.path) :])
 
 
-def _fresh_path(path: str, taken: set[str]) -> str:
+def _fresh_path(path: str, taken: Set[str]) -> str:
     """Return the path of a copy: the next free number in a numbered container, else the path with `_copy` appended."""
     container, _, last = path.rpartition(".")
     stem = f"{container}." if container else ""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from archir.errors import PassError
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
+from archir.ir.patch import no_patch
 from archir.rewrite.equations import Miss
-from archir.rewrite.morphism import Morphism, Pass, Site
-from archir.rewrite.pipeline import apply_passes
+from archir.rewrite.morphism import Morphism
+from archir.rewrite.passes import Pass
 from archir.rewrite.reference import Later
 from archir.rewrite.spec import format_specs
 
 
 @dataclass(frozen=True)
-class Compose(Morphism):
+class Compose(Morphism[Patch]):
     """Apply rewrites one after another, each named as in the graph the one before it has made.
 
     It is scored as one: what all steps bring is learned together, and Δ is exact for all of them together.
@@ -33,30 +33,30 @@ class Compose(Morphism):
 
     steps: tuple[Pass, ...] = ()
 
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield the composite itself, where it applies."""
-        if self.steps and self.match(graph) is None:
-            yield Site(format_specs(self.steps), (self,))
+    @property
+    def label(self) -> str:
+        """The steps."""
+        return format_specs(self.steps)
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why a step does not apply, or None if all do."""
+    def candidates(self, graph: Graph) -> tuple[Self, ...]:
+        """Return the composite itself."""
+        return (self,)
+
+    def match(self, graph: Graph) -> Patch | Miss:
+        """Return what all steps change, or why one does not apply."""
         if not self.steps:
             return Miss("a composite needs steps")
-        try:
-            apply_passes(graph, self.steps)
-        except PassError as error:
-            return Miss(f"{error.what}: {error.why}" if error.why else error.what)
-        return None
+        found = no_patch(graph)
+        for step in self.steps:
+            try:
+                found = found.then(step.patch(found.after))
+            except PassError as error:
+                return Miss(f"{error.what}: {error.why}" if error.why else error.what)
+        return found
 
-    def apply(self, graph: Graph) -> Graph:
-        """Return the graph after all steps.
-
-        Raises:
-            PassError: there are no steps, or one of them does not apply.
-        """
-        if not self.steps:
-            raise PassError("compose does not apply", why="a composite needs steps")
-        return apply_passes(graph, self.steps)
+    def rewrite(self, graph: Graph, found: Patch) -> Patch:
+        """Return what all steps change."""
+        return found
 
     def followed(self, later: Later) -> Self:
         """Return the same as it is written in a later graph: every step is done in both.

@@ -15,34 +15,15 @@ from enum import Enum
 
 import torch
 
-from archir.axes.rules.reshape import PERMUTATIONS
-from archir.ir import ops
 from archir.ir.execute import call
 from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Argument, Node, Value
+from archir.ir.operators.operator import SUMMANDS, Kind, Movement
+from archir.ir.registry import operator_of
 from archir.ir.types import TensorType
 from archir.rewrite.block import Block
 from archir.rewrite.equations import Miss
-from archir.rewrite.relations.movement import MOVES
-from archir.rewrite.surroundings import CONVOLUTIONS, NORMS, short_name
-
-_LINEAR = frozenset({"linear", *CONVOLUTIONS})
-_AFFINE = NORMS | {"_native_batch_norm_legit_no_training"}
-_PRODUCTS = frozenset({"mul", "matmul", "mm", "bmm"})
-_SUMS = frozenset({"add", "sub"})
-_JOINS = frozenset({"cat", "stack"})
-_MOVES = (
-    frozenset(MOVES)
-    | {op.split(".")[1] for op in PERMUTATIONS}
-    | {"split", "split_with_sizes", "chunk", "slice", "narrow", "sum", "mean", "pad"}
-)
-"""Calls whose results are nought where their first operand is."""
-
-_SAME = frozenset(
-    {"contiguous", "clone", "alias", "lift_fresh", "lift_fresh_copy", "to", "_to_copy", "type_as"}
-    | {"reshape", "view", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"}
-)
-"""Calls that keep all numbers and their order, unless they change the element type."""
+from archir.rewrite.surroundings import LAYERS, kind_of, short_name
 
 _DEEPEST = 64
 """Most calls that are looked through for the range of a value."""
@@ -103,7 +84,7 @@ def is_residual(graph: Graph, block: Block) -> bool:
     type_ = graph.type_of(block.out)
     for node in block.calls:
         made = [v for _, v in node.operands() if graph.node(v.node).op != PARAMETER and graph.type_of(v) == type_]
-        if short_name(node) in _SUMS and node.results[0] == type_ and len(made) == 2:
+        if operator_of(node.op).linear == SUMMANDS and node.results[0] == type_ and len(made) == 2:
             return True
     return False
 
@@ -125,7 +106,7 @@ def run(graph: Graph, block: Block, source: Value, noughts: frozenset[int]) -> M
 
 
 def _state(graph: Graph, block: Block, node: Node, states: Mapping[Value, State]) -> State:
-    name = short_name(node)
+    known, layer = operator_of(node.op), kind_of(node) in LAYERS
 
     def of(argument: Argument) -> State:
         return states.get(argument, State.OTHER) if isinstance(argument, Value) else State.OTHER
@@ -135,26 +116,26 @@ def _state(graph: Graph, block: Block, node: Node, states: Mapping[Value, State]
         return all(a is None or of(a) is State.NOUGHT for a in given)
 
     first = next(iter(node.arguments.values()), None)
-    if name in _LINEAR | _AFFINE:
+    if layer or known.kind is Kind.NORM:
         by_weight = node.arguments.get("weight") is not None and nought("weight", "bias")
-        return State.NOUGHT if by_weight or (name in _LINEAR and nought("input", "bias")) else State.OTHER
-    if name == "addmm":
+        return State.NOUGHT if by_weight or (layer and nought("input", "bias")) else State.OTHER
+    if short_name(node) == "addmm":
         both = nought("self") and (nought("mat1") or nought("mat2"))
         return State.NOUGHT if both else State.OTHER
-    if name in _PRODUCTS:
-        if any(of(v) is State.NOUGHT for _, v in node.operands()):
+    if _is_product(node):
+        if any(of(v) is State.NOUGHT for u, v in node.operands() if u.argument in known.multilinear):
             return State.NOUGHT
-    elif name in _SUMS:
+    elif known.linear == SUMMANDS:
         one, other = of(node.arguments["self"]), of(node.arguments["other"])
         if one is other is State.NOUGHT:
             return State.NOUGHT
-        commutes = name == "add" and "alpha" not in node.arguments
+        commutes = short_name(node) == "add" and "alpha" not in node.arguments
         for skip, branch in (("self", "other"), ("other", "self")) if commutes else (("self", "other"),):
             same = node.arguments[skip]
             if of(same) is State.SAME and of(node.arguments[branch]) is State.NOUGHT and isinstance(same, Value):
                 return State.SAME if node.results[0] == graph.type_of(same) else State.OTHER
         return State.OTHER
-    elif name in _JOINS and isinstance(first, tuple):
+    elif known.moves is Movement.JOIN and isinstance(first, tuple):
         return State.NOUGHT if all(of(part) is State.NOUGHT for part in first) else State.OTHER
     elif of(first) is State.NOUGHT and _keeps_nought(node):
         return State.NOUGHT
@@ -164,19 +145,33 @@ def _state(graph: Graph, block: Block, node: Node, states: Mapping[Value, State]
 
 
 def _keeps_nought(node: Node) -> bool:
-    """Say whether the results of a call are nought where its first operand is."""
-    if short_name(node) in _MOVES:
-        return node.arguments.get("value") in (None, 0, 0.0)
-    if not ops.is_pointwise(node.op) or len(node.operands()) != 1:
+    """Say whether the results of a call are nought where its first operand is, in training too."""
+    known = operator_of(node.op)
+    linear = known.linear_in(node.arguments) & node.arguments.keys()
+    if known.preserves_zero or (not known.mode and linear == {next(iter(node.arguments), "")}):
+        return True
+    if not known.pointwise or len(node.operands()) != 1:
         return False
     return not any(bool(t.any()) for t in call(node, lambda _: torch.zeros(1)))
+
+
+def _is_product(node: Node) -> bool:
+    """Say whether a call multiplies its operands and adds nothing."""
+    known = operator_of(node.op)
+    return bool(known.multilinear) and known.layer is None and node.arguments.get("bias") is None
+
+
+def _keeps_order(node: Node) -> bool:
+    """Say whether a call keeps all numbers and their order, unless it changes the element type; in training too."""
+    known = operator_of(node.op)
+    return known.moves in (Movement.COPY, Movement.CAST, Movement.RESHAPE) and not known.mode
 
 
 def _keeps_all(graph: Graph, block: Block, node: Node) -> bool:
     """Say whether a call keeps all numbers of the input of a block."""
     input_, result = graph.type_of(block.out), node.results[0]
     typed = isinstance(input_, TensorType) and isinstance(result, TensorType) and input_.dtype == result.dtype
-    return short_name(node) in _SAME and typed
+    return _keeps_order(node) and typed
 
 
 def _passes(graph: Graph, block: Block, node: Node) -> bool:
@@ -213,7 +208,7 @@ def _number(argument: Argument, default: float) -> float:
 def _limits(graph: Graph, value: Value, depth: int) -> tuple[float, float]:
     """Return limits between which a value lies."""
     node = graph.node(value.node)
-    name = short_name(node)
+    name, moves = short_name(node), operator_of(node.op).moves
     window = _window(node) if node.is_call else None
     if window is not None:
         return window
@@ -225,10 +220,10 @@ def _limits(graph: Graph, value: Value, depth: int) -> tuple[float, float]:
     if name == "add" and "alpha" not in node.arguments and len(operands) == 2:
         limits = [_limits(graph, v, depth - 1) for v in operands]
         return sum(low for low, _ in limits), sum(high for _, high in limits)
-    if name in _JOINS:
+    if moves is Movement.JOIN:
         limits = [_limits(graph, v, depth - 1) for v in operands]
         return min(low for low, _ in limits), max(high for _, high in limits)
-    if name in _SAME or name in ("transpose", "permute") or name.startswith("max_pool"):
+    if _keeps_order(node) or moves is Movement.PERMUTE or name.startswith("max_pool"):
         return _limits(graph, operands[0], depth - 1)
     if name == "dropout" or "avg_pool" in name:
         low, high = _limits(graph, operands[0], depth - 1)
@@ -238,7 +233,7 @@ def _limits(graph: Graph, value: Value, depth: int) -> tuple[float, float]:
 
 def _open_branch(node: Node, states: Mapping[Value, State]) -> Value | None:
     """Return what a call adds to the input of its block, if that is not nought."""
-    if short_name(node) not in _SUMS:
+    if operator_of(node.op).linear != SUMMANDS:
         return None
     one, other = node.arguments["self"], node.arguments["other"]
     for skip, branch in ((one, other), (other, one)):
@@ -255,20 +250,20 @@ def _last_layer(graph: Graph, block: Block, value: Value) -> frozenset[int]:
         return frozenset({node.id}) if node.parameter.trainable and node.id in block.stored else nothing
     if node not in block.calls:
         return nothing
-    name = short_name(node)
+    known, adds = operator_of(node.op), short_name(node) == "addmm"
     operands = [v for _, v in node.operands()]
-    if name in _LINEAR | _AFFINE | {"addmm"}:
-        names = ("mat2", "self") if name == "addmm" else ("weight", "bias")
+    if known.kind in LAYERS or known.kind is Kind.NORM or adds:
+        names = ("mat2", "self") if adds else ("weight", "bias")
         given = [a for n in names if (a := node.arguments.get(n)) is not None]
         parts = [
             _last_layer(graph, block, a) if isinstance(a, Value) and _is_stored(graph, a) else nothing for a in given
         ]
         return frozenset().union(*parts) if all(parts) and names[0] in node.arguments else nothing
-    if name in _SUMS | _JOINS:
+    if known.linear == SUMMANDS or known.moves is Movement.JOIN:
         parts = [_last_layer(graph, block, v) for v in operands]
         return frozenset().union(*parts) if all(parts) else nothing
-    if name in _PRODUCTS:
-        if name == "mul":  # what is scaled rather than the scale
+    if _is_product(node):
+        if known.pointwise:  # what is scaled rather than the scale
             operands.sort(key=lambda v: (_is_stored(graph, v), graph.type_of(v) != node.results[0]))
         else:  # the weight
             operands.sort(key=lambda v: not _is_stored(graph, v))
@@ -279,7 +274,7 @@ def _last_layer(graph: Graph, block: Block, value: Value) -> frozenset[int]:
 def _is_stored(graph: Graph, value: Value) -> bool:
     """Say whether a value is a stored tensor, moved about at most."""
     node = graph.node(value.node)
-    while node.is_call and short_name(node) in _MOVES and len(node.operands()) == 1:
+    while node.is_call and operator_of(node.op).linear and len(node.operands()) == 1:
         node = graph.node(node.operands()[0][1].node)
     return node.op == PARAMETER
 

@@ -9,7 +9,8 @@ from enum import Enum
 import torch
 
 from archir.errors import PassError
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Location, Use, Value
 from archir.ir.room import too_large
 from archir.ir.types import TensorType
@@ -63,12 +64,11 @@ class Insertion:
     def _fresh_path(self, name: str) -> str:
         place = self._node.location
         within = place.module if place else ""
-        taken = self.edit.paths()
         if place and place.kind.startswith("torch.nn.modules.") and not self._is_bare_element(within):
             within = within.rpartition(".")[0]
         stem, number = f"{within}.{name}" if within else name, 1
         path = stem
-        while path in taken:
+        while self.edit.is_path(path):
             path, number = f"{stem}_{number}", number + 1
         return path
 
@@ -197,8 +197,8 @@ def splice(
     *,
     by: str,
     uses: Collection[Use] | None = None,
-) -> Graph:
-    """Return a graph in which the users of a value use something made of it instead.
+) -> Patch:
+    """Return a patch by which the users of a value use something made of it instead.
 
     Args:
         graph: the graph.
@@ -217,4 +217,4 @@ def splice(
             why = f"it is {graph.type_of(value)}, what would take its place {e.type_of(new)}"
             raise PassError("a value cannot be replaced", why=why)
         e.replace_uses(value, new, chosen)
-    return e.graph
+    return e.patch

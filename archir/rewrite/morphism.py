@@ -1,119 +1,148 @@
-"""Passes and morphisms: rewrites as frozen dataclasses, whose fields are their options."""
+"""Morphisms: rewrites that keep the function at θ = 0 and can be scored."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, Self, cast, final
 
-import torch
+from typing_extensions import TypeVar
 
-from archir.axes.widths import Width
-from archir.cost import Cost, cost
-from archir.ir.graph import Graph
+from archir.axes.infer import infer_widths
+from archir.axes.widths import Width, Widths
+from archir.cost import Cost, cost_change
+from archir.errors import PassError
+from archir.ir.graph import Graph, Patch
+from archir.rewrite.changes import Change
 from archir.rewrite.derived import derive_perturbation
 from archir.rewrite.equations import Miss
+from archir.rewrite.passes import Pass
 from archir.rewrite.perturbation import Perturbation
-from archir.rewrite.reference import Later, follow
-from archir.rewrite.reindex import Change, missed
+from archir.rewrite.reference import Later
+from archir.rewrite.reindex import missed, plan_reindexing, reindex
+from archir.rewrite.spec import format_spec
+from archir.rewrite.theta import Theta
 
-Theta = Mapping[int, torch.Tensor]
-"""Learnable tensors of a family of candidates, by the stored tensor they change; below nought for new ones."""
-
-
-class Pass(ABC):
-    """A rewrite of a graph. A subclass is a frozen dataclass.
-
-    Attributes:
-        name: its name in specifications.
-        summary: one line for people.
-        preserves: what it leaves as it was, for people: "the function", "all but the removed units".
-    """
-
-    name: ClassVar[str]
-    summary: ClassVar[str] = ""
-    preserves: ClassVar[str] = ""
-
-    @abstractmethod
-    def apply(self, graph: Graph) -> Graph:
-        """Return the rewritten graph.
-
-        Raises:
-            PassError: it does not apply there.
-        """
-
-    def followed(self, later: Later) -> Self:
-        """Return a pass that is meant for one graph as it is written in a later one.
-
-        Raises:
-            PassError: what it rewrites is no longer there.
-        """
-        return follow(self, later)
+Found = TypeVar("Found", default=Any)
+"""What a morphism has to find out about a place before it can be carried out there."""
 
 
 @dataclass(frozen=True)
-class Site:
+class Site(Generic[Found]):
     """A family of candidates.
 
     Attributes:
         label: where it is, for people (`w3`).
         members: the candidates of the family; each is a morphism with all its options given.
+        found: what `match` returns for each of them.
     """
 
     label: str
-    members: tuple[Morphism, ...]
+    members: tuple[Morphism[Found], ...]
+    found: Found
 
 
-class Morphism(Pass):
-    """A pass that keeps the function at θ = 0 (or, for removals, whose effect is known), and can be scored."""
+class Morphism(Pass, Generic[Found]):
+    """A pass that keeps the function at θ = 0 (or, for removals, whose effect is known), and can be scored.
+
+    A subclass says where it may be tried, what it finds there, and how it is carried out with that.
+    """
 
     @abstractmethod
-    def sites(self, graph: Graph) -> Iterator[Site]:
-        """Yield the families of candidates in a graph: one width with all its units is one family."""
+    def candidates(self, graph: Graph) -> Iterable[Self]:
+        """Return what may be tried in a graph; only those that match are candidates in the end."""
 
-    def match(self, graph: Graph) -> Miss | None:
-        """Say why it does not apply, or None if it does."""
-        return None
+    @abstractmethod
+    def match(self, graph: Graph) -> Found | Miss:
+        """Return what it needs to know to be carried out, or why it does not apply.
 
-    def perturbation(self, graph: Graph, site: Site) -> Perturbation | Miss:
+        Raises:
+            PassError: it names something that is not there.
+        """
+
+    @abstractmethod
+    def rewrite(self, graph: Graph, found: Found) -> Patch:
+        """Carry it out.
+
+        Args:
+            graph: the graph.
+            found: what `match` has returned for it.
+
+        Raises:
+            PassError: it cannot be done.
+        """
+
+    @property
+    def label(self) -> str:
+        """Where it is, for people: the first of its options."""
+        first, *_ = fields(cast(Any, self))
+        return str(getattr(self, first.name))
+
+    @final
+    def patch(self, graph: Graph) -> Patch:
+        """Return what it changes.
+
+        Raises:
+            PassError: it does not apply there.
+        """
+        found = self.match(graph)
+        if isinstance(found, Miss):
+            raise missed(graph, f"{format_spec(self)} does not apply", found)
+        return self.rewrite(graph, found)
+
+    def sites(self, graph: Graph) -> Iterator[Site[Found]]:
+        """Yield the families of candidates in a graph; a family is what is scored together."""
+        for candidate in self.candidates(graph):
+            found = candidate.match(graph)
+            if not isinstance(found, Miss):
+                yield Site(candidate.label, (candidate,), found)
+
+    def perturbation(self, graph: Graph, site: Site[Found]) -> Perturbation | Miss:
         """Return what a family of candidates does to the activations, or why that cannot be said.
 
-        Unless a subclass knows a cheaper way, it is derived from what `apply` makes of the graph; the family then has
-        one member.
+        Unless a subclass knows a cheaper way, it is derived from what changes in the graph; the family then has one
+        member.
 
         Raises:
             PassError: it does not apply there.
         """
         (member,) = site.members
-        return derive_perturbation(graph, member.apply)
+        return derive_perturbation(member.rewrite(graph, site.found))
 
-    def families(self, graph: Graph) -> Iterator[Site]:
-        """Yield the sites whose members are scored together; one by one where the perturbation is derived."""
-        derived = type(self).perturbation is Morphism.perturbation
-        for site in self.sites(graph):
-            if derived and len(site.members) > 1:
-                yield from (Site(f"{site.label} {i}", (m,)) for i, m in enumerate(site.members))
-            else:
-                yield site
 
-    def require_match(self, graph: Graph) -> None:
-        """Check that it applies.
+def cost_of(graph: Graph, site: Site) -> Cost:
+    """Return what one member of a family adds to the cost of the graph, for one example; all add the same.
 
-        Raises:
-            PassError: it does not, with the reason.
-        """
-        found = self.match(graph)
-        if found is not None:
-            raise missed(graph, f"{self.name} does not apply", found)
-
-    def cost(self, graph: Graph) -> Cost:
-        """Return what it adds to the cost of the graph, for one example."""
-        return cost(self.apply(graph)) - cost(graph)
+    Raises:
+        PassError: it does not apply there.
+    """
+    return cost_change(site.members[0].rewrite(graph, site.found))
 
 
 @dataclass(frozen=True)
-class WidthMorphism(Morphism):
+class WidthMorphism(Morphism[Widths]):
+    """A morphism that changes the units of one or more widths."""
+
+    @abstractmethod
+    def changes(self, widths: Widths, theta: Theta | None = None) -> Mapping[str, Change]:
+        """Return what it makes of the units of each width it changes, by name.
+
+        Raises:
+            PassError: it names a width or a unit that is not there.
+        """
+
+    def rewrite(self, graph: Graph, found: Widths) -> Patch:
+        """Change the units.
+
+        Raises:
+            PassError: the function cannot be kept.
+        """
+        return reindex(plan_reindexing(found, self.changes(found)), by=format_spec(self))
+
+
+@dataclass(frozen=True)
+class UnitMorphism(WidthMorphism):
     """A morphism that changes the units of one width.
 
     Attributes:
@@ -121,6 +150,51 @@ class WidthMorphism(Morphism):
     """
 
     width: str = ""
+
+    @abstractmethod
+    def change(self, width: Width, theta: Theta | None = None) -> Change:
+        """Return what it makes of the units of its width.
+
+        Raises:
+            PassError: it names a unit that is not there.
+        """
+
+    @abstractmethod
+    def units_of(self, widths: Widths, width: Width) -> Iterable[Self]:
+        """Return the candidates of a width, which are scored together; none if it does not apply there."""
+
+    def miss(self, widths: Widths, width: Width) -> Miss | None:
+        """Say why it does not apply to a width, or None if it does.
+
+        Raises:
+            PassError: it names a unit that is not there.
+        """
+        return None
+
+    def changes(self, widths: Widths, theta: Theta | None = None) -> Mapping[str, Change]:
+        """Return what it makes of the units of its width."""
+        return {self.width: self.change(widths[self.width], theta)}
+
+    def match(self, graph: Graph) -> Widths | Miss:
+        """Return the widths of the graph, or why it does not apply.
+
+        Raises:
+            PassError: there is no such width, or no such unit.
+        """
+        widths = infer_widths(graph)
+        return self.miss(widths, widths[self.width]) or widths
+
+    def candidates(self, graph: Graph) -> Iterator[Self]:
+        """Yield the candidates of all widths."""
+        return (member for site in self.sites(graph) for member in cast(tuple[Self, ...], site.members))
+
+    def sites(self, graph: Graph) -> Iterator[Site[Widths]]:
+        """Yield a family for each width it applies to."""
+        widths = infer_widths(graph)
+        for width in widths:
+            members = tuple(self.units_of(widths, width))
+            if members:
+                yield Site(width.name, members, widths)
 
     def followed(self, later: Later) -> Self:
         """Return the same for the name its width has in a later graph.
@@ -130,18 +204,17 @@ class WidthMorphism(Morphism):
         """
         return replace(self, width=later.width(self.width))
 
-    @abstractmethod
-    def apply(self, graph: Graph, theta: Theta | None = None) -> Graph:
-        """Return the rewritten graph, θ included.
 
-        Raises:
-            PassError: it does not apply there.
-        """
+def check_units(morphism: UnitMorphism, units: tuple[int, ...], width: Width) -> tuple[int, ...]:
+    """Return the units a morphism acts on; all of them if none are named.
 
-    @abstractmethod
-    def change(self, width: Width, theta: Theta | None = None) -> Change:
-        """Return what it makes of the units of its width.
-
-        Raises:
-            PassError: it names a unit that is not there.
-        """
+    Raises:
+        PassError: a unit is out of range or named twice.
+    """
+    wrong = [u for u in units if not 0 <= u < width.size]
+    if wrong:
+        why = f"width {width.name} has units 0 to {width.size - 1}, not {wrong[0]}"
+        raise PassError(f"{format_spec(morphism)} does not apply", why=why)
+    if len(set(units)) < len(units):
+        raise PassError(f"{format_spec(morphism)} does not apply", why="a unit is named twice")
+    return units or tuple(range(width.size))

@@ -10,6 +10,7 @@ import torch
 
 from archir.axes.terms import Term
 from archir.ir.node import Use, Value
+from archir.rewrite.theta import Theta
 
 Edge = Use | Value
 """Where a perturbation is injected: one use of a value, or a value itself (all its uses)."""
@@ -59,21 +60,18 @@ class Perturbation(Protocol):
         ...
 
     @property
-    def theta(self) -> Mapping[int, torch.Tensor]:
+    def theta(self) -> Theta:
         """The learnable tensors, empty if there is nothing to learn: for each a tensor it is measured by.
 
-        That is a tensor of its shape, relative to whose numbers steps are taken and the trust region is bounded. The
-        key is the stored tensor it changes, or a number below nought for one that is new.
+        That is a tensor of its shape, relative to whose numbers steps are taken and the trust region is bounded.
         """
         ...
 
-    def initial_theta(self, values: Mapping[Value, torch.Tensor], seed: int) -> Mapping[int, torch.Tensor]:
-        """Return θ to start learning from: small and random, never nought."""
+    def initial_theta(self, values: Mapping[Value, torch.Tensor], seed: int) -> Theta:
+        """Return θ to start learning from: small and random, never zero."""
         ...
 
-    def delta(
-        self, values: Mapping[Value, torch.Tensor], theta: Mapping[int, torch.Tensor]
-    ) -> Mapping[Edge, torch.Tensor]:
+    def delta(self, values: Mapping[Value, torch.Tensor], theta: Theta) -> Mapping[Edge, torch.Tensor]:
         """Return `Δ` on every edge, all members at once, in the shape of the value on the edge.
 
         Args:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from archir.axes.infer import infer_widths
+from archir.axes.widths import Widths
 from archir.errors import PassError
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
+from archir.ir.patch import no_patch
+from archir.ir.tensor_map import TensorMap
+from archir.rewrite.changes import Change, merge
 from archir.rewrite.derived import with_theta
-from archir.rewrite.family import merged_changes
-from archir.rewrite.morphism import Morphism, Pass, Theta, WidthMorphism
+from archir.rewrite.morphism import Morphism, WidthMorphism
+from archir.rewrite.passes import Pass
 from archir.rewrite.reference import Later
-from archir.rewrite.reindex import Reindexing, plan_reindexing, reindex
+from archir.rewrite.reindex import plan_reindexing, reindex
 from archir.rewrite.spec import format_spec, format_specs
+from archir.rewrite.theta import Added, Key, Theta
 
 Members = Sequence[tuple[Morphism, Theta | None]]
 """A set of candidates of one graph, each with its θ."""
@@ -39,47 +43,8 @@ def apply_passes(graph: Graph, passes: Iterable[Pass]) -> Graph:
     return graph
 
 
-@dataclass(frozen=True)
-class Rewriting:
-    """A set of candidates, applied together; made by `rewrite_together`.
-
-    Attributes:
-        before: the graph they were found in.
-        spliced: that graph after all rewrites that are no changes of widths.
-        others: these rewrites, in order.
-        plan: the changes of widths, as one reindexing of it; None if there are none.
-        graph: the result.
-    """
-
-    before: Graph
-    spliced: Graph
-    others: tuple[Morphism, ...]
-    plan: Reindexing | None
-    graph: Graph
-
-    def carry(self, tensors: Mapping[int, torch.Tensor], power: int = 1) -> dict[int, torch.Tensor]:
-        """Return what an optimiser has gathered of the gradients as it is in the result.
-
-        Copies of units hold what they would have gathered (see `Reindexing.gradient`); what is new holds nought; what
-        is gone is left out. Nought is also where a rewrite changes a tensor by rules that ask for numbers only the
-        weights have.
-
-        Args:
-            tensors: by parameter node, shaped like what is stored.
-            power: of the gradients in them: 1 for momentum, 2 for second moments.
-        """
-        try:
-            carried = _carry(self.before, self.spliced, self.others, tensors)
-        except PassError:
-            old, new = self.before.tensors, self.spliced.tensors
-            carried = {i: t if new[i] is old[i] else torch.zeros_like(new[i]) for i, t in tensors.items() if i in new}
-        if self.plan is None:
-            return carried
-        return {i: self.plan.gradient(i, t, power) for i, t in carried.items()}
-
-
-def rewrite_together(graph: Graph, members: Members) -> Rewriting:
-    """Apply a set of candidates that all were found in the same graph.
+def rewrite_together(graph: Graph, members: Members) -> Patch:
+    """Return what a set of candidates that all were found in the same graph changes.
 
     Splices come first, one after another; changes of widths are then carried out as one reindexing, so that units keep
     the numbers they were scored under, and what was spliced in changes with the widths it stands in.
@@ -91,21 +56,18 @@ def rewrite_together(graph: Graph, members: Members) -> Rewriting:
     Raises:
         PassError: they cannot be done together.
     """
-    others = [(m, theta) for m, theta in members if not isinstance(m, WidthMorphism)]
     on_widths = [(m, theta) for m, theta in members if isinstance(m, WidthMorphism)]
-    spliced = graph
-    applied: list[Morphism] = []
-    for morphism, theta in others:
-        moved = morphism.followed(Later(graph, spliced)) if applied else morphism
-        after = moved.apply(spliced)
-        spliced = with_theta(spliced, after, theta) if theta else after
-        applied.append(moved)
+    spliced = no_patch(graph)
+    for morphism, theta in members:
+        if not isinstance(morphism, WidthMorphism):
+            moved = morphism.followed(Later(graph, spliced.after)) if spliced.after is not graph else morphism
+            patch = moved.patch(spliced.after)
+            spliced = spliced.then(with_theta(patch, theta) if theta else patch)
     if not on_widths:
-        return Rewriting(graph, spliced, tuple(applied), None, spliced)
-    named = _carried(graph, spliced, applied, on_widths) if applied else on_widths
-    plan = plan_reindexing(infer_widths(spliced), merged_changes(spliced, named))
-    result = reindex(plan, by=format_specs([m for m, _ in named]))
-    return Rewriting(graph, spliced, tuple(applied), plan, result)
+        return spliced
+    named, widths = follow_widths(spliced, on_widths), infer_widths(spliced.after)
+    plan = plan_reindexing(widths, merged_changes(widths, named))
+    return spliced.then(reindex(plan, by=format_specs([m for m, _ in named])))
 
 
 def apply_together(graph: Graph, members: Members) -> Graph:
@@ -114,69 +76,63 @@ def apply_together(graph: Graph, members: Members) -> Graph:
     Raises:
         PassError: they cannot be done together.
     """
-    return rewrite_together(graph, members).graph if members else graph
+    return rewrite_together(graph, members).after if members else graph
 
 
-def _carry(
-    before: Graph, spliced: Graph, others: Sequence[Morphism], tensors: Mapping[int, torch.Tensor]
-) -> dict[int, torch.Tensor]:
-    """Return tensors shaped like stored ones after some rewrites, which are done on them where they change any."""
-    kept = {i: t for i, t in tensors.items() if i in spliced or i < 0}
-    if all(i < 0 or spliced.tensors[i] is before.tensors[i] for i in kept):
-        return kept
-    named = {n.parameter.names[0]: kept[i] for i in kept if i >= 0 and (n := before.node(i)).parameter}
-    graph = before.with_tensors(named)
-    for morphism in others:
-        graph = morphism.apply(graph)
-    return {i: t if i < 0 else graph.tensors[i] for i, t in kept.items()}
-
-
-def _carry_theta(before: Graph, spliced: Graph, others: Sequence[Morphism], theta: Theta) -> dict[int, torch.Tensor]:
-    """Return θ of a change of widths after some rewrites; that of fresh units has another size than what is stored."""
-    stored = {i: t for i, t in theta.items() if i < 0 or t.shape == before.tensors[i].shape}
-    fresh = {i: t for i, t in theta.items() if i not in stored and i in spliced}
-    carried = {i: _carry_fresh(before, spliced, others, i, t) for i, t in fresh.items()}
-    return {**_carry(before, spliced, others, stored), **carried}
-
-
-def _carry_fresh(
-    before: Graph, spliced: Graph, others: Sequence[Morphism], node: int, tensor: torch.Tensor
-) -> torch.Tensor:
-    """Return what fresh units hold after some rewrites: they are put into the place of old units for a while."""
-    full = before.tensors[node]
-    if spliced.tensors[node] is full:
-        return tensor
-    for axis, (size, room) in enumerate(zip(tensor.shape, full.shape, strict=True)):
-        if size > room:
-            parts = [_carry_fresh(before, spliced, others, node, t) for t in torch.split(tensor, room, axis)]
-            return torch.cat(parts, axis)
-    placed = torch.zeros_like(full)
-    placed[tuple(map(slice, tensor.shape))] = tensor
-    carried = _carry(before, spliced, others, {node: placed})[node]
-    sizes = zip(tensor.shape, full.shape, strict=True)
-    return carried[tuple(slice(size if size < room else None) for size, room in sizes)]
-
-
-def _carried(
-    before: Graph,
-    spliced: Graph,
-    others: Sequence[Morphism],
-    members: Sequence[tuple[WidthMorphism, Theta | None]],
-) -> list[tuple[WidthMorphism, Theta | None]]:
-    """Return changes of widths as they are after some rewrites.
+def merged_changes(widths: Widths, members: Sequence[tuple[WidthMorphism, Theta | None]]) -> Mapping[str, Change]:
+    """Return one change for each width that some members of a set act on.
 
     Raises:
-        PassError: a width is gone, may no longer change, or two of them have become one.
+        PassError: there is no such width or unit, or two changes contradict each other.
     """
-    later = Later(before, spliced)
-    shared: dict[frozenset[tuple[int, int]], Theta] = {}  # members of a family go on sharing θ
+    by_width: dict[str, list[Change]] = {}
+    for morphism, theta in members:
+        for name, change in morphism.changes(widths, theta).items():
+            by_width.setdefault(name, []).append(change)
+    return {name: merge(widths[name], changes) for name, changes in by_width.items()}
+
+
+def follow_widths(
+    spliced: Patch, members: Sequence[tuple[WidthMorphism, Theta | None]]
+) -> Sequence[tuple[WidthMorphism, Theta | None]]:
+    """Return changes of widths as they are after other rewrites.
+
+    Raises:
+        PassError: a width is gone, may no longer change, or two of them have become one; or another rewrite changes
+            the units of one for which θ was found.
+    """
+    if spliced.after is spliced.before:
+        return members
+    before, later = spliced.before, Later(spliced.before, spliced.after)
+    shared: dict[frozenset[tuple[Key, int]], Theta] = {}  # members of a family go on sharing θ
+    names: set[tuple[str, str]] = set()
     found: list[tuple[WidthMorphism, Theta | None]] = []
+    widths, then = infer_widths(before), infer_widths(spliced.after)
     for morphism, theta in members:
         key = frozenset((i, id(t)) for i, t in (theta or {}).items())
         if theta and key not in shared:
-            shared[key] = _carry_theta(before, spliced, others, theta)
-        found.append((morphism.followed(later), theta and shared[key]))
-    names = {(old.width, new.width) for (old, _), (new, _) in zip(members, found, strict=True)}
+            shared[key] = {i: _carry(spliced, i, t) for i, t in theta.items() if _is_there(spliced, i)}
+        moved = morphism.followed(later)
+        names |= set(zip(morphism.changes(widths), moved.changes(then), strict=True))
+        found.append((moved, theta and shared[key]))
     if len({new for _, new in names}) < len(names):
         raise PassError("two widths have become one by another rewrite of the set")
     return found
+
+
+def _carry(spliced: Patch, key: Key, change: torch.Tensor) -> torch.Tensor:
+    """Return a part of θ, shaped like a stored tensor but for an axis of fresh units, as it is after some rewrites.
+
+    Raises:
+        PassError: they change that axis.
+    """
+    if isinstance(key, Added):
+        return change
+    by, old = spliced.maps.get(key, TensorMap()), spliced.before.tensors[key]
+    if by is None or any(change.shape[a.axis] != old.shape[a.axis] for a in by.axes):
+        raise PassError("what was learned for a width does not fit after another rewrite of the set")
+    return by.change(change)
+
+
+def _is_there(spliced: Patch, key: Key) -> bool:
+    return isinstance(key, Added) or key in spliced.after

@@ -13,6 +13,7 @@ from archir.axes.terms import Atom, Sum, Term, leaves
 from archir.axes.widths import Width, Widths
 from archir.ir.execute import Call, compile_call
 from archir.ir.node import Node, Use, Value
+from archir.ir.registry import operator_of
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss
 from archir.rewrite.multiplicity import relate
@@ -20,12 +21,6 @@ from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.remembered import remembered
 
 Values = Mapping[Value, torch.Tensor]
-
-LINEAR_PRODUCERS = frozenset(
-    {f"aten.{op}.default" for op in ("linear", "conv1d", "conv2d", "conv3d", "embedding")}
-    | {"aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input"}
-)
-"""Operators linear in their argument `weight`, with an optional `bias`."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +57,16 @@ class Region:
         for node in self.nodes:
             carriers = self.carried[node.id]
             weight = node.arguments.get("weight")
-            if (
-                node.op in LINEAR_PRODUCERS
-                and isinstance(weight, Value)
-                and carriers <= {weight, node.arguments.get("bias")}
-            ):
+            if makes_linearly(node) and isinstance(weight, Value) and carriers <= {weight, node.arguments.get("bias")}:
                 linear = {n: a for n, a in node.arguments.items() if n != "bias"}
                 found[node.id] = compile_call(replace(node, arguments=linear))
         return found
+
+
+def makes_linearly(node: Node) -> bool:
+    """Say whether a call is a layer that is linear in its argument `weight`, any `bias` left out."""
+    operator = operator_of(node.op)
+    return operator.layer is not None and "weight" in operator.multilinear
 
 
 @remembered

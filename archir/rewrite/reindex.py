@@ -7,9 +7,8 @@ divided where `archir.rewrite.multiplicity` says so; sizes in the arguments of c
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -18,48 +17,16 @@ from archir.axes.positions import contains, gather_index, positions, size_of, un
 from archir.axes.terms import Atom, Term, leaves
 from archir.axes.widths import Width, Widths
 from archir.errors import PassError
-from archir.ir.graph import Edit, Graph
+from archir.ir.edit import Edit
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import PARAMETER, Value
 from archir.ir.room import too_large
 from archir.ir.seeds import derived_seed
-from archir.ir.types import ScalarType, Size, TensorType, Type, as_size
+from archir.ir.tensor_map import AxisMap, Division, Fresh, TensorMap, along
+from archir.ir.types import ScalarType, Size, TensorType, as_size
+from archir.rewrite.changes import Change
 from archir.rewrite.equations import Miss
 from archir.rewrite.multiplicity import Exponents, solve_exponents
-
-
-@dataclass(frozen=True)
-class Change:
-    """What becomes of the units of one width.
-
-    Attributes:
-        source: for each new unit the old unit it repeats; numbers from the old size on are fresh units.
-        fresh: number of fresh units.
-        sign: for each new unit, the sign with which `theta` is added to it; all nought if empty.
-        theta: by parameter node, a tensor of the parameter's shape to add to the units with a sign.
-        values: by parameter node, what the fresh units hold: the parameter's shape with its positions along the
-            width replaced by those of the fresh units. Where not given: nought in every place where a repeated unit
-            would be divided, random like the other units elsewhere.
-        merged: pairs of old units that become one, which holds the mean of what they held, doubled where a repeated
-            unit would be divided. `source` has the first of each pair and not the second.
-    """
-
-    source: tuple[int, ...]
-    fresh: int = 0
-    sign: tuple[int, ...] = ()
-    theta: Mapping[int, torch.Tensor] = field(default_factory=dict)
-    values: Mapping[int, torch.Tensor] = field(default_factory=dict)
-    merged: tuple[tuple[int, int], ...] = ()
-
-    def multiplicity(self, size: int) -> torch.Tensor:
-        """Return how often each of the old and fresh units is used; `[size + fresh]`."""
-        return torch.bincount(torch.tensor(self.source, dtype=torch.long), minlength=size + self.fresh)
-
-    def partners(self, size: int) -> torch.Tensor:
-        """Return the unit each of the old and fresh units is merged with, itself if none; `[size + fresh]`."""
-        found = torch.arange(size + self.fresh)
-        for one, other in self.merged:
-            found[one], found[other] = other, one
-        return found
 
 
 @dataclass(frozen=True)
@@ -104,73 +71,92 @@ class Reindexing:
     def _order(self) -> Mapping[Atom, int]:
         return {width.atom: i for i, (width, _) in enumerate(self._pairs)}
 
-    def gradient(self, node: int, tensor: torch.Tensor, power: int = 1) -> torch.Tensor:
-        """Reindex what an optimiser gathers of the gradients of a stored tensor.
-
-        Where each of `m` copies holds `m ** -e` times what the unit held, its gradient is `m ** (e - 1)` times that of
-        the unit. Fresh units have none yet.
-
-        Args:
-            node: the parameter node.
-            tensor: shaped like what it stores.
-            power: of the gradients in it: 1 for momentum, 2 for second moments.
-
-        Source: ours.
-        """
-        averaged = self._average(node, self._extend(node, tensor, with_values=False))
-        return self._gather(node, self._scale(node, averaged, lambda exponent: power * (exponent - 1)))
-
-    def parameter(self, node: int, tensor: torch.Tensor) -> torch.Tensor:
-        """Reindex a stored tensor."""
-        extended = self._divide(node, self._average(node, self._extend(node, tensor, with_values=True)))
-        result = self._gather(node, extended)
-        for width, change in self._touching(node):
-            theta = change.theta.get(node)
-            if theta is None or not any(change.sign):
-                continue
-            added = self._gather(node, self._divide(node, self._extend(node, theta, with_values=False)))
-            result = result + added * self._sign(node, width, change).to(added)
-        return result
-
     def _terms(self, node: int) -> tuple[Term, ...]:
         return self.widths.axes[Value(node)]
 
-    def _gather(self, node: int, tensor: torch.Tensor) -> torch.Tensor:
-        for axis, term in enumerate(self._terms(node)):
-            index = gather_index(term, self._sources, self._extended)
-            if len(index) != tensor.shape[axis] or not torch.equal(index, torch.arange(len(index))):
-                tensor = tensor.index_select(axis, index.to(tensor.device))
-        return tensor
+    def map(self, node: int) -> TensorMap:
+        """Return how a stored tensor is made of what it was: fresh units, then means, then copies, which are divided.
 
-    def _average(self, node: int, tensor: torch.Tensor) -> torch.Tensor:
-        """Let units that are merged hold the mean of both."""
+        Args:
+            node: the parameter node.
+        """
+        return TensorMap((*self._append(node), *self._average(node), *self._copy(node)))
+
+    def theta(self, node: int, by: TensorMap) -> torch.Tensor | None:
+        """Return the sum of what the changes add to a stored tensor as it becomes, None if they add nothing.
+
+        Args:
+            node: the parameter node.
+            by: how the tensor is made of what it was.
+        """
+        total: torch.Tensor | None = None
         for width, change in self._touching(node):
-            if change.merged and tensor.is_floating_point():
+            theta = change.theta.get(node)
+            if theta is not None and any(change.sign):
+                added = by.change(theta)
+                added = added * self._sign(node, width, change).to(added)
+                total = added if total is None else total + added
+        return total
+
+    def _append(self, node: int) -> Iterator[AxisMap]:
+        """Yield the maps that append the fresh units of every width, each in its place within the axis."""
+        sizes: dict[Atom, int] = {}
+        for width, change in self._touching(node):
+            if not change.fresh:
+                continue
+            new = {**sizes, width.atom: width.size + change.fresh}
+            source = torch.cat([torch.arange(width.size), torch.full((change.fresh,), -1)])
+            units = torch.arange(width.size, width.size + change.fresh)
+            for axis, term in enumerate(self._terms(node)):
+                where = positions(term, width.atom, units, new)
+                if len(where):
+                    index = gather_index(term, {width.atom: source}, sizes)
+                    present = self._present(node, width, axis, where, new)
+                    fresh = Fresh(change.values.get(node), derived_seed(self.seed, node), present)
+                    yield AxisMap(axis, index, fresh=fresh)
+            sizes = new
+
+    def _present(
+        self, node: int, width: Width, axis: int, where: torch.Tensor, sizes: Mapping[Atom, int]
+    ) -> torch.Tensor:
+        """Return zero for the new places of an axis in which a repeated unit would be divided; `[new places]`."""
+        present = torch.ones(len(where))
+        for occurrence, exponent in enumerate(self.exponents[width.name].of(Value(node), axis)):
+            if exponent > 0:
+                unit = unit_index(self._terms(node)[axis], width.atom, occurrence, sizes)[where]
+                present = present * (unit < width.size)
+        return present
+
+    def _average(self, node: int) -> Iterator[AxisMap]:
+        """Yield the maps that let units that are merged hold the mean of both."""
+        for width, change in self._touching(node):
+            if change.merged:
                 partners = change.partners(width.size)
                 for axis, term in enumerate(self._terms(node)):
                     if contains(term, width.atom):
-                        index = gather_index(term, {width.atom: partners}, self._extended)
-                        tensor = (tensor + tensor.index_select(axis, index.to(tensor.device))) / 2
-        return tensor
+                        other = gather_index(term, {width.atom: partners}, self._extended)
+                        yield AxisMap(axis, torch.arange(len(other)), other)
 
-    def _divide(self, node: int, tensor: torch.Tensor) -> torch.Tensor:
-        return self._scale(node, tensor, operator.neg)
+    def _copy(self, node: int) -> Iterator[AxisMap]:
+        """Yield the maps of the axes whose units are repeated, left out or in another order."""
+        touching = self._touching(node)
+        for axis, term in enumerate(self._terms(node)):
+            index = gather_index(term, self._sources, self._extended)
+            divisions = tuple(d for width, change in touching for d in self._divisions(node, axis, width, change))
+            if divisions or len(index) != size_of(term, self._extended) or not torch.equal(index, _same(index)):
+                here = tuple(Division(d.copies[index], d.exponent) for d in divisions)
+                yield AxisMap(axis, index, divisions=here)
 
-    def _scale(self, node: int, tensor: torch.Tensor, power: Callable[[int], int]) -> torch.Tensor:
-        """Multiply by the number of copies, raised to a power that follows from the exponent of every place."""
-        for width, change in self._touching(node):
-            if width.name not in self.exponents:
-                continue
+    def _divisions(self, node: int, axis: int, width: Width, change: Change) -> Iterator[Division]:
+        """Yield by what an axis is divided for the copies of one width, before they are made."""
+        if width.name in self.exponents:
             counts = change.multiplicity(width.size).clamp(min=1).double()
             counts[[u for pair in change.merged for u in pair]] = 0.5
-            for axis, term in enumerate(self._terms(node)):
-                for occurrence, exponent in enumerate(self.exponents[width.name].of(Value(node), axis)):
-                    if power(exponent) == 0:
-                        continue
-                    unit = unit_index(term, width.atom, occurrence, self._extended)
-                    copies = torch.where(unit >= 0, counts[unit.clamp(min=0)], 1).to(tensor)
-                    tensor = tensor * _along(axis, copies ** power(exponent), tensor.dim())
-        return tensor
+            for occurrence, exponent in enumerate(self.exponents[width.name].of(Value(node), axis)):
+                unit = unit_index(self._terms(node)[axis], width.atom, occurrence, self._extended)
+                copies = torch.where(unit >= 0, counts[unit.clamp(min=0)], 1)
+                if not bool((copies == 1).all()):
+                    yield Division(copies, exponent)
 
     def _sign(self, node: int, width: Width, change: Change) -> torch.Tensor:
         """Return the sign of every position of the new tensor, where the width is copied and not divided."""
@@ -182,69 +168,13 @@ class Reindexing:
                 if exponent == 0:
                     unit = unit_index(term, width.atom, occurrence, new_sizes)
                     here = torch.where(unit >= 0, sign[unit.clamp(min=0)], 0)
-                    shaped = _along(axis, here, len(terms))
+                    shaped = along(axis, here, len(terms))
                     result = torch.where(shaped != 0, shaped, result)
         return result
 
-    def _extend(self, node: int, tensor: torch.Tensor, *, with_values: bool) -> torch.Tensor:
-        """Append the fresh units of every width, each in its place within the axis."""
-        sizes: dict[Atom, int] = {}
-        for width, change in self._touching(node):
-            if not change.fresh:
-                continue
-            old, new = dict(sizes), {**sizes, width.atom: width.size + change.fresh}
-            source = torch.cat([torch.arange(width.size), torch.full((change.fresh,), -1)])
-            fresh_units = torch.arange(width.size, width.size + change.fresh)
-            for axis, term in enumerate(self._terms(node)):
-                where = positions(term, width.atom, fresh_units, new)
-                if len(where) == 0:
-                    continue
-                index = gather_index(term, {width.atom: source}, old)
-                filled = tensor.index_select(axis, index.clamp(min=0).to(tensor.device))
-                shape = list(tensor.shape)
-                shape[axis] = len(where)
-                content = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
-                if with_values:
-                    content = self._fresh(node, width, change, axis, where, new, tensor, content)
-                tensor = filled.index_copy(axis, where.to(tensor.device), content)
-            sizes = new
-        return tensor
 
-    def _fresh(
-        self,
-        node: int,
-        width: Width,
-        change: Change,
-        axis: int,
-        where: torch.Tensor,
-        sizes: Mapping[Atom, int],
-        tensor: torch.Tensor,
-        empty: torch.Tensor,
-    ) -> torch.Tensor:
-        if node in change.values:
-            given = change.values[node].to(tensor)
-            corner = tuple(slice(0, n) for n in given.shape)
-            content = empty.clone()
-            content[corner] = given
-            return content
-        content = empty
-        if tensor.is_floating_point():
-            if tensor.dim() > 1:
-                generator = torch.Generator().manual_seed(derived_seed(self.seed, node))
-                scale = tensor.std() if tensor.numel() > 1 else tensor.abs().mean()
-                content = torch.randn(empty.shape, generator=generator, dtype=tensor.dtype).to(tensor.device) * scale
-            else:
-                content = empty + tensor.mean()
-        term = self._terms(node)[axis]
-        for occurrence, exponent in enumerate(self.exponents[width.name].of(Value(node), axis)):
-            if exponent > 0:
-                unit = unit_index(term, width.atom, occurrence, sizes)[where]
-                content = content * _along(axis, (unit < width.size).to(tensor), tensor.dim())
-        return content
-
-
-def _along(axis: int, vector: torch.Tensor, rank: int) -> torch.Tensor:
-    return vector.reshape([-1 if d == axis else 1 for d in range(rank)])
+def _same(index: torch.Tensor) -> torch.Tensor:
+    return torch.arange(len(index))
 
 
 def plan_reindexing(widths: Widths, changes: Mapping[str, Change], *, seed: int = 0) -> Reindexing:
@@ -300,7 +230,7 @@ def missed(graph: Graph, what: str, miss: Miss) -> PassError:
     return PassError(what, where="; ".join(lines), why=miss.reason)
 
 
-def reindex(plan: Reindexing, *, by: str) -> Graph:
+def reindex(plan: Reindexing, *, by: str) -> Patch:
     """Carry out a reindexing.
 
     Args:
@@ -320,11 +250,12 @@ def reindex(plan: Reindexing, *, by: str) -> Graph:
         for id_ in users:
             node = graph.node(id_)
             if node.op == PARAMETER:
-                e.set_tensor(id_, plan.parameter(id_, graph.tensors[id_]))
+                how = plan.map(id_)
+                e.remap(id_, how, plan.theta(id_, how))
             elif node.is_call:
                 _respell(e, widths, id_, sizes)
         _remove_unused_numbers(e, {v.node for id_ in users for v in graph.node(id_).values})
-    return e.graph
+    return e.patch
 
 
 def _remove_unused_numbers(e: Edit, candidates: set[int]) -> None:
@@ -340,14 +271,16 @@ def _remove_unused_numbers(e: Edit, candidates: set[int]) -> None:
 def _respell(e: Edit, widths: Widths, id_: int, sizes: Mapping[Atom, int]) -> None:
     node = widths.graph.node(id_)
     results = tuple(
-        _new_type(t, widths.axes.get(Value(id_, i), ()), sizes) if isinstance(t, TensorType) else t
+        resized_type(t, widths.axes.get(Value(id_, i), ()), sizes) if isinstance(t, TensorType) else t
         for i, t in enumerate(node.results)
     )
     spelling = widths.spell(id_, sizes)
     e.update(id_, op=spelling.op, arguments=spelling.arguments, results=results, drop=spelling.drop)
 
 
-def _new_type(type_: TensorType, terms: tuple[Term, ...], sizes: Mapping[Atom, int]) -> Type:
+def resized_type(type_: TensorType, terms: tuple[Term, ...], sizes: Mapping[Atom, int]) -> TensorType:
+    """Return the type of a value with some axes where atoms have other sizes."""
+
     def new_size(size: Size, term: Term) -> Size:
         now = size_of(term, sizes)
         if now == term.size:

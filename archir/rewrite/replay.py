@@ -12,12 +12,12 @@ import torch
 from archir.axes.rules.norm import uses_batch_statistics
 from archir.ir.execute import Call
 from archir.ir.node import Node, Value
+from archir.ir.operators.normalisation import BATCH_NORM, scale_of
+from archir.ir.operators.operator import Kind
+from archir.ir.registry import operator_of
 from archir.rewrite.region import Region, Values
 
 _Kind = Literal["weight", "sum", "norm", "call"]
-
-CONVOLUTIONS = frozenset({"aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default"})
-"""Operators whose weight has an output channel, the second axis of the result, along its first axis."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ def _scale(norm: Node, values: Values) -> torch.Tensor:
     """Return the factor of every channel, `γ / √(variance + ε)`."""
     variance, weight, epsilon = (norm.argument(n) for n in ("running_var", "weight", "eps"))
     assert isinstance(variance, Value) and isinstance(epsilon, float)
-    scale = torch.rsqrt(values[variance] + epsilon)
-    return scale * values[weight] if isinstance(weight, Value) else scale
+    return scale_of(values[variance], epsilon, values[weight] if isinstance(weight, Value) else None)
 
 
 def _plan(region: Region, stored: frozenset[Value], ends: frozenset[Value]) -> tuple[list[_Stage], frozenset[Value]]:
@@ -153,7 +152,8 @@ def _plan(region: Region, stored: frozenset[Value], ends: frozenset[Value]) -> t
         elif kind == "norm":
             (x,) = moved
             before = stages[stepped[x]]
-            if before.kind == "weight" and before.node.op in CONVOLUTIONS and readers[x] == 1 and x not in ends:
+            convolves = before.kind == "weight" and operator_of(before.node.op).kind is Kind.CONVOLUTION
+            if convolves and readers[x] == 1 and x not in ends:
                 number = stepped[x]
                 stages[number] = replace(before, norm=node)
         elif kind == "sum":
@@ -177,7 +177,7 @@ def _kind(
         return "weight"
     if not moved.issubset(stepped):
         return "call"
-    if node.op == "aten.batch_norm.default" and moved == {node.arguments["input"]}:
+    if node.op == BATCH_NORM and moved == {node.arguments["input"]}:
         known = isinstance(node.argument("running_var"), Value) and isinstance(node.argument("eps"), float)
         return "norm" if known and not uses_batch_statistics(node) else "call"
     if node.op == "aten.add.Tensor" and "alpha" not in node.arguments:

@@ -9,29 +9,24 @@ from __future__ import annotations
 import json
 import re
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
 from typing import Any, cast
 
 from archir.errors import ParseError, suggest
-from archir.rewrite.morphism import Pass
+from archir.ir.scanner import STRING, Grammar, Scanner, Token
+from archir.rewrite.passes import Pass
 
 _PLAIN = r"[%\w.@\-+]+"
-_TOKEN = re.compile(rf'(?P<word>{_PLAIN})|(?P<string>"(?:[^"\\]|\\.)*")|(?P<sign>[{{}}\[\],=;])')
+_GRAMMAR = Grammar(
+    re.compile(r"(?:\s+|#[^\n]*)*"),
+    re.compile(rf"(?P<word>{_PLAIN})|{STRING}|(?P<mark>[{{}}\[\],=;])|(?P<unknown>\S)"),
+)
 DEEPEST = 40
 """How deep passes may stand in the options of others."""
 
 SHOWN = 100
-"""Characters of a line that an error shows around the word it points at."""
-
-_BLANK = re.compile(r"(?:\s|#[^\n]*)*")
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    text: str
-    start: int
-    kind: str
+"""Characters of a name that an error shows."""
 
 
 def options_of(pass_: Pass | type[Pass]) -> tuple[Field[Any], ...]:
@@ -95,108 +90,75 @@ def parse_spec_lines(text: str, registry: Mapping[str, type[Pass]], *, source: s
 
 class _Parser:
     def __init__(self, text: str, registry: Mapping[str, type[Pass]], source: str = "") -> None:
-        self.text = text
+        self.scanner = Scanner(text, _GRAMMAR)
         self.registry = registry
         self.source = source
-        self.tokens = self._tokens()
-        self.position = 0
         self.depth = 0
 
-    def _tokens(self) -> list[_Token]:
-        tokens: list[_Token] = []
-        position = self._after_blanks(0)
-        while position < len(self.text):
-            found = _TOKEN.match(self.text, position)
-            if found is None:
-                raise self._error("this character has no meaning here", position, 1)
-            tokens.append(_Token(found.group(), position, found.lastgroup or "word"))
-            position = self._after_blanks(found.end())
-        return tokens
+    def _error(self, token: Token, why: str, mend: str = "") -> ParseError:
+        lines = [*([self.source] if self.source else []), *self.scanner.pointed(token)]
+        return ParseError("this is not a specification of passes", where="\n         ".join(lines), why=why, mend=mend)
 
-    def _after_blanks(self, position: int) -> int:
-        blank = _BLANK.match(self.text, position)
-        return blank.end() if blank else position
-
-    def _error(self, why: str, start: int, length: int, mend: str = "") -> ParseError:
-        place = f"{self.source}\n         " if self.source else ""
-        line = self.text.replace("\n", " ").replace("\t", " ")
-        first = max(0, start - SHOWN) if len(line) > 2 * SHOWN else 0
-        shown, length = line[first : first + 2 * SHOWN], min(length, SHOWN)
-        pointer = f"{place}{shown}\n         {' ' * (start - first)}{'^' * max(length, 1)}"
-        return ParseError("this is not a specification of passes", where=pointer, why=why, mend=mend)
-
-    def _error_at_end(self, expected: str) -> ParseError:
-        last = self.tokens[-1]
-        return self._error(f"it ends where {expected} is expected", last.start + len(last.text), 1)
-
-    def _peek(self) -> str:
-        return self.tokens[self.position].text if self.position < len(self.tokens) else ""
-
-    def _take(self, expected: str = "") -> _Token:
-        if self.position >= len(self.tokens):
-            raise self._error_at_end(repr(expected) if expected else "a word")
-        token = self.tokens[self.position]
+    def _take(self, expected: str = "", at_end: str = "") -> Token:
+        token = self.scanner.next()
+        if token.kind == "end":
+            wanted = at_end or (repr(expected) if expected else "a word")
+            raise self._error(token, f"it ends where {wanted} is expected")
+        if token.kind == "unknown":
+            raise self._error(token, "this character has no meaning here")
         if expected and token.text != expected:
-            raise self._error(f"{expected!r} is expected here", token.start, len(token.text))
-        self.position += 1
+            raise self._error(token, f"{expected!r} is expected here")
         return token
 
-    def _take_comma(self, end: str) -> None:
-        """Take the comma after a part, unless the list ends here."""
-        if self._peek() != end:
-            if self.position >= len(self.tokens):
-                raise self._error_at_end(f"',' or {end!r}")
-            self._take(",")
+    def _items(self, close: str, read: Callable[[], None]) -> None:
+        """Read what stands between commas, and the bracket that ends it."""
+        while not self.scanner.accept(close):
+            read()
+            if self.scanner.peek().text != close:
+                self._take(",", f"',' or {close!r}")
 
     def passes(self) -> list[Pass]:
         found: list[Pass] = []
-        while self.position < len(self.tokens):
-            if self._peek() == ";":
-                self._take()
+        while self.scanner.peek().kind != "end":
+            if self.scanner.accept(";"):
                 continue
             found.append(self._pass())
-            if self.position < len(self.tokens):
+            if self.scanner.peek().kind != "end":
                 self._take(";")
         return found
 
     def _pass(self) -> Pass:
         name = self._take()
         if self.depth > DEEPEST:
-            raise self._error("passes are nested too deep here", name.start, len(name.text))
+            raise self._error(name, "passes are nested too deep here")
         kind = self.registry.get(name.text)
         if kind is None:
-            raise self._error(
-                f"there is no pass {name.text[:SHOWN]!r}", name.start, len(name.text), suggest(name.text, self.registry)
-            )
+            raise self._error(name, f"there is no pass {name.text[:SHOWN]!r}", suggest(name.text, self.registry))
         options: dict[str, Any] = {}
         known = typing.get_type_hints(kind)
         names = [f.name for f in options_of(kind)]
-        if self._peek() == "{":
-            self._take()
-            while self._peek() != "}":
-                key = self._take()
-                if key.text not in names:
-                    why = f"{name.text} has no option {key.text!r}"
-                    raise self._error(why, key.start, len(key.text), suggest(key.text, names))
-                if key.text in options:
-                    raise self._error(f"{key.text} is given twice", key.start, len(key.text))
-                self._take("=")
-                options[key.text] = self._value(known[key.text])
-                self._take_comma("}")
-            self._take("}")
+
+        def option() -> None:
+            key = self._take()
+            if key.text not in names:
+                raise self._error(key, f"{name.text} has no option {key.text[:SHOWN]!r}", suggest(key.text, names))
+            if key.text in options:
+                raise self._error(key, f"{key.text} is given twice")
+            self._take("=")
+            options[key.text] = self._value(known[key.text])
+
+        if self.scanner.accept("{"):
+            self._items("}", option)
         missing = [f.name for f in options_of(kind) if f.default is MISSING and f.name not in options]
         if missing:
-            raise self._error(f"{name.text} needs the option {missing[0]!r}", name.start, len(name.text))
+            raise self._error(name, f"{name.text} needs the option {missing[0]!r}")
         return kind(**options)
 
     def _value(self, kind: Any) -> object:
         if typing.get_origin(kind) is tuple:
-            self._take("[")
             items: list[object] = []
-            while self._peek() != "]":
-                items.append(self._value(typing.get_args(kind)[0]))
-                self._take_comma("]")
-            self._take("]")
+            self._take("[")
+            self._items("]", lambda: items.append(self._value(typing.get_args(kind)[0])))
             return tuple(items)
         if isinstance(kind, type) and issubclass(kind, Pass):
             self.depth += 1
@@ -206,12 +168,12 @@ class _Parser:
         token = self._take()
         wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
         try:
-            if token.kind == "sign":
+            if token.kind == "mark":
                 raise ValueError(token.text)
             word = json.loads(token.text) if token.kind == "string" else token.text
             return {"true": True, "false": False}[word] if kind is bool else kind(word)
         except (ValueError, KeyError) as error:
-            raise self._error(f"{wanted} is expected here", token.start, len(token.text)) from error
+            raise self._error(token, f"{wanted} is expected here") from error
 
 
 def format_specs(passes: Sequence[Pass]) -> str:

@@ -7,31 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from archir.errors import PassError
-from archir.ir import ops
 from archir.ir.graph import Graph
 from archir.ir.node import OUTPUT, PARAMETER, Argument, Node, Value
+from archir.ir.operators.operator import Kind
+from archir.ir.registry import operator_of
 from archir.ir.types import TensorType
 from archir.rewrite.equations import Miss
 
-ACTIVATIONS = frozenset(
-    {"relu", "gelu", "silu", "sigmoid", "tanh", "elu", "selu", "celu", "leaky_relu", "hardtanh", "hardswish", "mish"}
-    | {"softplus", "hardsigmoid", "log_sigmoid", "relu6", "prelu", "_prelu_kernel", "threshold", "softsign"}
-)
-"""Non-linear functions of one activation, by operator name without overload."""
+CONVOLUTIONS = frozenset({Kind.CONVOLUTION, Kind.TRANSPOSED})
+LAYERS = CONVOLUTIONS | {Kind.LINEAR}
+"""Kinds of layers with a weight for each feature of their results."""
 
-NORMS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
-
-CONVOLUTIONS = {f"{name}{d}d": d for d in (1, 2, 3) for name in ("conv", "conv_transpose")}
-"""Number of spatial axes of each convolution."""
-
-LINEAR = frozenset({"linear", "addmm", "embedding", "scaled_dot_product_attention"})
-"""Operators whose results hold features along the last axis."""
-
-_KEEPING = NORMS | frozenset(
-    {"dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "alias", "detach", "roll", "cat"}
-)
-POOLING = frozenset(f"{kind}_pool{d}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for d in (1, 2, 3))
-"""Operators that pool over the spatial axes."""
+_KEEPING = frozenset({Kind.NORM, Kind.DROPOUT, Kind.POOL})
+"""Kinds of layers that keep the meaning of the axes, besides pointwise operators."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +69,14 @@ def short_name(node: Node) -> str:
     return node.op.partition(".")[2].partition(".")[0]
 
 
+def kind_of(node: Node) -> Kind | None:
+    """Return what the layer a call belongs to is for, None if it belongs to none."""
+    return operator_of(node.op).kind
+
+
 def is_layer(graph: Graph, node: Node) -> bool:
     """Say whether a call is a linear layer or a convolution, with a weight for each feature of its result."""
-    if short_name(node) != "linear" and short_name(node) not in CONVOLUTIONS:
+    if kind_of(node) not in LAYERS:
         return False
     weight = node.argument("weight")
     type_ = graph.type_of(weight) if isinstance(weight, Value) else None
@@ -102,17 +95,16 @@ def look_around(graph: Graph, value: Value) -> Surroundings | Miss:
     activation: Activation | None = None
     norm = ""
     for node in _backwards(graph, value):
-        name = short_name(node)
         activation = activation or activation_of(node)
-        norm = norm or (name if name in NORMS else "")
-        spatial = 0 if name in LINEAR else CONVOLUTIONS.get(name)
-        if spatial is None:
+        norm = norm or (short_name(node) if kind_of(node) is Kind.NORM else "")
+        back = operator_of(node.op).features
+        if back is None:
             continue
-        axis = len(type_.shape) - 1 - spatial
+        axis = len(type_.shape) + back
         features = type_.shape[axis] if axis > 0 else None
         if not isinstance(features, int):
             break
-        return Surroundings(axis, features, spatial, activation or usual_activation(graph), norm, node.id)
+        return Surroundings(axis, features, -1 - back, activation or usual_activation(graph), norm, node.id)
     return Miss("along which axis its features lie cannot be told", (value.node,))
 
 
@@ -125,8 +117,8 @@ def _backwards(graph: Graph, value: Value) -> Iterator[Node]:
         if not node.is_call:
             continue
         yield node
-        name = short_name(node)
-        if not (ops.is_pointwise(node.op) or name in _KEEPING or name in POOLING):
+        keeps = operator_of(node.op).pointwise or kind_of(node) in _KEEPING or short_name(node) in ("roll", "cat")
+        if not keeps:
             continue
         for _, operand in node.operands():
             type_ = graph.type_of(operand)
@@ -139,7 +131,7 @@ def _backwards(graph: Graph, value: Value) -> Iterator[Node]:
 def activation_of(node: Node) -> Activation | None:
     """Return the activation a call is, None if it is none or has stored parameters."""
     options = tuple(node.arguments.items())[1:]
-    if short_name(node) not in ACTIVATIONS or any(isinstance(a, Value) for _, a in options):
+    if kind_of(node) is not Kind.ACTIVATION or any(isinstance(a, Value) for _, a in options):
         return None
     return Activation(node.op, options)
 
@@ -156,16 +148,19 @@ def layer_ends(graph: Graph) -> Iterator[tuple[Value, Surroundings]]:
     Those that only the output uses are left out.
     """
     for node in graph.calls:
-        name = short_name(node)
-        makes = name in LINEAR or name in CONVOLUTIONS or name in NORMS or name in ACTIVATIONS or name == "add"
-        if not makes:
+        if operator_of(node.op).features is None and not _continues(node):
             continue
         users = [graph.node(u.node) for u in graph.uses(Value(node.id))]
-        goes_on = len(users) == 1 and (short_name(users[0]) in ACTIVATIONS | NORMS | {"add"} or users[0].op == OUTPUT)
+        goes_on = len(users) == 1 and (_continues(users[0]) or users[0].op == OUTPUT)
         if users and not goes_on:
             found = look_around(graph, Value(node.id))
             if isinstance(found, Surroundings):
                 yield Value(node.id), found
+
+
+def _continues(node: Node) -> bool:
+    """Say whether a call takes a layer further: a norm, an activation or a sum."""
+    return kind_of(node) in (Kind.NORM, Kind.ACTIVATION) or node.op.startswith("aten.add.")
 
 
 def require(found: Surroundings | Miss, what: str) -> Surroundings:

@@ -10,8 +10,9 @@ import torch
 
 from archir.axes.rules.norm import uses_batch_statistics
 from archir.ir.node import Node, Value
-from archir.rewrite.replay import CONVOLUTIONS
-from archir.score.batch_statistics import BATCH_NORM
+from archir.ir.operators.normalisation import BATCH_NORM, scale_of, shift_of
+from archir.ir.operators.operator import Kind
+from archir.ir.registry import operator_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,8 @@ def affine_of(node: Node, stored: Mapping[Value, torch.Tensor]) -> Affine | None
     missing = any(a is not None and n not in tensors for n, a in given.items())
     if missing or "running_var" not in tensors or not isinstance(x, Value) or not isinstance(epsilon, float):
         return None
-    scale = torch.rsqrt(tensors["running_var"] + epsilon)
-    scale = scale * tensors["weight"] if "weight" in tensors else scale
-    shift = -tensors["running_mean"] * scale
-    return Affine(x, scale, shift + tensors["bias"] if "bias" in tensors else shift)
+    scale = scale_of(tensors["running_var"], epsilon, tensors.get("weight"))
+    return Affine(x, scale, shift_of(scale, tensors["running_mean"], tensors.get("bias")))
 
 
 def absorb(
@@ -62,7 +61,7 @@ def absorb(
     """
     weight, bias = layer.arguments.get("weight"), layer.arguments.get("bias")
     known = weight in stored and (bias is None or bias in stored)
-    if layer.op not in CONVOLUTIONS or not isinstance(weight, Value) or not known:
+    if operator_of(layer.op).kind is not Kind.CONVOLUTION or not isinstance(weight, Value) or not known:
         return None
     old, w, b = stored[weight], Value(layer.id, -1), Value(layer.id, -2)
     scaled = old * affine.scale.reshape([-1] + [1] * (old.dim() - 1))

@@ -6,8 +6,7 @@ from archir.axes.rules.norm import uses_batch_statistics
 from archir.errors import ScoreError
 from archir.ir.graph import Graph
 from archir.ir.node import Value
-
-BATCH_NORM = "aten.batch_norm.default"
+from archir.ir.operators.normalisation import BATCH_NORM
 
 _FROZEN = "aten._native_batch_norm_legit_no_training.default"
 

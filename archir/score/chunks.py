@@ -8,8 +8,8 @@ from itertools import groupby
 import torch
 
 from archir.ir.graph import Graph
-from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
+from archir.rewrite.theta import Theta
 from archir.score.forward import Tangents, Values
 from archir.score.program import Program
 from archir.score.screen import Reductions
@@ -26,7 +26,7 @@ one core 1.2 for a ResNet-20 on 128 images, 0.8 on 4.
 
 
 def chunk_size(program: Program, examples: int) -> int:
-    """Return how many tangents of a batch to push through the tail of a program at once.
+    """Return how many tangents of a batch to push through what lies downstream at once.
 
     As many as there is room for, each taken to need as much as all activations of the network: on a GPU in `GPU_SHARE`
     of the memory that is free, on a CPU in `CPU_ROOM`.

@@ -13,20 +13,17 @@ from archir.axes.widths import Widths
 from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
-from archir.rewrite.family import merged_changes
-from archir.rewrite.morphism import WidthMorphism
+from archir.rewrite.changes import Change
+from archir.rewrite.morphism import UnitMorphism
 from archir.rewrite.multiplicity import relate
-from archir.rewrite.pipeline import apply_together
-from archir.rewrite.region import LINEAR_PRODUCERS
-from archir.rewrite.reindex import Change
+from archir.rewrite.pipeline import apply_together, merged_changes
+from archir.rewrite.region import makes_linearly
 from archir.rewrite.spec import format_spec
-from archir.score.program import Program
-from archir.score.screen import Batch, no_batches
+from archir.score.batches import no_batches
+from archir.score.program import Inputs, Program
 
 LARGEST = 8192
 """Most positions along the axis a layer sums over for which the Gram matrix is made."""
-
-_LAYERS = LINEAR_PRODUCERS - {"aten.embedding.default"}
 
 
 @dataclass
@@ -75,7 +72,7 @@ class _Consumer:
 
 
 def compensated(
-    graph: Graph, batches: Iterable[Batch], prunes: Sequence[WidthMorphism], *, ridge: float = 1e-4
+    graph: Graph, batches: Iterable[tuple[Inputs, object]], prunes: Sequence[UnitMorphism], *, ridge: float = 1e-4
 ) -> Graph:
     """Remove units, and let the weights of those that stay take over what they gave, as well as they can.
 
@@ -95,7 +92,7 @@ def compensated(
 
     Raises:
         PassError: a rewrite does more than remove units, or cannot be done.
-        ScoreError: there are no batches, or the graph is noisy in evaluation mode.
+        ScoreError: there are no batches, the graph is noisy in evaluation mode, or the ridge is no number from 0.
 
     Source: He, Zhang, Sun 2017 (channel pruning) for the least squares; consumers of any wiring are ours.
     """
@@ -104,7 +101,7 @@ def compensated(
         change = prune.change(widths[prune.width])
         if change.fresh or len(set(change.source)) < len(change.source):
             raise PassError(f"{format_spec(prune)} does more than remove units", mend="give prunes only")
-    consumers = _find_consumers(widths, merged_changes(graph, [(prune, None) for prune in prunes]))
+    consumers = _find_consumers(widths, merged_changes(widths, [(prune, None) for prune in prunes]))
     program = Program(graph, keep=frozenset(v for c in consumers for v in c.inputs))
     empty = True
     for inputs, _ in batches:
@@ -162,7 +159,7 @@ def _axis(graph: Graph, node: Node, weight: Value) -> int:
 def _takes_over(graph: Graph, node: Node) -> bool:
     """Say whether a call is linear in a stored weight that calls like it alone use."""
     weight = node.arguments.get("weight")
-    if node.op not in _LAYERS or not isinstance(weight, Value) or weight.node not in graph.tensors:
+    if not makes_linearly(node) or not isinstance(weight, Value) or weight.node not in graph.tensors:
         return False
     uses = [(u.argument, graph.node(u.node)) for u in graph.uses(weight)]
     alike = {(argument, user.op, user.arguments.get("groups")) for argument, user in uses}

@@ -12,21 +12,15 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from archir.axes.rules.norm import uses_batch_statistics
 from archir.errors import ScoreError
-from archir.ir.execute import ATTENTION
-from archir.ir.node import Node, Use, Value
+from archir.ir import ops
+from archir.ir.node import Use, Value
+from archir.ir.operators.attention import ATTENTION
+from archir.ir.operators.operator import SUMMANDS, Kind
+from archir.ir.registry import operator_of
+from archir.ir.types import is_float
 from archir.rewrite.perturbation import Edge
-from archir.score.tail import Operator, Tail
-from archir.score.tangent_rules import (
-    IDENTITIES,
-    MULTILINEAR,
-    RECURRENT,
-    is_linear,
-    is_pointwise,
-    linear_arguments,
-    short_name,
-)
+from archir.score.downstream import Downstream, Operator, compile_operator
 
 Values = Mapping[Value, Any]
 Rule = Callable[..., tuple[torch.Tensor, ...]]
@@ -79,14 +73,14 @@ class Linearisation:
     Source: the double-reverse trick is Townsend's (2017).
     """
 
-    def __init__(self, tail: Tail, values: Values) -> None:
+    def __init__(self, downstream: Downstream, values: Values) -> None:
         """Take the values of one batch.
 
         Args:
-            tail: the calls downstream.
-            values: at least `tail.needs`.
+            downstream: the calls downstream.
+            values: at least `downstream.needs`.
         """
-        self._tail, self._values = tail, values
+        self._downstream, self._values = downstream, values
         self._diagonals: dict[tuple[int, ...], torch.Tensor] = {}
         self._cache: dict[int, Any] = {}
         self._differentiated: dict[str, str] = {}
@@ -107,7 +101,7 @@ class Linearisation:
         """Return the tangents of every output for tangents injected on edges; None where an output does not move.
 
         Args:
-            start: tangents in the shapes of the values on the edges, all of them edges of the tail, without chains.
+            start: tangents in the shapes of the values on the edges, edges of `downstream`, without chains.
 
         Returns:
             `[candidates, *shape of the output]` each; the numbers of the candidates run from nought to the last that
@@ -115,7 +109,7 @@ class Linearisation:
         """
         candidates = range(_numbers(start.values()).stop)
         found = {e: t for e, t in start.items() if isinstance(e, Value)}
-        for operator, dropped in zip(self._tail.operators, self._tail.dropped, strict=True):
+        for operator, dropped in zip(self._downstream.operators, self._downstream.dropped, strict=True):
             tangents = [
                 self._operand(v, u, found, start) for u, v in zip(operator.uses, operator.operands, strict=True)
             ]
@@ -129,7 +123,7 @@ class Linearisation:
                 value = Value(operator.node.id, i)
                 found[value] = self._dense(found[value]) + self._dense(tangent) if value in found else tangent
         results: list[torch.Tensor | None] = []
-        for use, value in zip(self._tail.output_uses, self._tail.results, strict=True):
+        for use, value in zip(self._downstream.output_uses, self._downstream.results, strict=True):
             tangent = self._operand(value, use, found, start)
             results.append(None if tangent is None else self._dense(tangent).over(candidates))
         return results
@@ -139,7 +133,7 @@ class Linearisation:
     ) -> Tangents | None:
         tangent, injected = found.get(value), start.get(use)
         if injected is None:
-            if tangent is not None and tangent.chain and value in self._tail.shared:
+            if tangent is not None and tangent.chain and value in self._downstream.shared:
                 tangent = found[value] = self._dense(tangent)
             return tangent
         return injected if tangent is None else injected + self._dense(tangent)
@@ -155,25 +149,26 @@ class Linearisation:
         return self._diagonals[chain]
 
     def _step(self, operator: Operator, tangents: Sequence[Tangents | None]) -> list[Tangents | None]:
-        node = operator.node
-        name = short_name(node)
+        node, known = operator.node, operator_of(operator.node.op)
         given = {i: t for i, t in enumerate(tangents) if t is not None}
         moving = tuple(given)
         arguments = {operator.uses[i].argument for i in moving}
         first = given[moving[0]]
-        if name in IDENTITIES:
+        if known.kind is Kind.DROPOUT:
             return [first]
-        if len(moving) == 1 and self._is_diagonal(operator, name, moving[0]):
+        if not any(map(is_float, node.results)):
+            return [None] * len(node.results)
+        if len(moving) == 1 and self._is_diagonal(operator, moving[0]):
             return [replace(first, chain=(*first.chain, node.id))]
         numbers = _numbers(given.values())
         dense = [self._dense(t).over(numbers) for t in given.values()]
         results: Sequence[torch.Tensor | None]
-        if is_linear(node) and arguments <= linear_arguments(node):
+        if arguments <= known.linear_in(node.arguments):
             results = self._each(operator, partial(self._linear, operator, moving), dense)
-        elif arguments <= MULTILINEAR.get(name, frozenset()):
+        elif arguments <= known.multilinear:
             results = self._each(operator, partial(self._multilinear, operator, moving), dense)
-        elif name == "max_pool2d":
-            results = (self._max_pool(operator, dense[0]),)
+        elif known.places is not None:
+            results = (self._pick(operator, known.places, dense[0]),)
         else:
             results = self._jvp(operator, [self._values[v] for v in operator.operands], moving, dense)
         return [None if r is None or not r.is_floating_point() else Tangents(r, numbers.start) for r in results]
@@ -191,50 +186,40 @@ class Linearisation:
                     self._one_by_one.add(op)
         return _stacked([function(*one) for one in zip(*tangents, strict=True)])
 
-    def _is_diagonal(self, operator: Operator, name: str, operand: int) -> bool:
+    def _is_diagonal(self, operator: Operator, operand: int) -> bool:
         """Say whether a call multiplies its one moving operand elementwise; its derivative is then at hand."""
-        node, use = operator.node, operator.uses[operand]
-        batch_norm = name == "batch_norm" and use.argument == "input" and not uses_batch_statistics(node)
-        result = self._values.get(Value(node.id))
-        source = self._values[operator.operands[operand]]
-        pointwise = (
-            is_pointwise(node)
-            and isinstance(result, torch.Tensor)
-            and result.is_floating_point()
-            and result.shape == source.shape
-        )
-        if not batch_norm and not pointwise:
+        node, known = operator.node, operator_of(operator.node.op)
+        result, source = self._values.get(Value(node.id)), self._values[operator.operands[operand]]
+        real = isinstance(result, torch.Tensor) and result.is_floating_point() and result.shape == source.shape
+        if not real or not (known.pointwise or known.derivative) or known.linear_in(node.arguments):
             return False
-        key = (node.id,)
         if self._cache.get(node.id, operand) != operand:
             return False
-        if key not in self._diagonals:
+        if (node.id,) not in self._diagonals:
+            found = self._derivative(operator, operand)
+            if found is None:
+                return False
             self._cache[node.id] = operand
-            operands = [self._values[v] for v in operator.operands]
-            self._diagonals[key] = (
-                _batch_norm_scale(node, operator, operands) if batch_norm else self._derivative(operator, operand)
-            )
+            self._diagonals[node.id,] = found
         return True
 
-    def _derivative(self, operator: Operator, operand: int) -> torch.Tensor:
-        """Return the elementwise derivative of a pointwise call: its tangent for a tangent of ones."""
+    def _derivative(self, operator: Operator, operand: int) -> torch.Tensor | None:
+        """Return the elementwise derivative of a call in one operand, None if it has none."""
+        node, rule = operator.node, operator_of(operator.node.op).derivative
         operands = [self._values[v] for v in operator.operands]
-        if short_name(operator.node) == "relu":
-            x: torch.Tensor = operands[0]
-            return (x > 0).to(x.dtype)
-        if short_name(operator.node) == "mul":
-            like: torch.Tensor = operands[operand]
-            other: Any = operands[1 - operand] if len(operands) == 2 else operator.node.argument("other")
-            return torch.as_tensor(other, dtype=like.dtype, device=like.device)
+        if rule is not None:
+            given = {u.argument: o for u, o in zip(operator.uses, operands, strict=True)}
+            arguments = {n: given[n] if n in given else node.argument(n) for n in ops.schema(node.op).names}
+            return rule(arguments, operator.uses[operand].argument)
         (found,) = self._jvp(operator, operands, [operand], [torch.ones_like(operands[operand])[None]])
         assert found is not None
         return found[0]
 
     def _linear(self, operator: Operator, moving: Sequence[int], *tangents: torch.Tensor) -> tuple[torch.Tensor, ...]:
         node, given = operator.node, dict(zip(moving, tangents, strict=True))
-        name, linear = short_name(node), linear_arguments(node)
-        if name in ("add", "sub"):
-            return (self._sum(operator, name, given),)
+        linear = operator_of(node.op).linear
+        if linear == SUMMANDS:
+            return (self._sum(operator, given),)
         return operator(
             [
                 given[i]
@@ -246,11 +231,11 @@ class Linearisation:
             ]
         )
 
-    def _sum(self, operator: Operator, name: str, tangents: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    def _sum(self, operator: Operator, tangents: Mapping[int, torch.Tensor]) -> torch.Tensor:
         node = operator.node
         by_name = {operator.uses[i].argument: t for i, t in tangents.items()}
         alpha: Any = node.argument("alpha") if "alpha" in node.arguments else 1
-        factor = -alpha if name == "sub" else alpha
+        factor = -alpha if node.op.startswith("aten.sub") else alpha
         left, right = by_name.get("self"), by_name.get("other")
         shape = self._values[Value(node.id)].shape
         if left is None or right is None:
@@ -267,16 +252,15 @@ class Linearisation:
         ]
         return (sum(parts[1:], parts[0]),)
 
-    def _max_pool(self, operator: Operator, tangents: torch.Tensor) -> torch.Tensor:
-        node = operator.node
+    def _pick(self, operator: Operator, places: tuple[str, int], tangents: torch.Tensor) -> torch.Tensor:
+        """Return the elements of the tangent at the places where the results come from."""
+        node, (name, axes) = operator.node, places
         if node.id not in self._cache:
-            names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-            given: list[Any] = [node.argument(n) for n in names]
-            _, found = torch.ops.aten.max_pool2d_with_indices(self._values[operator.operands[0]], *given)
+            _, found = compile_operator(replace(node, op=f"aten.{name}.default"))([self._values[operator.operands[0]]])
             self._cache[node.id] = found
         index: torch.Tensor = self._cache[node.id]
-        flat = index.flatten(-2)
-        pooled = tangents.flatten(-2).gather(-1, flat.expand(len(tangents), *flat.shape))
+        flat = index.flatten(-axes)
+        pooled = tangents.flatten(-axes).gather(-1, flat.expand(len(tangents), *flat.shape))
         return pooled.reshape(len(tangents), *index.shape)
 
     def _jvp(
@@ -301,7 +285,7 @@ class Linearisation:
 
         node = operator.node
         method = "jvp (math attention)" if node.op == ATTENTION else "jvp"
-        with _forward_mode(node.op == ATTENTION, short_name(node) in RECURRENT):
+        with _forward_mode(node.op == ATTENTION, operator_of(node.op).kind is Kind.RECURRENT):
             try:
                 pushed = self._each(operator, push, tangents)
             except RuntimeError:
@@ -329,17 +313,6 @@ def _forward_mode(attention: bool, recurrent: bool) -> Iterator[None]:
         if recurrent:
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         yield
-
-
-def _batch_norm_scale(node: Node, operator: Operator, operands: Sequence[Any]) -> torch.Tensor:
-    """Return the factor of every channel, `γ / √(variance + ε)`, broadcastable to the input."""
-    by_name = {u.argument: o for u, o in zip(operator.uses, operands, strict=True)}
-    epsilon: Any = node.argument("eps")
-    scale = torch.rsqrt(by_name["running_var"] + epsilon)
-    if "weight" in by_name:
-        scale = scale * by_name["weight"]
-    found: torch.Tensor = scale.reshape([1, -1] + [1] * (by_name["input"].dim() - 2))
-    return found
 
 
 def _two_reverse_passes(

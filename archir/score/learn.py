@@ -6,38 +6,18 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from archir.ir.node import Value
 from archir.ir.seeds import derived_seed
-from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
-from archir.score.head import Curvature, Head
-from archir.score.parts import in_parts
-from archir.score.program import Program, number_of_examples
-from archir.score.screen import Batch, Gradient, Reductions, backward, in_turn, let_go, no_batches, tapped_program
-from archir.score.targets import Targets
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How θ is learned.
-
-    Attributes:
-        steps: number of steps, one batch each; batches are used again when they run out.
-        rate: step size of Adam, relative to the root mean square of the weight θ is added to; falls to nought.
-        radius: bound of ‖θ‖ relative to ‖w‖, for each row of a weight (for a vector, of it all).
-        curvature: how the second order is estimated.
-        seed: of the initial θ and of the samples.
-    """
-
-    steps: int = 60
-    rate: float = 0.05
-    radius: float = 0.5
-    curvature: Curvature = Curvature.SAMPLED
-    seed: int = 0
+from archir.rewrite.theta import Added, Key, Theta
+from archir.score.batches import AnyBatch, BoundBatch, bind_batches, in_parts
+from archir.score.objective import Objective
+from archir.score.options import ScoreOptions
+from archir.score.program import Program
+from archir.score.screen import Gradient, Reductions, backward, in_turn, let_go, tapped_program
 
 
 @dataclass(frozen=True)
@@ -62,9 +42,9 @@ class Learner:
 
     def __init__(
         self,
-        head: Head,
+        objective: Objective,
         perturbations: Sequence[Perturbation],
-        recipe: Recipe,
+        options: ScoreOptions,
         *,
         start: Sequence[Theta] | None = None,
         together: Sequence[tuple[int, int]] | None = None,
@@ -72,34 +52,34 @@ class Learner:
         """Set θ to its starting point.
 
         Args:
-            head: the loss; its program gives the graph.
+            objective: the loss; its program gives the graph.
             perturbations: the families; those without parameters have nothing to learn.
-            recipe: how to learn.
+            options: how to learn.
             start: θ of each family to start from; small and random if not given.
             together: the members of a set, as numbers of family and member, whose θ is learned for the set as a whole;
                 that of all others stands still. If not given, every member learns as if it were alone.
         """
-        self._head, self._recipe = head, recipe
+        self._objective, self._options = objective, options
         self._perturbations = tuple(perturbations)
-        self._set = None if together is None else _members(together, perturbations, _like(head.program))
+        self._set = None if together is None else _members(together, perturbations, _like(objective.program))
         used = range(len(perturbations)) if self._set is None else list(self._set)
         self._learnable = [i for i in used if perturbations[i].theta]
         tapped = self._learnable if self._set is None else used
-        self._program: Program = tapped_program(head.program, [perturbations[i] for i in tapped])
-        self._generator = torch.Generator().manual_seed(head.ranks.seed(recipe.seed))
+        self._program: Program = tapped_program(objective.program, [perturbations[i] for i in tapped])
+        self._generator = torch.Generator().manual_seed(objective.processes.seed(options.seed))
         self._reductions = Reductions()
-        stored = {Value(i): t for i, t in head.program.graph.tensors.items()}
-        self._thetas: list[dict[int, torch.Tensor]] = []
+        stored = {Value(i): t for i, t in objective.program.graph.tensors.items()}
+        self._thetas: list[dict[Key, torch.Tensor]] = []
         for i, p in enumerate(perturbations):
-            first = p.initial_theta(stored, derived_seed(recipe.seed, i)) if start is None else start[i]
+            first = p.initial_theta(stored, derived_seed(options.seed, i)) if start is None else start[i]
             learns = i in self._learnable
             self._thetas.append({node: t.clone().requires_grad_(learns) for node, t in first.items()})
         keys = [(i, key) for i in self._learnable for key in self._thetas[i]]
         every = [(perturbations[i].theta[key], self._thetas[i][key]) for i, key in keys]
         paces = [_pace(key, like) for (_, key), (like, _) in zip(keys, every, strict=True)]
-        self._rates = [recipe.rate * _scale(like) * pace for (like, _), pace in zip(every, paces, strict=True)]
+        self._rates = [options.rate * _scale(like) * pace for (like, _), pace in zip(every, paces, strict=True)]
         groups = [{"params": [t], "lr": rate} for (_, t), rate in zip(every, self._rates, strict=True)]
-        self._region = [(t, _limit(like, recipe.radius)) for like, t in every]
+        self._region = [(t, _limit(like, options.radius)) for like, t in every]
         self._optimiser = torch.optim.Adam(groups, eps=1e-12) if groups else None
         self._step = 0
 
@@ -108,7 +88,7 @@ class Learner:
         """θ of each family as it stands."""
         return tuple({n: t.detach().clone() for n, t in theta.items()} for theta in self._thetas)
 
-    def step(self, batch: Batch) -> float:
+    def step(self, batch: AnyBatch) -> float:
         """Take one step and return the predicted change of the loss before it, summed over all members, or of the set.
 
         Raises:
@@ -117,14 +97,14 @@ class Learner:
         if self._optimiser is None:
             return 0.0
         self._optimiser.zero_grad()
-        examples, total = number_of_examples(batch[1]), 0.0
-        for inputs, targets in in_parts(self._head, self._program, [batch]):
-            total += self._accumulate(inputs, targets)
+        (bound,) = bind_batches(self._objective.program, [batch])
+        examples = bound.examples
+        total = sum(self._accumulate(part) for part in in_parts(self._objective, [bound]))
         for theta in self._thetas:
             for tensor in theta.values():
                 tensor.grad = None if tensor.grad is None else tensor.grad / examples
         total = self._share(total / examples, examples)
-        progress = self._step / max(self._recipe.steps, 1)
+        progress = self._step / max(self._options.steps, 1)
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         self._optimiser.step()
@@ -134,10 +114,10 @@ class Learner:
                 _project(theta_tensor, limit)
         return total
 
-    def _accumulate(self, inputs: Mapping[Value, Any], targets: Targets) -> float:
+    def _accumulate(self, batch: BoundBatch) -> float:
         """Add the gradient of θ on some examples, summed over them, and return their predicted changes of the loss."""
-        evaluation, examples = self._program(inputs), number_of_examples(targets)
-        first, second = backward(self._head, evaluation, targets, self._recipe.curvature, self._generator)
+        evaluation, examples = self._program(batch.inputs), batch.examples
+        first, second = backward(self._objective, evaluation, batch.targets, self._options.curvature, self._generator)
         pairs = list(second)
         value, sums = 0.0, None
         if self._set is not None:
@@ -151,15 +131,15 @@ class Learner:
 
     @torch.no_grad()
     def _share(self, total: float, examples: int) -> float:
-        """Make the gradients of θ, and the predicted change, means over the examples of all ranks."""
-        ranks = self._head.ranks
-        if ranks.group is None:
+        """Make the gradients of θ, and the predicted change, means over the examples of all processes."""
+        processes = self._objective.processes
+        if processes.group is None:
             return total
-        (every,) = ranks.total(examples)
+        (every,) = processes.total(examples)
         pulled = [(t, t.grad) for theta in self._thetas for t in theta.values() if t.grad is not None]
-        for (tensor, _), found in zip(pulled, ranks.sum(*(g * examples for _, g in pulled)), strict=True):
+        for (tensor, _), found in zip(pulled, processes.sum(*(g * examples for _, g in pulled)), strict=True):
             tensor.grad = found / every
-        return ranks.total(total * examples)[0] / every
+        return processes.total(total * examples)[0] / every
 
     @torch.no_grad()
     def _totals(
@@ -183,10 +163,10 @@ class Learner:
         self, i: int, pairs: Sequence[tuple[Gradient, Gradient]], deltas: Mapping[Edge, torch.Tensor], examples: int
     ) -> list[Sums]:
         """Return `Σ g̃·Δ` for each unit and member of one family; `[units, members]`."""
-        p, sums = self._perturbations[i], []
+        p, united, sums = self._perturbations[i], self._objective.united, []
         for left, right in pairs:
-            one = self._head.united(self._reductions.total(i, p, left, deltas, examples))
-            other = one if left is right else self._head.united(self._reductions.total(i, p, right, deltas, examples))
+            one = united(self._reductions.total(i, p, left, deltas, examples))
+            other = one if left is right else united(self._reductions.total(i, p, right, deltas, examples))
             sums.append((one, other))
         return sums
 
@@ -239,10 +219,10 @@ class Learner:
 
 
 def learn(
-    head: Head,
+    objective: Objective,
     perturbations: Sequence[Perturbation],
-    batches: Iterable[Batch],
-    recipe: Recipe,
+    batches: Iterable[AnyBatch],
+    options: ScoreOptions,
     *,
     start: Sequence[Theta] | None = None,
     together: Sequence[tuple[int, int]] | None = None,
@@ -250,10 +230,10 @@ def learn(
     """Learn θ of all families at once, each member as if it were alone; or that of a set, for the set as a whole.
 
     Args:
-        head: the loss; its program gives the graph.
+        objective: the loss; its program gives the graph.
         perturbations: the families.
-        batches: pairs of inputs and targets; used again when they run out.
-        recipe: how to learn.
+        batches: the batches, bound or as pairs of inputs and targets; used again when they run out.
+        options: how to learn.
         start: θ of each family to start from; small and random if not given.
         together: the members of the set, as numbers of family and member. Its estimate has one sum over the whole set
             where that of a single member has one over its own positions, so that members stop short where others go
@@ -265,14 +245,11 @@ def learn(
     Source: Adam (Kingma and Ba 2015) on the estimate of Lawton, Galstyan, Ver Steeg 2024; the trust region and sets are
         ours.
     """
-    learner = Learner(head, perturbations, recipe, start=start, together=together)
-    stream = itertools.cycle(batches)
-    estimates = []
-    for _ in range(recipe.steps):
-        batch = next(stream, None)
-        if batch is None:
-            raise no_batches()
-        estimates.append(learner.step(batch))
+    learner = Learner(objective, perturbations, options, start=start, together=together)
+    if not options.steps:
+        return Learned(learner.thetas, torch.zeros(0, dtype=torch.float64))
+    stream = itertools.cycle(bind_batches(objective.program, batches, most=options.steps))
+    estimates = [learner.step(batch) for batch in itertools.islice(stream, options.steps)]
     return Learned(learner.thetas, torch.tensor(estimates, dtype=torch.float64))
 
 
@@ -305,8 +282,8 @@ def _scale(weight: torch.Tensor) -> float:
     return found if found > 0 else 1.0
 
 
-def _pace(key: int, like: torch.Tensor) -> float:
-    """Return by how much steps are shorter for a new layer (a key below nought): 3/√fan-in.
+def _pace(key: Key, like: torch.Tensor) -> float:
+    """Return by how much steps are shorter for a new layer than for copies: 3/√fan-in.
 
     A step of Adam moves all weights of a unit by as much, so that inputs add up, and a layer of many inputs that starts
     at nought would overshoot. Copies of units start and move in pairs that cancel, and need no such care.
@@ -314,7 +291,7 @@ def _pace(key: int, like: torch.Tensor) -> float:
     Source: Yang and Hu 2021 for the scaling; the constant, the root of a 3x3 kernel, is ours.
     """
     fan_in = like[0].numel() if like.dim() > 1 else 1
-    return min(1.0, 3 / math.sqrt(fan_in)) if key < 0 else 1.0
+    return min(1.0, 3 / math.sqrt(fan_in)) if isinstance(key, Added) else 1.0
 
 
 def _limit(like: torch.Tensor, radius: float) -> torch.Tensor:

@@ -12,13 +12,15 @@ import torch
 from archir.cost import cost
 from archir.errors import ScoreError
 from archir.ir import ops
-from archir.ir.execute import MODE_ARGUMENTS, Call, compile_call, mode_argument
+from archir.ir.execute import Call, compile_call, mode_argument
 from archir.ir.graph import Graph
-from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Use, Value
+from archir.ir.node import Argument, Leaf, Node, Tree, Use, Value, build
+from archir.ir.operators.normalisation import BATCH_NORM
+from archir.ir.registry import operator_of
 from archir.ir.types import ScalarType
 from archir.rewrite.perturbation import Edge
 from archir.score.affine import Affine, absorb, affine_of
-from archir.score.batch_statistics import BATCH_NORM, is_coupled, with_batch_statistics
+from archir.score.batch_statistics import is_coupled, with_batch_statistics
 from archir.score.targets import Targets, tensors_of
 
 Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
@@ -147,7 +149,7 @@ class Program:
 
     def structure(self, outputs: Sequence[Any]) -> Any:
         """Return outputs nested as the model returns them."""
-        return _nest(self.graph.signature.result, outputs)
+        return build(self.graph.signature.result, outputs)
 
     def bind(self, inputs: Inputs) -> dict[Value, Any]:
         """Return the value of every input of the graph for what a model would be called with.
@@ -299,8 +301,8 @@ def _refuse_noise(graph: Graph, batch_statistics: bool) -> None:
 def _is_noisy(node: Node) -> bool:
     target = ops.function(node.op)
     random = isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
-    flag = MODE_ARGUMENTS.get(node.op)
-    if flag is None:
+    flag = operator_of(node.op).mode
+    if not flag:
         return random
     if node.op == "aten.instance_norm.default" or mode_argument(node) is not None:
         return False
@@ -308,17 +310,6 @@ def _is_noisy(node: Node) -> bool:
         return False
     rates = {"dropout", "p"} & set(ops.schema(node.op).names)
     return not rates or any(node.argument(name) != 0 for name in rates)
-
-
-def _nest(leaf: Leaf, parts: Sequence[Any]) -> Any:
-    if isinstance(leaf, Constant):
-        return leaf.value
-    if isinstance(leaf, int):
-        return parts[leaf]
-    children = [_nest(child, parts) for child in leaf.children]
-    if leaf.kind == "dict":
-        return dict(zip(leaf.keys, children, strict=True))
-    return tuple(children) if leaf.kind == "tuple" else children
 
 
 def _unnest(leaf: Leaf, given: Any, name: str, found: dict[int, Any]) -> None:

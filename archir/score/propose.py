@@ -6,15 +6,15 @@ import itertools
 
 from archir.errors import PassError
 from archir.ir.graph import Graph
-from archir.rewrite.candidate import Candidate
 from archir.rewrite.compose import Compose
+from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.reference import Later
-from archir.score.baselines.ranking import Ranking
-from archir.score.score import Scores
+from archir.score.families import Candidate
+from archir.score.scores import Scores
 
 
-def propose_composites(scores: Scores | Ranking, most: int) -> tuple[Compose, ...]:
+def propose_composites(scores: Scores, most: int) -> tuple[Compose, ...]:
     """Return composites of two rewrites each, of those that scored best alone.
 
     At least one of the two is no change of a width: changes of widths already go together in a set, while rewrites
@@ -30,7 +30,8 @@ def propose_composites(scores: Scores | Ranking, most: int) -> tuple[Compose, ..
 
     Source: ours.
     """
-    alone = [(s.candidate, s.predicted) for s in scores if s.predicted is not None and s.predicted < 0]
+    choice = sorted(scores.choice, key=lambda s: s.order)
+    alone = [(s.candidate, s.predicted) for s in choice if s.predicted is not None and s.predicted < 0]
     best = [(c, predicted) for c, predicted in alone if not isinstance(c.morphism, Compose)]
     pairs = [
         (first + second, one, other)
@@ -53,6 +54,6 @@ def _compose(graph: Graph, first: Candidate, second: Candidate) -> Compose | Non
     try:
         after = one.apply(graph)
         composite = Compose((one, second.morphism.followed(Later(graph, after))))
-        return composite if composite.match(graph) is None else None
+        return None if isinstance(composite.match(graph), Miss) else composite
     except PassError:
         return None

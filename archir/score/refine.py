@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from archir.errors import ScoreError
-from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Perturbation
+from archir.rewrite.theta import Theta
+from archir.score.batches import AnyBatch, bind_batches, in_parts
 from archir.score.chunks import Candidates, chunk_size
+from archir.score.downstream import Downstream
 from archir.score.forward import Linearisation
-from archir.score.head import Head
-from archir.score.parts import in_parts
+from archir.score.objective import Objective
 from archir.score.program import Evaluation, number_of_examples
-from archir.score.screen import Batch, Moments, no_batches
-from archir.score.tail import Tail
+from archir.score.screen import Moments
 from archir.score.targets import Targets
 
 LARGEST_STORED = 2**27
@@ -33,7 +33,7 @@ class LinearBatch:
         flat: the same side by side, `[examples, outputs]`.
         targets: the targets.
         pushed: `u`, how each candidate moves the outputs, `[candidates, examples, outputs]`; where these are made in
-            chunks (`stream.StreamedHead`), how it moves the features they are made from.
+            chunks (`stream.StreamedObjective`), how it moves the features they are made from.
     """
 
     outputs: Sequence[Any]
@@ -47,15 +47,15 @@ class Refinement:
     """The linearised effects of some candidates.
 
     Attributes:
-        head: the loss.
+        objective: the loss.
         first_order: `a_c = mean_n r·u_c`, `[candidates]`, in nats for likelihoods.
         gram: `G_cd = mean_n u_cᵀ H u_d`, `[candidates, candidates]`.
-        stderr: standard error of `a + G/2` of each over the units (see `Head.united`), `[candidates]`.
+        stderr: standard error of `a + G/2` of each over the units (see `Objective.united`), `[candidates]`.
         batches: the linearised network; empty if it would take too much memory.
         methods: how operators were differentiated; see `forward.Linearisation.methods`.
     """
 
-    head: Head
+    objective: Objective
     first_order: torch.Tensor
     gram: torch.Tensor
     stderr: torch.Tensor
@@ -67,66 +67,43 @@ class Refinement:
         index = torch.tensor(chosen, dtype=torch.long)
         return float(self.first_order[index].sum() + self.gram[index][:, index].sum() / 2)
 
+    @torch.no_grad()
     def linearised(self, chosen: Sequence[int]) -> float:
         """Return `mean_n [ℓ(o + Σ u_c) − ℓ(o)]`; the joint model where the outputs were too large to be kept."""
         if not self.batches:
             return self.joint(chosen)
-        return float(self.losses([*chosen], [None])[0])
-
-    def after_joint(self, chosen: Sequence[int]) -> torch.Tensor:
-        """Return the joint prediction for a set and each candidate added to it; `[candidates]`."""
-        index = torch.tensor(chosen, dtype=torch.long)
-        return self.joint(chosen) + self.first_order + self.gram.diagonal() / 2 + self.gram[:, index].sum(1)
-
-    def after_linearised(self, chosen: Sequence[int]) -> torch.Tensor:
-        """Return the linearised network's loss change for a set and each candidate added to it; `[candidates]`."""
-        if not self.batches:
-            return self.after_joint(chosen)
-        return self.losses(chosen, range(len(self.first_order)))
-
-    @torch.no_grad()
-    def losses(self, chosen: Sequence[int], added: Iterable[int | None]) -> torch.Tensor:
-        """Return the change of the linearised network's loss for a set with each of some candidates added to it.
-
-        Args:
-            chosen: the set.
-            added: candidates; None adds nothing.
-        """
-        wanted = list(added)
-        totals, examples = torch.zeros(len(wanted), dtype=torch.float64), 0.0
+        total, examples = 0.0, 0
         for batch in self.batches:
             count = len(batch.flat)
-            before = self._loss(batch, batch.flat) * count
             moved = batch.flat + batch.pushed[list(chosen)].sum(0) if chosen else batch.flat
-            for i, c in enumerate(wanted):
-                totals[i] += self._loss(batch, moved if c is None else moved + batch.pushed[c]) * count - before
+            total += self._loss(batch, moved) * count - self._loss(batch, batch.flat) * count
             examples += count
-        (totals,), (examples,) = self.head.ranks.sum(totals), self.head.ranks.total(examples)
-        return totals / examples
+        total, every = self.objective.processes.total(total, examples)
+        return total / every
 
     def _loss(self, batch: LinearBatch, flat: torch.Tensor) -> float:
-        return float(self.head.mean(flat, batch.outputs, batch.targets))
+        return float(self.objective.mean(flat, batch.outputs, batch.targets))
 
 
 def refine(
-    head: Head,
+    objective: Objective,
     perturbations: Sequence[Perturbation],
     thetas: Sequence[Theta],
     chosen: Sequence[tuple[int, int]],
-    batches: Iterable[Batch],
+    batches: Iterable[AnyBatch],
     *,
     chunk: int | None = None,
 ) -> Refinement:
     """Find what some candidates do to the outputs, by one tangent each.
 
     Args:
-        head: the loss; its program gives the graph.
+        objective: the loss; its program gives the graph.
         perturbations: the families.
         thetas: θ of each family.
         chosen: the candidates: number of the family, number of the member.
-        batches: pairs of inputs and targets.
-        chunk: most tangents that are pushed through the tail at once; `chunk_size` if None. Results are the same up to
-            rounding.
+        batches: the batches, bound or as pairs of inputs and targets.
+        chunk: most tangents that are pushed through what lies downstream at once; `chunk_size` if None. Results are
+            the same up to rounding.
 
     Raises:
         ScoreError: an operator downstream cannot be differentiated, the loss is not finite or does not fit a batch,
@@ -136,45 +113,50 @@ def refine(
     """
     if chunk is not None and chunk < 1:
         raise ScoreError(f"a chunk holds one tangent or more, not {chunk}")
-    candidates = Candidates(head.program.graph, perturbations, thetas, chosen)
+    candidates = Candidates(objective.program.graph, perturbations, thetas, chosen)
     used = [perturbations[f] for f in candidates.families]
-    tail = Tail(head.program.graph, [e for p in used for e in p.edges])
-    program = head.program.tapped(keep=tail.needs | frozenset(v for p in used for v in p.needs))
+    downstream = Downstream(objective.program.graph, [e for p in used for e in p.edges])
+    program = objective.program.tapped(keep=downstream.needs | frozenset(v for p in used for v in p.needs))
     moments, gram = Moments(len(chosen)), torch.zeros(len(chosen), len(chosen), dtype=torch.float64)
     kept: list[LinearBatch] = []
     methods: dict[str, str] = {}
     examples, stored = 0, 0
-    for inputs, targets in in_parts(head, program, batches):
-        size = chunk or chunk_size(program, number_of_examples(targets))
-        batch, found = _linearised(head, tail, program(inputs), targets, candidates, size)
+    for part in in_parts(objective, bind_batches(objective.program, batches)):
+        count, targets = part.examples, part.targets
+        size = chunk or chunk_size(objective.program, count)
+        batch, found = _linearised(objective, downstream, program(part.inputs), targets, candidates, size)
         methods |= found
-        count, pushed = number_of_examples(targets), batch.pushed
-        _, gradient = head.gradient(batch.outputs, targets)
-        curved = head.hessian_product(batch.outputs, targets, pushed)
+        pushed = batch.pushed
+        _, gradient = objective.gradient(batch.outputs, targets)
+        curved = objective.hessian_product(batch.outputs, targets, pushed)
         first, second = (pushed * gradient).sum(2).mT, (pushed * curved).sum(2).mT
-        moments.add(head.united(first), head.united(second), count)
+        moments.add(objective.united(first), objective.united(second), count)
         gram += (pushed.flatten(1) @ curved.flatten(1).mT).to("cpu", torch.float64)
         examples += count
         stored += pushed.numel()
         kept = [*kept, batch] if stored <= LARGEST_STORED else []
-    if not examples:
-        raise no_batches()
-    estimate = moments.estimate(head.ranks)
-    (gram,), (every, too_large) = head.ranks.sum(gram), head.ranks.total(examples, stored > LARGEST_STORED)
+    estimate = moments.estimate(objective.processes)
+    (gram,) = objective.processes.sum(gram)
+    every, too_large = objective.processes.total(examples, stored > LARGEST_STORED)
     gram = (gram + gram.mT) / (2 * every)
-    if too_large:  # on some rank, and all have to do the same
+    if too_large:  # on some process, and all have to do the same
         kept = []
-    return Refinement(head, estimate.first_order, gram, estimate.stderr, tuple(kept), methods)
+    return Refinement(objective, estimate.first_order, gram, estimate.stderr, tuple(kept), methods)
 
 
 def _linearised(
-    head: Head, tail: Tail, evaluation: Evaluation, targets: Targets, candidates: Candidates, size: int
+    objective: Objective,
+    downstream: Downstream,
+    evaluation: Evaluation,
+    targets: Targets,
+    candidates: Candidates,
+    size: int,
 ) -> tuple[LinearBatch, Mapping[str, str]]:
     """Return a batch with the tangents of its outputs, and how operators were differentiated."""
     count = number_of_examples(targets)
-    head.check(evaluation.outputs, targets)
-    linear = Linearisation(tail, evaluation.values)
-    flat = head.flatten(evaluation.outputs, count)
+    objective.check(evaluation.outputs, targets)
+    linear = Linearisation(downstream, evaluation.values)
+    flat = objective.flatten(evaluation.outputs, count)
     pushed = torch.zeros(len(candidates), *flat.shape, dtype=flat.dtype, device=flat.device)
     for numbers, start in candidates.chunks(evaluation.values, count, size):
         moved = linear(start)
@@ -183,5 +165,5 @@ def _linearised(
                 o if not isinstance(o, torch.Tensor) else torch.zeros_like(o) if t is None else t[i]
                 for o, t in zip(evaluation.outputs, moved, strict=True)
             ]
-            pushed[number] = head.flatten(filled, count)
+            pushed[number] = objective.flatten(filled, count)
     return LinearBatch(evaluation.outputs, flat, targets, pushed), linear.methods

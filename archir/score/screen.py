@@ -8,18 +8,15 @@ from dataclasses import dataclass
 
 import torch
 
-from archir.errors import ScoreError
-from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Edge, Perturbation
-from archir.score.head import Curvature, Head
-from archir.score.parts import in_parts
-from archir.score.program import Evaluation, Inputs, Program, number_of_examples
-from archir.score.ranks import Ranks
+from archir.rewrite.theta import Theta
+from archir.score.batches import AnyBatch, bind_batches, in_parts
+from archir.score.objective import Curvature, Objective
+from archir.score.processes import Processes
+from archir.score.program import Evaluation, Program, number_of_examples
 from archir.score.reduction import Reduction
-from archir.score.targets import Targets, map_tensors
+from archir.score.targets import Targets
 
-Batch = tuple[Inputs, Targets]
-"""What a model is called with, and what its outputs are compared with."""
 Gradient = dict[Edge, torch.Tensor]
 """Gradients on edges; an edge the loss does not depend on is left out."""
 
@@ -31,8 +28,8 @@ class Estimate:
     Attributes:
         first_order: `a`, `[members]`, in nats for likelihoods.
         curvature: `G`, `[members]`.
-        stderr: standard error of `a + G/2` over the units (see `Head.united`), `[members]`; that of the sampling is
-            part of it. Not a number where there is one unit.
+        stderr: standard error of `a + G/2` over the units (see `Objective.united`), `[members]`; that of the sampling
+            is part of it. Not a number where there is one unit.
     """
 
     first_order: torch.Tensor
@@ -67,14 +64,14 @@ class Moments:
         self._examples += examples
         self._units += len(first)
 
-    def estimate(self, ranks: Ranks) -> Estimate:
-        """Return the means over all ranks, and the standard error.
+    def estimate(self, processes: Processes) -> Estimate:
+        """Return the means over all processes, and the standard error.
 
         With `y` the sum over a unit, `w` its number of examples and `x̄ = Σ y / Σ w`, the standard error squared is
         `B / (B − 1) · Σ (y − w x̄)² / (Σ w)²` over B units.
         """
-        n, weights, units = ranks.total(self._examples, self._weights, self._units)
-        first, second, square, weighted = ranks.sum(self._first, self._second, self._square, self._weighted)
+        n, weights, units = processes.total(self._examples, self._weights, self._units)
+        first, second, square, weighted = processes.sum(self._first, self._second, self._square, self._weighted)
         first, second = first / n, second / n
         mean = first + second / 2
         spread = (square - 2 * mean * weighted + mean**2 * weights).clamp(min=0)
@@ -90,7 +87,7 @@ def tapped_program(program: Program, perturbations: Sequence[Perturbation]) -> P
 
 
 def backward(
-    head: Head,
+    objective: Objective,
     evaluation: Evaluation,
     targets: Targets,
     curvature: Curvature,
@@ -102,15 +99,15 @@ def backward(
         ScoreError: the loss is not finite, or does not fit.
     """
     examples = number_of_examples(targets)
-    _, gradient = head.gradient(evaluation.outputs, targets)
-    chosen = head.real(evaluation.outputs, examples)
+    _, gradient = objective.gradient(evaluation.outputs, targets)
+    chosen = objective.real(evaluation.outputs, examples)
     wanted = [i for i in chosen if evaluation.outputs[i].requires_grad]
     edges, taps = list(evaluation.taps), list(evaluation.taps.values())
 
     def pull(vector: torch.Tensor, *, last: bool) -> Gradient:
         if not wanted:
             return {}
-        parts = head.split(vector, evaluation.outputs)
+        parts = objective.split(vector, evaluation.outputs)
         found = torch.autograd.grad(
             [evaluation.outputs[i] for i in wanted],
             taps,
@@ -123,7 +120,7 @@ def backward(
     first = pull(gradient, last=False)
 
     def second() -> Iterator[tuple[Gradient, Gradient]]:
-        pairs = list(head.pairs(evaluation.outputs, targets, curvature, generator))
+        pairs = list(objective.pairs(evaluation.outputs, targets, curvature, generator))
         for i, (left, right) in enumerate(pairs):
             last = i == len(pairs) - 1
             if left is right:
@@ -193,31 +190,11 @@ def let_go(edges: Iterable[Edge], first: Gradient, pairs: Iterable[tuple[Gradien
             gradient.pop(edge, None)
 
 
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """Return a batch with its targets where the graph is; inputs are moved when they are bound.
-
-    Raises:
-        ScoreError: it is no pair of inputs and targets.
-    """
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise ScoreError(
-            f"a batch is a pair (inputs, targets), not a {type(batch).__name__}", mend="give an iterable of such pairs"
-        )
-    inputs, targets = batch
-    number_of_examples(targets)
-    return inputs, map_tensors(lambda t: t.to(device), targets)
-
-
-def no_batches() -> ScoreError:
-    """Return the error for an empty iterable of batches."""
-    return ScoreError("there are no batches to score on")
-
-
 def screen(
-    head: Head,
+    objective: Objective,
     perturbations: Sequence[Perturbation],
     thetas: Sequence[Theta],
-    batches: Iterable[Batch],
+    batches: Iterable[AnyBatch],
     *,
     curvature: Curvature = Curvature.SAMPLED,
     seed: int = 0,
@@ -229,10 +206,10 @@ def screen(
     backwards a batch, and the children of every region.
 
     Args:
-        head: the loss; its program gives the graph.
+        objective: the loss; its program gives the graph.
         perturbations: the families.
         thetas: θ of each family.
-        batches: pairs of inputs and targets.
+        batches: the batches, bound or as pairs of inputs and targets.
         curvature: how g̃ is chosen.
         seed: of the samples.
 
@@ -244,22 +221,19 @@ def screen(
 
     Source: SCORING model after Lawton, Galstyan, Ver Steeg 2024; the per-example estimator is ours.
     """
-    program = tapped_program(head.program, perturbations)
-    generator, reductions = torch.Generator().manual_seed(head.ranks.seed(seed)), Reductions()
+    program = tapped_program(objective.program, perturbations)
+    generator, reductions = torch.Generator().manual_seed(objective.processes.seed(seed)), Reductions()
     moments = [Moments(p.members) for p in perturbations]
-    empty = True
-    for inputs, targets in in_parts(head, program, batches):
-        empty = False
-        terms = _terms(head, program(inputs), targets, perturbations, thetas, reductions, curvature, generator)
+    for part in in_parts(objective, bind_batches(objective.program, batches)):
+        evaluation = program(part.inputs)
+        terms = _terms(objective, evaluation, part.targets, perturbations, thetas, reductions, curvature, generator)
         for moment, (a, q) in zip(moments, terms, strict=True):
-            moment.add(a, q, number_of_examples(targets))
-    if empty:
-        raise no_batches()
-    return [m.estimate(head.ranks) for m in moments]
+            moment.add(a, q, part.examples)
+    return [m.estimate(objective.processes) for m in moments]
 
 
 def _terms(
-    head: Head,
+    objective: Objective,
     evaluation: Evaluation,
     targets: Targets,
     perturbations: Sequence[Perturbation],
@@ -270,18 +244,18 @@ def _terms(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return a and q of every unit and member, `[units, members]` each, of one family after another."""
     examples = number_of_examples(targets)
-    head.check(evaluation.outputs, targets)
-    first, second = backward(head, evaluation, targets, curvature, generator)
-    pairs, terms = list(second), {}
+    objective.check(evaluation.outputs, targets)
+    first, second = backward(objective, evaluation, targets, curvature, generator)
+    pairs, united, terms = list(second), objective.united, {}
     with torch.no_grad():
         for i, done in in_turn(dict(enumerate(perturbations))):
             p = perturbations[i]
             delta = p.delta(evaluation.values, thetas[i])
-            linear = head.united(reductions.total(i, p, first, delta, examples))
+            linear = united(reductions.total(i, p, first, delta, examples))
             square = torch.zeros_like(linear)
             for left, right in pairs:
-                one = head.united(reductions.total(i, p, left, delta, examples))
-                square += one * (one if left is right else head.united(reductions.total(i, p, right, delta, examples)))
+                one = united(reductions.total(i, p, left, delta, examples))
+                square += one * (one if left is right else united(reductions.total(i, p, right, delta, examples)))
             terms[i] = linear, square
             del delta  # before that of the next family is made
             let_go(done, first, pairs)

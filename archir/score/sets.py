@@ -5,38 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
 
 import torch
 
-from archir.cost import Cost, cost
+from archir.cost import Cost
 from archir.ir.graph import Graph
-from archir.rewrite.candidate import Candidate
-from archir.rewrite.morphism import Morphism, Theta
+from archir.rewrite.morphism import Morphism
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.pipeline import apply_together
-from archir.score.family import Family, compatible
-from archir.score.head import Head
-from archir.score.learn import Recipe, learn
+from archir.rewrite.set_cost import cost_of_set
+from archir.rewrite.theta import Theta
+from archir.score.batches import AnyBatch, BoundBatch, bind_batches
+from archir.score.combination import Combination
+from archir.score.families import Candidate, Family
+from archir.score.learn import learn
+from archir.score.objective import Objective
+from archir.score.options import Price, ScoreOptions
 from archir.score.refine import Refinement, refine
-from archir.score.screen import Batch, moved
 from archir.score.select import select
+from archir.score.set_models import SetModel
 from archir.score.stream import streamed
-
-Price = Callable[[Cost], float]
-"""What a difference of cost is worth, in nats."""
 
 Limit = Callable[[Cost], bool]
 """Says whether a graph of some cost may be made."""
-
-DEFAULT_RECIPE = Recipe()
-"""How θ is learned for a set where nothing else is said."""
 
 SHORTER = 0.2
 """The rate at which θ is learned for a set, relative to that at which members learn alone."""
 
 SMALLEST_SCALE = 0.1
-"""The least that θ is scaled by before it is learned for a set; nought is a saddle point, which nothing leaves."""
+"""The least that θ is scaled by before it is learned for a set; zero is a saddle point, which nothing leaves."""
 
 SCALED_ON = 4
 """The number of batches that scale is found on."""
@@ -48,18 +45,11 @@ class Member:
 
     Attributes:
         candidate: the candidate.
-        family: its family.
-        theta: θ of the family; None to leave the new units as they are born.
+        theta: θ of its family; None to leave the new units as they are born.
     """
 
     candidate: Candidate
-    family: Family
-    theta: Theta | None
-
-    @property
-    def number(self) -> int:
-        """Its number in the family."""
-        return self.family.site.members.index(self.candidate.morphism)
+    theta: Theta | None = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -67,17 +57,22 @@ class CandidateSet:
     """Candidates of one graph that are applied together.
 
     Attributes:
-        graph: the graph.
-        head: the loss on top of it.
+        objective: the loss on top of the graph.
         members: the candidates, each with its θ.
+        options: how they were scored.
     """
 
-    graph: Graph = field(repr=False)
-    head: Head = field(repr=False)
+    objective: Objective = field(repr=False)
     members: tuple[Member, ...]
+    options: ScoreOptions = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.members)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph they were found in."""
+        return self.objective.graph
 
     @property
     def specs(self) -> tuple[str, ...]:
@@ -103,19 +98,18 @@ class CandidateSet:
         Raises:
             PassError: its members cannot be applied together.
         """
-        return cost(apply_together(self.graph, [(m.candidate.morphism, None) for m in self.members]))
+        return cost_of_set(self.graph, [m.candidate.morphism for m in self.members])
 
-    def refine(self, batches: Iterable[Batch]) -> Refinement:
+    def refine(self, batches: Iterable[AnyBatch]) -> Refinement:
         """Return the joint model of the members on any batches, in their order.
 
         Raises:
             ScoreError: there are no batches, or the loss does not fit one.
         """
-        there = [moved(b, self.head.program.device) for b in batches]
-        head = streamed(self.head, self._perturbations, there)
-        return refine(head, self._perturbations, self._thetas, self._places, there)
+        bound = bind_batches(self.objective.program, batches)
+        return refine(self._streamed(bound), self._perturbations, self._thetas, self._places, bound)
 
-    def linearised(self, batches: Iterable[Batch]) -> float:
+    def linearised(self, batches: Iterable[AnyBatch]) -> float:
         """Return the change of the linearised network's exact loss, on any batches, in nats.
 
         Raises:
@@ -125,10 +119,9 @@ class CandidateSet:
 
     def scaled(self, factor: float) -> CandidateSet:
         """Return the set with θ of every member times a factor; those that have none stay as they are."""
-        scaled = {id(m.family): {n: t * factor for n, t in (m.theta or {}).items()} or None for m in self.members}
-        return replace(self, members=tuple(replace(m, theta=scaled[id(m.family)]) for m in self.members))
+        return self._with([{n: t * factor for n, t in theta.items()} for theta in self._thetas])
 
-    def learned(self, batches: Iterable[Batch], recipe: Recipe = DEFAULT_RECIPE) -> CandidateSet:
+    def learned(self, batches: Iterable[AnyBatch], options: ScoreOptions | None = None) -> CandidateSet:
         """Return the set with θ learned for all members together, from what each has learned alone.
 
         What was learned alone overshoots where several members go the same way. So θ is first scaled by
@@ -139,7 +132,7 @@ class CandidateSet:
         Args:
             batches: pairs of inputs and targets; the scale is found on the first of them. Where processes share the
                 batches out, each gives its own, as many as the others.
-            recipe: how to learn.
+            options: how to learn; as the members did alone if not given.
 
         Raises:
             ScoreError: there are no batches, or the loss does not fit one.
@@ -148,26 +141,33 @@ class CandidateSet:
         """
         if not any(m.theta for m in self.members):
             return self
-        there = [moved(b, self.head.program.device) for b in islice(batches, max(recipe.steps, 1))]
-        joint = self.refine(there[:SCALED_ON])
+        options = self.options if options is None else options
+        bound = bind_batches(self.objective.program, batches, most=max(options.steps, 1))
+        joint = self.refine(bound[:SCALED_ON])
         learns = torch.tensor([bool(m.theta) for m in self.members])
         pull = joint.first_order[learns].sum() + joint.gram[learns][:, ~learns].sum()
         scale = -float(pull) / max(float(joint.gram[learns][:, learns].sum()), 1e-30)
-        scale = min(max(scale, SMALLEST_SCALE), 1.0)
         found = learn(
-            streamed(self.head, self._perturbations, there),
+            self._streamed(bound),
             self._perturbations,
-            there,
-            replace(recipe, rate=recipe.rate * SHORTER),
-            start=self.scaled(scale)._thetas,
+            bound,
+            replace(options, rate=options.rate * SHORTER),
+            start=self.scaled(min(max(scale, SMALLEST_SCALE), 1.0))._thetas,
             together=self._places,
         )
-        thetas = {id(f): theta for f, theta in zip(self._families, found.thetas, strict=True)}
-        return replace(self, members=tuple(replace(m, theta=thetas[id(m.family)] or None) for m in self.members))
+        return self._with(found.thetas)
+
+    def _with(self, thetas: Sequence[Theta]) -> CandidateSet:
+        """Return the set with another θ of each family."""
+        found = dict(zip(self._families, thetas, strict=True))
+        return replace(self, members=tuple(replace(m, theta=found[m.candidate.family] or None) for m in self.members))
+
+    def _streamed(self, batches: Sequence[BoundBatch]) -> Objective:
+        return streamed(self.objective, self._perturbations, batches)
 
     @cached_property
     def _families(self) -> list[Family]:
-        return list({id(m.family): m.family for m in self.members}.values())
+        return list(dict.fromkeys(m.candidate.family for m in self.members))
 
     @property
     def _perturbations(self) -> list[Perturbation]:
@@ -175,18 +175,18 @@ class CandidateSet:
 
     @property
     def _thetas(self) -> list[Theta]:
-        found = {id(m.family): m.theta for m in self.members}
-        return [found[id(f)] or {} for f in self._families]
+        found = {m.candidate.family: m.theta for m in self.members}
+        return [found[f] or {} for f in self._families]
 
     @property
     def _places(self) -> list[tuple[int, int]]:
-        number = {id(f): i for i, f in enumerate(self._families)}
-        return [(number[id(m.family)], m.number) for m in self.members]
+        number = {f: i for i, f in enumerate(self._families)}
+        return [(number[m.candidate.family], m.candidate.member) for m in self.members]
 
 
 def choose(
     every: CandidateSet,
-    after: Callable[[Sequence[int]], torch.Tensor] | None,
+    model: SetModel | None,
     *,
     k: int | None = None,
     budget: Limit | None = None,
@@ -196,8 +196,8 @@ def choose(
 
     Args:
         every: what there is to choose from.
-        after: gives, for a set, the predicted change of the loss with each member added, `[members]`: the one with the
-            lowest objective is added, while it falls. None takes the members in their order; no price stops that.
+        model: what is predicted for sets of it: the member with the lowest objective is added, while it falls. None
+            takes the members in their order; no price stops that.
         k: most members.
         budget: says whether a graph of some cost may be made; asked about the exact cost of every set on the way.
         price: what a difference of cost is worth, in nats.
@@ -205,30 +205,29 @@ def choose(
     Returns:
         The numbers of the members as they were added: every prefix is a smaller set to fall back on.
     """
-    members = every.members
+    candidates = [m.candidate for m in every.members]
 
     def fits(chosen: Sequence[int]) -> bool:
-        return budget is None or budget(replace(every, members=tuple(members[c] for c in chosen)).cost())
+        return budget is None or budget(replace(every, members=tuple(every.members[c] for c in chosen)).cost())
 
-    def go_together(chosen: Sequence[int]) -> bool:
-        some = [members[c] for c in chosen]
-        return compatible(every.graph, [m.family for m in some], [m.candidate.morphism for m in some])
-
-    if after is None:
+    combination = Combination(every.graph)
+    if model is None:
         chosen: list[int] = []
-        for c in range(len(members)):
+        for number, candidate in enumerate(candidates):
             if k is not None and len(chosen) >= k:
                 break
-            if go_together([*chosen, c]) and fits([*chosen, c]):
-                chosen.append(c)
+            more = combination.plus(candidate)
+            if more is not None and fits([*chosen, number]):
+                combination = more
+                chosen.append(number)
         return chosen
-    costs = [m.candidate.cost for m in members]
-    path = select(
-        after,
-        [0.0 if price is None else price(c) for c in costs],
-        compatible=go_together,
+    return select(
+        model.start(),
+        torch.tensor([0.0 if price is None else price(c.cost) for c in candidates], dtype=torch.float64),
+        combination=combination,
+        plus=lambda combined, number: combined.plus(candidates[number]),
         fits=fits,
-        frees=[budget is not None and c.frees for c in costs],
+        frees=[budget is not None and c.cost.frees for c in candidates],
+        shortlist=every.options.shortlist,
         k=k,
     )
-    return [step.candidate for step in path]

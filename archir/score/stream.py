@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
 from archir.rewrite.perturbation import Perturbation
-from archir.score.head import Curvature, Head, Pair, cross_entropy_root, random_signs
+from archir.score.batches import BoundBatch
 from archir.score.losses import LOSSES, NO_LABEL, check_finite, class_axis, label_weights, unknown_classes
+from archir.score.objective import Curvature, Objective, Pair, cross_entropy_root, random_signs
 from archir.score.program import Program
-from archir.score.screen import Batch
 from archir.score.targets import Targets
 
 LARGEST_OUTPUTS = 2**21
@@ -38,13 +38,13 @@ class LastLayer:
 
 
 @dataclass(frozen=True)
-class StreamedHead(Head):
+class StreamedObjective(Objective):
     """The cross-entropy on top of a program that ends at the input of its last layer.
 
     Its flat outputs are the features h, `[examples, positions · features]`. With p the softmax of `z = W h + b`, y the
     label and w the weight of a position, the gradient in h is `w Wᵀ (p − y)`, the Hessian `w Wᵀ (diag(p) − p pᵀ) W`,
     and its sampled root `√w Wᵀ (√p∘ε − p (√p·ε))`: each made for `LARGEST_OUTPUTS` numbers z at a time. The random
-    signs ε are those that `Head` draws for the whole outputs.
+    signs ε are those that `Objective` draws for the whole outputs.
 
     Attributes:
         layer: the last layer.
@@ -55,6 +55,10 @@ class StreamedHead(Head):
     def mean(self, flat: torch.Tensor, outputs: Sequence[Any], targets: Targets) -> torch.Tensor:
         """Return the mean loss for flat features; `[]`, in nats."""
         return self._losses(flat.reshape(outputs[0].shape), targets).mean()
+
+    def means(self, flat: torch.Tensor, outputs: Sequence[Any], targets: Targets) -> torch.Tensor:
+        """Return the mean loss for each of several flat features, one after another; `[sets]`."""
+        return torch.stack([self.mean(one, outputs, targets) for one in flat])
 
     def check(self, outputs: Sequence[Any], targets: Targets) -> None:
         """Check the loss on a batch.
@@ -143,8 +147,8 @@ class StreamedHead(Head):
         return label_weights(targets).reshape(-1).to(hidden)
 
 
-def streamed(head: Head, perturbations: Sequence[Perturbation], batches: Sequence[Batch]) -> Head:
-    """Return a head that makes wide outputs in chunks, or the same head where they are not wide or cannot be.
+def streamed(objective: Objective, perturbations: Sequence[Perturbation], batches: Sequence[BoundBatch]) -> Objective:
+    """Return a objective that makes wide outputs in chunks, or the same objective where they are not wide or cannot be.
 
     They are wide if a batch has more than `LARGEST_OUTPUTS`. They can be made in chunks if the loss is the
     cross-entropy with class numbers, and the one output of the model is that of an `aten.linear` with stored weights,
@@ -153,28 +157,28 @@ def streamed(head: Head, perturbations: Sequence[Perturbation], batches: Sequenc
     one that widens what the layer reads, keeps the whole network for all, because the joint model takes all together.
 
     Args:
-        head: the loss on top of the whole network.
+        objective: the loss on top of the whole network.
         perturbations: all families that will be scored.
         batches: the batches they will be scored on.
     """
-    graph = head.program.graph
+    graph = objective.program.graph
     node = _last_call(graph)
-    if node is None or head.loss is not LOSSES["cross_entropy"]:
-        return head
+    if node is None or objective.loss is not LOSSES["cross_entropy"]:
+        return objective
     result, places = Value(node.id), {u.argument: v for u, v in node.operands()}
     classes, positions = len(graph.tensors[places["weight"].node]), node.tensor_type().shape[1:-1]
-    labels = [t for _, t in batches if isinstance(t, torch.Tensor) and not t.is_floating_point()]
+    labels = [t for b in batches if isinstance(t := b.targets, torch.Tensor) and not t.is_floating_point()]
     fits = len(labels) == len(batches) and all(tuple(t.shape[1:]) == positions for t in labels)
     if not fits or max((t.numel() * classes for t in labels), default=0) <= LARGEST_OUTPUTS:
-        return head
+        return objective
     beyond = {result, *graph.uses(result), *(places[a] for a in places if a != "input")}
     beyond |= {u for u, _ in node.operands() if u.argument != "input"}
     if any(beyond & p.edges.keys() or result in p.needs for p in perturbations):
-        return head
+        return objective
     bias = places.get("bias")
     layer = LastLayer(node.id, graph.tensors[places["weight"].node], None if bias is None else graph.tensors[bias.node])
-    program = Program(end_early(graph, node), batch_statistics=head.program.batch_statistics)
-    return StreamedHead(program, head.loss, head.ranks, layer=layer)
+    program = Program(end_early(graph, node), batch_statistics=objective.program.batch_statistics)
+    return StreamedObjective(objective.graph, program, objective.loss, objective.processes, layer=layer)
 
 
 def end_early(graph: Graph, last: Node) -> Graph:

@@ -12,9 +12,10 @@ from archir.axes.positions import gather_index, unit_index
 from archir.axes.widths import Width, Widths
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
+from archir.rewrite.changes import Change
 from archir.rewrite.equations import Miss, Variable, solve
 from archir.rewrite.multiplicity import Exponents, relate
-from archir.rewrite.reindex import Change, Reindexing, reindex
+from archir.rewrite.reindex import Reindexing, reindex
 from archir.testing import evaluate, relative_difference, zeroed
 
 TOLERANCE = 1e-9
@@ -64,7 +65,7 @@ def _moved(widths: Widths, width: Width, results: list[Value], old: Mapping[Valu
 
 
 def _run(widths: Widths, width: Width, plan: Reindexing) -> Mapping[Value, Tensor]:
-    return evaluate(reindex(plan, by="check"), [torch.ones(2, dtype=torch.float64)])
+    return evaluate(reindex(plan, by="check").after, [torch.ones(2, dtype=torch.float64)])
 
 
 def _repeated(widths: Widths, width: Width, results: list[Value], old: Mapping[Value, Tensor]) -> list[str]:

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archir.axes.infer import infer_widths
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.node import Value
 from archir.ir.text import print_graph
 from archir.ir.types import TensorType
 from tests.axes.operator_oracle import problems_of
-from tests.models.builder import Builder
 
 Step = Callable[[Builder, list[Value], st.DataObject], list[Value]]
 """Makes new tensors out of those there are."""

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from archir.axes.infer import RULES, infer_widths
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
 from archir.ir.text import print_graph
 from tests.axes.calls import CALLS, Call
 from tests.axes.operator_oracle import problems_of
-from tests.models.builder import Builder
 
 GOLDEN = Path(__file__).with_name("operators.txt")
 RANDOM = ("rand", "bernoulli", "empty", "new_empty")

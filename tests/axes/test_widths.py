@@ -13,10 +13,10 @@ from archir.axes.describe import axis_names, describe
 from archir.axes.infer import infer_widths
 from archir.axes.widths import ROLES, Widths
 from archir.errors import PassError
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.parse import parse_graph
 from archir.ir.text import print_graph
 from frontends.pytorch import trace
-from tests.models.builder import Builder
 from tests.models.captured import graph_of
 from tests.models.zoo import ZOO
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from archir.rewrite.equations import Miss
-from archir.rewrite.morphism import Pass, Site
+from archir.rewrite.morphism import Site
+from archir.rewrite.passes import Pass
 from passes.widen import Widen
 
 
@@ -30,13 +31,9 @@ class Grow(Widen):
 
     least: int = 4
 
-    def sites(self, graph):
-        for site in Widen("", self.count).sites(graph):
-            yield Site(site.label, (Grow(site.label, self.count, self.least),))
-
-    def match(self, graph):
+    def miss(self, widths, width):
         wide = self.least <= 6
-        return super().match(graph) if wide else Miss("the width is too narrow")
+        return super().miss(widths, width) if wide else Miss("the width is too narrow")
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,10 @@ class Rename(Pass):
 
     text: str
 
-    def apply(self, graph):
-        return graph.with_history(*graph.history, f"note{{text={self.text}}}")
+    def patch(self, graph):
+        with graph.edit(by=f"note{{text={self.text}}}") as edit:
+            pass
+        return edit.patch
 '''
 
 

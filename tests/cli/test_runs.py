@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from archir.api import score
 from archir.cli import demo as demonstration
 from archir.cli import growing, scoring
 from archir.cli.control import initialise, widen_uniformly
@@ -29,8 +30,9 @@ from archir.grow.run import Event, open_run
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.ir.parse import parse_graph
-from archir.score.learn import Recipe
-from archir.score.score import Scores, score
+from archir.score.options import ScoreOptions
+from archir.score.score import score as score_candidates
+from archir.score.scores import Scores
 from frontends.pytorch import trace
 from passes.split import Split
 from tests.cli.run import archir, refused, write_models
@@ -303,9 +305,9 @@ def test_score_saves_all_scores_and_annotates_the_graph(folder: Path) -> None:
 def test_score_refines_as_many_candidates_as_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net, chunks = folder / "net.archir", []
 
-    def spied(*arguments: Any, **options: Any) -> Scores:
-        chunks.append(options["chunk"])
-        return score(*arguments, **options)
+    def spied(*arguments: Any, **given: Any) -> Scores:
+        chunks.append(given["options"].chunk)
+        return score_candidates(*arguments, **given)
 
     monkeypatch.setattr(scoring, "score_candidates", spied)
     assert archir("trace", f"{folder / 'models.py'}:digits", "--input", "2,1,8,8", "-o", net).code == 0
@@ -333,7 +335,7 @@ def test_score_chooses_a_set_and_learns_it_together(folder: Path) -> None:
     path, found = scores.choose(3), printed["set"]
     assert [m["spec"] for m in found["members"]] == [s.spec for s in path] and 1 < len(path) <= 3
     assert [m["parameters"] for m in found["members"]] == [s.candidate.cost.parameters for s in path]
-    together = scores.together(path).learned(learn, Recipe(5))
+    together = scores.together(path).learned(learn, ScoreOptions(steps=5))
     grown = cost(scores.apply(path)) - cost(graph)
     assert all(found[name] == getattr(grown, name) for name in ("parameters", "flops", "peak_bytes"))
     assert found["additive"] == pytest.approx(sum(m["predicted"] for m in found["members"]), rel=1e-6)

@@ -28,7 +28,7 @@ def hostile(monkeypatch: pytest.MonkeyPatch) -> Graph:
     """Return a graph whose every name is an attack; that such names are refused elsewhere is set aside."""
     monkeypatch.setattr(nodes, "check_path", lambda *_: None)
     monkeypatch.setattr(nodes, "check_argument", lambda *_: None)
-    monkeypatch.setattr("archir.ir.graph.check_title", lambda *_: None)
+    monkeypatch.setattr("archir.ir.data.check_title", lambda *_: None)
     graph = trace(nn.Sequential(nn.Linear(3, 3), nn.Dropout(), nn.BatchNorm1d(3)), torch.randn(4, 3))
 
     def worse(node: Node) -> Node:

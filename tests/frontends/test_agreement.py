@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archir.errors import CaptureError, CaptureWarning
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from frontends import pytorch
 from frontends.agreement import Agreement, compare
 from frontends.examples import Example
 from frontends.pytorch import trace
-from tests.models.builder import Builder
 
 X = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 

@@ -64,7 +64,7 @@ def check(
     """Compare what is carried over with what the rewritten graph gathers; `before` is what the graph gathered."""
     rewriting = rewrite_together(graph, [(m, None) for m in members])
     carried = carry_over(gathered(graph, options, name) if before is None else before, rewriting)
-    expected = gathered(rewriting.graph, options, name)
+    expected = gathered(rewriting.after, options, name)
     torch.testing.assert_close(carried, expected, rtol=1e-7, atol=1e-10)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from archir.errors import ArchirError, FileError, GrowError, ScoreError
 from archir.grow.batches import Augmentation
 from archir.grow.budget import Budget, Prices
-from archir.grow.config import TRAINING, RunConfig, read_config
+from archir.grow.config import RunConfig, read_config
 from archir.grow.optimisers import OptimiserOptions
-from archir.grow.options import GrowOptions
+from archir.grow.options import GrowOptions, Training
+from archir.score.ranges import MOST_PROBLEMS
 
 SMALL = """
 [model]
@@ -158,14 +160,14 @@ flops = "much"
             "model: the model needs one of factory and graph",
             "there is no data.sorce: did you mean source?",
             "data.source is missing",
-            "optimiser: there is no optimiser 'adam' (did you mean adamw?)",
+            "optimiser.name: there is no optimiser 'adam': did you mean adamw?",
             "there is no training.stepps: did you mean steps?",
-            "training.batch_size is 2.5, not a whole number",
-            "growth.radius is inf, not a number",
-            "growth.passes is 'split', not a list of text",
-            "prices.flops is 'much', not a number",
-            "budget: this is no budget (parameters is -1, not a whole number from 0)",
-            "there is no loss 'cross_entropi'; did you mean cross_entropy?",
+            "training.batch_size is 2.5, not a whole number from 1",
+            "growth.radius is inf, not a finite number above 0",
+            "growth.passes is 'split', not a list of texts",
+            "prices.flops is 'much', not a finite number from 0",
+            "budget.parameters is -1, not a whole number from 0",
+            "loss: there is no loss 'cross_entropi'; did you mean cross_entropy?",
         ]
     )
 
@@ -177,21 +179,29 @@ flops = "much"
         ('factory = "models.py:seed"', "factory = 3", "model.factory is 3, not text"),
         ('factory = "models.py:seed"', 'factory = "a:b"\narguments = [1]', "model.arguments is [1], not a table"),
         ('factory = "models.py:seed"', 'graph = "a.archir"\narguments = { a = 1 }', "a graph takes none"),
-        ('source = "digits"', 'source = "digits"\nvalidation = 1.5', "validation must be between 0 and 1"),
-        ('source = "digits"', 'source = "digits"\nlimit = 0', "limit is 0, not positive"),
-        ("parameters = 1000", "", "budget needs one of parameters, flops, peak_bytes, latency"),
+        (
+            'source = "digits"',
+            'source = "digits"\nvalidation = 1.5',
+            "not a finite number above 0 and below 1",
+        ),
+        ('source = "digits"', 'source = "digits"\nlimit = 0', "data.limit is 0, not a whole number from 1"),
+        ("parameters = 1000", "", "budget: a budget needs one of parameters, flops, peak_bytes, latency"),
         ("parameters = 1000", "parameters = true", "budget.parameters is True, not a whole number"),
         ("parameters = 1000", "parameters = 9\n[training]\nsteps = 0", "steps is 0, not a whole number from 1"),
         ("parameters = 1000", "parameters = 9\n[training]\nwarmup = 5000", "warm-up of 5000 steps does not fit"),
         ("parameters = 1000", "parameters = 9\n[training]\nschedule = 'cosin'", "did you mean cosine?"),
-        ("parameters = 1000", "parameters = 9\n[optimiser]\nbetas = [0.9]", "not a list of 2 values"),
+        ("parameters = 1000", "parameters = 9\n[optimiser]\nbetas = [0.9]", "optimiser.betas[1] is missing"),
+        ("parameters = 1000", "parameters = 0", "budget: parameters is 0, not positive"),
+        ("parameters = 1000", "parameters = 9\n[optimiser]\nbetas = [0, 1, 2]", "not a list of 2 values"),
+        ("parameters = 1000", "parameters = 9\n[optimiser]\nbetas = [0, 1]", "optimiser.betas[1] is 1, not a finite"),
+        ("parameters = 1000", "parameters = 9\n[training]\nsteps = 3", "4 growth steps do not fit into 3 steps"),
         ("parameters = 1000", "parameters = 9\n[augmentation]\nflipp = true", "did you mean flip?"),
         (
             "parameters = 1000",
             "parameters = 9\n[growth]\nlast_growth = 0",
             "first_growth is 0.1, after last_growth, which",
         ),
-        ("parameters = 1000", "parameters = 9\n[growth]\npasses = ['']", "growth.passes is [''], not text that says"),
+        ("parameters = 1000", "parameters = 9\n[growth]\npasses = ['']", "growth.passes[0] is '', not text that says"),
         ('source = "digits"', 'source = "digits"\nbase = {}', "there is no data.base"),
         ('factory = "models.py:seed"', 'factory = " "', "model.factory is ' ', not text that says something"),
         ("[model]", "output = ''\n[model]", "output is '', not text that says something"),
@@ -219,7 +229,7 @@ def test_odd_values_are_taken_or_refused_by_name(tmp_path: Path, table: str) -> 
         "model": ("factory", "arguments"),
         "data": ("source", "validation", "test", "limit", "normalise"),
         "budget": ("parameters", "flops", "peak_bytes", "latency"),
-        "training": TRAINING,
+        "training": tuple(f.name for f in fields(Training)),
         "growth": (
             "growth_steps",
             "first_growth",
@@ -255,6 +265,13 @@ def test_odd_values_are_taken_or_refused_by_name(tmp_path: Path, table: str) -> 
                 and len(str(error)) < 600
             ), (key, value, str(error))
     assert refused > len(ODD) / 2 * len(keys[table])
+
+
+def test_a_file_of_thousands_of_wrong_keys_is_told_in_a_few_lines(tmp_path: Path) -> None:
+    text = "".join(f"{'k' * 200}{i} = 1\n" for i in range(3000)) + SMALL
+    problems = _problems(tmp_path, text)
+    assert len(problems) == MOST_PROBLEMS + 1 and problems[-1] == f"and {3000 - MOST_PROBLEMS} more"
+    assert max(map(len, problems)) < 300
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:

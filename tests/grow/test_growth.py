@@ -15,11 +15,11 @@ from archir.grow.growth import SHRUNK, Growth, grow_once
 from archir.grow.options import GrowOptions
 from archir.grow.split import Split
 from archir.grow.training import evaluate
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.rewrite.morphism import Morphism
-from archir.rewrite.pipeline import Rewriting, rewrite_together
-from archir.score.baselines.ranking import Ranking
+from archir.rewrite.pipeline import rewrite_together
 from archir.score.losses import find_loss
+from archir.score.scores import Scores
 from archir.score.sets import CandidateSet
 from archir.score.targets import map_tensors
 from passes.split import Split as SplitUnits
@@ -61,8 +61,8 @@ def losses(before: Graph, after: Graph, check: Split) -> tuple[float, float]:
 
 @pytest.fixture
 def choose_four(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = Ranking.choose
-    monkeypatch.setattr(Ranking, "choose", lambda self, **options: chosen(self, 4, budget=options["budget"]))
+    chosen = Scores.choose
+    monkeypatch.setattr(Scores, "choose", lambda self, **options: chosen(self, 4, budget=options["budget"]))
 
 
 @pytest.mark.parametrize("price", [0.0, 1e-4, 10.0])
@@ -138,7 +138,7 @@ def test_a_set_predicted_to_raise_the_loss_is_not_even_built(trained: Graph, mon
     """Nor is one whose predicted fall is not worth its price committed, whatever the loss does."""
     built: list[int] = []
 
-    def build(graph: Graph, members: Sequence[tuple[Morphism, Any]]) -> Rewriting:
+    def build(graph: Graph, members: Sequence[tuple[Morphism, Any]]) -> Patch:
         built.append(len(members))
         return rewrite_together(graph, members)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 import archir
@@ -17,9 +18,9 @@ from archir.grow.batches import Augmentation
 from archir.grow.budget import Budget, Prices
 from archir.grow.optimisers import OptimiserOptions
 from archir.grow.options import GrowOptions
-from archir.grow.ranges import Real, Truth, Whole
 from archir.ir.graph import Graph
 from archir.ir.seeds import MOST, derived_seed
+from archir.score.ranges import Real, Text, Truth, Whole
 from tests.cli.run import refused
 
 HUGE = 10**5000
@@ -43,8 +44,8 @@ def test_a_clip_that_is_no_norm_is_refused(clip: Any) -> None:
         (GrowOptions, {"seed": -1}),
         (GrowOptions, {"seed": 2**63}),
         (OptimiserOptions, {"rate": math.nan, "weight_decay": -1.0, "momentum": 1.5, "nesterov": 1}),
-        (OptimiserOptions, {"rate": -0.1, "betas": (0.9, 1.0)}),
-        (OptimiserOptions, {"rate": math.inf, "betas": (0.9,)}),
+        (OptimiserOptions, {"rate": -0.1, "betas": (0.9, 0.99, 0.999)}),
+        (OptimiserOptions, {"rate": math.inf, "betas": 0.9}),
         (Augmentation, {"flip": "yes", "crop": -1}),
         (Augmentation, {"crop": 1.5}),
         (Budget, {"parameters": -1, "flops": 1.5, "peak_bytes": HUGE, "latency": math.nan}),
@@ -89,10 +90,37 @@ def test_what_is_no_whole_number_is_none_in_numpy_either(wrong: Any) -> None:
         GrowOptions(steps=wrong)
 
 
-def test_true_is_no_one_and_one_is_not_true() -> None:
-    assert not Whole().fits(True) and not Real().fits(True) and not Whole(optional=True).fits(False)
-    assert not Truth().fits(1) and not Truth().fits(None) and not Real().fits(None) and not Whole().fits(1.0)
-    assert Whole(optional=True).fits(None) and Real(optional=True).fits(None) and Real().fits(1) and Truth().fits(False)
+@pytest.mark.parametrize(
+    ("kind", "taken", "refused"),
+    [
+        (Whole, [0, 1, np.int64(1)], [True, False, 1.0, "1", None]),
+        (Real, [0, 1, 0.5, np.float32(0.5)], [True, "1", None, math.nan]),
+        (Truth, [True, False, np.bool_(True)], [1, 0, "true", None]),
+        (Text, ["a", " a "], ["", " ", "\0", "a\0b", 1, b"a", None]),
+        (Whole | None, [None, 0], [False, "1"]),
+    ],
+)
+def test_true_is_no_one_and_one_is_not_true(kind: Any, taken: list[object], refused: list[object]) -> None:
+    adapter = TypeAdapter(kind)
+    assert [adapter.validate_python(value) for value in taken] == taken
+    for value in refused:
+        with pytest.raises(ValidationError):
+            adapter.validate_python(value)
+
+
+def test_items_of_lists_and_unknown_options_are_named() -> None:
+    with pytest.raises(GrowError, match=r"betas\[1\] is 1\.0, not a finite number from 0 and below 1"):
+        OptimiserOptions(betas=(0.9, 1.0))
+    with pytest.raises(GrowError, match=r"there is no stepps: did you mean steps or learn_steps"):
+        GrowOptions(stepps=3)  # type: ignore[call-arg]
+    with pytest.raises(GrowError, match="schedule is 3, not text"):
+        GrowOptions(schedule=3)  # type: ignore[arg-type]
+    with pytest.raises(GrowError, match=r"prices is 3, not a table"):
+        GrowOptions(prices=3)  # type: ignore[arg-type]
+    with pytest.raises(GrowError, match="flops is 'x', not a whole number"):
+        Budget(1, "x")  # type: ignore[arg-type]
+    with pytest.raises(GrowError, match=r"\[4\]: Unexpected positional argument"):
+        Budget(1, 2, 3, 4.0, 5)  # type: ignore[call-arg]
 
 
 def _hidden() -> Graph:
@@ -174,7 +202,9 @@ def test_a_budget_may_be_a_number_of_numpys() -> None:
 
 def test_the_command_takes_what_the_function_takes(tmp_path: Path) -> None:
     _hidden().save(tmp_path / "net.archir")
-    options = ("--learn-steps=-1", "--refine=-1", "--chunk=0", "--examples=0", "--batch-size=0")
-    error = refused("score", tmp_path / "net.archir", "--data", "digits", *options)
-    for name in ("learn_steps is -1", "refine is -1", "chunk is 0", "examples is 0", "batch_size is 0"):
-        assert name in error
+    for options, names in (
+        (("--learn-steps=-1", "--refine=-1", "--chunk=0"), ("steps is -1", "refine is -1", "chunk is 0")),
+        (("--examples=0", "--batch-size=0"), ("examples is 0", "batch_size is 0")),
+    ):
+        error = refused("score", tmp_path / "net.archir", "--data", "digits", *options)
+        assert all(name in error for name in names)

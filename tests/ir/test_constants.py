@@ -8,10 +8,10 @@ import torch
 from archir.errors import GraphError, ParseError
 from archir.ir import ops
 from archir.ir.arithmetic import ARITHMETIC
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.node import Argument, Node, Value
 from archir.ir.parse import parse_graph
 from archir.ir.types import RARE_DTYPES, ScalarType, TensorType, parse_dtype
-from tests.models.builder import Builder
 
 X = TensorType(torch.float32, (2, 3))
 CODE = "__import__('os').abort()"

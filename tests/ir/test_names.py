@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from archir.errors import CaptureError, GraphError, ParseError
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.ir.node import INPUT, Constant, Location, Node, Parameter, Signature, Tree, Value
 from archir.ir.parse import parse_graph
 from frontends.pytorch import trace
-from tests.models.builder import Builder
 
 PLAIN = ["lambda", "a b", "{0}", "a]exec(1)[", "a;exec(1)#", "$(exec)", "x=1", "%s", "\u00e9", "\u00b2"]
 """Parts of paths that need care where they become source."""

@@ -17,6 +17,7 @@ from archir.errors import GraphError, ParseError
 from archir.ir import registry
 from archir.ir.arithmetic import ARITHMETIC
 from archir.ir.node import Node
+from archir.ir.operators.table import NAMES
 from archir.ir.parse import parse_graph
 
 HOSTILE = [
@@ -68,7 +69,7 @@ def test_no_node_calls_it_either(op: str) -> None:
 
 
 def _operators() -> Iterator[torch._ops.OpOverload]:
-    for name in registry._ATEN:
+    for name in NAMES:
         packet = getattr(torch.ops.aten, name)
         found = [getattr(packet, overload) for overload in packet.overloads()]
         functions = [f for f in found if registry.is_function(f)]

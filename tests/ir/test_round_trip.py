@@ -13,14 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.ir.node import Constant, Leaf, Location, Signature, Tree, Value
 from archir.ir.parse import parse_graph
 from archir.ir.text import print_graph
 from archir.ir.types import TensorType
-from tests.models.builder import Builder, same
 from tests.models.captured import graph_of
+from tests.models.equality import same
 from tests.models.zoo import ZOO
 
 WORDS = st.one_of(st.text(max_size=6), st.sampled_from(["f32", "x", "a.b", "B", "w0", "`", "\\", '"', "#:", "é"]))

@@ -14,12 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from archir.errors import FileError
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.ir.node import Node
 from archir.ir.store import checksum, save
-from archir.ir.types import DTYPES
-from tests.models.builder import Builder, bits_equal, same
+from tests.models.equality import bits_equal, same
 from tests.models.texts import GRAPHS, conv_bn, tied
 
 
@@ -46,9 +46,7 @@ def test_an_edited_graph_comes_back_with_its_history(tmp_path: Path) -> None:
 def _with(*tensors: torch.Tensor) -> Graph:
     b = Builder()
     for i, tensor in enumerate(tensors):
-        dtype = next((n for n, d in DTYPES.items() if d == tensor.dtype), str(tensor.dtype).removeprefix("torch."))
-        value = b.parameter(f"t.{i}", f"{dtype}[{', '.join(map(str, tensor.shape))}]", "buffer")
-        b.tensors[value.node] = tensor
+        b.parameter(f"t.{i}", tensor, "buffer")
     return b.graph(b.call("aten.relu.default", b.input("x", "f32[B]")))
 
 

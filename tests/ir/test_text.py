@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from archir.errors import GraphError
+from archir.ir.builder import GraphBuilder as Builder
+from archir.ir.builder import parse_tensor_type as tensor_type
 from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Node, Signature, Tree
 from archir.ir.parse import parse_graph
 from archir.ir.sample import sample
 from archir.ir.text import AxisNames, print_graph
 from archir.ir.types import TensorType, symbol
-from tests.models.builder import Builder, same, tensor_type
+from tests.models.equality import same
 from tests.models.texts import GRAPHS, TEXTS, TOLD, conv_bn, tied, told
 
 
@@ -145,8 +147,7 @@ def test_a_graph_without_calls_may_return_inputs_parameters_and_nothing() -> Non
 
 def test_inputs_may_be_called_in_another_order() -> None:
     b = Builder()
-    b.input("x", "f32[B]"), b.input("y", "f32[2]")
-    x, y = (n.id for n in b.nodes)
+    x, y = b.input("x", "f32[B]").node, b.input("y", "f32[2]").node
     graph = b.graph(b.call("aten.relu.default", b.input("z", "f32[1]")), signature=_swapped(x, y))
     text = str(graph)
     assert "  call (y, x, z, `f32`=None)\n" in text

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.ir.node import Constant, Location, Signature, Tree, Value
 from archir.ir.types import ScalarType, symbol
-from tests.models.builder import Builder
 
 
 def conv_bn() -> Graph:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archir.api import score
 from archir.axes.infer import infer_widths
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
-from archir.score.score import score
 from frontends.pytorch import trace
 
 
@@ -65,7 +65,7 @@ def predictions(morphism: Morphism) -> list[tuple[float, float]]:
         with torch.no_grad():
             return sum(float(F.cross_entropy(module(x), y)) for x, y in batches) / len(batches)
 
-    return [(s.predicted, loss(scores.apply([s])) - loss(graph)) for s in scores]
+    return [(scores.additive([s]), loss(scores.apply([s])) - loss(graph)) for s in scores]
 
 
 def change_in_training(before: Graph, after: Graph, *inputs: Tensor) -> float:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archir.api import score
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
-from archir.score.score import score
 from archir.testing import evaluate, relative_difference
 from frontends.pytorch import trace
 from tests.morphisms.every import outputs_of
@@ -65,6 +65,6 @@ def predictions(morphism: Morphism, net: nn.Module) -> tuple[list[float], list[f
     for seed in range(4):
         scores = score(graph, batches, morphisms=[morphism], steps=3, radius=0.1 + 0.1 * seed, seed=seed)
         for s in scores:
-            predicted.append(s.predicted)
+            predicted.append(scores.additive([s]))
             true.append(loss_of(scores.apply([s]), batches) - loss_of(graph, batches))
     return predicted, true

@@ -74,7 +74,7 @@ def capture(name: str) -> tuple[Graph, tuple[Tensor, ...], Mapping[Value, Any]]:
 
 def some_sites(morphism: Morphism, graph: Graph, most: int) -> list[Site]:
     """Return a few families of a morphism, spread evenly over the graph."""
-    found = list(morphism.families(graph))
+    found = list(morphism.sites(graph))
     return found[:: max(1, -(-len(found) // most))]
 
 

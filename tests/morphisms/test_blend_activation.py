@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.rewrite.derived import with_theta
+from archir.rewrite.equations import Miss
+from archir.rewrite.theta import Added
 from frontends.pytorch import trace
 from passes.blend_activation import FUNCTIONS, BlendActivation
 from tests.models.captured import graph_of
@@ -21,7 +23,7 @@ from tests.morphisms.checks import Net, change_in_training, emit, predictions, s
 def reason(graph: Graph, morphism: BlendActivation) -> str:
     """Return why an activation is not blended."""
     miss = morphism.match(graph)
-    assert miss is not None
+    assert isinstance(miss, Miss)
     with pytest.raises(PassError) as caught:
         morphism.apply(graph)
     assert caught.value.why == miss.reason
@@ -39,8 +41,8 @@ def test_a_whole_share_is_the_other_function(into: str) -> None:
     ]
     if into == "relu":
         return
-    after = BlendActivation("%1", into).apply(graph)
-    after = with_theta(graph, after, {-1: torch.ones(4, 1, 1, dtype=torch.float64)})
+    patch = BlendActivation("%1", into).patch(graph)
+    after = with_theta(patch, {Added(0): torch.ones(4, 1, 1, dtype=torch.float64)}).after
     x = torch.randn(3, 1, 6, 6, dtype=torch.float64)
     net.double()
     y = net.first(x)

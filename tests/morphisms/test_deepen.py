@@ -12,6 +12,7 @@ from torch import nn
 from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.ir.node import Value
+from archir.rewrite.equations import Miss
 from archir.rewrite.reference import refer
 from archir.testing import relative_difference
 from frontends.pytorch import trace
@@ -104,7 +105,7 @@ def test_it_keeps_widths_free_and_the_function_in_training_mode_and_reads_well(t
 def test_why_there_is_none() -> None:
     def reason(graph: Graph, morphism: Deepen) -> str:
         miss = morphism.match(graph)
-        assert miss is not None
+        assert isinstance(miss, Miss)
         with pytest.raises(PassError) as caught:
             morphism.apply(graph)
         assert caught.value.why == miss.reason

@@ -15,6 +15,7 @@ from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.errors import PassError
 from archir.rewrite.derived import DerivedPerturbation
+from archir.rewrite.equations import Miss
 from passes.enlarge_kernel import EnlargeKernel
 from tests.models.captured import graph_of
 from tests.morphisms.convolutions import CONVOLUTIONS, change_of_outputs, predictions, trace_layer
@@ -79,7 +80,7 @@ def test_convolutions_that_share_a_kernel_all_change() -> None:
 def test_where_a_kernel_cannot_grow(layer: str, by: int, reason: str) -> None:
     graph, _ = trace_layer(Shared(), (3, 7, 7))
     miss = EnlargeKernel(layer, by).match(graph)
-    assert miss is not None and reason in miss.reason and (by == 0 or miss.nodes)
+    assert isinstance(miss, Miss) and reason in miss.reason and (by == 0 or miss.nodes)
     with pytest.raises(PassError, match=reason):
         EnlargeKernel(layer, by).apply(graph)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from archir.errors import PassError
 from archir.ir.graph import Graph
+from archir.rewrite.equations import Miss
 from frontends.pytorch import trace
 from passes.parallel_branch import ParallelBranch
 from tests.models.captured import graph_of
@@ -28,7 +29,7 @@ def test_the_branch_is_centred_on_the_layer() -> None:
         for kernel in (1, 3, 4, 5):
             for dilation in (0, 1, 2):
                 morphism = ParallelBranch("%0", kernel, dilation)
-                if len(list(graph.calls)) > 1 or morphism.match(graph) is not None:
+                if len(list(graph.calls)) > 1 or isinstance(morphism.match(graph), Miss):
                     continue
                 after = morphism.apply(graph)
                 assert change_of_outputs(graph, after, x) == 0
@@ -95,7 +96,7 @@ def test_why_there_is_none() -> None:
     def reason(graph: Graph, kernel: int = 3, dilation: int = 0, rank: int = 0) -> str:
         morphism = ParallelBranch("%0", kernel, dilation, rank)
         miss = morphism.match(graph)
-        assert miss is not None
+        assert isinstance(miss, Miss)
         with pytest.raises(PassError) as caught:
             morphism.apply(graph)
         assert caught.value.why == miss.reason
@@ -115,7 +116,7 @@ def test_why_there_is_none() -> None:
     assert reason(plain, kernel=1) == "the layer has too little padding for so small a kernel"
     small = "the image is so small that the outer elements of the kernel would see none of it"
     assert reason(layer(nn.Conv2d(3, 4, 1), size=1)) == small
-    assert ParallelBranch("%0", rank=2).match(layer(nn.Conv2d(3, 4, 1), size=1)) is None
+    assert not isinstance(ParallelBranch("%0", rank=2).match(layer(nn.Conv2d(3, 4, 1), size=1)), Miss)
 
 
 def test_what_is_predicted_comes_true() -> None:

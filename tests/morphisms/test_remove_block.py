@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from archir.api import score
 from archir.errors import PassError
 from archir.grow.batches import Batches
 from archir.grow.split import Split
 from archir.grow.training import evaluate as evaluate_on
 from archir.rewrite.equations import Miss
 from archir.score.losses import find_loss
-from archir.score.score import score
 from archir.testing import outputs, relative_difference
 from frontends.pytorch import trace
 from passes.remove_block import RemoveBlock

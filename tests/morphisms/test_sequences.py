@@ -16,7 +16,8 @@ from archir.emit.python import to_python
 from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.ir.parse import parse_graph
-from archir.rewrite.morphism import Morphism, Pass
+from archir.rewrite.morphism import Morphism
+from archir.rewrite.passes import Pass
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import format_spec, parse_specs
 from archir.testing import leaves_of, outputs, randomise, relative_difference

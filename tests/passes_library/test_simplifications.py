@@ -20,7 +20,7 @@ from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from archir.ir.parse import parse_graph
-from archir.rewrite.morphism import Pass
+from archir.rewrite.passes import Pass
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import parse_specs
 from archir.testing import check_widths, leaves_of, outputs, randomise, relative_difference

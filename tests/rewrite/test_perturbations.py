@@ -15,9 +15,10 @@ from archir.ir.execute import call
 from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.equations import Miss
-from archir.rewrite.morphism import Site, WidthMorphism
+from archir.rewrite.morphism import Site, UnitMorphism
 from archir.rewrite.perturbation import Members, Perturbation
 from archir.rewrite.pipeline import apply_together
+from archir.rewrite.theta import by_node
 from archir.testing import evaluate, relative_difference
 from passes.merge import Merge
 from passes.prune import Prune
@@ -29,7 +30,7 @@ from tests.models.zoo import FROZEN, ZOO
 
 def str_of(value: object) -> str:
     """Return what a case is called."""
-    return value.name if isinstance(value, WidthMorphism) else str(value)
+    return value.name if isinstance(value, UnitMorphism) else str(value)
 
 
 def largest_member(delta: Tensor, members: Members) -> int:
@@ -39,7 +40,7 @@ def largest_member(delta: Tensor, members: Members) -> int:
     return max(range(count), key=lambda member: float(size[members.index == member].sum()))
 
 
-MORPHISMS: tuple[WidthMorphism, ...] = (Split(), Prune(), Widen(count=2), Merge())
+MORPHISMS: tuple[UnitMorphism, ...] = (Split(), Prune(), Widen(count=2), Merge())
 """The morphisms that change units of one width."""
 
 EXACT: Mapping[str, tuple[int, ...]] = {
@@ -148,14 +149,14 @@ CASES = {(m, name): count for name, counts in EXACT.items() for m, count in zip(
 """How many families say what they do, for each morphism and model."""
 
 
-def families(morphism: WidthMorphism, graph: Graph) -> tuple[list[tuple[Site, Perturbation]], list[str]]:
+def families(morphism: UnitMorphism, graph: Graph) -> tuple[list[tuple[Site, Perturbation]], list[str]]:
     """Return the families that say what they do, and why the others do not."""
     found = [(site, morphism.perturbation(graph, site)) for site in morphism.sites(graph)]
     known = [(site, perturbation) for site, perturbation in found if not isinstance(perturbation, Miss)]
     return known, sorted(miss.reason for _, miss in found if isinstance(miss, Miss))
 
 
-def without(graph: Graph, value: Value, tensor: Tensor, removed: WidthMorphism, unit: int) -> Tensor:
+def without(graph: Graph, value: Value, tensor: Tensor, removed: UnitMorphism, unit: int) -> Tensor:
     """Return a value less what belongs to a unit of a width in it."""
     widths = infer_widths(graph)
     atom = widths[removed.width].atom
@@ -177,7 +178,7 @@ def test_models_without_a_free_width_have_no_families(name: str) -> None:
 
 
 @pytest.mark.parametrize(("morphism", "name"), [case for case, count in CASES.items() if count], ids=str_of)
-def test_a_perturbation_is_the_exact_change_where_the_region_ends(name: str, morphism: WidthMorphism) -> None:
+def test_a_perturbation_is_the_exact_change_where_the_region_ends(name: str, morphism: UnitMorphism) -> None:
     graph, inputs = randomised(name)
     before = evaluate(graph, inputs)
     known, missed = families(morphism, graph)
@@ -191,7 +192,7 @@ def test_a_perturbation_is_the_exact_change_where_the_region_ends(name: str, mor
         delta, members = deltas[first], perturbation.edges[first]
         member = largest_member(delta, members)
         chosen = site.members[member]
-        assert isinstance(chosen, WidthMorphism)
+        assert isinstance(chosen, UnitMorphism)
         after = evaluate(apply_together(graph, [(chosen, theta or None)]), inputs)
         end = Value(first.node)
         if isinstance(first, Value):
@@ -213,7 +214,7 @@ def test_a_perturbation_is_the_exact_change_where_the_region_ends(name: str, mor
 
 
 @pytest.mark.parametrize(("morphism", "name"), [case for case, count in CASES.items() if not count], ids=str_of)
-def test_where_no_family_says_what_it_does_each_says_why(name: str, morphism: WidthMorphism) -> None:
+def test_where_no_family_says_what_it_does_each_says_why(name: str, morphism: UnitMorphism) -> None:
     graph, _ = randomised(name)
     known, missed = families(morphism, graph)
     assert known == []
@@ -239,11 +240,11 @@ def test_theta_is_added_with_opposite_signs_to_the_children() -> None:
     site = next(iter(Split().sites(graph)))
     perturbation = Split().perturbation(graph, site)
     assert not isinstance(perturbation, Miss)
-    weight = next(iter(perturbation.theta))
+    weight = next(iter(by_node(perturbation.theta)))
     theta = torch.randn_like(graph.tensors[weight])
     member = site.members[1]
     assert isinstance(member, Split)
-    new, old = member.apply(graph, {weight: theta}).tensors[weight], graph.tensors[weight]
+    new, old = apply_together(graph, [(member, {weight: theta})]).tensors[weight], graph.tensors[weight]
     assert torch.allclose(new[1], old[1] + theta[1], rtol=1e-12)
     assert torch.allclose(new[len(old)], old[1] - theta[1], rtol=1e-12)
     assert torch.equal(new[0], old[0])

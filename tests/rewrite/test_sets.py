@@ -13,9 +13,10 @@ from archir.errors import PassError
 from archir.ir.node import Value
 from archir.ir.parse import parse_graph
 from archir.rewrite.equations import Miss
-from archir.rewrite.morphism import Morphism, Theta, WidthMorphism
+from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.pipeline import apply_passes, apply_together, rewrite_together
 from archir.rewrite.spec import parse_specs
+from archir.rewrite.theta import Theta
 from archir.testing import outputs, relative_difference, zeroed
 from frontends.pytorch import trace
 from passes.catalog import PASSES
@@ -70,20 +71,21 @@ def test_theta_follows_its_weight_through_other_rewrites(count: int) -> None:
     assert relative_difference(outputs(apply_together(graph, [*members, *rings]), inputs), alone) < 1e-9
 
 
-def test_momentum_starts_anew_where_a_rewrite_cannot_be_done_on_it() -> None:
-    """Every second tap of the kernel is nought, so that it fits a coarser grid; its momentum does not."""
+def test_momentum_of_the_taps_that_stay_is_kept() -> None:
+    """Every second tap of the kernel is zero, so that it fits a coarser grid; the momentum of those goes."""
     torch.manual_seed(0)
     conv = nn.Conv2d(1, 2, 5, padding=2)
     with torch.no_grad():
         conv.weight *= torch.tensor([1.0, 0, 1, 0, 1]) * torch.tensor([[1.0], [0], [1], [0], [1]])
     graph = trace(nn.Sequential(conv, nn.ReLU(), nn.Conv2d(2, 1, 1)), (torch.randn(2, 1, 8, 8),))
     rewriting = rewrite_together(graph, [(Dilate("%0", 2), None), (Split("w0", (1,)), None)])
-    momentum = {i: torch.ones_like(t) for i, t in graph.tensors.items()}
+    momentum = {i: torch.arange(1.0, 1 + t.numel()).reshape(t.shape) for i, t in graph.tensors.items()}
     carried = rewriting.carry(momentum)
-    assert {i: t.shape for i, t in carried.items()} == {i: t.shape for i, t in rewriting.graph.tensors.items()}
+    assert {i: t.shape for i, t in carried.items()} == {i: t.shape for i, t in rewriting.after.tensors.items()}
     kernel = graph.by_name["0.weight"].id
-    assert not carried[kernel].any()
-    assert all(bool(t.all()) for i, t in carried.items() if i != kernel)
+    taps = momentum[kernel][:, :, ::2, ::2]
+    assert torch.equal(carried[kernel], torch.cat([taps[:1], taps[1:] / 2, taps[1:] / 2]))
+    assert all(bool(t.all()) for t in carried.values())
 
 
 @pytest.mark.parametrize("name", ["resnet", "gpt", "shufflenet", "unet", "densenet", "mobilenet", "lstm"])

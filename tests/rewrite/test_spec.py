@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archir.errors import ParseError
-from archir.ir.graph import Graph
-from archir.rewrite.morphism import Pass
+from archir.ir.graph import Graph, Patch
+from archir.ir.patch import no_patch
+from archir.rewrite.passes import Pass
 from archir.rewrite.spec import format_spec, format_specs, parse_spec_lines, parse_specs
 from passes.catalog import PASSES, morphisms
 from passes.prune import Prune
@@ -31,9 +32,9 @@ class Every(Pass):
     on: bool = False
     names: tuple[str, ...] = ()
 
-    def apply(self, graph: Graph) -> Graph:
+    def patch(self, graph: Graph) -> Patch:
         """Do nothing."""
-        return graph
+        return no_patch(graph)
 
 
 REGISTRY: dict[str, type[Pass]] = {**PASSES, "every": Every}

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archir.api import score
 from archir.axes.infer import infer_widths
 from archir.errors import ScoreError
 from archir.grow import engine
@@ -23,14 +24,15 @@ from archir.grow.training import evaluate as measure
 from archir.grow.training import recalibrate
 from archir.ir.graph import Graph
 from archir.score.batch_statistics import with_batch_statistics
-from archir.score.family import find_families
-from archir.score.head import Curvature, Head
-from archir.score.learn import Learner, Recipe
+from archir.score.batches import Batch
+from archir.score.families import find_families
+from archir.score.learn import Learner
 from archir.score.losses import Loss, LossFunction, coupled, find_loss
+from archir.score.objective import Curvature, make_objective
+from archir.score.options import ScoreOptions
 from archir.score.program import Program
 from archir.score.refine import refine
-from archir.score.score import score
-from archir.score.screen import Batch, screen
+from archir.score.screen import screen
 from archir.testing import evaluate, randomise
 from frontends.pytorch import trace
 from passes.prune import Prune
@@ -114,8 +116,8 @@ class Case:
 
     def __init__(self, loss: str | LossFunction | Loss) -> None:
         self.loss = find_loss(loss)
-        self.head = Head(Program(captured(Net()), batch_statistics=True), self.loss)
-        self.graph = self.head.program.graph
+        self.objective = make_objective(captured(Net()), self.loss, batch_statistics=True)
+        self.graph = self.objective.program.graph
         self.batches = batches()
         families, _ = find_families(self.graph, (Split(), Prune(), Widen(count=2), ResidualBranch(hidden=2)))
         self.perturbations = [f.perturbation for f in families]
@@ -148,7 +150,7 @@ class Case:
         return a, gram
 
     def screened(self, curvature: Curvature, seed: int = 0) -> tuple[Tensor, Tensor]:
-        found = screen(self.head, self.perturbations, self.thetas, self.batches, curvature=curvature, seed=seed)
+        found = screen(self.objective, self.perturbations, self.thetas, self.batches, curvature=curvature, seed=seed)
         return torch.cat([e.first_order for e in found]), torch.cat([e.curvature for e in found])
 
 
@@ -175,7 +177,7 @@ def test_outputs_are_those_of_training_mode_and_nothing_else_changes() -> None:
 def test_forward_mode_runs_through_the_statistics(loss: str | LossFunction | Loss) -> None:
     case = Case(loss)
     a, gram = case.dense()
-    found = refine(case.head, case.perturbations, case.thetas, case.chosen, case.batches)
+    found = refine(case.objective, case.perturbations, case.thetas, case.chosen, case.batches)
     assert found.methods["aten.batch_norm.default"] == "jvp"
     assert close(found.first_order, a) and close(found.gram, gram)
 
@@ -200,7 +202,7 @@ def test_a_learning_step_is_what_screening_sums_up_to() -> None:
     case = Case("cross_entropy")
     case.batches = case.batches[:1]
     case.perturbations = [p for p in case.perturbations if p.theta]
-    learner = Learner(case.head, case.perturbations, Recipe(curvature=Curvature.EXACT))
+    learner = Learner(case.objective, case.perturbations, ScoreOptions(curvature=Curvature.EXACT))
     case.thetas = [dict(t) for t in learner.thetas]
     first, second = case.screened(Curvature.EXACT)
     assert learner.step(case.batches[0]) == pytest.approx(float((first + second / 2).sum()), rel=1e-9)

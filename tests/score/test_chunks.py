@@ -1,4 +1,4 @@
-"""Tangents pushed through the tail several at once are those pushed one after another."""
+"""Tangents pushed through the downstream several at once are those pushed one after another."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from archir.api import score
 from archir.errors import ScoreError
 from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Perturbation
 from archir.score import chunks, stream
+from archir.score.batches import bind_batches
 from archir.score.chunks import chunk_size
-from archir.score.family import find_families
+from archir.score.downstream import Downstream
+from archir.score.families import find_families
 from archir.score.forward import Linearisation, Tangents
-from archir.score.head import Head
-from archir.score.losses import find_loss
+from archir.score.objective import make_objective
 from archir.score.program import Program
 from archir.score.refine import Refinement, refine
-from archir.score.score import score
-from archir.score.stream import StreamedHead, streamed
-from archir.score.tail import Tail
+from archir.score.stream import StreamedObjective, streamed
 from archir.testing import evaluate, randomise
 from frontends.pytorch import trace
 from passes.prune import Prune
@@ -39,7 +39,8 @@ class Case:
 
     def __init__(self, graph: Graph, inputs: tuple[Tensor, ...], *, batch_statistics: bool = False) -> None:
         graph = randomise(graph.to(torch.float64))
-        program = Program(graph, batch_statistics=batch_statistics)
+        self.objective = make_objective(graph, "mse", batch_statistics=batch_statistics)
+        program = self.objective.program
         self.inputs = tuple(t.double() if t.is_floating_point() else t for t in inputs)
         families, _ = find_families(program.graph, (Split(), Prune(), Widen(count=2)))
         self.perturbations: Sequence[Perturbation] = [f.perturbation for f in families]
@@ -48,11 +49,10 @@ class Case:
         # the members of a family are not side by side, nor the families in order
         self.chosen = [(f, m) for m in range(3) for f, p in reversed([*enumerate(self.perturbations)]) if m < p.members]
         self.targets = torch.randn_like(program(program.bind(self.inputs)).outputs[0])
-        self.head = Head(program, find_loss("mse"))
 
     def refined(self, chunk: int | None) -> Refinement:
         batches = [(self.inputs, self.targets)]
-        return refine(self.head, self.perturbations, self.thetas, self.chosen, batches, chunk=chunk)
+        return refine(self.objective, self.perturbations, self.thetas, self.chosen, batches, chunk=chunk)
 
 
 def zoo(name: str, *, batch_statistics: bool = False) -> Case:
@@ -88,14 +88,15 @@ def test_chunks_run_through_the_statistics_of_a_batch() -> None:
     assert agree(zoo("resnet", batch_statistics=True), 4).methods["aten.batch_norm.default"] == "jvp"
 
 
-def test_chunks_end_at_the_features_of_a_streamed_head(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_end_at_the_features_of_a_streamed_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "LARGEST_OUTPUTS", 200)
     case = zoo("gpt")
     (tokens,) = case.inputs
     case.targets = tokens.flip(1)
-    head = Head(case.head.program, find_loss("cross_entropy"))
-    case.head = streamed(head, case.perturbations, [(tokens, case.targets)])
-    assert isinstance(case.head, StreamedHead)
+    objective = make_objective(case.objective.graph, "cross_entropy")
+    batches = bind_batches(objective.program, [(tokens, case.targets)])
+    case.objective = streamed(objective, case.perturbations, batches)
+    assert isinstance(case.objective, StreamedObjective)
     agree(case, 5)
 
 
@@ -119,11 +120,11 @@ def test_candidates_that_start_at_different_places_share_the_rest() -> None:
     x = torch.randn(3, 4, dtype=torch.float64)
     graph = trace(Reached(), (x.float(),)).to(torch.float64)
     edges = [Value(n.id) for n in graph.calls] + [u for n in graph.calls for u in graph.uses(Value(n.id))]
-    tail = Tail(graph, edges)
-    values = Program(graph, keep=tail.needs)(Program(graph).bind(x)).values
+    downstream = Downstream(graph, edges)
+    values = Program(graph, keep=downstream.needs)(Program(graph).bind(x)).values
     shapes = [values[e if isinstance(e, Value) else dict(graph.node(e.node).operands())[e]].shape for e in edges]
     starts = [torch.randn(2, *shape, dtype=torch.float64) for shape in shapes]
-    linear = Linearisation(tail, values)
+    linear = Linearisation(downstream, values)
     together = linear({e: Tangents(t, 2 * i) for i, (e, t) in enumerate(zip(edges, starts, strict=True))})
     for i, (edge, start) in enumerate(zip(edges, starts, strict=True)):
         for j, tangent in enumerate(start):
@@ -157,9 +158,9 @@ def test_what_refuses_several_tangents_takes_them_one_by_one_and_says_so(
     x = torch.randn(3, 2, 6, 6)
     graph = trace(model(), (x,)).to(torch.float64)
     edge = Value(next(n.id for n in graph.calls if n.op == "aten.conv2d.default"))
-    tail = Tail(graph, [edge])
-    values = Program(graph, keep=tail.needs | {edge})(Program(graph).bind(x.double())).values
-    linear = Linearisation(tail, values)
+    downstream = Downstream(graph, [edge])
+    values = Program(graph, keep=downstream.needs | {edge})(Program(graph).bind(x.double())).values
+    linear = Linearisation(downstream, values)
     tangents = torch.randn(3, *values[edge].shape, dtype=torch.float64)
     alone = torch.cat([found for t in tangents if (found := linear({edge: Tangents(t[None])})[0]) is not None])
     assert "one by one" not in " ".join(linear.methods.values())
@@ -169,7 +170,7 @@ def test_what_refuses_several_tangents_takes_them_one_by_one_and_says_so(
 
 
 def test_chunks_are_sized_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = zoo("resnet").head.program
+    program = zoo("resnet").objective.program
     monkeypatch.setattr(chunks, "CPU_ROOM", 6 * program.bytes_per_example)
     assert [chunk_size(program, examples) for examples in (1, 2, 3, 7)] == [6, 3, 2, 1]
 
@@ -183,9 +184,9 @@ def test_the_size_of_a_chunk_is_passed_on() -> None:
     case = zoo("mlp")
     batches = [(case.inputs, case.targets)]
     one, several = (
-        score(case.head.program.graph, batches, loss="mse", morphisms=(Split(),), steps=2, chunk=n) for n in (1, 3)
+        score(case.objective.program.graph, batches, loss="mse", morphisms=(Split(),), steps=2, chunk=n) for n in (1, 3)
     )
     for a, b in zip(one, several, strict=True):
         assert a.spec == b.spec and b.predicted == pytest.approx(a.predicted, rel=1e-9)
-    with pytest.raises(ScoreError, match="one tangent or more, not 0"):
-        score(case.head.program.graph, batches, loss="mse", morphisms=(Split(),), steps=2, chunk=0)
+    with pytest.raises(ScoreError, match="chunk is 0, not a whole number from 1"):
+        score(case.objective.program.graph, batches, loss="mse", morphisms=(Split(),), steps=2, chunk=0)

@@ -20,14 +20,15 @@ from archir.grow.options import GrowOptions
 from archir.grow.split import Split as Examples
 from archir.grow.training import evaluate as measure
 from archir.ir.graph import Graph
-from archir.score import head as heads
-from archir.score.family import find_families
-from archir.score.head import Curvature, Head
-from archir.score.learn import Learner, Recipe
+from archir.score import objective as objectives
+from archir.score.batches import Batch
+from archir.score.families import find_families
+from archir.score.learn import Learner
 from archir.score.losses import Loss, check_loss, find_loss
-from archir.score.program import Program
+from archir.score.objective import Curvature, make_objective
+from archir.score.options import ScoreOptions
 from archir.score.refine import refine
-from archir.score.screen import Batch, screen
+from archir.score.screen import screen
 from archir.testing import evaluate, randomise
 from frontends.pytorch import trace
 from passes.prune import Prune
@@ -77,7 +78,7 @@ class Case:
         stored = evaluate(self.graph, [self.batches[0][0]])
         self.thetas = [dict(p.initial_theta(stored, 1)) for p in self.perturbations]
         self.chosen = [(f, m) for f, p in enumerate(self.perturbations) for m in range(p.members)]
-        self.head = Head(Program(self.graph), loss)
+        self.objective = make_objective(self.graph, loss)
 
     def dense(self, *, convex: bool = False) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
         """Return `a` `[batches, candidates]`, `G` `[batches, candidates, candidates]`, every `u`, and the sizes.
@@ -114,7 +115,7 @@ class Case:
 
     def screened(self, curvature: Curvature, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Return first order, curvature and standard error of every candidate, by screening."""
-        found = screen(self.head, self.perturbations, self.thetas, self.batches, curvature=curvature, seed=seed)
+        found = screen(self.objective, self.perturbations, self.thetas, self.batches, curvature=curvature, seed=seed)
         return (
             torch.cat([e.first_order for e in found]),
             torch.cat([e.curvature for e in found]),
@@ -136,12 +137,12 @@ def close(found: Tensor, expected: Tensor) -> bool:
 def test_forward_mode_is_the_dense_hessian_of_the_batch(loss: Loss) -> None:
     case = Case(loss)
     a, gram, us, sizes = case.dense()
-    found = refine(case.head, case.perturbations, case.thetas, case.chosen, case.batches)
+    found = refine(case.objective, case.perturbations, case.thetas, case.chosen, case.batches)
     assert close(found.first_order, averaged(a, sizes))
     assert close(found.gram, averaged(gram, sizes))
     changes = []
     for (inputs, targets), u in zip(case.batches, us, strict=True):
-        output = case.head.program(case.head.program.bind(inputs)).outputs[0]
+        output = case.objective.program(case.objective.program.bind(inputs)).outputs[0]
         changes.append(loss(output + u[[0, 3, 7]].sum(0).reshape(output.shape), targets) - loss(output, targets))
     assert found.linearised([0, 3, 7]) == pytest.approx(float(averaged(torch.stack(changes), sizes)), rel=1e-9)
 
@@ -157,7 +158,7 @@ def test_screening_squares_what_was_summed_over_the_batch(loss: Loss) -> None:
 
 @pytest.mark.parametrize("dense", [True, False])
 def test_sampled_curvature_is_unbiased(dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "LARGEST_DENSE", 64 if dense else 0)
+    monkeypatch.setattr(objectives, "LARGEST_DENSE", 64 if dense else 0)
     case = Case(contrastive)
     _, gram, _, sizes = case.dense(convex=dense)
     draws = torch.stack([case.screened(Curvature.SAMPLED, seed)[1] for seed in range(200)])
@@ -178,7 +179,7 @@ def test_standard_errors_are_over_batches() -> None:
     weights = (sizes / sizes.sum())[:, None]
     expected = (4 / 3 * (weights * (change - averaged(change, sizes))).square().sum(0)).sqrt()
     assert close(case.screened(Curvature.EXACT)[2], expected)
-    assert close(refine(case.head, case.perturbations, case.thetas, case.chosen, case.batches).stderr, expected)
+    assert close(refine(case.objective, case.perturbations, case.thetas, case.chosen, case.batches).stderr, expected)
 
 
 def test_one_batch_has_no_standard_error() -> None:
@@ -188,12 +189,14 @@ def test_one_batch_has_no_standard_error() -> None:
 
 def test_learning_follows_the_estimate_of_whole_batches() -> None:
     case = Case(ranking, (5,))
-    learner = Learner(case.head, case.perturbations, Recipe(1000, 1e-6, 1e6, Curvature.EXACT))
+    learner = Learner(
+        case.objective, case.perturbations, ScoreOptions(steps=1000, rate=1e-6, radius=1e6, curvature=Curvature.EXACT)
+    )
     case.thetas = [dict(t) for t in learner.thetas]
     learned = [i for i, p in enumerate(case.perturbations) if p.theta]
 
     def estimate() -> float:
-        found = screen(case.head, case.perturbations, case.thetas, case.batches, curvature=Curvature.EXACT)
+        found = screen(case.objective, case.perturbations, case.thetas, case.batches, curvature=Curvature.EXACT)
         return sum(float(found[i].predicted.sum()) for i in learned)
 
     before = [dict(t) for t in learner.thetas]
@@ -215,7 +218,7 @@ def test_learning_follows_the_estimate_of_whole_batches() -> None:
 
 def test_a_mean_declared_as_coupled_scores_the_same() -> None:
     mean, whole = Case(find_loss("mse")), Case(coupled(F.mse_loss))
-    expected, found = (refine(c.head, c.perturbations, c.thetas, c.chosen, c.batches) for c in (mean, whole))
+    expected, found = (refine(c.objective, c.perturbations, c.thetas, c.chosen, c.batches) for c in (mean, whole))
     assert close(found.gram, expected.gram) and close(found.first_order, expected.first_order)
     assert not close(found.stderr, expected.stderr)
 

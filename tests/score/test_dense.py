@@ -8,13 +8,13 @@ from torch import Tensor
 
 from archir.errors import ScoreError
 from archir.ir.node import Use, Value
-from archir.rewrite.morphism import Theta
-from archir.score.family import Family, find_families
-from archir.score.head import LARGEST_DENSE, Curvature, Head
+from archir.rewrite.theta import Theta
+from archir.score.families import Family, find_families
 from archir.score.losses import find_loss
-from archir.score.program import Program
+from archir.score.objective import LARGEST_DENSE, Curvature, make_objective
 from archir.score.refine import Refinement, refine
 from archir.score.screen import screen
+from archir.score.set_models import Joint, Linearised
 from archir.testing import evaluate, leaves_of, randomise
 from passes.prune import Prune
 from passes.split import Split
@@ -50,7 +50,7 @@ class Case:
         self.perturbations = [f.perturbation for f in self.families]
         self.thetas: list[Theta] = [dict(p.initial_theta(self.values, 1)) for p in self.perturbations]
         self.chosen = [(f, m) for f, p in enumerate(self.perturbations) for m in range(min(p.members, MOST))]
-        self.head = Head(Program(self.graph), self.loss)
+        self.objective = make_objective(self.graph, self.loss)
         self.batches = [(self.inputs, self.targets)]
 
     def dense(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,7 +84,7 @@ MODELS = sorted(ZOO.keys() - FROZEN - {"two_heads", "gru", "outer_product"})
 def test_forward_mode_is_the_dense_jacobian(name: str) -> None:
     case = Case(name, "mse")
     u, a, gram = case.dense()
-    found = refine(case.head, case.perturbations, case.thetas, case.chosen, case.batches)
+    found = refine(case.objective, case.perturbations, case.thetas, case.chosen, case.batches)
     scale = u.abs().max().clamp(min=1e-30)
     assert float((found.batches[0].pushed - u).abs().max() / scale) < 1e-9
     assert torch.allclose(found.first_order, a, rtol=1e-9, atol=1e-9 * float(a.abs().max()))
@@ -98,10 +98,10 @@ def test_screening_with_every_class_is_the_diagonal(name: str, loss: str) -> Non
     case = Case(name, loss)
     if case.output[0].numel() > LARGEST_DENSE:
         with pytest.raises(ScoreError, match="exact curvature"):
-            screen(case.head, case.perturbations, case.thetas, case.batches, curvature=Curvature.EXACT)
+            screen(case.objective, case.perturbations, case.thetas, case.batches, curvature=Curvature.EXACT)
         return
     _, a, gram = case.dense()
-    found = screen(case.head, case.perturbations, case.thetas, case.batches, curvature=Curvature.EXACT)
+    found = screen(case.objective, case.perturbations, case.thetas, case.batches, curvature=Curvature.EXACT)
     first = torch.stack([found[f].first_order[m] for f, m in case.chosen])
     second = torch.stack([found[f].curvature[m] for f, m in case.chosen])
     assert torch.allclose(first, a, rtol=1e-9, atol=1e-9 * float(a.abs().max()))
@@ -109,7 +109,7 @@ def test_screening_with_every_class_is_the_diagonal(name: str, loss: str) -> Non
 
 
 def refined(case: Case) -> Refinement:
-    return refine(case.head, case.perturbations, case.thetas, case.chosen, case.batches)
+    return refine(case.objective, case.perturbations, case.thetas, case.chosen, case.batches)
 
 
 def test_joint_and_linearised_predictions_are_their_formulas() -> None:
@@ -124,9 +124,15 @@ def test_joint_and_linearised_predictions_are_their_formulas() -> None:
     moved = case.loss.mean((flat + u[index].sum(0)).reshape(case.output.shape), case.targets)
     change = float(moved - case.loss.mean(case.output, case.targets))
     assert found.linearised(chosen) == pytest.approx(change, rel=1e-9)
-    for after, single in ((found.after_joint, found.joint), (found.after_linearised, found.linearised)):
-        each = after(chosen)
-        assert float(each[1]) == pytest.approx(single([*chosen, 1]), rel=1e-9)
+    for model in (Joint(found), Linearised(found)):
+        growing = model.start()
+        for i, c in enumerate(chosen):
+            growing.add(c, model.predict(chosen[: i + 1]))
+        assert growing.change == pytest.approx(model.predict(chosen), rel=1e-9)
+        few = [c for c in range(len(u)) if c not in chosen]
+        expected = torch.tensor([model.predict([*chosen, c]) for c in few], dtype=torch.float64)
+        assert torch.allclose(growing.judge(few), expected, rtol=1e-9)
+        assert torch.allclose(growing.estimates[few], expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse", "bce_with_logits"])
@@ -140,7 +146,7 @@ def test_sampled_curvature_is_unbiased(loss: str) -> None:
         [
             torch.stack([found[f].curvature[m] for f, m in case.chosen])
             for seed in range(200)
-            for found in [screen(case.head, case.perturbations, case.thetas, case.batches, seed=seed)]
+            for found in [screen(case.objective, case.perturbations, case.thetas, case.batches, seed=seed)]
         ]
     )
     error = (draws.mean(0) - gram.diagonal()).abs()

@@ -13,9 +13,9 @@ from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.ir.types import is_float
 from archir.rewrite.perturbation import Edge
+from archir.score.downstream import Downstream
 from archir.score.forward import Linearisation, Tangents
 from archir.score.program import Evaluation, Program
-from archir.score.tail import Tail
 from archir.testing import leaves_of, randomise
 from frontends.pytorch import trace
 from tests.models.captured import graph_of
@@ -37,8 +37,8 @@ def real(outputs: tuple[Any, ...]) -> list[int]:
 def largest_difference(graph: Graph, inputs: dict[Value, Any]) -> tuple[float, dict[str, str]]:
     """Return the largest relative difference of `w·(J v)` in the two modes over all edges, and the methods used."""
     edges = every_edge(graph)
-    tail = Tail(graph, edges)
-    linear = Linearisation(tail, Program(graph, keep=tail.needs)(inputs).values)
+    downstream = Downstream(graph, edges)
+    linear = Linearisation(downstream, Program(graph, keep=downstream.needs)(inputs).values)
     reverse: Evaluation = Program(graph, edges)(inputs)
     chosen = real(reverse.outputs)
     weights = {i: torch.randn_like(reverse.outputs[i]) for i in chosen}
@@ -112,8 +112,8 @@ def test_values_not_downstream_do_not_move() -> None:
     graph = graph_of("two_heads").to(torch.float64)
     inputs = Program(graph).bind(tuple(t.double() for t in example.inputs(3)))
     (classes, _) = [v for _, v in graph.output.operands()]
-    tail = Tail(graph, [classes])
-    values = Program(graph, keep=tail.needs | {classes})(inputs).values
-    moved = Linearisation(tail, values)({classes: Tangents(torch.ones_like(values[classes])[None])})
+    downstream = Downstream(graph, [classes])
+    values = Program(graph, keep=downstream.needs | {classes})(inputs).values
+    moved = Linearisation(downstream, values)({classes: Tangents(torch.ones_like(values[classes])[None])})
     assert moved[0] is not None and moved[1] is None
     assert torch.equal(moved[0][0], torch.ones_like(values[classes]))

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from archir.errors import ScoreError
 from archir.ir.node import Value
-from archir.rewrite.morphism import Theta
 from archir.rewrite.perturbation import Perturbation
-from archir.score.family import find_families
-from archir.score.head import Curvature, Head
-from archir.score.learn import Learner, Recipe, learn
+from archir.rewrite.theta import Key, Theta, by_node
+from archir.score.families import find_families
+from archir.score.learn import Learner, learn
 from archir.score.losses import find_loss
-from archir.score.program import Program
+from archir.score.objective import Curvature, Objective, make_objective
+from archir.score.options import ScoreOptions
 from archir.score.reduction import Reduction
 from archir.score.screen import backward, screen, tapped_program
 from archir.testing import randomise
@@ -27,7 +27,7 @@ from tests.models.zoo import ZOO
 LABELS = torch.tensor([1, 0, 3])
 
 
-def setting(name: str) -> tuple[Head, list[Perturbation], tuple[tuple[Tensor, ...], Tensor]]:
+def setting(name: str) -> tuple[Objective, list[Perturbation], tuple[tuple[Tensor, ...], Tensor]]:
     example = ZOO[name]
     torch.manual_seed(0)
     args = example.inputs(3)
@@ -36,25 +36,25 @@ def setting(name: str) -> tuple[Head, list[Perturbation], tuple[tuple[Tensor, ..
     doubled = tuple(t.double() if t.is_floating_point() else t for t in args)
     targets = LABELS if name in ("resnet", "mlp") else torch.randn(3, 5, 3, dtype=torch.float64)
     loss = find_loss("cross_entropy" if name in ("resnet", "mlp") else "mse")
-    return Head(Program(graph), loss), [f.perturbation for f in families], (doubled, targets)
+    return make_objective(graph, loss), [f.perturbation for f in families], (doubled, targets)
 
 
 def slopes(
-    head: Head,
+    objective: Objective,
     perturbations: list[Perturbation],
     thetas: tuple[Theta, ...],
     batch: tuple[tuple[Tensor, ...], Tensor],
     together: list[tuple[int, int]] | None = None,
-) -> tuple[float, list[dict[int, Tensor]]]:
+) -> tuple[float, list[dict[Key, Tensor]]]:
     """Return the estimate summed over all members of what can be learned, or that of a set, and its gradient in θ."""
     used = [i for i, p in enumerate(perturbations) if p.theta] if together is None else sorted({f for f, _ in together})
-    program = tapped_program(head.program, [perturbations[i] for i in used])
+    program = tapped_program(objective.program, [perturbations[i] for i in used])
     inputs, targets = batch
     evaluation = program(program.bind(inputs))
-    first, pairs = backward(head, evaluation, targets, Curvature.SAMPLED, torch.Generator().manual_seed(7))
+    first, pairs = backward(objective, evaluation, targets, Curvature.SAMPLED, torch.Generator().manual_seed(7))
     ((left, right),) = list(pairs)
     assert left is right
-    kept: dict[int, dict[int, Tensor]] = {}
+    kept: dict[int, dict[Key, Tensor]] = {}
     terms: list[tuple[Tensor, Tensor]] = []
     for i in used:
         p = perturbations[i]
@@ -82,10 +82,10 @@ def slopes(
 
 @pytest.mark.parametrize("name", ["resnet", "mlp", "rotary_embedding"])
 def test_a_step_follows_the_gradient_of_the_estimate(name: str) -> None:
-    head, perturbations, batch = setting(name)
-    learner = Learner(head, perturbations, Recipe(steps=1000, rate=1e-6, radius=1e6, seed=7))
+    objective, perturbations, batch = setting(name)
+    learner = Learner(objective, perturbations, ScoreOptions(steps=1000, rate=1e-6, radius=1e6, seed=7))
     before = learner.thetas
-    expected, gradients = slopes(head, perturbations, before, batch)
+    expected, gradients = slopes(objective, perturbations, before, batch)
     assert learner.step(batch) == pytest.approx(expected, rel=1e-9)
     moved = [(b, a) for b, a in zip(before, learner.thetas, strict=True) if b]
     assert len(moved) == len(gradients) > 0
@@ -106,12 +106,12 @@ def a_set(perturbations: list[Perturbation]) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("name", ["resnet", "mlp", "rotary_embedding"])
 def test_a_step_for_a_set_follows_the_gradient_of_its_one_estimate(name: str) -> None:
-    head, perturbations, batch = setting(name)
+    objective, perturbations, batch = setting(name)
     together = a_set(perturbations)
-    start = Learner(head, perturbations, Recipe(seed=7)).thetas
-    recipe = Recipe(steps=1000, rate=1e-6, radius=1e6, seed=7)
-    learner = Learner(head, perturbations, recipe, start=start, together=together)
-    expected, gradients = slopes(head, perturbations, start, batch, together)
+    start = Learner(objective, perturbations, ScoreOptions(seed=7)).thetas
+    options = ScoreOptions(steps=1000, rate=1e-6, radius=1e6, seed=7)
+    learner = Learner(objective, perturbations, options, start=start, together=together)
+    expected, gradients = slopes(objective, perturbations, start, batch, together)
     assert learner.step(batch) == pytest.approx(expected, rel=1e-9)
     learned = sorted({f for f, _ in together if start[f]})
     assert len(learned) == len(gradients) == 2
@@ -124,47 +124,47 @@ def test_a_step_for_a_set_follows_the_gradient_of_its_one_estimate(name: str) ->
 
 
 def test_a_set_of_one_learns_as_if_it_were_alone() -> None:
-    head, perturbations, batch = setting("mlp")
+    objective, perturbations, batch = setting("mlp")
     (only,) = [p for p in perturbations if p.theta and p.members == 1][:1]
-    alone, together = (learn(head, [only], [batch], Recipe(steps=4), together=t) for t in (None, [(0, 0)]))
+    alone, together = (learn(objective, [only], [batch], ScoreOptions(steps=4), together=t) for t in (None, [(0, 0)]))
     assert torch.allclose(alone.estimates, together.estimates, rtol=1e-12, atol=0)
     for node, theta in alone.thetas[0].items():
         assert torch.allclose(theta, together.thetas[0][node], rtol=1e-9, atol=0)
 
 
 def test_a_step_returns_what_screening_sums_up_to() -> None:
-    head, perturbations, batch = setting("resnet")
+    objective, perturbations, batch = setting("resnet")
     only = [p for p in perturbations if p.theta]
-    learner = Learner(head, only, Recipe(seed=3))
-    found = screen(head, only, learner.thetas, [batch], seed=3)
+    learner = Learner(objective, only, ScoreOptions(seed=3))
+    found = screen(objective, only, learner.thetas, [batch], seed=3)
     assert learner.step(batch) == pytest.approx(sum(float(e.predicted.sum()) for e in found), rel=1e-9)
 
 
 def test_rows_stay_in_the_trust_region() -> None:
-    head, perturbations, batch = setting("resnet")
-    learned = learn(head, perturbations, [batch], Recipe(steps=5, rate=1.0, radius=0.25))
+    objective, perturbations, batch = setting("resnet")
+    learned = learn(objective, perturbations, [batch], ScoreOptions(steps=5, rate=1.0, radius=0.25))
     splits = [i for i, p in enumerate(perturbations) if p.theta and p.members > 1]
     assert splits
     for i in splits:
-        for node, theta in learned.thetas[i].items():
-            weight = head.program.graph.tensors[node]
+        for node, theta in by_node(learned.thetas[i]).items():
+            weight = objective.program.graph.tensors[node]
             length, limit = theta.flatten(1).norm(dim=1), 0.25 * weight.flatten(1).norm(dim=1)
             assert bool((length <= limit * (1 + 1e-9)).all())
             assert bool((length >= limit * (1 - 1e-9)).any())
 
 
 def test_weights_stay_frozen_and_seeds_decide() -> None:
-    head, perturbations, batch = setting("mlp")
-    stored = {Value(n): t.clone() for n, t in head.program.graph.tensors.items()}
-    one, same, other = (learn(head, perturbations, [batch], Recipe(steps=3, seed=s)) for s in (0, 0, 1))
-    assert all(torch.equal(t, head.program.graph.tensors[v.node]) for v, t in stored.items())
+    objective, perturbations, batch = setting("mlp")
+    stored = {Value(n): t.clone() for n, t in objective.program.graph.tensors.items()}
+    one, same, other = (learn(objective, perturbations, [batch], ScoreOptions(steps=3, seed=s)) for s in (0, 0, 1))
+    assert all(torch.equal(t, objective.program.graph.tensors[v.node]) for v, t in stored.items())
     assert torch.equal(one.estimates, same.estimates) and not torch.equal(one.estimates, other.estimates)
     for a, b in zip(one.thetas, same.thetas, strict=True):
         assert all(torch.equal(a[n], b[n]) for n in a)
 
 
 def test_batches_are_used_again_and_must_be_there() -> None:
-    head, perturbations, batch = setting("mlp")
-    assert len(learn(head, perturbations, [batch], Recipe(steps=4)).estimates) == 4
+    objective, perturbations, batch = setting("mlp")
+    assert len(learn(objective, perturbations, [batch], ScoreOptions(steps=4)).estimates) == 4
     with pytest.raises(ScoreError, match="no batches"):
-        learn(head, perturbations, [], Recipe(steps=1))
+        learn(objective, perturbations, [], ScoreOptions(steps=1))

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archir.errors import ScoreError
+from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.ir.node import Use, Value
 from archir.rewrite.perturbation import Edge
 from archir.score.program import Program, number_of_examples
 from frontends.pytorch import trace
-from tests.models.builder import Builder
 from tests.models.captured import graph_of
 from tests.models.vision import ResNet
 from tests.models.zoo import ZOO

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
 from torch import nn
 
+from archir.api import score
 from archir.cost import cost
 from archir.errors import ScoreError
 from archir.grow.batches import Batches, stream
@@ -22,12 +24,15 @@ from archir.grow.training import evaluate, recalibrate, train
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.spec import format_spec
-from archir.score.head import Head
-from archir.score.learn import Recipe, learn
+from archir.rewrite.theta import by_node
+from archir.score.combination import combine
+from archir.score.families import Candidate
+from archir.score.learn import learn
 from archir.score.losses import find_loss
-from archir.score.program import Program
+from archir.score.objective import make_objective
+from archir.score.options import ScoreOptions
 from archir.score.propose import propose_composites
-from archir.score.score import Score, Scores, score
+from archir.score.scores import Score, Scores
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.residual_branch import ResidualBranch
@@ -98,7 +103,7 @@ def true_change(scores: Scores, subset: list[Score], on: Examples) -> float:
 
 def test_single_predictions_rank_the_candidates_as_the_truth_does(scores: Scores, digits: Examples) -> None:
     on = digits.take(slice(1000, 1400))
-    clear = [s for s in scores if abs(s.predicted) > 2 * s.stderr]
+    clear = [s for s in scores if s.stderr is not None and abs(scores.additive([s])) > 2 * s.stderr]
     true = [true_change(scores, [s], on) for s in clear]
     assert len(clear) >= 12
     assert spearmanr([s.predicted for s in clear], true).statistic > 0.9
@@ -158,8 +163,10 @@ def test_the_same_seed_gives_the_same_scores(trained: Graph, digits: Examples, s
 
 def test_learning_lowers_the_estimate_and_stays_in_the_trust_region(scores: Scores, trained: Graph) -> None:
     assert float(scores.learning[-10:].mean()) < float(scores.learning[:10].mean())
-    for theta in scores.learned:
-        for node, change in theta.items():
+    learned = {s.candidate.family: s.theta for s in scores if s.theta}
+    assert len(learned) >= 2
+    for theta in learned.values():
+        for node, change in by_node(theta).items():
             weight = trained.tensors[node]
             assert bool((change.flatten(1).norm(dim=1) <= 0.5 * weight.flatten(1).norm(dim=1) * (1 + 1e-5)).all())
 
@@ -168,7 +175,7 @@ def test_widening_is_learned_and_scored_too(trained: Graph, digits: Examples) ->
     on = digits.take(slice(1000, 1400))
     found = score(trained, Batches(on, 200), morphisms=(Widen(count=3),), steps=60, refine=100)
     best = next(iter(found))
-    assert best.predicted < 0
+    assert found.additive([best]) < 0
     assert true_change(found, [best], on) == pytest.approx(best.predicted, rel=0.5)
 
 
@@ -184,7 +191,7 @@ def test_what_cannot_be_scored_is_said(trained: Graph, digits: Examples, scores:
         score(trained, one, morphisms=(Prune(),), loss=lambda o, t: o.mean(tuple(range(1, o.dim()))) * math.nan)
     with pytest.raises(ScoreError, match="did you mean cross_entropy"):
         score(trained, one, morphisms=(Prune(),), loss="cross_entrop")
-    with pytest.raises(ScoreError, match="no candidate"):
+    with pytest.raises(ScoreError, match="scores no candidate"):
         scores["split{width=w9, units=[0]}"]
     with pytest.raises(ScoreError, match="no model"):
         scores.choose(model="additve")
@@ -203,10 +210,10 @@ def test_nothing_to_learn_leaves_nothing_learned(trained: Graph, digits: Example
     site = next(iter(Prune().sites(trained)))
     perturbation = Prune().perturbation(trained, site)
     learned = learn(
-        Head(Program(trained), LOSS),
+        make_objective(trained, LOSS),
         [perturbation],  # type: ignore[list-item]
         Batches(digits.take(slice(0, 64)), 64),
-        Recipe(steps=3),
+        ScoreOptions(steps=3),
     )
     assert learned.thetas == ({},)
 
@@ -230,3 +237,40 @@ def test_composites_of_what_scored_well_are_proposed_and_scored(trained: Graph, 
         found = both[format_spec(composite)]
         true = true_change(both, [found], digits.take(slice(1000, 1400)))
         assert found.predicted == pytest.approx(true, rel=0.25), found.spec
+
+
+@pytest.mark.parametrize("shortlist", [1, 4, 1000])
+def test_a_few_candidates_are_judged_and_the_choice_is_that_of_judging_all(
+    trained: Graph, digits: Examples, shortlist: int
+) -> None:
+    kinds: list[Morphism] = [Split(), Prune(), ResidualBranch(hidden=4)]
+    scores = make_scores(trained, digits, morphisms=kinds)
+    scores = replace(scores, options=replace(scores.options, shortlist=shortlist))
+    assert scores.refinement is not None
+    for price in (0.0, 2e-5):
+        path = scores.choose(k=8, price=lambda c, price=price: price * c.parameters)  # type: ignore[misc]
+        expected: list[Score] = []
+        while len(expected) < 8:
+            gains = {
+                s.spec: scores.linearised([*expected, s])
+                - scores.linearised(expected)
+                + price * s.candidate.cost.parameters
+                for s in scores.choice
+                if combine(trained, [c.candidate for c in (*expected, s)]) is not None
+            }
+            best = min(gains, key=gains.__getitem__)
+            if gains[best] >= 0:
+                break
+            expected.append(scores[best])
+        assert [s.spec for s in path] == [s.spec for s in expected] and len(path) > 4
+
+
+def test_a_candidate_is_a_family_and_a_number_in_it(scores: Scores, trained: Graph, digits: Examples) -> None:
+    again = make_scores(trained, digits)
+    for mine, other in zip(scores, again, strict=True):
+        assert mine.candidate != other.candidate and mine.spec == other.spec == mine.candidate.spec
+        assert mine.candidate == Candidate(mine.candidate.family, mine.candidate.member)
+        assert scores[mine.spec] is mine
+    some, others = list(scores)[:3], list(again)[:3]
+    assert scores.joint(some) == scores.joint([s.candidate for s in some]) == scores.joint(others)
+    assert scores.together(some).members[0].candidate is some[0].candidate

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from archir.api import score
 from archir.ir.graph import Graph
-from archir.score.learn import Recipe
-from archir.score.score import Score, Scores, score
+from archir.score.options import ScoreOptions
+from archir.score.scores import Score, Scores
 from archir.score.sets import SMALLEST_SCALE
 from frontends.pytorch import trace
 from passes.prune import Prune
@@ -65,7 +66,7 @@ def true_change(graph: Graph, grown: Graph, batches: Examples) -> float:
 def test_a_set_learned_together_does_not_overshoot(digits: Digits, scores: Scores) -> None:
     graph, learn, held = digits
     alone = scores.together(overshooting(scores))
-    found = alone.learned(learn, Recipe(STEPS, 0.1))
+    found = alone.learned(learn, ScoreOptions(steps=STEPS, rate=0.1))
     assert found.specs == alone.specs and len(found) == len(alone)
     assert found.linearised(held) < min(0.0, alone.linearised(held))
     assert true_change(graph, found.apply(), held) < min(0.0, true_change(graph, alone.apply(), held))
@@ -88,7 +89,7 @@ def test_theta_is_scaled_before_it_is_learned(digits: Digits, scores: Scores) ->
         scale = -(slope + coupling) / curvature
         if still and SMALLEST_SCALE < scale < 1:
             inside.append((scale, -slope / curvature))
-        found = alone.learned(learn, Recipe(STEPS, rate=0.0))
+        found = alone.learned(learn, ScoreOptions(steps=STEPS, rate=1e-15))
         for old, new in zip(alone.members, found.members, strict=True):
             assert (old.theta is None) == (new.theta is None)
             for node, theta in (old.theta or {}).items():
@@ -114,6 +115,6 @@ def test_theta_of_all_members_is_scaled_alike(digits: Digits, scores: Scores) ->
 def test_sets_with_nothing_to_learn_stay_as_they_are(digits: Digits, scores: Scores) -> None:
     pruned = next(s for s in scores if s.candidate.morphism.name == "prune")
     alone = scores.together([pruned])
-    assert alone.learned(digits[1], Recipe(STEPS)) is alone
+    assert alone.learned(digits[1], ScoreOptions(steps=STEPS)) is alone
     empty = scores.together([])
-    assert empty.learned(digits[1], Recipe(STEPS)) is empty and empty.linearised(digits[2]) == 0
+    assert empty.learned(digits[1], ScoreOptions(steps=STEPS)) is empty and empty.linearised(digits[2]) == 0

@@ -11,19 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from archir.api import score
 from archir.errors import ScoreError
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.perturbation import Perturbation
 from archir.score import stream
-from archir.score.family import find_families
-from archir.score.head import Curvature, Head
-from archir.score.learn import Recipe, learn
-from archir.score.losses import find_loss
-from archir.score.program import Program
+from archir.score.batches import bind_batches
+from archir.score.families import find_families
+from archir.score.learn import learn
+from archir.score.objective import Curvature, Objective, make_objective
+from archir.score.options import ScoreOptions
 from archir.score.refine import refine
-from archir.score.score import score
 from archir.score.screen import screen
-from archir.score.stream import StreamedHead, streamed
+from archir.score.set_models import Linearised
+from archir.score.stream import StreamedObjective, streamed
 from archir.testing import randomise
 from frontends.pytorch import trace
 from passes.prune import Prune
@@ -51,8 +52,8 @@ class Perceptron(nn.Module):
 class Case:
     """A model with both heads, the families of candidates, and two batches, some positions without a label."""
 
-    whole: Head
-    chunked: Head
+    whole: Objective
+    chunked: Objective
     perturbations: Sequence[Perturbation]
     batches: Sequence[tuple[Tensor, Tensor]]
 
@@ -64,8 +65,9 @@ def case_of(model: nn.Module, morphisms: Sequence[Morphism] = (Split(), Prune())
     labels[0][0, 2:], labels[1][1] = -100, -100
     graph = randomise(trace(model, (inputs[0],)).to(torch.float64))
     perturbations = [f.perturbation for f in find_families(graph, morphisms)[0]]
-    whole, batches = Head(Program(graph), find_loss("cross_entropy")), list(zip(inputs, labels, strict=True))
-    return Case(whole, streamed(whole, perturbations, batches), perturbations, batches)
+    whole, batches = make_objective(graph, "cross_entropy"), list(zip(inputs, labels, strict=True))
+    chunked = streamed(whole, perturbations, bind_batches(whole.program, batches))
+    return Case(whole, chunked, perturbations, batches)
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +86,7 @@ CASES: Mapping[str, Callable[[], Case]] = {
 def case(request: pytest.FixtureRequest) -> Case:
     torch.manual_seed(0)
     found = CASES[request.param]()
-    assert isinstance(found.chunked, StreamedHead)
+    assert isinstance(found.chunked, StreamedObjective)
     return found
 
 
@@ -93,14 +95,15 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 
 def test_learning_and_screening_are_those_of_the_whole_network(case: Case) -> None:
-    recipe = Recipe(steps=3)
-    expected = learn(case.whole, case.perturbations, case.batches, recipe)
-    found = learn(case.chunked, case.perturbations, case.batches, recipe)
+    options = ScoreOptions(steps=3)
+    expected = learn(case.whole, case.perturbations, case.batches, options)
+    found = learn(case.chunked, case.perturbations, case.batches, options)
     assert close(found.estimates, expected.estimates)
     for a, b in zip(found.thetas, expected.thetas, strict=True):
         assert all(close(a[key], b[key]) for key in b)
     screened = [
-        screen(head, case.perturbations, expected.thetas, case.batches, seed=1) for head in (case.chunked, case.whole)
+        screen(objective, case.perturbations, expected.thetas, case.batches, seed=1)
+        for objective in (case.chunked, case.whole)
     ]
     for one, other in zip(*screened, strict=True):
         assert close(one.first_order, other.first_order)
@@ -109,15 +112,22 @@ def test_learning_and_screening_are_those_of_the_whole_network(case: Case) -> No
 
 
 def test_refinement_is_that_of_the_whole_network(case: Case) -> None:
-    thetas = learn(case.whole, case.perturbations, case.batches, Recipe(steps=2)).thetas
+    thetas = learn(case.whole, case.perturbations, case.batches, ScoreOptions(steps=2)).thetas
     chosen = [(f, m) for f, p in enumerate(case.perturbations) for m in range(min(p.members, 2))]
     found, expected = (
-        refine(head, case.perturbations, thetas, chosen, case.batches) for head in (case.chunked, case.whole)
+        refine(objective, case.perturbations, thetas, chosen, case.batches) for objective in (case.chunked, case.whole)
     )
     assert close(found.first_order, expected.first_order)
     assert close(found.gram, expected.gram)
     assert close(found.stderr, expected.stderr)
-    assert close(found.after_linearised([0, 3]), expected.after_linearised([0, 3]))
+    one, other = (Linearised(refinement).start() for refinement in (found, expected))
+    for number in (0, 3):
+        change = float(one.judge([number])[0])
+        assert change == pytest.approx(float(other.judge([number])[0]), rel=1e-9)
+        one.add(number, change)
+        other.add(number, change)
+    assert close(one.estimates, other.estimates)
+    assert close(one.judge([1, 2]), other.judge([1, 2]))
     assert found.batches[0].pushed[0].numel() < expected.batches[0].pushed[0].numel()
 
 
@@ -160,20 +170,21 @@ def test_a_change_beyond_the_input_of_the_last_layer_keeps_the_whole_network() -
 
 def test_what_is_not_wide_or_not_cross_entropy_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     case = case_of(Perceptron())
-    head = Head(case.whole.program, find_loss(lambda outputs, targets: outputs.square().mean((1, 2))))
-    assert streamed(head, case.perturbations, case.batches) is head
+    objective = make_objective(case.whole.graph, lambda outputs, targets: outputs.square().mean((1, 2)))
+    batches = bind_batches(case.whole.program, case.batches)
+    assert streamed(objective, case.perturbations, batches) is objective
     probabilities = [(x, torch.ones(len(x), LENGTH, CLASSES)) for x, _ in case.batches]
-    assert streamed(case.whole, case.perturbations, probabilities) is case.whole
+    assert streamed(case.whole, case.perturbations, bind_batches(case.whole.program, probabilities)) is case.whole
     monkeypatch.setattr(stream, "LARGEST_OUTPUTS", 4 * LENGTH * CLASSES)
-    assert streamed(case.whole, case.perturbations, case.batches) is case.whole
+    assert streamed(case.whole, case.perturbations, batches) is case.whole
 
 
 def test_labels_and_losses_are_checked() -> None:
     case = case_of(Perceptron())
     inputs, labels = case.batches[0]
-    for head in (case.whole, case.chunked):
+    for objective in (case.whole, case.chunked):
         with pytest.raises(ScoreError, match="class numbers run from 50 to 50, the model has 50"):
-            screen(head, case.perturbations, [{}] * 3, [(inputs, torch.full_like(labels, CLASSES))])
+            screen(objective, case.perturbations, [{}] * 3, [(inputs, torch.full_like(labels, CLASSES))])
     program = case.chunked.program
     evaluation = program(program.bind(inputs))
     infinite = [evaluation.outputs[0] * torch.inf]

@@ -10,10 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import archir
-from archir.score.family import find_families
-from archir.score.head import Curvature, Head
-from archir.score.losses import find_loss
-from archir.score.program import Program
+from archir.score.families import find_families
+from archir.score.objective import Curvature, make_objective
 from archir.score.refine import refine
 from archir.score.screen import screen
 from archir.testing import evaluate, randomise
@@ -78,12 +76,12 @@ def test_estimators_are_the_dense_jacobian_of_all_outputs(loss: Any) -> None:
     for n in range(5):
         a += u[:, n] @ torch.func.grad(example)(result[n], n) / 5
         gram += u[:, n] @ torch.func.jacrev(torch.func.grad(example))(result[n], n) @ u[:, n].mT / 5
-    head = Head(Program(graph), find_loss(loss))
-    found = refine(head, perturbations, thetas, chosen, [(inputs, targets)])
+    objective = make_objective(graph, loss)
+    found = refine(objective, perturbations, thetas, chosen, [(inputs, targets)])
     assert len(chosen) > 10
     assert torch.allclose(found.first_order, a, rtol=1e-9, atol=1e-9 * float(a.abs().max()))
     assert torch.allclose(found.gram, gram, rtol=1e-9, atol=1e-9 * float(gram.abs().max()))
-    screened = screen(head, perturbations, thetas, [(inputs, targets)], curvature=Curvature.EXACT)
+    screened = screen(objective, perturbations, thetas, [(inputs, targets)], curvature=Curvature.EXACT)
     first = torch.cat([e.first_order for e in screened])
     second = torch.cat([e.curvature for e in screened])
     assert torch.allclose(first, a, rtol=1e-9, atol=1e-9 * float(a.abs().max()))

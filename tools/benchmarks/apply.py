@@ -18,6 +18,7 @@ from archir.axes.infer import infer_widths
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from archir.ir.node import Value
+from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import refer
 from archir.rewrite.spec import format_specs
@@ -124,5 +125,5 @@ def draw(graph: Graph, dice: random.Random) -> Morphism:
             value = refer(graph, Value(dice.choice(graph.structure.calls).id))
             found = (ResidualBranch(value), Deepen(value))
         drawn = dice.choice(found)
-        if drawn.match(graph) is None:
+        if not isinstance(drawn.match(graph), Miss):
             return drawn

@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from archir.ir.graph import Graph
-from archir.rewrite.morphism import Theta
 from archir.rewrite.pipeline import apply_together
-from archir.score.family import Family, find_families
-from archir.score.head import Head
-from archir.score.losses import find_loss
+from archir.rewrite.theta import Theta
+from archir.score.families import Family, find_families
+from archir.score.objective import make_objective
 from archir.score.program import Program
 from archir.score.screen import screen
 from frontends.pytorch import trace
@@ -78,7 +77,7 @@ def _seconds_of_scoring(graph: Graph, batch: Batch, thetas: list[Theta]) -> floa
     """Return the time it takes to find all candidates of a graph and to screen them."""
     start = time.perf_counter()
     families, _ = find_families(graph, [Split(), Prune()])
-    screen(Head(Program(graph), find_loss("cross_entropy")), [f.perturbation for f in families], thetas, [batch])
+    screen(make_objective(graph, "cross_entropy"), [f.perturbation for f in families], thetas, [batch])
     return time.perf_counter() - start
 
 

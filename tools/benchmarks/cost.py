@@ -19,16 +19,16 @@ from archir.axes.infer import analyse
 from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Edge
-from archir.score.family import find_families
+from archir.score.downstream import Downstream
+from archir.score.families import find_families
 from archir.score.forward import Linearisation, Tangents
-from archir.score.head import Head
-from archir.score.learn import Learner, Recipe
-from archir.score.losses import find_loss
+from archir.score.learn import Learner
+from archir.score.objective import make_objective
+from archir.score.options import ScoreOptions
 from archir.score.program import Program
 from archir.score.reduction import Reduction
 from archir.score.refine import refine
 from archir.score.screen import screen
-from archir.score.tail import Tail
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split
@@ -47,8 +47,8 @@ def run() -> Mapping[str, float]:
     graph = trace(ResNet20(), (images[:2],))
     families, _ = find_families(graph, [Split(), Prune()])
     perturbations = [f.perturbation for f in families]
-    head = Head(Program(graph), find_loss("cross_entropy"))
-    learner = Learner(head, perturbations, Recipe(steps=1000))
+    objective = make_objective(graph, "cross_entropy")
+    learner = Learner(objective, perturbations, ScoreOptions(steps=1000))
     thetas = learner.thetas
     module = graph.module().train()
     optimiser = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
@@ -62,7 +62,7 @@ def run() -> Mapping[str, float]:
         {
             "train": train,
             "learn": lambda: learner.step((images, labels)),
-            "screen": lambda: screen(head, perturbations, thetas, [(images, labels)]),
+            "screen": lambda: screen(objective, perturbations, thetas, [(images, labels)]),
         },
         ROUNDS,
     )
@@ -90,7 +90,7 @@ def _deep() -> nn.Module:
 
 
 def _tangents(graph: Graph, images: torch.Tensor) -> dict[str, float]:
-    """Return the time of a tangent pass over that of a forward pass of the same tail, over all split families.
+    """Return the time of a tangent pass over that of a forward pass of what lies downstream, over all split families.
 
     The forward pass is measured both on tensors laid out as the user's model has them and as the scorer has them, with
     channels last.
@@ -99,11 +99,11 @@ def _tangents(graph: Graph, images: torch.Tensor) -> dict[str, float]:
     passes: dict[str, Callable[[], object]] = {}
     for number, family in enumerate(families):
         p = family.perturbation
-        tail = Tail(graph, p.edges)
-        program = Program(graph, keep=tail.needs | p.needs)
+        downstream = Downstream(graph, p.edges)
+        program = Program(graph, keep=downstream.needs | p.needs)
         values = program(program.bind(images)).values
         plain = {v: t.contiguous() if isinstance(t, torch.Tensor) else t for v, t in values.items()}
-        linear = Linearisation(tail, values)
+        linear = Linearisation(downstream, values)
         with torch.no_grad():
             deltas = p.delta(values, p.initial_theta(values, 0))
         start: dict[Edge, Tangents] = {}
@@ -112,8 +112,8 @@ def _tangents(graph: Graph, images: torch.Tensor) -> dict[str, float]:
             start[edge] = Tangents((delta * reduction.mask(0, delta))[None])
         passes |= {
             f"tangent {number}": partial(linear, start),
-            f"plain {number}": partial(_forward, tail, plain),
-            f"laid out {number}": partial(_forward, tail, values),
+            f"plain {number}": partial(_forward, downstream, plain),
+            f"laid out {number}": partial(_forward, downstream, values),
         }
     times = medians(passes, ROUNDS)
     total = {
@@ -134,16 +134,16 @@ def _chunks(images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     images, labels = images.to(device), labels.to(device)
     graph = trace(ResNet20().to(device), (images[:2],))
     perturbations = [f.perturbation for f in find_families(graph, [Split(), Prune()])[0]]
-    head = Head(Program(graph), find_loss("cross_entropy"))
+    objective = make_objective(graph, "cross_entropy")
     needs = frozenset(v for p in perturbations for v in p.needs)
-    values = head.program.tapped(keep=needs)(head.program.bind(images)).values
+    values = objective.program.tapped(keep=needs)(objective.program.bind(images)).values
     thetas = [p.initial_theta(values, 0) for p in perturbations]
     members = [(f, m) for f, p in enumerate(perturbations) for m in range(p.members)]
     chosen = members[:: len(members) // REFINED][:REFINED]
     batches = {n: [(images[:n], labels[:n])] for n in (SMALL, len(images))}
     times = medians(
         {
-            f"{n} {chunk}": partial(refine, head, perturbations, thetas, chosen, batch, chunk=chunk)
+            f"{n} {chunk}": partial(refine, objective, perturbations, thetas, chosen, batch, chunk=chunk)
             for n, batch in batches.items()
             for chunk in (1, CHUNK)
         },
@@ -153,7 +153,7 @@ def _chunks(images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     return {"vmapped_over_looped_tangent": large, f"vmapped_over_looped_tangent_{SMALL}_images": small}
 
 
-def _forward(tail: Tail, values: Mapping[Value, torch.Tensor]) -> None:
+def _forward(downstream: Downstream, values: Mapping[Value, torch.Tensor]) -> None:
     with torch.no_grad():
-        for operator in tail.operators:
+        for operator in downstream.operators:
             operator([values[v] for v in operator.operands])

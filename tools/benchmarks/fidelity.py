@@ -35,7 +35,7 @@ def run(data: str | None = None, records: str | None = None) -> Mapping[str, obj
     """Return the figures.
 
     Args:
-        data: spec of CIFAR-10, as `archir.grow.data.load_data` takes it; scikit-learn's digits take its place if it is
+        data: spec of CIFAR-10, as `archir.load_data` takes it; scikit-learn's digits take its place if it is
             not given, and the figures say so.
         records: a folder to keep what was measured in; what is there already is not measured again.
     """

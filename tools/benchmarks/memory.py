@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from archir.score.family import find_families
-from archir.score.head import Head
-from archir.score.learn import Learner, Recipe
-from archir.score.losses import find_loss
-from archir.score.program import Program
+from archir.score.batches import bind_batches
+from archir.score.families import find_families
+from archir.score.learn import Learner
+from archir.score.objective import make_objective
+from archir.score.options import ScoreOptions
 from archir.score.refine import refine
 from archir.score.screen import screen
 from archir.score.stream import streamed
@@ -60,19 +60,20 @@ def _ratios(name: str, model: nn.Module, inputs: torch.Tensor, targets: torch.Te
     training = _training(graph.module().train(), inputs, targets)
     families, _ = find_families(graph, [Split(), Prune()])
     perturbations, batch = [f.perturbation for f in families], (inputs, targets)
-    head = streamed(Head(Program(graph), find_loss("cross_entropy")), perturbations, [batch])
-    learner = Learner(head, perturbations, Recipe(steps=1000))
+    whole = make_objective(graph, "cross_entropy")
+    objective = streamed(whole, perturbations, bind_batches(whole.program, [batch]))
+    learner = Learner(objective, perturbations, ScoreOptions(steps=1000))
     learner.step(batch)
     members = [(f, m) for f, p in enumerate(perturbations) for m in range(p.members)]
     chosen = members[:: len(members) // REFINED][:REFINED]
     peaks = {
         "learn": peak(partial(learner.step, batch)),
-        "screen": peak(partial(screen, head, perturbations, learner.thetas, [batch])),
-        "refine": peak(partial(refine, head, perturbations, learner.thetas, chosen, [batch])),
+        "screen": peak(partial(screen, objective, perturbations, learner.thetas, [batch])),
+        "refine": peak(partial(refine, objective, perturbations, learner.thetas, chosen, [batch])),
     }
-    whole = max(peaks.values()) / training
+    worst = max(peaks.values()) / training
     figures = {f"peak_memory_of_{kind}_over_train_step_{name}": found / training for kind, found in peaks.items()}
-    return {f"peak_memory_over_train_step_{name}": whole, **figures}
+    return {f"peak_memory_over_train_step_{name}": worst, **figures}
 
 
 def _training(module: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> int:

@@ -15,17 +15,16 @@ from archir.grow.training import evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.compose import Compose
 from archir.rewrite.morphism import Morphism
-from archir.score.baselines.rules import RULES, find_rule
-from archir.score.baselines.task import Task
-from archir.score.family import compatible
-from archir.score.head import Head
-from archir.score.learn import Recipe
+from archir.score.batches import Batch
+from archir.score.combination import Combination
 from archir.score.losses import LOSSES
-from archir.score.program import Program
+from archir.score.objective import make_objective
+from archir.score.options import ScoreOptions
 from archir.score.propose import propose_composites
-from archir.score.refine import refine
-from archir.score.score import Score, Scores, score
-from archir.score.screen import Batch
+from archir.score.score import score, score_by
+from archir.score.scores import Score, Scores
+from archir.score.strategies.context import make_context
+from archir.score.strategies.registry import STRATEGIES
 from passes.catalog import MORPHISMS
 from passes.prune import Prune
 from passes.split import Split as SplitUnits
@@ -83,9 +82,6 @@ def _moment(subject: Subject, graph: Graph, loss: float, stage: str, seed: int, 
         kinds = *kinds, *propose_composites(scores, plan.composites)
         scores = _scores(graph, kinds, scored, learn, seed, plan)
     draw = random.Random(f"{subject.name} {seed} {stage}")
-    head = Head(Program(graph), LOSS)
-    widths = (SplitUnits(), Prune())
-    task = Task(head, widths, scored, learn, Recipe(plan.steps, seed=seed), plan.refine)
     return Moment(
         subject.name,
         subject.data,
@@ -95,7 +91,7 @@ def _moment(subject: Subject, graph: Graph, loss: float, stage: str, seed: int, 
         len(scores),
         tuple(_singles(scores, kinds, scored, truth, draw, plan)),
         tuple(_sets(scores, scored, learn, truth, draw, seed, plan)),
-        tuple(_rules(task, truth, plan)),
+        tuple(_rules(graph, scored, learn, truth, seed, plan)),
         _committed(subject, graph, truth, seed, plan),
     )
 
@@ -103,9 +99,8 @@ def _moment(subject: Subject, graph: Graph, loss: float, stage: str, seed: int, 
 def _scores(
     graph: Graph, kinds: Sequence[Morphism], scored: Sequence[Batch], learn: Sequence[Batch], seed: int, plan: Plan
 ) -> Scores:
-    return score(
-        graph, scored, morphisms=kinds, loss=LOSS, learn=learn, steps=plan.steps, refine=plan.refine, seed=seed
-    )
+    options = ScoreOptions(steps=plan.steps, refine=plan.refine, seed=seed)
+    return score(make_objective(graph, LOSS), scored, morphisms=kinds, learn=learn, options=options)
 
 
 Truth = Callable[[Graph], tuple[float, float]]
@@ -134,8 +129,7 @@ def _singles(
         found = [s for s in scores if s.candidate.morphism.name == name]
         best, others = found[: plan.singles // 2], found[plan.singles // 2 :]
         chosen += best + draw.sample(others, min(len(others), plan.singles - len(best)))
-    places = [scores.places[s.spec] for s in chosen]
-    exact = refine(scores.head, [f.perturbation for f in scores.families], scores.learned, places, batches)
+    exact = scores.together(chosen).refine(batches)
     predicted = exact.first_order + exact.gram.diagonal() / 2
     for s, value, stderr in zip(chosen, predicted.tolist(), exact.stderr.tolist(), strict=True):
         yield Single(s.candidate.morphism.name, s.spec, value, stderr, *truth(scores.apply([s])))
@@ -155,7 +149,7 @@ def _sets(
         return Together(chosen, "alone", len(subset), *predicted, *truth(scores.apply(subset)))
 
     def together(chosen: str, subset: Sequence[Score]) -> Together:
-        found = scores.together(subset).learned(learn, Recipe(plan.steps, seed=seed))
+        found = scores.together(subset).learned(learn)
         joint, every = found.refine(scored), range(len(found))
         additive = float((joint.first_order + joint.gram.diagonal() / 2).sum())
         predicted = additive, joint.joint(every), joint.linearised(every)
@@ -168,7 +162,7 @@ def _sets(
                 yield alone(model, path[:size])
         if path:
             yield together(model, path)
-    pool = [scores[spec] for spec in scores.numbers]
+    pool = scores.choice
     for size in plan.sizes:
         for i in range(plan.draws):
             subset = _draw(scores, draw.sample(pool, len(pool)), size)
@@ -180,23 +174,29 @@ def _sets(
 def _draw(scores: Scores, pool: Sequence[Score], size: int) -> list[Score]:
     """Return the first candidates of a pool that can be applied together."""
     subset: list[Score] = []
+    combination = Combination(scores.graph)
     for s in pool:
-        more = [*subset, s]
-        if compatible(scores.graph, [scores.family(m.spec) for m in more], [m.candidate.morphism for m in more]):
-            subset = more
+        more = combination.plus(s.candidate)
+        if more is not None:
+            combination = more
+            subset.append(s)
         if len(subset) == size:
             break
     return subset
 
 
-def _rules(task: Task, truth: Truth, plan: Plan) -> Iterator[Ruled]:
+def _rules(
+    graph: Graph, scored: Sequence[Batch], learn: Sequence[Batch], truth: Truth, seed: int, plan: Plan
+) -> Iterator[Ruled]:
     """Yield what rules do with splits and prunes of single units; brute force, and the joint model's, take too long."""
-    for name in RULES:
+    options, kinds = ScoreOptions(steps=plan.steps, refine=plan.refine, seed=seed), (SplitUnits(), Prune())
+    context = make_context(make_objective(graph, LOSS), scored, morphisms=kinds, learn=learn, options=options)
+    for name, strategy in STRATEGIES.items():
         if name in ("brute-force", "joint"):
             continue
-        ranking = find_rule(name)(task)
-        subset = ranking.choose(plan.together)
-        yield Ruled(name, len(subset), *(truth(ranking.together(subset).apply()) if subset else (0.0, 0.0)))
+        scores = score_by(strategy, context)
+        subset = scores.choose(plan.together)
+        yield Ruled(name, len(subset), *(truth(scores.apply(subset)) if subset else (0.0, 0.0)))
 
 
 def _committed(subject: Subject, graph: Graph, truth: Truth, seed: int, plan: Plan) -> Committed:

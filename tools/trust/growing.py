@@ -14,7 +14,7 @@ from archir.grow.optimisers import OptimiserOptions
 from archir.grow.options import GrowOptions
 from archir.grow.split import Split
 from archir.ir.graph import Graph
-from tests.models.builder import bits_equal
+from tests.models.equality import bits_equal
 
 OPTIONS = GrowOptions(
     steps=60,

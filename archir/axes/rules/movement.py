@@ -22,20 +22,13 @@ from archir.axes.terms import Atom, Product, Term
 from archir.errors import GraphError
 from archir.ir.execute import compile_call
 from archir.ir.node import Argument, Node, Value
+from archir.ir.operators.operator import Movement
 from archir.ir.ops import infer_types
-from archir.ir.registry import MOVEMENT
+from archir.ir.registry import operator_of
 from archir.ir.types import TensorType
 
 LARGEST = 1_000_000
 """Most elements of an index array, and of what is made of it."""
-
-MOVES = frozenset(
-    [
-        *(name for name in MOVEMENT if not name.startswith(("_cast_", "to", "_to_", "type_as"))),
-        *("fft_fftshift", "fft_ifftshift", "select_copy", "slice_copy"),
-    ]
-)
-"""ATen operators that are run on index arrays: they compute nothing and draw no random numbers."""
 
 POSITIONS = "its units have positions"
 
@@ -59,8 +52,7 @@ def data_movement(c: Context, shape: Sequence[int], others: Mapping[Value, objec
     Raises:
         Unknown: it does more than move data, or too much of it.
     """
-    library, name, *_ = c.node.op.split(".")
-    if library != "aten" or name not in MOVES:
+    if operator_of(c.node.op).moves in (None, Movement.CAST):
         raise Unknown("it has no axis rule")
     (operand,) = {v for v in c.node.values if isinstance(c.graph.type_of(v), TensorType)}
     terms = c.axes_of(operand)

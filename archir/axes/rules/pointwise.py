@@ -1,4 +1,4 @@
-"""Axis rule of pointwise operators, found by `torch.Tag.pointwise`: broadcast axes are one."""
+"""Axis rules of pointwise operators: broadcast axes are one."""
 
 from __future__ import annotations
 
@@ -33,22 +33,10 @@ def like(c: Context) -> Sequence[Sequence[Term]]:
     return [c.operand("self")]
 
 
-UNTAGGED = (
-    *("absolute.default", "arctan.default", "bernoulli.p", "bernoulli.default", "clip.default", "conj.default"),
-    *("copy.default", "divide.Scalar", "divide.Tensor", "fill.Scalar", "floor_divide.default", "floor_divide.Scalar"),
-    *("greater.Scalar", "greater.Tensor", "greater_equal.Scalar", "greater_equal.Tensor", "hardswish.default"),
-    *("isclose.default", "less.Scalar", "less.Tensor", "less_equal.Scalar", "less_equal.Tensor"),
-    *("log_sigmoid.default", "masked_fill.Tensor", "multiply.Scalar", "multiply.Tensor", "negative.default"),
-    *("not_equal.Scalar", "not_equal.Tensor", "rsub.Tensor", "subtract.Scalar", "subtract.Tensor"),
-    *("true_divide.Scalar", "where.ScalarOther", "where.ScalarSelf", "where.Scalar"),
-)
-"""Operators that are pointwise without the tag."""
-
 LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like")
 
 RULES: dict[str, Rule] = {
     "aten.prelu.default": prelu,
     "aten.broadcast_tensors.default": broadcast_tensors,
-    **{f"aten.{op}": pointwise for op in UNTAGGED},
     **{f"aten.{op}.default": like for op in LIKE},
 }

@@ -1,0 +1,1 @@
+"""The one table of ATen operators: what is known of each, one operator family a file."""

@@ -1,0 +1,112 @@
+"""The cost of a set of candidates, read off sizes: no weight is touched, and only the calls that change are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from archir.axes.infer import infer_widths
+from archir.axes.terms import Atom
+from archir.axes.widths import Width, Widths
+from archir.cost import Cost, cost, cost_change, memory, node_cost
+from archir.ir.graph import Graph
+from archir.ir.node import Value
+from archir.ir.structure import Structure
+from archir.ir.types import TensorType, Type
+from archir.rewrite.morphism import Morphism, WidthMorphism
+from archir.rewrite.pipeline import follow_widths, rewrite_together
+from archir.rewrite.reindex import resized_type
+
+_known: WeakKeyDictionary[Structure, dict[tuple[int, tuple[tuple[Atom, int], ...]], Cost]] = WeakKeyDictionary()
+"""What calls and stored tensors cost, by their node and the new sizes of the widths in them."""
+
+_effects_of: WeakKeyDictionary[Structure, dict[WidthMorphism, list[tuple[Atom, frozenset[int], int]]]] = (
+    WeakKeyDictionary()
+)
+
+
+def cost_of_set(graph: Graph, members: Sequence[Morphism]) -> Cost:
+    """Return the exact cost of a graph with a set of candidates applied, for one example.
+
+    Args:
+        graph: the graph they were found in.
+        members: the candidates, which can be done together.
+
+    Raises:
+        PassError: those that are no changes of widths cannot, or a width is gone after them.
+    """
+    on_widths = [(m, None) for m in members if isinstance(m, WidthMorphism)]
+    spliced = rewrite_together(graph, [(m, None) for m in members if not isinstance(m, WidthMorphism)])
+    found = cost(graph) + cost_change(spliced)
+    if not on_widths:
+        return found
+    widths = infer_widths(spliced.after)
+    removed: dict[Atom, set[int]] = {}
+    sizes: dict[Atom, int] = {}
+    for morphism, _ in follow_widths(spliced, on_widths):
+        for atom, gone, more in _effects(widths, morphism):
+            removed.setdefault(atom, set()).update(gone)
+            sizes[atom] = sizes.get(atom, atom.size) + more
+    return found + _resizing(widths, {atom: size - len(removed[atom]) for atom, size in sizes.items()})
+
+
+def _effects(widths: Widths, morphism: WidthMorphism) -> list[tuple[Atom, frozenset[int], int]]:
+    """Return for each width that a morphism changes the units that go, and how many come."""
+    known = _effects_of.setdefault(widths.graph.structure, {})
+    if morphism not in known:
+        known[morphism] = []
+        for name, change in morphism.changes(widths).items():
+            atom = widths[name].atom
+            gone = frozenset(range(atom.size)).difference(change.source)
+            known[morphism].append((atom, gone, len(change.source) - (atom.size - len(gone))))
+    return known[morphism]
+
+
+def _resizing(widths: Widths, sizes: Mapping[Atom, int]) -> Cost:
+    """Return what other sizes of widths add to the cost of a graph."""
+    graph, known = widths.graph, _known.setdefault(widths.graph.structure, {})
+    near: dict[int, list[Atom]] = {}
+    for width in widths:
+        if sizes.get(width.atom, width.size) != width.size:
+            for id_ in _touched(widths, width):
+                near.setdefault(id_, []).append(width.atom)
+    parameters = flops = 0
+    made: dict[int, int] = {}
+    for id_, atoms in near.items():
+        counts = []
+        for new in ({}, {a: sizes[a] for a in atoms}):
+            key = id_, tuple(new.items())
+            if key not in known:
+                known[key] = node_cost(_Resized(widths, new), graph.node(id_))
+            counts.append(known[key])
+        was, now = counts
+        parameters, flops = parameters + now.parameters - was.parameters, flops + now.flops - was.flops
+        if graph.node(id_).is_call:
+            made[id_] = now.bytes
+    kept = memory(graph)
+    total, peak = kept.resized(made)
+    return Cost(parameters, flops, total - kept.total, peak - kept.peak)
+
+
+def _touched(widths: Widths, width: Width) -> dict[int, None]:
+    """Return the nodes that make or use a value in which a width stands, in order."""
+    found: dict[int, None] = {}
+    for value in widths.values(width):
+        found[value.node] = None
+        found |= dict.fromkeys(use.node for use, _ in widths.graph.structure.users.get(value.node, ()))
+    return found
+
+
+@dataclass(frozen=True)
+class _Resized:
+    """The types of the values of a graph where some widths have other sizes."""
+
+    widths: Widths
+    sizes: Mapping[Atom, int]
+
+    def type_of(self, value: Value) -> Type:
+        """Return the type of a value."""
+        type_ = self.widths.graph.type_of(value)
+        axes = self.widths.axes.find(value)
+        return type_ if axes is None or not isinstance(type_, TensorType) else resized_type(type_, axes, self.sizes)

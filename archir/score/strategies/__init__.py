@@ -1,0 +1,1 @@
+"""Strategies: the joint ones, which score candidates together, and what others do instead, behind one interface."""
