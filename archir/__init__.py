@@ -150,7 +150,7 @@ _HOMES = {
     **dict.fromkeys(("Insertion", "Start", "splice"), "archir.rewrite.insertion"),
     **dict.fromkeys(("Morphism", "Site"), "archir.rewrite.morphism"),
     "Pass": "archir.rewrite.passes",
-    "Patch": "archir.ir.patch",
+    "Patch": "archir.ir.graph",
     **dict.fromkeys(("Reference", "find_value", "refer"), "archir.rewrite.reference"),
     "format_spec": "archir.rewrite.spec",
     **dict.fromkeys(("layer_ends", "look_around"), "archir.rewrite.surroundings"),

@@ -14,7 +14,7 @@ from archir.axes.widths import Width, Widths
 from archir.ir.execute import Call, compile_call
 from archir.ir.node import Node, Use, Value
 from archir.ir.registry import operator_of
-from archir.ir.types import TensorType
+from archir.ir.types import TensorType, Type
 from archir.rewrite.equations import Miss
 from archir.rewrite.multiplicity import relate
 from archir.rewrite.perturbation import Edge, Members
@@ -49,6 +49,11 @@ class Region:
     def calls(self) -> Mapping[int, Call]:
         """The calls, ready to be executed."""
         return {n.id: compile_call(n) for n in self.nodes}
+
+    @cached_property
+    def types(self) -> Mapping[Value, Type]:
+        """The types of the results of the calls."""
+        return {Value(n.id, i): t for n in self.nodes for i, t in enumerate(n.results)}
 
     @cached_property
     def changes(self) -> Mapping[int, Call]:
@@ -91,11 +96,12 @@ def region_of(widths: Widths, width: Width) -> Region | Miss:
     carried = {n.id: frozenset(v for _, v in n.operands() if v in carrying and (n.id, v) not in ended) for n in nodes}
     ends: list[tuple[Use, Value]] = []
     members: dict[Edge, Members] = {}
+    seen: set[int] = set()
     matched: Miss | None = None
     for id_, value in equations.ends:
         if graph.node(value.node).parameter:
             continue
-        if any(u.node == id_ for u, _ in ends):
+        if id_ in seen:
             matched = Miss("two activations are multiplied along it", (id_,))
             continue
         use = next(u for u, v in graph.node(id_).operands() if v == value)
@@ -103,6 +109,7 @@ def region_of(widths: Widths, width: Width) -> Region | Miss:
         if found is None:
             return Miss("the value it is summed over in does not depend on the examples of a batch", (id_,))
         ends.append((use, value))
+        seen.add(id_)
         members[use] = found
     if not ends:
         return Miss("it is nowhere summed over against an activation")

@@ -68,9 +68,10 @@ class Replay:
         self._ends = frozenset(v for _, v in region.ends)
         stages, needs = _plan(region, frozenset(map(Value, changed)), self._ends)
         last = {v: i for i, stage in enumerate(stages) for v in (*stage.results, *stage.moved)}
-        for i, stage in enumerate(stages):
-            gone = tuple(v for v in last if last[v] == i and v not in self._ends)
-            stages[i] = replace(stage, dropped=gone)
+        gone: list[list[Value]] = [[] for _ in stages]
+        for value in last.keys() - self._ends:
+            gone[last[value]].append(value)
+        stages = [replace(stage, dropped=tuple(sorted(g))) for stage, g in zip(stages, gone, strict=True)]
         self._stages, self.needs = tuple(stages), needs
 
     def __call__(
@@ -181,6 +182,5 @@ def _kind(
         known = isinstance(node.argument("running_var"), Value) and isinstance(node.argument("eps"), float)
         return "norm" if known and not uses_batch_statistics(node) else "call"
     if node.op == "aten.add.Tensor" and "alpha" not in node.arguments:
-        types = {Value(n.id, i): t for n in region.nodes for i, t in enumerate(n.results)}
-        return "sum" if len(moved) == 2 or {types[v] for v in moved} == {*node.results} else "call"
+        return "sum" if len(moved) == 2 or {region.types[v] for v in moved} == {*node.results} else "call"
     return "call"

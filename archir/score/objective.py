@@ -187,7 +187,7 @@ class Objective:
             total = self.mean(flat, outputs, targets) * examples
             if not bool(torch.isfinite(total)):
                 raise ScoreError(
-                    f"the loss {self.loss.name} is {float(total)} on a batch",
+                    f"the loss {self.loss.name} is {float(total.detach())} on a batch",
                     mend="check the weights, the inputs and the targets for infinite values",
                 )
             if not total.requires_grad:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, WithJsonSchema
 from pydantic.dataclasses import dataclass
 
 from archir.cost import Cost
@@ -45,7 +46,7 @@ class ScoreOptions:
     radius: Positive = 0.5
     refine: Whole = 64
     chunk: Count | None = None
-    price: Price | None = None
+    price: Annotated[Price | None, WithJsonSchema({"type": "string", "description": "a function of costs"})] = None
     curvature: Curvature = Curvature.SAMPLED
     batch_statistics: Truth = False
     shortlist: Count = 32
