@@ -202,7 +202,7 @@ class Objective:
 
         Where the Hessian has a known root R, the sampled vector is `R ε` with random signs ε: its square is exact for
         one output, and for two classes nearly so, where sampling a label from the model is right but noisy.
-        Any other loss with few outputs has its Hessian decomposed, negative eigenvalues set to nought; with many, the
+        Any other loss with few outputs has its Hessian decomposed, negative eigenvalues set to zero; with many, the
         pair is (ε, H ε). Under a coupled loss the Hessian is that of the whole batch. Wherever the batch is coupled, a
         vector's inner products are to be summed over the examples before they are squared.
 

@@ -184,7 +184,7 @@ def streamed(objective: Objective, perturbations: Sequence[Perturbation], batche
 def end_early(graph: Graph, last: Node) -> Graph:
     """Return a graph that ends at the input of its last layer.
 
-    A call that gives back its input, dropout at rate nought, stands in the place of the layer: so the use of the input,
+    A call that gives back its input, dropout at rate zero, stands in the place of the layer: so the use of the input,
     at which families may make their changes, is still there under the same name.
     """
     same = replace(
