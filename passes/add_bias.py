@@ -67,7 +67,8 @@ class AddBias(Morphism):
         node = graph.node(find_value(graph, self.layer).node)
         weight, type_ = node.argument("weight"), node.tensor_type()
         assert isinstance(weight, Value)
-        features = type_.shape[operator_of(node.op).features or -1]
+        axis = operator_of(node.op).features
+        features = None if axis is None else type_.shape[axis]
         assert isinstance(features, int)
         with graph.edit(by=format_spec(self)) as e:
             zeros = graph.tensors[weight.node].new_zeros(features)

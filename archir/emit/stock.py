@@ -12,6 +12,7 @@ from archir.ir.execute import mode_argument
 from archir.ir.graph import Graph
 from archir.ir.lowering import batch_counter
 from archir.ir.node import PARAMETER, Argument, Node, Value
+from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
 from archir.ir.types import TensorType
 
@@ -194,7 +195,7 @@ def _linear(graph: Graph, node: Node) -> _Fit | None:
 
 
 def _convolution(graph: Graph, node: Node) -> _Fit | None:
-    transposed = "transpose" in node.op
+    transposed = operator_of(node.op).kind is Kind.TRANSPOSED
     shape = _shape(graph, node.argument("weight"))
     rank, groups = len(shape) - 2, node.argument("groups")
     if not isinstance(groups, int):

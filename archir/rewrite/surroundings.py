@@ -160,7 +160,7 @@ def layer_ends(graph: Graph) -> Iterator[tuple[Value, Surroundings]]:
 
 def _continues(node: Node) -> bool:
     """Say whether a call takes a layer further: a norm, an activation or a sum."""
-    return kind_of(node) in (Kind.NORM, Kind.ACTIVATION) or short_name(node) == "add"
+    return kind_of(node) in (Kind.NORM, Kind.ACTIVATION) or node.op.startswith("aten.add.")
 
 
 def require(found: Surroundings | Miss, what: str) -> Surroundings:

@@ -9,8 +9,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from archir.axes.rules.reshape import PERMUTATIONS
 from archir.ir.operators.operator import Movement
 from archir.ir.operators.table import TABLE
+from archir.ir.registry import operator_of
+from archir.rewrite.relations.movement import MOVES
 from tests.operators.calls import EVERY
 from tests.operators.made import Made, make
 
@@ -95,6 +98,12 @@ def test_operators_that_move_data_do_no_more() -> None:
 
 def test_operators_move_data_as_they_are_said_to() -> None:
     assert [f"{c.op} {problem}" for c in CALLS if c.row.moves and (problem := _how(c, c.row.moves))] == []
+
+
+def test_rules_and_relations_of_moves_are_of_operators_that_move() -> None:
+    assert [op for op in PERMUTATIONS if operator_of(op).moves is not Movement.PERMUTE] == []
+    rows = {name: TABLE[name] for name in MOVES}
+    assert [name for name, row in rows.items() if not row.linear and not row.preserves_zero] == []
 
 
 def test_every_operator_that_moves_data_is_run() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from archir.ir.execute import call
 from archir.ir.graph import Graph
@@ -13,6 +13,7 @@ from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import apply_together
 from archir.testing import evaluate, leaves_of, randomise, relative_difference
+from frontends.pytorch import trace
 from passes.merge import Merge
 from passes.prune import Prune
 from passes.split import Split
@@ -32,8 +33,34 @@ def capture(name: str) -> tuple[Graph, list[Tensor]]:
 @pytest.mark.parametrize("name", ZOO)
 @pytest.mark.parametrize("morphism", [Split(), Prune(), Widen(count=2), Merge()], ids=lambda m: m.name)
 def test_a_perturbation_is_the_exact_change_where_the_region_ends(name: str, morphism: Morphism) -> None:
-    graph, inputs = capture(name)
-    before = evaluate(graph, inputs)
+    assert_exact(*capture(name), morphism)
+
+
+class Same(nn.Module):
+    """Convolutions whose padding is `same`, which is another overload of the operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding="same")
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 3, 3, padding="same")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.norm(self.first(x)).relu())
+        return y.mean((2, 3))
+
+
+@pytest.mark.parametrize("morphism", [Split(), Prune(), Widen(count=2), Merge()], ids=lambda m: m.name)
+def test_every_overload_of_a_convolution_is_known_to_be_linear(morphism: Morphism) -> None:
+    x = torch.randn(3, 2, 6, 6)
+    graph = randomise(trace(Same(), (x,)).to(torch.float64))
+    assert {n.op for n in graph.calls if "conv" in n.op} == {"aten.conv2d.padding"}
+    assert assert_exact(graph, [x.double()], morphism) == 1
+
+
+def assert_exact(graph: Graph, inputs: list[Tensor], morphism: Morphism) -> int:
+    """Compare the families of a graph with what their members do, and return how many were compared."""
+    before, compared = evaluate(graph, inputs), 0
     for site in morphism.sites(graph):
         perturbation = morphism.perturbation(graph, site)
         if isinstance(perturbation, Miss):
@@ -58,6 +85,8 @@ def test_a_perturbation_is_the_exact_change_where_the_region_ends(name: str, mor
         found = after[Value(first.node)]
         if found.shape == expected.shape:
             assert relative_difference([found], [expected]) < 1e-9, f"{morphism.name} {site.label}"
+            compared += 1
+    return compared
 
 
 def test_theta_is_added_with_opposite_signs_to_the_children() -> None:

@@ -88,7 +88,8 @@ OPERATORS: Mapping[str, Operator] = {
     "cartesian_prod": _moves(Movement.JOIN, TENSORS),
     **alike("atleast_1d atleast_2d atleast_3d", _moves(Movement.RESHAPE)),
     **alike("atleast_1d.Sequence atleast_2d.Sequence atleast_3d.Sequence", _moves(Movement.REPEAT, TENSORS)),
-    **alike("col2im unfold_backward", Operator(linear=SELF)),
+    "col2im": Operator(linear=SELF),
+    "unfold_backward": Operator(linear=frozenset({"grad_in"})),
     **alike(
         """
         view_as_complex view_as_complex_copy view_as_real view_as_real_copy _neg_view _neg_view_copy _conj_copy

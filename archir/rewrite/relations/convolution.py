@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from archir.ir.node import Node, Value
+from archir.ir.operators.operator import Kind
+from archir.ir.registry import operator_of
 from archir.rewrite.equations import Equations, Relation
 
 
@@ -14,7 +16,7 @@ def convolution(q: Equations, node: Node) -> None:
     channel = 1 - q.rank(weight)
     given, made = q.variables(x, channel), q.variables(out, channel)
     first, second = q.variables(weight, 0), q.variables(weight, 1)
-    transposed = node.op.startswith("aten.conv_transpose") or bool(node.arguments.get("transposed"))
+    transposed = operator_of(node.op).kind is Kind.TRANSPOSED or bool(node.arguments.get("transposed"))
     if not _counts_groups(q, node):
         inner, outer = (first, second) if transposed else (second, first)
         q.contract(node, given, inner)
