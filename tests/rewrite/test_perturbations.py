@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from unittest.mock import ANY
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from archir.axes.infer import infer_widths
 from archir.axes.positions import occurrences, unit_index
@@ -19,7 +19,8 @@ from archir.rewrite.morphism import Site, UnitMorphism
 from archir.rewrite.perturbation import Members, Perturbation
 from archir.rewrite.pipeline import apply_together
 from archir.rewrite.theta import by_node
-from archir.testing import evaluate, relative_difference
+from archir.testing import evaluate, randomise, relative_difference
+from frontends.pytorch import trace
 from passes.merge import Merge
 from passes.prune import Prune
 from passes.split import Split
@@ -166,24 +167,11 @@ def without(graph: Graph, value: Value, tensor: Tensor, removed: UnitMorphism, u
     return tensor
 
 
-def test_every_model_is_listed() -> None:
-    assert sorted([*EXACT, *FROZEN]) == sorted(ZOO)
-
-
-@pytest.mark.parametrize("name", sorted(FROZEN))
-def test_models_without_a_free_width_have_no_families(name: str) -> None:
-    graph = graph_of(name)
-    assert infer_widths(graph).free == ()
-    assert [site for morphism in MORPHISMS for site in morphism.sites(graph)] == []
-
-
-@pytest.mark.parametrize(("morphism", "name"), [case for case, count in CASES.items() if count], ids=str_of)
-def test_a_perturbation_is_the_exact_change_where_the_region_ends(name: str, morphism: UnitMorphism) -> None:
-    graph, inputs = randomised(name)
+def assert_exact(
+    graph: Graph, inputs: Sequence[Tensor], morphism: UnitMorphism, known: Sequence[tuple[Site, Perturbation]]
+) -> list[str]:
+    """Compare families with what their members do, and return the labels of those that change nothing."""
     before = evaluate(graph, inputs)
-    known, missed = families(morphism, graph)
-    assert len(known) == CASES[morphism, name]
-    assert missed == MISSED.get((morphism.name, name), [])
     still: list[str] = []
     for site, perturbation in known:
         theta = {key: torch.randn_like(t) for key, t in perturbation.initial_theta(before, 1).items()}
@@ -210,6 +198,27 @@ def test_a_perturbation_is_the_exact_change_where_the_region_ends(name: str, mor
             expected = without(graph, end, expected, chosen, member)
         assert after[end].shape == expected.shape
         assert relative_difference([after[end]], [expected]) < 1e-9, f"{morphism.name} {site.label}"
+    return still
+
+
+def test_every_model_is_listed() -> None:
+    assert sorted([*EXACT, *FROZEN]) == sorted(ZOO)
+
+
+@pytest.mark.parametrize("name", sorted(FROZEN))
+def test_models_without_a_free_width_have_no_families(name: str) -> None:
+    graph = graph_of(name)
+    assert infer_widths(graph).free == ()
+    assert [site for morphism in MORPHISMS for site in morphism.sites(graph)] == []
+
+
+@pytest.mark.parametrize(("morphism", "name"), [case for case, count in CASES.items() if count], ids=str_of)
+def test_a_perturbation_is_the_exact_change_where_the_region_ends(name: str, morphism: UnitMorphism) -> None:
+    graph, inputs = randomised(name)
+    known, missed = families(morphism, graph)
+    assert len(known) == CASES[morphism, name]
+    assert missed == MISSED.get((morphism.name, name), [])
+    still = assert_exact(graph, inputs, morphism, known)
     assert still == (LINEAR.get(name, []) if isinstance(morphism, Split) else [])
 
 
@@ -233,6 +242,30 @@ def test_units_that_have_no_mean_are_in_no_family_of_pairs(name: str, reason: st
     (width,) = infer_widths(graph)
     assert list(Merge().sites(graph)) == []
     assert Merge(width.name, (0, 1)).match(graph) == Miss(reason, ANY)
+
+
+class Same(nn.Module):
+    """Convolutions whose padding is `same`, which is another overload of the operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding="same")
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 3, 3, padding="same")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.norm(self.first(x)).relu())
+        return y.mean((2, 3))
+
+
+@pytest.mark.parametrize("morphism", MORPHISMS, ids=str_of)
+def test_every_overload_of_a_convolution_is_known_to_be_linear(morphism: UnitMorphism) -> None:
+    x = torch.randn(3, 2, 6, 6)
+    graph = randomise(trace(Same(), (x,)).to(torch.float64))
+    assert {n.op for n in graph.calls if "conv" in n.op} == {"aten.conv2d.padding"}
+    known, missed = families(morphism, graph)
+    assert len(known) == 1 and missed == []
+    assert assert_exact(graph, [x.double()], morphism, known) == []
 
 
 def test_theta_is_added_with_opposite_signs_to_the_children() -> None:
