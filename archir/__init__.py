@@ -11,8 +11,6 @@ Public names are loaded when they are first used, so that `import archir` is qui
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from archir.errors import (
@@ -31,15 +29,15 @@ from archir.errors import (
 if TYPE_CHECKING:
     from archir.api import apply, candidates, grow, morphisms, passes, prune_with_compensation, score, widths
     from archir.axes.widths import Width, Widths
-    from archir.compare import Difference, compare
+    from archir.comparison import Difference, compare
     from archir.emit.onnx import to_onnx
     from archir.emit.python import to_python
-    from archir.grow.batches import Augmentation
-    from archir.grow.budget import Budget, Prices
-    from archir.grow.data import load_data
-    from archir.grow.engine import Run
-    from archir.grow.optimisers import OptimiserOptions
-    from archir.grow.options import GrowOptions
+    from archir.growing.batches import Augmentation
+    from archir.growing.budget import Budget, Prices
+    from archir.growing.data import load_data
+    from archir.growing.engine import Run
+    from archir.growing.optimisers import OptimiserOptions
+    from archir.growing.options import GrowOptions
     from archir.ir.builder import GraphBuilder
     from archir.ir.edit import Edit
     from archir.ir.graph import Graph, Patch
@@ -54,11 +52,11 @@ if TYPE_CHECKING:
     from archir.rewrite.reference import Reference, find_value, refer
     from archir.rewrite.spec import format_spec
     from archir.rewrite.surroundings import layer_ends, look_around
-    from archir.score.families import Candidate
-    from archir.score.losses import Loss, coupled
-    from archir.score.options import ScoreOptions
-    from archir.score.scores import Score, Scores
-    from archir.score.sets import CandidateSet
+    from archir.scoring.families import Candidate
+    from archir.scoring.losses import Loss, coupled
+    from archir.scoring.options import ScoreOptions
+    from archir.scoring.scores import Score, Scores
+    from archir.scoring.sets import CandidateSet
     from frontends.pytorch import trace
 
 __all__ = [
@@ -130,15 +128,15 @@ _HOMES = {
         "archir.api",
     ),
     **dict.fromkeys(("Width", "Widths"), "archir.axes.widths"),
-    **dict.fromkeys(("Difference", "compare"), "archir.compare"),
+    **dict.fromkeys(("Difference", "compare"), "archir.comparison"),
     "to_onnx": "archir.emit.onnx",
     "to_python": "archir.emit.python",
-    "Augmentation": "archir.grow.batches",
-    **dict.fromkeys(("Budget", "Prices"), "archir.grow.budget"),
-    "load_data": "archir.grow.data",
-    "Run": "archir.grow.engine",
-    "OptimiserOptions": "archir.grow.optimisers",
-    "GrowOptions": "archir.grow.options",
+    "Augmentation": "archir.growing.batches",
+    **dict.fromkeys(("Budget", "Prices"), "archir.growing.budget"),
+    "load_data": "archir.growing.data",
+    "Run": "archir.growing.engine",
+    "OptimiserOptions": "archir.growing.optimisers",
+    "GrowOptions": "archir.growing.options",
     "GraphBuilder": "archir.ir.builder",
     "Edit": "archir.ir.edit",
     "Graph": "archir.ir.graph",
@@ -154,11 +152,11 @@ _HOMES = {
     **dict.fromkeys(("Reference", "find_value", "refer"), "archir.rewrite.reference"),
     "format_spec": "archir.rewrite.spec",
     **dict.fromkeys(("layer_ends", "look_around"), "archir.rewrite.surroundings"),
-    "Candidate": "archir.score.families",
-    **dict.fromkeys(("Loss", "coupled"), "archir.score.losses"),
-    "ScoreOptions": "archir.score.options",
-    **dict.fromkeys(("Score", "Scores"), "archir.score.scores"),
-    "CandidateSet": "archir.score.sets",
+    "Candidate": "archir.scoring.families",
+    **dict.fromkeys(("Loss", "coupled"), "archir.scoring.losses"),
+    "ScoreOptions": "archir.scoring.options",
+    **dict.fromkeys(("Score", "Scores"), "archir.scoring.scores"),
+    "CandidateSet": "archir.scoring.sets",
     "trace": "frontends.pytorch",
 }
 """The modules the names are loaded from."""
@@ -176,15 +174,3 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     """Return the public names."""
     return sorted(__all__)
-
-
-class _Face(ModuleType):
-    """The module `archir`, in which `score` and `grow` are functions though packages have these names, too."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        # Python binds a package in its parent once it is imported; that would hide the function.
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Face

@@ -13,28 +13,28 @@ from torch.distributed import ProcessGroup
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
 from archir.errors import GrowError, PassError, ScoreError
-from archir.grow.budget import Budget
-from archir.grow.engine import Listener, Run, grow_graph
-from archir.grow.options import GrowOptions
-from archir.grow.split import Inputs, Split
+from archir.growing.budget import Budget
+from archir.growing.engine import Listener, Run, grow_graph
+from archir.growing.options import GrowOptions
+from archir.growing.split import Inputs, Split
 from archir.ir.graph import Graph
 from archir.plugins import Plugin, Registry, find_passes
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.passes import Pass
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import format_spec, parse_specs
-from archir.score.batches import AnyBatch
-from archir.score.compensate import compensated
-from archir.score.families import Candidate, Family
-from archir.score.losses import Loss, LossFunction
-from archir.score.objective import Curvature, make_objective
-from archir.score.options import Price, ScoreOptions
-from archir.score.ranges import CLOSED, Real, checked
-from archir.score.score import score as score_candidates
-from archir.score.scores import Scores
-from archir.score.strategies.registry import DEFAULT
-from archir.score.strategies.strategy import Strategy
-from archir.score.targets import Targets
+from archir.scoring.batches import AnyBatch
+from archir.scoring.compensate import compensated
+from archir.scoring.families import Candidate, Family
+from archir.scoring.losses import Loss, LossFunction
+from archir.scoring.objective import Curvature, make_objective
+from archir.scoring.options import Price, ScoreOptions
+from archir.scoring.ranges import CLOSED, Real, checked
+from archir.scoring.score import score as score_candidates
+from archir.scoring.scores import Scores
+from archir.scoring.strategies.registry import DEFAULT
+from archir.scoring.strategies.strategy import Strategy
+from archir.scoring.targets import Targets
 from frontends.pytorch import trace
 from passes.catalog import morphisms as default_morphisms
 from passes.prune import Prune

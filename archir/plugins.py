@@ -12,7 +12,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from archir.errors import GrowError, PassError
-from archir.grow.objects import load_module, load_object
+from archir.growing.objects import load_module, load_object
 from archir.rewrite.passes import Pass
 from archir.rewrite.spec import is_word, options_of
 from passes.catalog import PASSES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from archir.compare import Difference, OperatorChange, Side, TensorChange, WidthChange, compare
+from archir.comparison import Difference, OperatorChange, Side, TensorChange, WidthChange, compare
 from archir.cost import cost
 from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph

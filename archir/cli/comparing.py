@@ -9,7 +9,7 @@ from pathlib import Path
 
 from archir.cli.console import print_table, say
 from archir.cli.rewriting import cost_rows
-from archir.compare import Difference, Side, WidthChange, compare
+from archir.comparison import Difference, Side, WidthChange, compare
 from archir.ir.load import load
 
 ABSENT = "-"

@@ -16,7 +16,7 @@ from archir.errors import ArchirError
 from archir.ir.printable import printable
 
 if TYPE_CHECKING:
-    from archir.grow.run import Event
+    from archir.growing.run import Event
 
 WIDTH = 120
 """Columns of what is printed where there is no terminal."""

@@ -12,13 +12,13 @@ from torch import nn
 from archir.axes.infer import infer_widths
 from archir.cli.console import RunProgress
 from archir.errors import GrowError
-from archir.grow.control import train_static
-from archir.grow.data import Dataset
-from archir.grow.options import GrowOptions
+from archir.growing.control import train_static
+from archir.growing.data import Dataset
+from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph
 from archir.rewrite.equations import Miss
 from archir.rewrite.pipeline import apply_together
-from archir.score.losses import Loss
+from archir.scoring.losses import Loss
 from passes.widen import Widen
 
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from archir.cli.console import RunProgress, say
 from archir.cli.control import train_controls
 from archir.cli.growing import finish, seed_graph, start
-from archir.grow.config import make_config
-from archir.grow.run import CONFIG
+from archir.growing.config import make_config
+from archir.growing.run import CONFIG
 from archir.ir.files import is_plain, read_plain
 
 TEXT = """\

@@ -19,9 +19,9 @@ from archir.emit.check import tensors_in
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.errors import GrowError, ParseError
-from archir.grow.model import load_model
-from archir.grow.objects import call_object
-from archir.grow.records import from_json
+from archir.growing.model import load_model
+from archir.growing.objects import call_object
+from archir.growing.records import from_json
 from archir.ir.inputs import random_inputs
 from archir.ir.load import load
 from archir.ir.room import too_large

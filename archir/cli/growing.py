@@ -15,21 +15,21 @@ from archir.cli.control import Control, train_controls
 from archir.cost import cost
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
-from archir.grow.config import RunConfig, read_config
-from archir.grow.data import Dataset
-from archir.grow.engine import Run, grow_graph
-from archir.grow.latency import measure_latency
-from archir.grow.lock import lock_run
-from archir.grow.model import load_model
-from archir.grow.plot import plot
-from archir.grow.report import Report, columns, columns_of_test, make_report, rows, rows_of_test
-from archir.grow.run import RunDirectory, open_run
-from archir.grow.split import Split
-from archir.grow.training import evaluate
+from archir.growing.config import RunConfig, read_config
+from archir.growing.data import Dataset
+from archir.growing.engine import Run, grow_graph
+from archir.growing.latency import measure_latency
+from archir.growing.lock import lock_run
+from archir.growing.model import load_model
+from archir.growing.plot import plot
+from archir.growing.report import Report, columns, columns_of_test, make_report, rows, rows_of_test
+from archir.growing.run import RunDirectory, open_run
+from archir.growing.split import Split
+from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.plugins import find_passes
-from archir.score.losses import Loss
+from archir.scoring.losses import Loss
 
 INTERRUPTED = 130
 """Exit code of a run that was interrupted."""

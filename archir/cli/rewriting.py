@@ -16,8 +16,8 @@ from archir.cli.console import print_table, say
 from archir.cost import Cost, cost
 from archir.emit.check import tensors_in
 from archir.errors import FileError, PassError
-from archir.grow.batches import Batches
-from archir.grow.data import load_data
+from archir.growing.batches import Batches
+from archir.growing.data import load_data
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from archir.ir.load import load

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     import archir.cli.demo as demonstration
     import archir.cli.growing as growing
     import archir.cli.scoring as scoring
-    import archir.score.options as score_options
+    import archir.scoring.options as score_options
 else:
     demonstration = LazyModule("archir.cli.demo")
     growing = LazyModule("archir.cli.growing")
     scoring = LazyModule("archir.cli.scoring")
-    score_options = LazyModule("archir.score.options")
+    score_options = LazyModule("archir.scoring.options")
 
 REFINE = 64
 """Number of candidates that are refined where no other is asked for."""

@@ -19,9 +19,9 @@ from archir.axes.widths import Widths
 from archir.cli.console import print_table, say, standard_error
 from archir.cli.sets import ChosenSet, choose_set, print_set, set_as_json
 from archir.errors import FileError, ScoreError
-from archir.grow.batches import Batches
-from archir.grow.config import loss_of
-from archir.grow.data import load_data
+from archir.growing.batches import Batches
+from archir.growing.config import loss_of
+from archir.growing.data import load_data
 from archir.ir.files import write_file
 from archir.ir.graph import Graph
 from archir.ir.load import load
@@ -29,16 +29,16 @@ from archir.ir.node import Value
 from archir.ir.text import print_graph
 from archir.plugins import find_passes
 from archir.rewrite.morphism import Morphism
-from archir.score.batches import BoundBatch, bind_batches
-from archir.score.families import Family
-from archir.score.losses import Loss
-from archir.score.objective import make_objective
-from archir.score.options import ScoreOptions
-from archir.score.ranges import CLOSED, Count, checked
-from archir.score.score import score as score_candidates
-from archir.score.scores import Score, Scores
-from archir.score.strategies.registry import DEFAULT, find_strategy
-from archir.score.strategies.strategy import Strategy
+from archir.scoring.batches import BoundBatch, bind_batches
+from archir.scoring.families import Family
+from archir.scoring.losses import Loss
+from archir.scoring.objective import make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.ranges import CLOSED, Count, checked
+from archir.scoring.score import score as score_candidates
+from archir.scoring.scores import Score, Scores
+from archir.scoring.strategies.registry import DEFAULT, find_strategy
+from archir.scoring.strategies.strategy import Strategy
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from archir.cli.console import print_table, say
 from archir.cost import Cost, cost
-from archir.score.batches import BoundBatch
-from archir.score.scores import Score, Scores
+from archir.scoring.batches import BoundBatch
+from archir.scoring.scores import Score, Scores
 
 
 @dataclass(frozen=True)

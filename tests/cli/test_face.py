@@ -30,10 +30,10 @@ def test_every_public_name_is_found() -> None:
 
 def test_functions_are_not_hidden_by_packages_of_their_name() -> None:
     code = (
-        "import archir.score.losses, archir.grow.data, archir; from archir.grow import batches;"
+        "import archir.scoring.losses, archir.growing.data, archir; from archir.growing import batches;"
         "print(callable(archir.score), callable(archir.grow), batches.__name__)"
     )
-    assert _python(code) == "True True archir.grow.batches"
+    assert _python(code) == "True True archir.growing.batches"
 
 
 def test_other_names_are_refused() -> None:

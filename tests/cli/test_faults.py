@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from archir.cli import graphs
-from archir.grow.run import create_run
+from archir.growing.run import create_run
 from archir.ir.graph import Graph
 from frontends.pytorch import trace
 from tests.cli.run import archir, refused, write_models

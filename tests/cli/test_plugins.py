@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from archir.grow.run import open_run
+from archir.growing.run import open_run
 from archir.ir.load import load
 from tests.cli.run import archir, refused, write_models
 

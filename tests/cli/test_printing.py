@@ -8,7 +8,7 @@ import pytest
 
 from archir.cli.console import RunProgress, print_error, print_table, say
 from archir.errors import FileError
-from archir.grow.run import RunDirectory, create_run
+from archir.growing.run import RunDirectory, create_run
 from archir.ir.printable import printable
 from tests.cli.run import archir, refused
 

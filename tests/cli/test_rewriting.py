@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from archir.api import apply, prune_with_compensation
-from archir.grow.data import load_data
+from archir.growing.data import load_data
 from archir.ir.load import load
 from passes.catalog import PASSES
 from tests.cli.run import archir, refused, write_models

@@ -21,18 +21,18 @@ from archir.cli.control import initialise, widen_uniformly
 from archir.cost import cost
 from archir.emit.check import tensors_in
 from archir.errors import EmitError, FileError, GrowError
-from archir.grow import engine, growth
-from archir.grow.batches import Batches
-from archir.grow.data import load_data
-from archir.grow.engine import Run, grow_graph
-from archir.grow.lock import lock_run
-from archir.grow.run import Event, open_run
+from archir.growing import engine, growth
+from archir.growing.batches import Batches
+from archir.growing.data import load_data
+from archir.growing.engine import Run, grow_graph
+from archir.growing.lock import lock_run
+from archir.growing.run import Event, open_run
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.ir.parse import parse_graph
-from archir.score.options import ScoreOptions
-from archir.score.score import score as score_candidates
-from archir.score.scores import Scores
+from archir.scoring.options import ScoreOptions
+from archir.scoring.score import score as score_candidates
+from archir.scoring.scores import Scores
 from frontends.pytorch import trace
 from passes.split import Split
 from tests.cli.run import archir, refused, write_models

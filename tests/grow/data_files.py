@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from archir.grow.data import Dataset
-from archir.grow.split import Split
+from archir.growing.data import Dataset
+from archir.growing.split import Split
 
 Array = NDArray[Any]
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from archir.grow.budget import Budget
-from archir.grow.engine import Run, grow_graph
-from archir.grow.optimisers import OptimiserOptions
-from archir.grow.options import GrowOptions
-from archir.grow.split import Split
+from archir.growing.budget import Budget
+from archir.growing.engine import Run, grow_graph
+from archir.growing.optimisers import OptimiserOptions
+from archir.growing.options import GrowOptions
+from archir.growing.split import Split
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from passes.prune import Prune

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from archir.errors import FileError
-from archir.grow.arrays import read_idx
-from archir.grow.data import load_data
-from archir.grow.split import make_split
+from archir.growing.arrays import read_idx
+from archir.growing.data import load_data
+from archir.growing.split import make_split
 from archir.ir import room
 from tests.grow.data_files import (
     Array,

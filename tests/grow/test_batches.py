@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archir.errors import GrowError
-from archir.grow.batches import Augmentation, Batches, stream
-from archir.grow.split import Split
-from archir.score.targets import Targets
+from archir.growing.batches import Augmentation, Batches, stream
+from archir.growing.split import Split
+from archir.scoring.targets import Targets
 
 
 def _numbered(count: int) -> Split:

@@ -11,14 +11,14 @@ from torch import nn
 
 from archir.cost import Cost, cost
 from archir.errors import GrowError
-from archir.grow import growth as growth_module
-from archir.grow.budget import Budget, Prices
-from archir.grow.growth import Growth, grow_once
-from archir.grow.latency import ROUNDS, measure_latency
-from archir.grow.options import GrowOptions
-from archir.grow.split import Split
+from archir.growing import growth as growth_module
+from archir.growing.budget import Budget, Prices
+from archir.growing.growth import Growth, grow_once
+from archir.growing.latency import ROUNDS, measure_latency
+from archir.growing.options import GrowOptions
+from archir.growing.split import Split
 from archir.ir.graph import Graph
-from archir.score.losses import find_loss
+from archir.scoring.losses import find_loss
 from frontends.pytorch import trace
 from passes.split import Split as SplitUnits
 

@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 
 from archir.axes.infer import infer_widths
 from archir.errors import PassError
-from archir.grow.optimisers import OptimiserOptions
-from archir.grow.trainer import Trainer, carry_over
+from archir.growing.optimisers import OptimiserOptions
+from archir.growing.trainer import Trainer, carry_over
 from archir.ir.graph import Graph
 from archir.rewrite.compose import Compose
 from archir.rewrite.morphism import Morphism

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from archir.errors import ArchirError, FileError, GrowError, ScoreError
-from archir.grow.batches import Augmentation, Batches
-from archir.grow.budget import Budget
-from archir.grow.checks import check_examples, labelled
-from archir.grow.engine import Run, grow_graph
-from archir.grow.split import Split
-from archir.grow.training import evaluate, train
+from archir.growing.batches import Augmentation, Batches
+from archir.growing.budget import Budget
+from archir.growing.checks import check_examples, labelled
+from archir.growing.engine import Run, grow_graph
+from archir.growing.split import Split
+from archir.growing.training import evaluate, train
 from archir.ir.graph import Graph
-from archir.score.losses import Loss, check_loss, find_loss
+from archir.scoring.losses import Loss, check_loss, find_loss
 from frontends.pytorch import trace
 from passes.split import Split as SplitUnits
 from passes.widen import Widen

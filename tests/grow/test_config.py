@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from archir.errors import ArchirError, FileError, GrowError, ScoreError
-from archir.grow.batches import Augmentation
-from archir.grow.budget import Budget, Prices
-from archir.grow.config import RunConfig, read_config
-from archir.grow.optimisers import OptimiserOptions
-from archir.grow.options import GrowOptions, Training
-from archir.score.ranges import MOST_PROBLEMS
+from archir.growing.batches import Augmentation
+from archir.growing.budget import Budget, Prices
+from archir.growing.config import RunConfig, read_config
+from archir.growing.optimisers import OptimiserOptions
+from archir.growing.options import GrowOptions, Training
+from archir.scoring.ranges import MOST_PROBLEMS
 
 SMALL = """
 [model]

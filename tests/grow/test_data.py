@@ -11,8 +11,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from archir.errors import ArchirError, FileError, GrowError
-from archir.grow.data import load_data
-from archir.grow.split import make_split
+from archir.growing.data import load_data
+from archir.growing.split import make_split
 from tests.grow.data_files import (
     Array,
     all_rows,

@@ -13,17 +13,17 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.cost import cost
 from archir.errors import FileError, GrowError
-from archir.grow.budget import Budget, Prices
-from archir.grow.engine import grow_graph
-from archir.grow.growth import SHRUNK
-from archir.grow.options import GrowOptions
-from archir.grow.report import make_report, rows
-from archir.grow.run import Event, open_run
-from archir.grow.trainer import carry_over
-from archir.grow.training import evaluate
+from archir.growing.budget import Budget, Prices
+from archir.growing.engine import grow_graph
+from archir.growing.growth import SHRUNK
+from archir.growing.options import GrowOptions
+from archir.growing.report import make_report, rows
+from archir.growing.run import Event, open_run
+from archir.growing.trainer import carry_over
+from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.pipeline import Members, rewrite_together
-from archir.score.losses import find_loss
+from archir.scoring.losses import find_loss
 from passes.residual_branch import ResidualBranch
 from passes.split import Split as SplitUnits
 from passes.widen import Widen

@@ -16,16 +16,16 @@ from torch import nn
 
 import archir
 from archir.errors import FileError, GrowError
-from archir.grow.budget import Budget, Prices
-from archir.grow.code import checksum_of_code
-from archir.grow.engine import grow_graph
-from archir.grow.fingerprint import differences
-from archir.grow.objects import load_object
-from archir.grow.optimisers import OptimiserOptions
-from archir.grow.options import GrowOptions
-from archir.grow.run import open_run
+from archir.growing.budget import Budget, Prices
+from archir.growing.code import checksum_of_code
+from archir.growing.engine import grow_graph
+from archir.growing.fingerprint import differences
+from archir.growing.objects import load_object
+from archir.growing.optimisers import OptimiserOptions
+from archir.growing.options import GrowOptions
+from archir.growing.run import open_run
 from archir.ir.graph import Graph
-from archir.score.losses import coupled, find_loss
+from archir.scoring.losses import coupled, find_loss
 from passes.split import Split as SplitUnits
 from passes.widen import Widen
 from tests.grow.small_run import OPTIONS, data

@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from archir.grow import growth as growth_module
-from archir.grow.budget import Budget, Prices
-from archir.grow.growth import SHRUNK, Growth, grow_once
-from archir.grow.options import GrowOptions
-from archir.grow.split import Split
-from archir.grow.training import evaluate
+from archir.growing import growth as growth_module
+from archir.growing.budget import Budget, Prices
+from archir.growing.growth import SHRUNK, Growth, grow_once
+from archir.growing.options import GrowOptions
+from archir.growing.split import Split
+from archir.growing.training import evaluate
 from archir.ir.graph import Graph, Patch
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import rewrite_together
-from archir.score.losses import find_loss
-from archir.score.scores import Scores
-from archir.score.sets import CandidateSet
-from archir.score.targets import map_tensors
+from archir.scoring.losses import find_loss
+from archir.scoring.scores import Scores
+from archir.scoring.sets import CandidateSet
+from archir.scoring.targets import map_tensors
 from passes.split import Split as SplitUnits
 from tests.grow.small_run import MORPHISMS, OPTIONS, data, grow
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from archir.errors import FileError
-from archir.grow.data import load_data
-from archir.grow.split import make_split
+from archir.growing.data import load_data
+from archir.growing.split import make_split
 from tests.grow.data_files import (
     Array,
     all_rows,

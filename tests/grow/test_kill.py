@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from archir.grow.engine import Run
-from archir.grow.report import make_report
-from archir.grow.run import HISTORY, open_run
+from archir.growing.engine import Run
+from archir.growing.report import make_report
+from archir.growing.run import HISTORY, open_run
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from tests.grow.small_run import OPTIONS, grow

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from archir.errors import FileError
-from archir.grow.lock import LOCK, lock_run
-from archir.grow.run import open_run
+from archir.growing.lock import LOCK, lock_run
+from archir.growing.run import open_run
 from archir.ir.graph import Graph
 from tests.grow.small_run import OPTIONS, grow
 

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from archir.errors import FileError, GrowError
-from archir.grow.model import load_model
+from archir.growing.model import load_model
 
 MODELS = """
 from torch import nn

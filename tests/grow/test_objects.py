@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from archir.errors import FileError, GrowError
-from archir.grow.objects import call_object, load_object
+from archir.growing.objects import call_object, load_object
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from archir.errors import GrowError
-from archir.grow.optimisers import OptimiserOptions, Schedule, optimiser_tensors, restore_optimiser
+from archir.growing.optimisers import OptimiserOptions, Schedule, optimiser_tensors, restore_optimiser
 
 
 class Tied(nn.Module):

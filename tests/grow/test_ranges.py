@@ -14,13 +14,13 @@ from torch import nn
 
 import archir
 from archir.errors import ArchirError, GrowError, ScoreError
-from archir.grow.batches import Augmentation
-from archir.grow.budget import Budget, Prices
-from archir.grow.optimisers import OptimiserOptions
-from archir.grow.options import GrowOptions
+from archir.growing.batches import Augmentation
+from archir.growing.budget import Budget, Prices
+from archir.growing.optimisers import OptimiserOptions
+from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph
 from archir.ir.seeds import MOST, derived_seed
-from archir.score.ranges import Real, Text, Truth, Whole
+from archir.scoring.ranges import Real, Text, Truth, Whole
 from tests.cli.run import refused
 
 HUGE = 10**5000

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from archir.errors import FileError, GrowError
-from archir.grow.plot import plot
-from archir.grow.report import Point, columns, columns_of_test, make_report, rows, rows_of_test, summarise
-from archir.grow.run import Event
+from archir.growing.plot import plot
+from archir.growing.report import Point, columns, columns_of_test, make_report, rows, rows_of_test, summarise
+from archir.growing.run import Event
 
 
 def _event(kind: str, **fields: Any) -> Event:

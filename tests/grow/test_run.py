@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from archir.errors import FileError, GrowError
-from archir.grow.run import Checkpoint, RunDirectory, create_run, open_run
+from archir.growing.run import Checkpoint, RunDirectory, create_run, open_run
 from archir.ir.graph import Graph
 from frontends.pytorch import trace
 

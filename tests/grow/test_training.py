@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archir.errors import GrowError
-from archir.grow.batches import Batches
-from archir.grow.optimisers import OptimiserOptions
-from archir.grow.split import Split
-from archir.grow.training import Metrics, evaluate, recalibrate, train
-from archir.score.losses import find_loss
+from archir.growing.batches import Batches
+from archir.growing.optimisers import OptimiserOptions
+from archir.growing.split import Split
+from archir.growing.training import Metrics, evaluate, recalibrate, train
+from archir.scoring.losses import find_loss
 from frontends.pytorch import trace
 
 

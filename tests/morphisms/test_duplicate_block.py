@@ -14,14 +14,14 @@ from archir.axes.infer import infer_widths
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.errors import PassError
-from archir.grow.batches import Batches
-from archir.grow.split import Split
-from archir.grow.training import evaluate as evaluate_on
+from archir.growing.batches import Batches
+from archir.growing.split import Split
+from archir.growing.training import evaluate as evaluate_on
 from archir.ir.graph import Graph
 from archir.rewrite.equations import Miss
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import parse_specs
-from archir.score.losses import find_loss
+from archir.scoring.losses import find_loss
 from archir.testing import outputs, relative_difference
 from frontends.pytorch import trace
 from passes.catalog import PASSES

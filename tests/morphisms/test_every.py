@@ -14,8 +14,8 @@ from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.pipeline import apply_passes, apply_together, rewrite_together
 from archir.rewrite.spec import format_spec, parse_specs
-from archir.score.combination import Combination
-from archir.score.families import find_families
+from archir.scoring.combination import Combination
+from archir.scoring.families import find_families
 from archir.testing import evaluate, relative_difference
 from passes.catalog import PASSES
 from passes.residual_branch import ResidualBranch

@@ -8,11 +8,11 @@ from torch import nn
 
 from archir.api import score
 from archir.errors import PassError
-from archir.grow.batches import Batches
-from archir.grow.split import Split
-from archir.grow.training import evaluate as evaluate_on
+from archir.growing.batches import Batches
+from archir.growing.split import Split
+from archir.growing.training import evaluate as evaluate_on
 from archir.rewrite.equations import Miss
-from archir.score.losses import find_loss
+from archir.scoring.losses import find_loss
 from archir.testing import outputs, relative_difference
 from frontends.pytorch import trace
 from passes.remove_block import RemoveBlock

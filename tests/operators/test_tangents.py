@@ -20,9 +20,9 @@ from archir.ir.operators.operator import Kind, Operator
 from archir.ir.operators.table import TABLE
 from archir.ir.registry import operator_of
 from archir.ir.types import is_float
-from archir.score.downstream import Downstream
-from archir.score.forward import Linearisation, Tangents
-from archir.score.program import Program
+from archir.scoring.downstream import Downstream
+from archir.scoring.forward import Linearisation, Tangents
+from archir.scoring.program import Program
 from tests.axes.calls import Call
 from tests.operators.calls import EVERY
 

@@ -13,26 +13,26 @@ from torch import Tensor, nn
 from archir.api import score
 from archir.axes.infer import infer_widths
 from archir.errors import ScoreError
-from archir.grow import engine
-from archir.grow.budget import Budget
-from archir.grow.growth import grow_once
-from archir.grow.optimisers import OptimiserOptions
-from archir.grow.options import GrowOptions
-from archir.grow.split import Split as Examples
-from archir.grow.training import Batch as TrainingBatch
-from archir.grow.training import evaluate as measure
-from archir.grow.training import recalibrate
+from archir.growing import engine
+from archir.growing.budget import Budget
+from archir.growing.growth import grow_once
+from archir.growing.optimisers import OptimiserOptions
+from archir.growing.options import GrowOptions
+from archir.growing.split import Split as Examples
+from archir.growing.training import Batch as TrainingBatch
+from archir.growing.training import evaluate as measure
+from archir.growing.training import recalibrate
 from archir.ir.graph import Graph
-from archir.score.batch_statistics import with_batch_statistics
-from archir.score.batches import Batch
-from archir.score.families import find_families
-from archir.score.learn import Learner
-from archir.score.losses import Loss, LossFunction, coupled, find_loss
-from archir.score.objective import Curvature, make_objective
-from archir.score.options import ScoreOptions
-from archir.score.program import Program
-from archir.score.refine import refine
-from archir.score.screen import screen
+from archir.scoring.batch_statistics import with_batch_statistics
+from archir.scoring.batches import Batch
+from archir.scoring.families import find_families
+from archir.scoring.learn import Learner
+from archir.scoring.losses import Loss, LossFunction, coupled, find_loss
+from archir.scoring.objective import Curvature, make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.program import Program
+from archir.scoring.refine import refine
+from archir.scoring.screen import screen
 from archir.testing import evaluate, randomise
 from frontends.pytorch import trace
 from passes.prune import Prune

@@ -13,17 +13,17 @@ from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.theta import Theta
-from archir.score import batches as batching
-from archir.score.batches import MOST_PARTS, bind_batches, in_parts
-from archir.score.families import find_families
-from archir.score.learn import learn
-from archir.score.losses import coupled
-from archir.score.objective import Objective, make_objective
-from archir.score.options import ScoreOptions
-from archir.score.program import Inputs, Program, number_of_examples
-from archir.score.refine import Refinement, refine
-from archir.score.screen import screen
-from archir.score.set_models import Linearised
+from archir.scoring import batches as batching
+from archir.scoring.batches import MOST_PARTS, bind_batches, in_parts
+from archir.scoring.families import find_families
+from archir.scoring.learn import learn
+from archir.scoring.losses import coupled
+from archir.scoring.objective import Objective, make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.program import Inputs, Program, number_of_examples
+from archir.scoring.refine import Refinement, refine
+from archir.scoring.screen import screen
+from archir.scoring.set_models import Linearised
 from archir.testing import randomise
 from frontends.pytorch import trace
 from passes.prune import Prune

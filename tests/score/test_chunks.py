@@ -14,16 +14,16 @@ from archir.errors import ScoreError
 from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Perturbation
-from archir.score import chunks, stream
-from archir.score.batches import bind_batches
-from archir.score.chunks import chunk_size
-from archir.score.downstream import Downstream
-from archir.score.families import find_families
-from archir.score.forward import Linearisation, Tangents
-from archir.score.objective import make_objective
-from archir.score.program import Program
-from archir.score.refine import Refinement, refine
-from archir.score.stream import StreamedObjective, streamed
+from archir.scoring import chunks, stream
+from archir.scoring.batches import bind_batches
+from archir.scoring.chunks import chunk_size
+from archir.scoring.downstream import Downstream
+from archir.scoring.families import find_families
+from archir.scoring.forward import Linearisation, Tangents
+from archir.scoring.objective import make_objective
+from archir.scoring.program import Program
+from archir.scoring.refine import Refinement, refine
+from archir.scoring.stream import StreamedObjective, streamed
 from archir.testing import evaluate, randomise
 from frontends.pytorch import trace
 from passes.prune import Prune

@@ -11,8 +11,8 @@ from torch import nn
 from archir.errors import PassError
 from archir.rewrite.morphism import WidthMorphism
 from archir.rewrite.pipeline import rewrite_together
-from archir.score.combination import Combination, combine
-from archir.score.families import Candidate, find_families
+from archir.scoring.combination import Combination, combine
+from archir.scoring.families import Candidate, find_families
 from frontends.pytorch import trace
 from passes.deepen import Deepen
 from passes.enlarge_kernel import EnlargeKernel

@@ -14,7 +14,7 @@ from archir.axes.infer import infer_widths
 from archir.errors import ParseError, PassError, ScoreError
 from archir.ir.graph import Graph
 from archir.rewrite.pipeline import apply_together
-from archir.score.compensate import compensated
+from archir.scoring.compensate import compensated
 from archir.testing import outputs, randomise
 from frontends.pytorch import trace
 from passes.prune import Prune

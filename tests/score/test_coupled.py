@@ -13,22 +13,22 @@ from torch import Tensor, nn
 
 from archir import coupled
 from archir.errors import ScoreError
-from archir.grow.budget import Budget
-from archir.grow.config import loss_of
-from archir.grow.growth import grow_once
-from archir.grow.options import GrowOptions
-from archir.grow.split import Split as Examples
-from archir.grow.training import evaluate as measure
+from archir.growing.budget import Budget
+from archir.growing.config import loss_of
+from archir.growing.growth import grow_once
+from archir.growing.options import GrowOptions
+from archir.growing.split import Split as Examples
+from archir.growing.training import evaluate as measure
 from archir.ir.graph import Graph
-from archir.score import objective as objectives
-from archir.score.batches import Batch
-from archir.score.families import find_families
-from archir.score.learn import Learner
-from archir.score.losses import Loss, check_loss, find_loss
-from archir.score.objective import Curvature, make_objective
-from archir.score.options import ScoreOptions
-from archir.score.refine import refine
-from archir.score.screen import screen
+from archir.scoring import objective as objectives
+from archir.scoring.batches import Batch
+from archir.scoring.families import find_families
+from archir.scoring.learn import Learner
+from archir.scoring.losses import Loss, check_loss, find_loss
+from archir.scoring.objective import Curvature, make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.refine import refine
+from archir.scoring.screen import screen
 from archir.testing import evaluate, randomise
 from frontends.pytorch import trace
 from passes.prune import Prune

@@ -9,12 +9,12 @@ from torch import Tensor
 from archir.errors import ScoreError
 from archir.ir.node import Use, Value
 from archir.rewrite.theta import Theta
-from archir.score.families import Family, find_families
-from archir.score.losses import find_loss
-from archir.score.objective import LARGEST_DENSE, Curvature, make_objective
-from archir.score.refine import Refinement, refine
-from archir.score.screen import screen
-from archir.score.set_models import Joint, Linearised
+from archir.scoring.families import Family, find_families
+from archir.scoring.losses import find_loss
+from archir.scoring.objective import LARGEST_DENSE, Curvature, make_objective
+from archir.scoring.refine import Refinement, refine
+from archir.scoring.screen import screen
+from archir.scoring.set_models import Joint, Linearised
 from archir.testing import evaluate, leaves_of, randomise
 from passes.prune import Prune
 from passes.split import Split

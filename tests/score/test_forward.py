@@ -13,9 +13,9 @@ from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.ir.types import is_float
 from archir.rewrite.perturbation import Edge
-from archir.score.downstream import Downstream
-from archir.score.forward import Linearisation, Tangents
-from archir.score.program import Evaluation, Program
+from archir.scoring.downstream import Downstream
+from archir.scoring.forward import Linearisation, Tangents
+from archir.scoring.program import Evaluation, Program
 from archir.testing import leaves_of, randomise
 from frontends.pytorch import trace
 from tests.models.captured import graph_of

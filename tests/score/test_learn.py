@@ -10,13 +10,13 @@ from archir.errors import ScoreError
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.theta import Key, Theta, by_node
-from archir.score.families import find_families
-from archir.score.learn import Learner, learn
-from archir.score.losses import find_loss
-from archir.score.objective import Curvature, Objective, make_objective
-from archir.score.options import ScoreOptions
-from archir.score.reduction import Reduction
-from archir.score.screen import backward, screen, tapped_program
+from archir.scoring.families import find_families
+from archir.scoring.learn import Learner, learn
+from archir.scoring.losses import find_loss
+from archir.scoring.objective import Curvature, Objective, make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.reduction import Reduction
+from archir.scoring.screen import backward, screen, tapped_program
 from archir.testing import randomise
 from passes.prune import Prune
 from passes.split import Split

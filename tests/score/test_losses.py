@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archir.errors import ScoreError
-from archir.score.losses import Loss, check_loss, class_axis, find_loss
+from archir.scoring.losses import Loss, check_loss, class_axis, find_loss
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:

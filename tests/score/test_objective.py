@@ -11,8 +11,8 @@ from torch import Tensor
 
 from archir.errors import ScoreError
 from archir.ir.builder import GraphBuilder as Builder
-from archir.score.losses import Loss, coupled
-from archir.score.objective import LARGEST_DENSE, Curvature, Objective, make_objective
+from archir.scoring.losses import Loss, coupled
+from archir.scoring.objective import LARGEST_DENSE, Curvature, Objective, make_objective
 
 EXAMPLES = 3
 

@@ -15,10 +15,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from archir.api import score
-from archir.score.objective import Curvature
-from archir.score.options import ScoreOptions
-from archir.score.scores import Scores
-from archir.score.sets import SCALED_ON, SMALLEST_SCALE
+from archir.scoring.objective import Curvature
+from archir.scoring.options import ScoreOptions
+from archir.scoring.scores import Scores
+from archir.scoring.sets import SCALED_ON, SMALLEST_SCALE
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.residual_branch import ResidualBranch

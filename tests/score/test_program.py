@@ -14,7 +14,7 @@ from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.ir.node import Use, Value
 from archir.rewrite.perturbation import Edge
-from archir.score.program import Program, number_of_examples
+from archir.scoring.program import Program, number_of_examples
 from frontends.pytorch import trace
 from tests.models.captured import graph_of
 from tests.models.vision import ResNet

@@ -9,7 +9,7 @@ from torch import Tensor
 from archir.axes.terms import Atom, Product, Sum, Term
 from archir.errors import ScoreError
 from archir.rewrite.perturbation import Members
-from archir.score.reduction import Reduction
+from archir.scoring.reduction import Reduction
 
 BATCH = Atom(1_000_003, "an axis of an input")
 EXAMPLES = 3

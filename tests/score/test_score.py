@@ -16,23 +16,23 @@ from torch import nn
 from archir.api import score
 from archir.cost import cost
 from archir.errors import ScoreError
-from archir.grow.batches import Batches, stream
-from archir.grow.optimisers import OptimiserOptions
-from archir.grow.split import Split as Examples
-from archir.grow.trainer import Trainer
-from archir.grow.training import evaluate, recalibrate, train
+from archir.growing.batches import Batches, stream
+from archir.growing.optimisers import OptimiserOptions
+from archir.growing.split import Split as Examples
+from archir.growing.trainer import Trainer
+from archir.growing.training import evaluate, recalibrate, train
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.spec import format_spec
 from archir.rewrite.theta import by_node
-from archir.score.combination import combine
-from archir.score.families import Candidate
-from archir.score.learn import learn
-from archir.score.losses import find_loss
-from archir.score.objective import make_objective
-from archir.score.options import ScoreOptions
-from archir.score.propose import propose_composites
-from archir.score.scores import Score, Scores
+from archir.scoring.combination import combine
+from archir.scoring.families import Candidate
+from archir.scoring.learn import learn
+from archir.scoring.losses import find_loss
+from archir.scoring.objective import make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.propose import propose_composites
+from archir.scoring.scores import Score, Scores
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.residual_branch import ResidualBranch

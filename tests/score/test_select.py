@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from archir.score.select import select
+from archir.scoring.select import select
 
 
 class Quadratic:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from archir.api import score
 from archir.ir.graph import Graph
-from archir.score.options import ScoreOptions
-from archir.score.scores import Score, Scores
-from archir.score.sets import SMALLEST_SCALE
+from archir.scoring.options import ScoreOptions
+from archir.scoring.scores import Score, Scores
+from archir.scoring.sets import SMALLEST_SCALE
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.residual_branch import ResidualBranch

@@ -15,16 +15,16 @@ from archir.api import score
 from archir.errors import ScoreError
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.perturbation import Perturbation
-from archir.score import stream
-from archir.score.batches import bind_batches
-from archir.score.families import find_families
-from archir.score.learn import learn
-from archir.score.objective import Curvature, Objective, make_objective
-from archir.score.options import ScoreOptions
-from archir.score.refine import refine
-from archir.score.screen import screen
-from archir.score.set_models import Linearised
-from archir.score.stream import StreamedObjective, streamed
+from archir.scoring import stream
+from archir.scoring.batches import bind_batches
+from archir.scoring.families import find_families
+from archir.scoring.learn import learn
+from archir.scoring.objective import Curvature, Objective, make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.refine import refine
+from archir.scoring.screen import screen
+from archir.scoring.set_models import Linearised
+from archir.scoring.stream import StreamedObjective, streamed
 from archir.testing import randomise
 from frontends.pytorch import trace
 from passes.prune import Prune

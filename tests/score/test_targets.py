@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import archir
-from archir.score.families import find_families
-from archir.score.objective import Curvature, make_objective
-from archir.score.refine import refine
-from archir.score.screen import screen
+from archir.scoring.families import find_families
+from archir.scoring.objective import Curvature, make_objective
+from archir.scoring.refine import refine
+from archir.scoring.screen import screen
 from archir.testing import evaluate, randomise
 from frontends.pytorch import trace
 from passes.prune import Prune

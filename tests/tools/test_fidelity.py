@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from archir.grow.split import Split
+from archir.growing.split import Split
 from passes.prune import Prune
 from passes.residual_branch import ResidualBranch
 from passes.split import Split as SplitUnits

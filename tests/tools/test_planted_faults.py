@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from archir.errors import GraphError
-from archir.grow.arrays import _IDX_TYPES, read_npz
+from archir.growing.arrays import _IDX_TYPES, read_npz
 from archir.ir import registry
 from archir.ir.load import load
 from passes.prune import Prune
@@ -47,11 +47,11 @@ def unchecked_archives() -> Any:
 
 
 def unchecked_checkpoints() -> Any:
-    return patch("archir.grow.run._checksum", lambda *given: Anything())
+    return patch("archir.growing.run._checksum", lambda *given: Anything())
 
 
 def any_run_goes_on() -> Any:
-    return patch("archir.grow.engine.differences", lambda before, now: [])
+    return patch("archir.growing.engine.differences", lambda before, now: [])
 
 
 def _loading(effect: Callable[[], object]) -> Any:
@@ -82,7 +82,7 @@ def the_file_is_changed() -> Any:
 
 def wrong_end_of_numbers() -> Any:
     kinds = {code: str(kind).replace(">", "<") for code, kind in _IDX_TYPES.items()}
-    return patch("archir.grow.arrays._IDX_TYPES", kinds)
+    return patch("archir.growing.arrays._IDX_TYPES", kinds)
 
 
 def wrong_order_of_examples() -> Any:
@@ -91,7 +91,7 @@ def wrong_order_of_examples() -> Any:
         inputs, *rest = read_npz(path, keys)
         return [inputs[::-1].copy(), *rest]
 
-    return patch("archir.grow.files.read_npz", turned)
+    return patch("archir.growing.files.read_npz", turned)
 
 
 def prune_of_another_unit() -> Any:

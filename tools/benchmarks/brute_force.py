@@ -18,10 +18,10 @@ from torch import nn
 from archir.ir.graph import Graph
 from archir.rewrite.pipeline import apply_together
 from archir.rewrite.theta import Theta
-from archir.score.families import Family, find_families
-from archir.score.objective import make_objective
-from archir.score.program import Program
-from archir.score.screen import screen
+from archir.scoring.families import Family, find_families
+from archir.scoring.objective import make_objective
+from archir.scoring.program import Program
+from archir.scoring.screen import screen
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split

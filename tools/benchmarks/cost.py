@@ -19,16 +19,16 @@ from archir.axes.infer import analyse
 from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Edge
-from archir.score.downstream import Downstream
-from archir.score.families import find_families
-from archir.score.forward import Linearisation, Tangents
-from archir.score.learn import Learner
-from archir.score.objective import make_objective
-from archir.score.options import ScoreOptions
-from archir.score.program import Program
-from archir.score.reduction import Reduction
-from archir.score.refine import refine
-from archir.score.screen import screen
+from archir.scoring.downstream import Downstream
+from archir.scoring.families import find_families
+from archir.scoring.forward import Linearisation, Tangents
+from archir.scoring.learn import Learner
+from archir.scoring.objective import make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.program import Program
+from archir.scoring.reduction import Reduction
+from archir.scoring.refine import refine
+from archir.scoring.screen import screen
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from archir.score.batches import bind_batches
-from archir.score.families import find_families
-from archir.score.learn import Learner
-from archir.score.objective import make_objective
-from archir.score.options import ScoreOptions
-from archir.score.refine import refine
-from archir.score.screen import screen
-from archir.score.stream import streamed
+from archir.scoring.batches import bind_batches
+from archir.scoring.families import find_families
+from archir.scoring.learn import Learner
+from archir.scoring.objective import make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.refine import refine
+from archir.scoring.screen import screen
+from archir.scoring.stream import streamed
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split

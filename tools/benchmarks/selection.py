@@ -17,18 +17,18 @@ from torch import nn
 
 from archir.axes.infer import infer_widths
 from archir.errors import PassError
-from archir.grow.data import load_data
-from archir.grow.split import Split as Examples
+from archir.growing.data import load_data
+from archir.growing.split import Split as Examples
 from archir.ir.graph import Graph
 from archir.rewrite.compose import Compose
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.pipeline import merged_changes, rewrite_together
-from archir.score.families import Candidate
-from archir.score.objective import make_objective
-from archir.score.options import ScoreOptions
-from archir.score.refine import LinearBatch, Refinement
-from archir.score.score import score
-from archir.score.scores import Score, Scores
+from archir.scoring.families import Candidate
+from archir.scoring.objective import make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.refine import LinearBatch, Refinement
+from archir.scoring.score import score
+from archir.scoring.scores import Score, Scores
 from frontends.pytorch import trace
 from passes.catalog import MORPHISMS
 from passes.prune import Prune

@@ -7,24 +7,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from archir.cost import cost
-from archir.grow.batches import Batches
-from archir.grow.budget import Budget
-from archir.grow.growth import grow_once
-from archir.grow.options import GrowOptions
-from archir.grow.training import evaluate
+from archir.growing.batches import Batches
+from archir.growing.budget import Budget
+from archir.growing.growth import grow_once
+from archir.growing.options import GrowOptions
+from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.compose import Compose
 from archir.rewrite.morphism import Morphism
-from archir.score.batches import Batch
-from archir.score.combination import Combination
-from archir.score.losses import LOSSES
-from archir.score.objective import make_objective
-from archir.score.options import ScoreOptions
-from archir.score.propose import propose_composites
-from archir.score.score import score, score_by
-from archir.score.scores import Score, Scores
-from archir.score.strategies.context import make_context
-from archir.score.strategies.registry import STRATEGIES
+from archir.scoring.batches import Batch
+from archir.scoring.combination import Combination
+from archir.scoring.losses import LOSSES
+from archir.scoring.objective import make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.propose import propose_composites
+from archir.scoring.score import score, score_by
+from archir.scoring.scores import Score, Scores
+from archir.scoring.strategies.context import make_context
+from archir.scoring.strategies.registry import STRATEGIES
 from passes.catalog import MORPHISMS
 from passes.prune import Prune
 from passes.split import Split as SplitUnits

@@ -10,12 +10,12 @@ from pydoc_data import topics
 import torch
 from torch import nn
 
-from archir.grow.batches import Batches, stream
-from archir.grow.data import load_data
-from archir.grow.split import Split
-from archir.grow.training import evaluate, recalibrate, train
+from archir.growing.batches import Batches, stream
+from archir.growing.data import load_data
+from archir.growing.split import Split
+from archir.growing.training import evaluate, recalibrate, train
 from archir.ir.graph import Graph
-from archir.score.losses import LOSSES
+from archir.scoring.losses import LOSSES
 from frontends.pytorch import trace
 from tools.fidelity.nets import GPT, ResidualNet
 
@@ -55,7 +55,7 @@ def subject(name: str, *, seed: int, data: str | None) -> Subject:
     Args:
         name: `images`, `text` or `dilated`.
         seed: seed of which examples are held out.
-        data: spec of the images, as `archir.grow.data.load_data` takes it; scikit-learn's digits if not given.
+        data: spec of the images, as `archir.growing.data.load_data` takes it; scikit-learn's digits if not given.
     """
     if name == "text":
         return _text(seed)

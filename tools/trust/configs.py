@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from archir.api import morphisms
-from archir.grow.config import read_config
+from archir.growing.config import read_config
 from archir.plugins import find_passes
 from tools.trust.attack import Attack, Files
 from tools.trust.hostile import CODE, NAMES

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from archir.grow.data import load_data
+from archir.growing.data import load_data
 from tools.trust.attack import LINK, PIPE, Attack, Files, Wrong
 from tools.trust.hostile import NAMES
 from tools.trust.mutate import mutate_bytes

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from archir.api import grow, trace_on
-from archir.grow.engine import Listener, Run
-from archir.grow.optimisers import OptimiserOptions
-from archir.grow.options import GrowOptions
-from archir.grow.split import Split
+from archir.growing.engine import Listener, Run
+from archir.growing.optimisers import OptimiserOptions
+from archir.growing.options import GrowOptions
+from archir.growing.split import Split
 from archir.ir.graph import Graph
 from tests.models.equality import bits_equal
 

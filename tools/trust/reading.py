@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from archir.grow.data import Dataset
+from archir.growing.data import Dataset
 
 _IDX = {8: "B", 9: "b", 11: "h", 12: "i", 13: "f", 14: "d"}
 _NAMES = (("x", "y"), ("images", "labels"))

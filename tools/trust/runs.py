@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from archir.grow.report import make_report
-from archir.grow.run import open_run
+from archir.growing.report import make_report
+from archir.growing.run import open_run
 from archir.ir.load import load
 from tools.trust import seeds
 from tools.trust.archives import packed, unpacked

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
-from archir.score.objective import make_objective
-from archir.score.options import ScoreOptions
-from archir.score.score import score
-from archir.score.scores import Scores
-from archir.score.strategies.strategy import Strategy
+from archir.scoring.objective import make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.score import score
+from archir.scoring.scores import Scores
+from archir.scoring.strategies.strategy import Strategy
 from archir.testing import randomise
 from frontends.pytorch import trace
 

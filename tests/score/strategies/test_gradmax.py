@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from archir.ir.graph import Graph
 from archir.rewrite.theta import by_node
-from archir.score.strategies.gradmax import SILENCE, GradMax
+from archir.scoring.strategies.gradmax import SILENCE, GradMax
 from passes.split import Split
 from passes.widen import Widen
 from tests.score.strategies.nets import Batch, images, make_scores, perceptron, weight

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import cross_entropy
 
-from archir.score.scores import Scores
-from archir.score.strategies.pruning import Magnitude, Taylor
+from archir.scoring.scores import Scores
+from archir.scoring.strategies.pruning import Magnitude, Taylor
 from passes.prune import Prune
 from passes.split import Split
 from tests.score.strategies.nets import images, make_scores, perceptron, weight

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from archir.score.objective import Curvature
-from archir.score.options import ScoreOptions
-from archir.score.screen import screen
-from archir.score.strategies.single import AdditiveGaussNewton, BruteForce, FirstOrder
+from archir.scoring.objective import Curvature
+from archir.scoring.options import ScoreOptions
+from archir.scoring.screen import screen
+from archir.scoring.strategies.single import AdditiveGaussNewton, BruteForce, FirstOrder
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen

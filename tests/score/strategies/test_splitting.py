@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 from archir.ir.graph import Graph
-from archir.score.options import ScoreOptions
-from archir.score.strategies.splitting import SplittingIndex, smallest_eigenpairs
+from archir.scoring.options import ScoreOptions
+from archir.scoring.strategies.splitting import SplittingIndex, smallest_eigenpairs
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.split import Split

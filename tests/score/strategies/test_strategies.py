@@ -12,13 +12,13 @@ from archir.axes.infer import infer_widths
 from archir.cost import cost
 from archir.errors import ScoreError
 from archir.rewrite.theta import by_node
-from archir.score.options import ScoreOptions
-from archir.score.scores import Scores
-from archir.score.strategies.context import ScoringContext
-from archir.score.strategies.data_free import Cheapest, Net2Net, Random, Uniform
-from archir.score.strategies.registry import DEFAULT, STRATEGIES, find_strategy
-from archir.score.strategies.result import FamilyResult, StrategyResult
-from archir.score.strategies.single import AdditiveGaussNewton
+from archir.scoring.options import ScoreOptions
+from archir.scoring.scores import Scores
+from archir.scoring.strategies.context import ScoringContext
+from archir.scoring.strategies.data_free import Cheapest, Net2Net, Random, Uniform
+from archir.scoring.strategies.registry import DEFAULT, STRATEGIES, find_strategy
+from archir.scoring.strategies.result import FamilyResult, StrategyResult
+from archir.scoring.strategies.single import AdditiveGaussNewton
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import Widen

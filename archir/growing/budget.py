@@ -1,0 +1,117 @@
+"""What growth may cost: hard budgets, and prices that weigh cost against loss."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from pydantic.dataclasses import dataclass
+
+from archir.cost import Cost
+from archir.errors import GrowError
+from archir.scoring.ranges import CLOSED, Real, Whole, checked
+
+
+@checked(GrowError, "this is no budget")
+@dataclass(frozen=True, config=CLOSED)
+class Budget:
+    """Hard limits on the cost of the grown network.
+
+    Attributes:
+        parameters: most trainable parameters, None for no limit.
+        flops: most FLOPs of the forward pass of one example, None for no limit.
+        peak_bytes: most bytes of activations that are alive at once in that pass, None for no limit.
+        latency: most seconds that pass takes on this machine, None for no limit; measured.
+
+    Raises:
+        GrowError: a limit is no number, or below 0; all of them at once.
+    """
+
+    parameters: Whole | None = None
+    flops: Whole | None = None
+    peak_bytes: Whole | None = None
+    latency: Real | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are given, by name."""
+        return {name: limit for name, limit in asdict(self).items() if limit is not None}
+
+    def allows(self, cost: Cost) -> bool:
+        """Say whether a network of some cost is within the limits on what is read off its types."""
+        return all(getattr(cost, name) <= limit for name, limit in self.limits.items() if name != "latency")
+
+    def allows_latency(self, seconds: float) -> bool:
+        """Say whether a network that takes so many seconds an example is within the limit."""
+        return self.latency is None or seconds <= self.latency
+
+    def check(self, seed: Cost) -> None:
+        """Check that a seed network leaves room to grow.
+
+        Raises:
+            GrowError: there is no limit, or the seed exceeds one.
+        """
+        if not self.limits:
+            raise GrowError("growth needs a budget", mend="give a limit on parameters, FLOPs, peak bytes or latency")
+        if not self.allows(seed):
+            raise GrowError(
+                "the budget is below the size of the seed",
+                where=f"seed: {seed.parameters} parameters, {seed.flops} FLOPs, {seed.peak_bytes} peak bytes",
+                why=f"budget: {self}",
+                mend="raise the budget or start from a smaller network",
+            )
+
+    def stage(self, seed: Cost, step: int, steps: int) -> Budget:
+        """Return the limits of one growth step: geometrically spaced between the seed and the final budget.
+
+        That on latency is the final one in every step.
+        """
+
+        def between(low: int, high: int | None) -> int | None:
+            return None if high is None else min(high, round(low * (high / max(low, 1)) ** (step / steps)))
+
+        return Budget(
+            between(seed.parameters, self.parameters),
+            between(seed.flops, self.flops),
+            between(seed.peak_bytes, self.peak_bytes),
+            self.latency,
+        )
+
+    def __str__(self) -> str:
+        units = {"parameters": "parameters", "flops": "FLOPs", "peak_bytes": "peak bytes", "latency": "seconds"}
+        return ", ".join(f"{limit} {units[name]}" for name, limit in self.limits.items()) or "no limit"
+
+
+@checked(GrowError, "these are no prices")
+@dataclass(frozen=True, config=CLOSED)
+class Prices:
+    """What cost is worth in loss.
+
+    Attributes:
+        parameters: nats a parameter.
+        flops: nats a FLOP.
+        peak_bytes: nats a byte of activations alive at once.
+        latency: nats a second of the forward pass of one example.
+
+    Raises:
+        GrowError: a price is no number, or below 0; all of them at once.
+
+    Source: Lawton, Galstyan, Ver Steeg 2024 for the price of a parameter.
+    """
+
+    parameters: Real = 0.0
+    flops: Real = 0.0
+    peak_bytes: Real = 0.0
+    latency: Real = 0.0
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The prices that are not nought, by name."""
+        return {name: price for name, price in asdict(self).items() if price}
+
+    def of(self, cost: Cost) -> float:
+        """Return the price of a cost, in nats; that of latency is not part of it."""
+        return self.parameters * cost.parameters + self.flops * cost.flops + self.peak_bytes * cost.peak_bytes
+
+    def by_flops(self, seconds_per_flop: float) -> Prices:
+        """Return prices in which latency is taken to be proportional to FLOPs, as far as nothing is measured."""
+        return replace(self, flops=self.flops + self.latency * seconds_per_flop, latency=0.0)

@@ -1,0 +1,48 @@
+"""How long a forward pass takes on this machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from archir.growing.batches import Batches
+from archir.growing.split import Split
+from archir.growing.training import call
+
+WARM_UP, ROUNDS = 3, 15
+"""The number of passes that are left out, and of those whose median is taken."""
+
+
+def measure_latency(
+    module: nn.Module,
+    split: Split,
+    *,
+    device: torch.device | str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Return the median time of a forward pass of one example in evaluation mode, without gradients, in seconds.
+
+    Args:
+        module: what is measured; left in evaluation mode.
+        split: where the example is taken from.
+        device: where the module is; time on a GPU is that until it is done.
+        clock: gives the time in seconds.
+
+    Raises:
+        GrowError: the module rejects the example.
+    """
+    example, _ = next(iter(Batches(split.take(slice(1)), 1, device=device)))
+    module.eval()
+    times: list[float] = []
+    with torch.no_grad():
+        for _ in range(WARM_UP + ROUNDS):
+            start = clock()
+            call(module, example)
+            if torch.device(device).type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(clock() - start)
+    return statistics.median(times[WARM_UP:])

@@ -1,0 +1,189 @@
+"""Optimisers and learning rates as a configuration names them, and optimiser state as named tensors."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+import torch
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from archir.errors import GrowError, suggest
+from archir.scoring.ranges import CLOSED, PLAIN, Count, Part, Real, Truth, Whole, among, checked, problem
+
+OPTIMISERS = ("sgd", "adamw")
+
+POWERS = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2}
+"""The power of the gradients in each of these, but for the count of steps."""
+
+SHAPES = ("constant", "linear", "cosine")
+
+Moment = Annotated[float, Field(strict=True, ge=0, lt=1), PLAIN]
+
+
+@checked(GrowError, "these are no options of an optimiser")
+@dataclass(frozen=True, config=CLOSED)
+class OptimiserOptions:
+    """How weights are optimised.
+
+    Attributes:
+        name: `sgd` or `adamw`.
+        rate: learning rate.
+        weight_decay: decay of the weights; decoupled from the gradient in `adamw`.
+        momentum: momentum of `sgd`.
+        nesterov: whether that is Nesterov's.
+        betas: decay of the first and second moments of `adamw`.
+
+    Raises:
+        GrowError: there is no such optimiser, or a value is of another kind or out of range; all of them at once.
+    """
+
+    name: Annotated[str, among("optimiser", OPTIMISERS)] = "sgd"
+    rate: Real = 0.1
+    weight_decay: Real = 5e-4
+    momentum: Part = 0.9
+    nesterov: Truth = True
+    betas: tuple[Moment, Moment] = (0.9, 0.999)
+
+    @model_validator(mode="after")
+    def _is_nesterovs(self) -> Self:
+        if self.nesterov and self.name == "sgd" and self.momentum <= 0:
+            raise problem("Nesterov's momentum needs a momentum above 0")
+        return self
+
+    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Return an optimiser of the module's trainable parameters, tied ones once.
+
+        Raises:
+            GrowError: it has none.
+        """
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        if not parameters:
+            raise GrowError("the model has no trainable parameters")
+        if self.name == "adamw":
+            return torch.optim.AdamW(parameters, self.rate, betas=self.betas, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            parameters,
+            self.rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+        )
+
+
+@checked(GrowError, "this is no schedule")
+@dataclass(frozen=True, config=CLOSED)
+class Schedule:
+    """Learning rate of each step: a linear warm-up, then constant, linear or cosine down to `last`.
+
+    Attributes:
+        rate: highest learning rate.
+        steps: number of steps, warm-up included; the rate stays `last` after them.
+        warmup: number of steps of the warm-up.
+        shape: `constant`, `linear` or `cosine`.
+        last: learning rate at the end, for the falling shapes.
+
+    Raises:
+        GrowError: there is no such shape, the warm-up does not end, or a value is out of range; all of them at once.
+    """
+
+    rate: Real
+    steps: Count
+    warmup: Whole = 0
+    shape: Annotated[str, among("schedule", SHAPES)] = "cosine"
+    last: Real = 0.0
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.warmup >= self.steps:
+            raise problem(f"a warm-up of {self.warmup} steps does not fit into {self.steps} steps")
+        return self
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        if self.shape == "constant":
+            return self.rate
+        done = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
+        left = 1 - done if self.shape == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.last + (self.rate - self.last) * left
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state of an optimiser as tensors named `slot/parameter`, such as `exp_avg/conv.weight`."""
+    return {
+        f"{slot}/{name}": _as_tensor(value).detach().clone()
+        for name, parameter in module.named_parameters()
+        for slot, value in optimiser.state.get(parameter, {}).items()
+        if value is not None
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give an optimiser the state that `optimiser_tensors` returned; other parameters keep what they have.
+
+    The state may come from a file. It is held to what a copy of the optimiser keeps after a step, whatever its class;
+    `torch.distributed.checkpoint.state_dict` takes any shapes and names, and counts a step of an optimiser that is
+    asked for its state before the first.
+
+    Raises:
+        GrowError: a name, a shape or an element type does not fit the module or the optimiser, something is missing
+            that it keeps, or a number is not finite; the optimiser is left as it was.
+    """
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    groups = {names[p]: (p, group) for group in optimiser.param_groups for p in group["params"]}
+    given: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        slot, _, name = key.partition("/")
+        if name not in groups:
+            raise GrowError(f"optimiser state {key!r} belongs to no parameter", mend=suggest(name, groups))
+        given.setdefault(name, {})[slot] = tensor
+    states: dict[torch.Tensor, dict[str, Any]] = {}
+    for name, slots in given.items():
+        parameter, group = groups[name]
+        kept = _kept(optimiser, parameter, group)
+        if missing := [slot for slot in kept if slot not in slots]:
+            raise GrowError(f"optimiser state of {name!r} lacks {', '.join(missing)}")
+        states[parameter] = {slot: _fitting(slot, name, tensor, kept, optimiser) for slot, tensor in slots.items()}
+    optimiser.state.update(states)
+
+
+def _kept(optimiser: torch.optim.Optimizer, parameter: torch.Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return something like what an optimiser keeps of a parameter, by slot: what a copy does after a step."""
+    like = torch.zeros_like(parameter)
+    like.grad = torch.zeros_like(parameter)
+    trial = copy.copy(optimiser)
+    trial.param_groups = [{**group, "params": [like]}]
+    # Some keep numbers from the start, which they need for a step.
+    trial.state = defaultdict(dict, {like: copy.deepcopy(optimiser.state.get(parameter, {}))})
+    trial.step()
+    return {slot: value for slot, value in trial.state[like].items() if value is not None}
+
+
+def _fitting(
+    slot: str, name: str, tensor: torch.Tensor, kept: Mapping[str, Any], optimiser: torch.optim.Optimizer
+) -> object:
+    """Return a copy of a tensor as an optimiser keeps it in a slot.
+
+    Raises:
+        GrowError: it does not fit there, or is not finite.
+    """
+    key = f"{slot}/{name}"
+    if slot not in kept:
+        raise GrowError(f"optimiser state {key!r} is none of {type(optimiser).__name__}", mend=suggest(slot, kept))
+    like = _as_tensor(kept[slot])
+    if tensor.shape != like.shape:
+        raise GrowError(f"optimiser state {key!r} is {list(tensor.shape)}, not {list(like.shape)}")
+    if tensor.dtype != like.dtype or not bool(torch.isfinite(tensor).all()):
+        raise GrowError(f"optimiser state {key!r} is not of finite numbers of type {like.dtype}")
+    return tensor.to(like.device, copy=True) if isinstance(kept[slot], torch.Tensor) else tensor.item()
+
+
+def _as_tensor(value: torch.Tensor | float) -> torch.Tensor:
+    return torch.as_tensor(value, dtype=torch.float64 if type(value) is float else None)

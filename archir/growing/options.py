@@ -1,0 +1,157 @@
+"""How a network is trained and grown."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Self
+
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+
+from archir.errors import GrowError
+from archir.growing.batches import Augmentation
+from archir.growing.budget import Prices
+from archir.growing.optimisers import SHAPES, OptimiserOptions, Schedule
+from archir.scoring.options import Price, ScoreOptions
+from archir.scoring.ranges import CLOSED, Count, Part, Positive, Seed, Truth, Whole, among, checked, problem
+from archir.scoring.strategies.registry import DEFAULT, STRATEGIES
+
+_WHAT = "these options do not make a run"
+
+
+@checked(GrowError, _WHAT)
+@dataclass(frozen=True, config=CLOSED, kw_only=True)
+class Training:
+    """How a network is trained.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch_size: examples of a training batch.
+        warmup: steps in which the learning rate rises.
+        schedule: shape of the learning rate after that: `constant`, `linear` or `cosine`.
+        clip: largest norm of the gradient, above 0; None for no limit.
+        evaluate_every: steps between evaluations on the validation split; 0 for phase ends only.
+        checkpoint_every: steps between checkpoints.
+
+    Raises:
+        GrowError: a value is of another kind or out of range, or the warm-up does not end; all of them at once.
+    """
+
+    steps: Count = 2000
+    batch_size: Count = 128
+    warmup: Whole = 0
+    schedule: Annotated[str, among("schedule", SHAPES)] = "cosine"
+    clip: Positive | None = None
+    evaluate_every: Whole = 100
+    checkpoint_every: Count = 500
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.warmup >= self.steps:
+            raise problem(f"a warm-up of {self.warmup} steps does not fit into {self.steps} steps")
+        return self
+
+
+@checked(GrowError, _WHAT)
+@dataclass(frozen=True, config=CLOSED, kw_only=True)
+class Growing:
+    """How a network is grown.
+
+    Attributes:
+        growth_steps: how often it grows.
+        first_growth: part of the steps done before the first growth.
+        last_growth: part of the steps done before the last growth.
+        learn_steps: steps of Adam on θ in each growth step.
+        learn_rate: its step size, relative to the root mean square of the weight θ is added to.
+        radius: trust region: largest norm of θ relative to that of the weights it changes.
+        score_examples: validation examples that candidates are scored on; as many again check the chosen set.
+        recalibrate_batches: training batches that batch statistics are averaged over before scoring.
+        batch_statistics: score and check candidates with the batch statistics of training; they are averaged anew once
+            the network has grown. Otherwise the running ones stand still.
+        rule: the rule that ranks and chooses the candidates, one of `archir.scoring.strategies.registry.STRATEGIES`.
+        refine: number of candidates, best first, whose joint effect is found in forward mode.
+        agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or its θ
+            is made smaller, and it is shortened: below it, the set has left the range in which the network is linear.
+        composites: pairs of the rewrites that scored best to score again as one candidate each; 0 for none.
+
+    Raises:
+        GrowError: a value is of another kind or out of range, growth ends before it begins, or the rule takes no
+            statistics of batches; all of them at once.
+    """
+
+    growth_steps: Whole = 4
+    first_growth: Part = 0.1
+    last_growth: Part = 0.6
+    learn_steps: Count = 100
+    learn_rate: Positive = 0.05
+    radius: Positive = 0.5
+    score_examples: Count = 1000
+    recalibrate_batches: Count = 20
+    batch_statistics: Truth = False
+    rule: Annotated[str, among("rule", STRATEGIES)] = DEFAULT
+    refine: Count = 64
+    agreement: Part = 0.8
+    composites: Whole = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.first_growth > self.last_growth:
+            raise problem(f"first_growth is {self.first_growth}, after last_growth, which is {self.last_growth}")
+        if self.batch_statistics and STRATEGIES[self.rule].running_statistics:
+            raise problem(f"the rule {self.rule} takes running statistics, not those of the batch")
+        return self
+
+
+@checked(GrowError, _WHAT)
+@dataclass(frozen=True, config=CLOSED, kw_only=True)
+class GrowOptions(Training, Growing):
+    """How a network is trained and grown: the fields of `Training` and `Growing`, and those below.
+
+    Attributes:
+        optimiser: the optimiser of the weights.
+        augmentation: random changes of training images.
+        prices: what cost is worth in loss.
+        seed: seed of everything random.
+
+    Raises:
+        GrowError: a value is of another kind or out of range, or they do not fit together; all of them at once.
+    """
+
+    optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
+    augmentation: Augmentation | None = None
+    prices: Prices = field(default_factory=Prices)
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _has_time_to_grow(self) -> Self:
+        if self.growth_steps > self.steps:
+            raise problem(f"{self.growth_steps} growth steps do not fit into {self.steps} steps")
+        return self
+
+    @property
+    def rate(self) -> Schedule:
+        """The learning rate of each step."""
+        return Schedule(self.optimiser.rate, self.steps, self.warmup, self.schedule)
+
+    def scoring(self, price: Price, seed: int) -> ScoreOptions:
+        """Return how the candidates of a growth step are scored.
+
+        Args:
+            price: what cost is worth, in nats.
+            seed: seed of everything random in the step.
+        """
+        return ScoreOptions(
+            steps=self.learn_steps,
+            rate=self.learn_rate,
+            radius=self.radius,
+            refine=self.refine,
+            price=price,
+            batch_statistics=self.batch_statistics,
+            seed=seed,
+        )
+
+    def growth_at(self) -> list[int]:
+        """Return the number of optimiser steps done before each growth step, in order."""
+        first, last = self.first_growth * self.steps, self.last_growth * self.steps
+        gaps = max(self.growth_steps - 1, 1)
+        return [round(first + (last - first) * k / gaps) for k in range(self.growth_steps)]

@@ -1,0 +1,352 @@
+"""What a run did, read off its history: figures, and the tables of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from archir.errors import GrowError
+from archir.growing.run import Event
+from archir.scoring.ranges import LARGEST
+
+
+@dataclass(frozen=True)
+class Point:
+    """The network as it did on the validation data after some steps.
+
+    Attributes:
+        step: optimiser steps done.
+        loss: validation loss, in nats for likelihoods.
+        accuracy: validation accuracy; None where the targets are not labels.
+        parameters: number of trainable parameters.
+    """
+
+    step: int
+    loss: float
+    accuracy: float | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A growth step.
+
+    Attributes:
+        number: its number, from 1.
+        step: optimiser steps done before it.
+        changes: what was done, such as `8 split, 2 prune`; empty if nothing was committed.
+        rule: the rule the candidates were chosen by; None if it was not recorded.
+        predicted: predicted change of the loss, in nats; None if the rule predicts none, or nothing was committed.
+        realised: true change of the loss on held-out examples.
+        stderr: standard error of that, if it was recorded.
+        parameters_before: parameters before it.
+        parameters: parameters after it.
+        flops: FLOPs of one example after it.
+        peak_bytes: most bytes of activations alive at once after it; None if that was not recorded.
+        latency: seconds of the forward pass of one example after it; None if that was not measured.
+        backed_off: candidates that were chosen but not committed.
+        seconds: time spent on scoring and selecting.
+    """
+
+    number: int
+    step: int
+    changes: str
+    rule: str | None
+    predicted: float | None
+    realised: float
+    stderr: float | None
+    parameters_before: int
+    parameters: int
+    flops: int
+    peak_bytes: int | None
+    latency: float | None
+    backed_off: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Tested:
+    """How a network did on the test data.
+
+    Attributes:
+        name: which network.
+        parameters: number of trainable parameters.
+        flops: FLOPs of one example.
+        peak_bytes: most bytes of activations alive at once; None if that was not recorded.
+        latency: seconds of the forward pass of one example; None if that was not measured.
+        loss: loss on the test data.
+        accuracy: accuracy on the test data; None where the targets are not labels.
+    """
+
+    name: str
+    parameters: int
+    flops: int
+    peak_bytes: int | None
+    latency: float | None
+    loss: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did.
+
+    Attributes:
+        parameters: parameters of the seed.
+        flops: FLOPs of the seed for one example.
+        peak_bytes: most bytes of its activations alive at once; None if that was not recorded.
+        latency: seconds of its forward pass of one example; None if that was not measured.
+        costs: what the tables tell of the cost of a network: parameters, FLOPs, and which of the other two a budget or
+            a price was on, by name.
+        limit: most parameters the grown network might have, None for no limit.
+        points: evaluations on the validation data, in order.
+        growth: growth steps, in order.
+        steps: optimiser steps asked for.
+        seconds: time the run took; None if it has not finished.
+        tested: how the grown network, and the controls before it, did on the test data, if they were read.
+    """
+
+    parameters: int
+    flops: int
+    peak_bytes: int | None
+    latency: float | None
+    costs: tuple[str, ...]
+    limit: int | None
+    points: tuple[Point, ...]
+    growth: tuple[Step, ...]
+    steps: int
+    seconds: float | None
+    tested: tuple[Tested, ...]
+
+    @property
+    def last(self) -> Point | None:
+        """The last evaluation, None if there is none yet."""
+        return self.points[-1] if self.points else None
+
+
+def make_report(history: Iterable[Event]) -> Report:
+    """Return what a run did.
+
+    Args:
+        history: its events; what was done again after an interruption counts once.
+
+    Raises:
+        GrowError: this is not the history of a run.
+    """
+    try:
+        return _read(_effective(history))
+    except (KeyError, TypeError, ValueError) as error:
+        raise GrowError("this is not the history of a run", why=f"{type(error).__name__}: {error}") from error
+
+
+def _effective(history: Iterable[Event]) -> list[Event]:
+    """Return the events that led to where the run is: those after a checkpoint it went back to are dropped."""
+    kept: list[Event] = []
+    for event in history:
+        if event["event"] == "started":  # anew, where there was no checkpoint yet
+            kept = [event]
+        elif event["event"] == "resumed":
+            kept = [e for e in kept if _is_before(e, int(event["step"]), int(event["growth"]))]
+        else:
+            kept.append(event)
+    return kept
+
+
+def _is_before(event: Event, step: int, growth: int) -> bool:
+    if event["event"] in ("finished", "tested", "control", "emitted"):
+        return False
+    return int(event.get("step", 0)) <= step and int(event.get("growth", 0)) <= growth
+
+
+def _read(events: Sequence[Event]) -> Report:
+    by_kind: dict[str, list[Event]] = {}
+    for event in events:
+        by_kind.setdefault(event["event"], []).append(event)
+    if "started" not in by_kind:
+        raise GrowError("this is not the history of a run", why="nothing was started", mend="wait until it has begun")
+    started = by_kind["started"][0]
+    finished = by_kind.get("finished", [{}])[-1]
+    # An evaluation that was repeated after an interruption replaces the first.
+    evaluated = {(e["step"], e["phase"]): e for e in by_kind.get("evaluated", [])}
+    points = [_point(e) for e in (*evaluated.values(), *([finished] if finished else []))]
+    budget, prices = _table(started["budget"]), _table(started.get("prices", {}))
+    asked = {name for name, value in (*budget.items(), *prices.items()) if value is not None}
+    return Report(
+        parameters=_whole(started, "parameters"),
+        flops=_whole(started, "flops"),
+        peak_bytes=_perhaps(_whole, started, "peak_bytes"),
+        latency=_perhaps(_number, started, "latency"),
+        costs=tuple(name for name in _COSTS if name in ("parameters", "flops", *asked)),
+        limit=_perhaps(_whole, budget, "parameters"),
+        points=tuple(points),
+        growth=tuple(_steps(by_kind, started)),
+        steps=_whole(started, "steps"),
+        seconds=_perhaps(_number, finished, "seconds"),
+        tested=tuple(_tested(e) for kind in ("control", "tested") for e in by_kind.get(kind, [])),
+    )
+
+
+def _tested(event: Event) -> Tested:
+    return Tested(
+        name=_text(event, "name"),
+        parameters=_whole(event, "parameters"),
+        flops=_whole(event, "flops"),
+        peak_bytes=_perhaps(_whole, event, "peak_bytes"),
+        latency=_perhaps(_number, event, "latency"),
+        loss=_number(event, "loss"),
+        accuracy=_perhaps(_number, event, "accuracy"),
+    )
+
+
+def _point(event: Event) -> Point:
+    accuracy = _perhaps(_number, event, "accuracy")
+    return Point(_whole(event, "step"), _number(event, "loss"), accuracy, _whole(event, "parameters"))
+
+
+T = TypeVar("T")
+
+
+def _perhaps(read: Callable[[Event, str], T], event: Event, name: str) -> T | None:
+    return None if event.get(name) is None else read(event, name)
+
+
+def _whole(event: Event, name: str) -> int:
+    value = event[name]
+    if type(value) is not int or not 0 <= value <= LARGEST:
+        raise TypeError(f"{name} is {value!r:.60}, not a whole number from 0")
+    return value
+
+
+def _number(event: Event, name: str) -> float:
+    value = event[name]
+    if type(value) not in (int, float):
+        raise TypeError(f"{name} is {value!r:.60}, not a number")
+    return float(value)
+
+
+def _table(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r:.60} is no object")
+    return value
+
+
+def _text(event: Event, name: str) -> str:
+    value = event[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r:.60}, not a text")
+    return value
+
+
+def _steps(by_kind: dict[str, list[Event]], started: Event) -> list[Step]:
+    scored = {_whole(e, "growth"): e for e in by_kind.get("scored", [])}
+    done = {_whole(e, "growth"): e for kind in ("rejected", "grown") for e in by_kind.get(kind, [])}
+    size, flops = _whole(started, "parameters"), _whole(started, "flops")
+    peak_bytes, latency = _perhaps(_whole, started, "peak_bytes"), _perhaps(_number, started, "latency")
+    steps: list[Step] = []
+    for number, event in sorted(done.items()):
+        before = _perhaps(_whole, event, "parameters_before")
+        before = size if before is None else before
+        if event["event"] == "grown":
+            size, flops = _whole(event, "parameters"), _whole(event, "flops")
+            peak_bytes, latency = _perhaps(_whole, event, "peak_bytes"), _perhaps(_number, event, "latency")
+        found = scored.get(number, {})
+        realised = _perhaps(_number, event, "realised")
+        steps.append(
+            Step(
+                number=number,
+                step=_whole(event, "step"),
+                changes=summarise([_text({"spec": s}, "spec") for s in event.get("specs", ())]),
+                rule=_perhaps(_text, found, "rule"),
+                predicted=_perhaps(_number, event, "predicted"),
+                realised=0.0 if realised is None else realised,
+                stderr=_perhaps(_number, event, "stderr"),
+                parameters_before=before,
+                parameters=size,
+                flops=flops,
+                peak_bytes=peak_bytes,
+                latency=latency,
+                backed_off=_whole(event, "backed_off" if "backed_off" in event else "chosen"),
+                seconds=_perhaps(_number, found, "seconds"),
+            )
+        )
+    return steps
+
+
+def summarise(specs: Iterable[str]) -> str:
+    """Return how many passes of each kind there are: `8 split, 2 prune`."""
+    counts = Counter(spec.partition("{")[0] for spec in specs)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+
+
+_COSTS = {"parameters": ">parameters", "flops": ">FLOPs", "peak_bytes": ">peak bytes", "latency": ">latency"}
+
+
+def columns(report: Report) -> tuple[str, ...]:
+    """Return the columns of the table of a run; `>` marks those of numbers."""
+    costs = (_COSTS[name] for name in report.costs)
+    return (">step", "what", "changes", *costs, ">predicted", ">realised", ">validation", ">seconds")
+
+
+def rows(report: Report) -> list[tuple[str, ...]]:
+    """Return the rows of the table of a run: the seed, each growth step, and the end.
+
+    `predicted` and `realised` are changes of the loss; `validation` is the accuracy on the validation data after
+    the step, or the loss where there are no labels.
+    """
+    costs = _costs(report, report)
+    found: list[tuple[str, ...]] = [("0", "seed", "", *costs, "", "", "", "")]
+    for g in report.growth:
+        costs = _costs(report, g)
+        after = [p for p in report.points if p.step <= g.step]
+        predicted = "" if g.predicted is None else f"{g.predicted:+.4f}"
+        losses = (predicted, f"{g.realised:+.4f}") if g.changes else ("", "")
+        quality = _quality(after[-1]) if after else ""
+        seconds = "" if g.seconds is None else f"{g.seconds:.1f}"
+        cells = (g.changes or "rejected", *costs, *losses, quality, seconds)
+        found.append((str(g.step), f"growth {g.number}", *cells))
+    if report.last is not None:
+        seconds = "" if report.seconds is None else f"{report.seconds:.0f}"
+        what = "so far" if report.seconds is None else "end"
+        quality = _quality(report.last)
+        found.append((str(report.last.step), what, "", *costs, "", "", quality, seconds))
+    return found
+
+
+def columns_of_test(report: Report) -> tuple[str, ...]:
+    """Return the columns of the table of the test data; `>` marks those of numbers."""
+    return ("network", *(_COSTS[name] for name in report.costs), ">accuracy", ">loss")
+
+
+def rows_of_test(report: Report) -> list[tuple[str, ...]]:
+    """Return the rows of the table of the test data: the controls, if any, and the grown network."""
+    return [
+        (
+            t.name,
+            *_costs(report, t),
+            "" if t.accuracy is None else f"{100 * t.accuracy:.2f} %",
+            f"{t.loss:.4f}",
+        )
+        for t in report.tested
+    ]
+
+
+def _costs(report: Report, network: Report | Step | Tested) -> tuple[str, ...]:
+    """Return the cells of what a network costs, those of what is not known empty."""
+    values = {name: getattr(network, name) for name in report.costs}
+    return tuple(
+        "" if value is None else _milliseconds(value) if name == "latency" else f"{value:,}"
+        for name, value in values.items()
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    """Return a time with three significant digits."""
+    rounded = f"{1000 * seconds:.2e}"
+    places = max(0, 2 - int(rounded.partition("e")[2]))
+    return f"{float(rounded):,.{places}f} ms"
+
+
+def _quality(point: Point) -> str:
+    return f"{point.loss:.4f}" if point.accuracy is None else f"{100 * point.accuracy:.2f} %"

@@ -1,0 +1,281 @@
+"""Trains a module, recalibrates its batch statistics, and evaluates it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from archir.errors import GrowError, ScoreError
+from archir.growing.batches import Batches
+from archir.growing.split import Inputs, Split
+from archir.ir import ops
+from archir.ir.operators.normalisation import BATCH_NORM
+from archir.ir.running import failing_call
+from archir.scoring.losses import NO_LABEL, Loss, class_axis, labels_of
+from archir.scoring.program import number_of_examples
+from archir.scoring.targets import Targets
+
+Batch = tuple[Inputs, Targets]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a stretch of training did.
+
+    Attributes:
+        steps: number of steps taken.
+        examples: number of examples seen.
+        loss: mean loss over these examples, each under the weights it met; None if all batches were skipped.
+        skipped: number of batches in which nothing is labelled, which change nothing.
+    """
+
+    steps: int
+    examples: int
+    loss: float | None
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How a module does on a split.
+
+    Attributes:
+        loss: mean loss over the examples.
+        accuracy: part of the labels predicted right; None where the targets are not labels, or the loss is coupled.
+    """
+
+    loss: float
+    accuracy: float | None
+
+
+def train(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    loss: Loss,
+    optimiser: torch.optim.Optimizer,
+    *,
+    rate: Callable[[int], float] | None = None,
+    first_step: int = 0,
+    clip: float | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Training:
+    """Take one optimiser step on each batch, in training mode; a batch without any label is skipped.
+
+    Args:
+        module: what is trained; left in training mode.
+        batches: pairs of inputs and targets, finitely many.
+        loss: what is minimised.
+        optimiser: holds the module's parameters.
+        rate: learning rate of each step, counted from `first_step`; the optimiser's own if not given.
+        first_step: number of the first step.
+        clip: largest norm of the gradient of all parameters together, above 0; longer ones are scaled down.
+        on_step: called after each step with its number and loss.
+
+    Raises:
+        GrowError: the loss or the gradient is not finite (the weights are those before that step), the loss does not
+            depend on the weights, the model rejects a batch, there are no batches, or `clip` is not above 0.
+        ScoreError: outputs and targets do not fit the loss.
+    """
+    if clip is not None and not 0 < clip < math.inf:
+        raise GrowError(f"the gradient cannot be clipped to a norm of {clip}", mend="give a number above 0")
+    module.train()
+    step, examples, skipped, total = first_step, 0, 0, 0.0
+    for inputs, targets in batches:
+        if _is_unlabelled(targets, loss):
+            step, skipped = step + 1, skipped + 1
+            continue
+        if rate is not None:
+            for group in optimiser.param_groups:
+                group["lr"] = rate(step)
+        optimiser.zero_grad(set_to_none=True)
+        value = loss(call(module, inputs), targets)
+        with differentiating(loss, value):
+            torch.autograd.backward(value)
+        found = float(value.detach())
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        if not gradients:
+            raise GrowError(f"the loss {loss.name} depends on none of the weights of the model")
+        norm = nn.utils.get_total_norm(gradients)
+        if not math.isfinite(found) or not bool(torch.isfinite(norm)):
+            optimiser.zero_grad(set_to_none=True)
+            raise GrowError(
+                f"the loss is {found} and the norm of its gradient {float(norm)} at step {step}",
+                mend="lower the learning rate, or clip the gradient; the weights are those before this step",
+            )
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(module.parameters(), clip, norm)
+        optimiser.step()
+        count = number_of_examples(targets)
+        examples, total = examples + count, total + found * count
+        if on_step is not None:
+            on_step(step, found)
+        step += 1
+    if not examples and not skipped:
+        raise GrowError("there are no batches to train on")
+    return Training(step - first_step - skipped, examples, total / examples if examples else None, skipped)
+
+
+@contextmanager
+def differentiating(loss: Loss, value: torch.Tensor) -> Iterator[None]:
+    """Differentiate the loss of a batch within the block, whose errors are told as those of the loss.
+
+    Raises:
+        GrowError: it depends on nothing that is trained, or cannot be differentiated.
+    """
+    if not value.requires_grad:
+        raise GrowError(
+            f"the loss {loss.name} does not depend on the weights",
+            why="it is cut off from the outputs of the model: by detach, item, numpy, or no_grad",
+            mend="make it of the outputs by operations of torch",
+        )
+    try:
+        yield
+    except Exception as error:  # of any operator, or of the user's own backward
+        why = f"{type(error).__name__}: {error}"
+        raise GrowError(f"the loss {loss.name} cannot be differentiated", why=why) from error
+
+
+def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_size: int = 256) -> Metrics:
+    """Return the loss and the accuracy of a module on a split, in evaluation mode, without gradients.
+
+    Args:
+        module: what is evaluated; its mode is left as it was.
+        batches: the examples.
+        loss: what is measured.
+        batch_size: largest number of examples at once, where a split is given; the value of a coupled loss may
+            depend on it.
+
+    Raises:
+        GrowError: the loss is not finite, nothing is labelled, or the model rejects the inputs.
+        ScoreError: outputs and targets do not fit the loss.
+    """
+    total, right, labels, empty = 0.0, 0, 0, True
+    chosen = batches if isinstance(batches, Batches) else Batches(batches, batch_size)
+    with evaluating(module), torch.no_grad():
+        for inputs, targets in chosen:
+            outputs = call(module, inputs)
+            total += float(loss(outputs, targets)) * number_of_examples(targets)
+            empty = empty and _is_unlabelled(targets, loss)
+            hits = _hits(outputs, targets, loss)
+            if hits is not None:
+                right, labels = right + int(hits.sum()), labels + hits.numel()
+    if empty:
+        raise GrowError(f"no example of {chosen.split!r} has a label", why=f"every label is {NO_LABEL}")
+    mean = total / len(chosen.split)
+    if not math.isfinite(mean):
+        raise GrowError(f"the loss on {chosen.split!r} is {mean}", mend="the weights have diverged: lower the rate")
+    return Metrics(mean, right / labels if labels else None)
+
+
+def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> None:
+    """Set the running statistics of every batch normalisation to their averages over batches.
+
+    Each batch counts the same; everything else runs in evaluation mode, dropout included. Works on calls
+    of `batch_norm`, whatever module makes them. The module's mode is left as it was.
+
+    Args:
+        module: what is recalibrated.
+        batches: pairs of inputs and targets, of which only the inputs are used.
+
+    Raises:
+        GrowError: a statistic is not finite, the model rejects a batch, or there are no batches.
+
+    Source: Izmailov et al., Averaging Weights Leads to Wider Optima (2018), section 3.2.
+    """
+    statistics = _Recalibration()
+    empty = True
+    with evaluating(module), torch.no_grad(), statistics:
+        for inputs, _ in batches:
+            call(module, inputs)
+            empty = False
+    if empty:
+        raise GrowError("there are no batches to recalibrate on")
+    if not all(bool(torch.isfinite(t).all()) for _, *buffers in statistics.seen.values() for t in buffers):
+        raise GrowError("batch statistics are not finite", mend="the weights or the inputs are not: check these first")
+
+
+def call(module: nn.Module, inputs: Inputs) -> Any:
+    """Return the outputs of a module for one batch of inputs.
+
+    Raises:
+        GrowError: the module rejects them.
+    """
+    try:
+        return module(inputs) if isinstance(inputs, torch.Tensor) else module(**inputs)
+    except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        named = {"inputs": inputs} if isinstance(inputs, torch.Tensor) else inputs
+        shapes = ", ".join(f"{name} {list(t.shape)} {t.dtype}" for name, t in named.items())
+        place = failing_call(error)
+        raise GrowError(
+            "the model rejects a batch",
+            where=f"{shapes}; {place}" if place else shapes,
+            why=f"{type(error).__name__}: {error}",
+        ) from error
+
+
+class _Recalibration(TorchFunctionMode):
+    """Makes every batch normalisation that runs on stored statistics replace them by cumulative averages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[int, tuple[int, torch.Tensor, torch.Tensor]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        names = _BATCH_NORMS.get(func)
+        if names is None:
+            return func(*args, **(kwargs or {}))
+        given = dict(zip(names, args, strict=False)) | (kwargs or {})
+        mean, variance = given["running_mean"], given["running_var"]
+        if mean is not None and variance is not None and not given.get("training", False):
+            count = self.seen[id(mean)][0] + 1 if id(mean) in self.seen else 1
+            self.seen[id(mean)] = count, mean, variance
+            given |= {"training": True, "momentum": 1 / count}
+        return func(**given) if func is F.batch_norm else func(*(given[name] for name in names))
+
+
+_BATCH_NORMS: dict[Any, tuple[str, ...]] = {
+    F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+    **dict.fromkeys((torch.batch_norm, ops.function(BATCH_NORM)), ops.schema(BATCH_NORM).names),
+}
+"""The functions that normalise batches, and the names of their arguments in order."""
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for the length of the block."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _is_unlabelled(targets: Targets, loss: Loss) -> bool:
+    """Say whether no example of a batch has a label, where the loss takes labels."""
+    labels = labels_of(targets, loss)
+    return labels is not None and bool((labels == NO_LABEL).all())
+
+
+def _hits(outputs: Any, targets: Targets, loss: Loss) -> torch.Tensor | None:
+    """Return which labels are predicted right, None where there are no labels."""
+    if not isinstance(outputs, torch.Tensor) or not isinstance(targets, torch.Tensor) or loss.coupled:
+        return None
+    if loss.name == "bce_with_logits":
+        return (outputs > 0) == (targets.reshape(outputs.shape) > 0.5)
+    if targets.is_floating_point() or loss.name == "mse":
+        return None
+    try:
+        axis = class_axis(outputs, targets)
+    except ScoreError:
+        return None
+    return (outputs.argmax(axis) == targets)[targets != NO_LABEL]

@@ -1,0 +1,118 @@
+"""Batches bound to the inputs of a graph, on its device; whole, or in parts so that scoring needs less memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from archir.errors import ScoreError
+from archir.ir.node import Value
+from archir.ir.types import TensorType
+from archir.scoring.objective import Objective
+from archir.scoring.program import Inputs, Program, number_of_examples
+from archir.scoring.targets import Targets, map_tensors
+
+LARGEST_ACTIVATIONS = 2**27
+"""The bytes of activations that a part of a batch may have; where it has more, the batch is taken in parts."""
+
+MOST_PARTS = 2
+"""The most parts a batch is taken in: whole, scoring holds two to three times what a training step does."""
+
+
+@dataclass(frozen=True, eq=False)
+class BoundBatch:
+    """A batch as programs take it: on the device of the graph, inputs by the value they are in it.
+
+    Attributes:
+        inputs: the inputs.
+        targets: what the outputs are compared with.
+        examples: number of examples.
+    """
+
+    inputs: Mapping[Value, Any]
+    targets: Targets
+    examples: int
+
+
+Batch = tuple[Inputs, Targets]
+"""What a model is called with, and what its outputs are compared with."""
+
+AnyBatch = Batch | BoundBatch
+"""A batch, bound or not."""
+
+
+def bind_batches(program: Program, batches: Iterable[AnyBatch], *, most: int | None = None) -> tuple[BoundBatch, ...]:
+    """Return batches bound to the inputs of a graph; those that are bound stay as they are.
+
+    They then fit every program made of the graph, whatever it taps, and every rewrite of it.
+
+    Args:
+        program: gives the graph.
+        batches: pairs of inputs and targets.
+        most: number of them that are taken at most; all if not given.
+
+    Raises:
+        ScoreError: there are none, one is no pair, or does not fit the graph.
+    """
+    found = tuple(_bound(program, batch) for batch in islice(batches, most))
+    if not found:
+        raise no_batches()
+    return found
+
+
+def no_batches() -> ScoreError:
+    """Return the error for an empty iterable of batches."""
+    return ScoreError("there are no batches to score on")
+
+
+def _bound(program: Program, batch: AnyBatch) -> BoundBatch:
+    if isinstance(batch, BoundBatch):
+        return batch
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise ScoreError(
+            f"a batch is a pair (inputs, targets), not a {type(batch).__name__}", mend="give an iterable of such pairs"
+        )
+    inputs, targets = batch
+    examples = number_of_examples(targets)
+    return BoundBatch(program.bind(inputs), map_tensors(lambda t: t.to(program.device), targets), examples)
+
+
+def in_parts(objective: Objective, batches: Iterable[BoundBatch]) -> Iterator[BoundBatch]:
+    """Yield batches, or parts of them one after another.
+
+    Where examples are not coupled, all that scoring sums up is a sum over them, and parts change no number: a batch is
+    taken in `⌈bytes of activations / LARGEST_ACTIVATIONS⌉` parts, `MOST_PARTS` at most, all within one of as many
+    examples. It stays whole where its examples are coupled, or where the first axis of an input does not run over the
+    examples and yet depends on their number.
+
+    Args:
+        objective: says whether examples are coupled, and what one takes.
+        batches: the batches.
+    """
+    program = objective.program
+    for batch in batches:
+        examples, inputs = batch.examples, batch.inputs
+        count = min(MOST_PARTS, examples, math.ceil(examples * program.bytes_per_example / LARGEST_ACTIVATIONS))
+        cut = {v for v in inputs if _depends_on_the_batch(program, v)}
+        whole = any(not isinstance(t := inputs[v], torch.Tensor) or t.shape[:1] != (examples,) for v in cut)
+        if count <= 1 or objective.coupled or whole:
+            yield batch
+            continue
+        for i in range(count):
+            part = slice(examples * i // count, examples * (i + 1) // count)
+            some = {v: t[part] if v in cut else t for v, t in inputs.items()}
+            yield BoundBatch(some, _part(batch.targets, part), part.stop - part.start)
+
+
+def _part(targets: Targets, part: slice) -> Any:
+    return map_tensors(lambda t: t[part], targets)
+
+
+def _depends_on_the_batch(program: Program, value: Value) -> bool:
+    type_ = program.graph.type_of(value)
+    return not isinstance(type_, TensorType) or any(not isinstance(size, int) for size in type_.shape)

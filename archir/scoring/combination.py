@@ -1,0 +1,102 @@
+"""Which candidates of one graph go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from archir.axes.infer import infer_widths
+from archir.errors import PassError
+from archir.ir.graph import Graph, Patch
+from archir.rewrite.derived import with_theta
+from archir.rewrite.morphism import WidthMorphism
+from archir.rewrite.pipeline import merged_changes
+from archir.rewrite.reference import Later
+from archir.rewrite.reindex import plan_reindexing
+from archir.scoring.families import Candidate
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Candidates of one graph that can be applied together, and what tells quickly whether one more can be.
+
+    No unit may be both removed and copied, of every width some unit has to stay, no two rewrites that are no changes of
+    widths may claim the same call, and none may bring tensors of other shapes because of those before it.
+
+    Attributes:
+        graph: the graph.
+        members: the candidates, in the order they were added.
+        spliced: what all that are no changes of widths change, as `rewrite_together` does it, but that θ is what θ is
+            measured by.
+        claimed: the calls these claim.
+        on_widths: the others, by their width.
+    """
+
+    graph: Graph = field(repr=False)
+    members: tuple[Candidate, ...] = ()
+    spliced: Patch | None = field(default=None, repr=False)
+    claimed: frozenset[int] = field(default=frozenset(), repr=False)
+    on_widths: Mapping[str, tuple[WidthMorphism, ...]] = field(default_factory=dict, repr=False)
+
+    def plus(self, candidate: Candidate) -> Combination | None:
+        """Return the combination with one more candidate, None if that does not go with the others."""
+        morphism = candidate.morphism
+        if any(m.morphism == morphism for m in self.members):
+            return None
+        if not isinstance(morphism, WidthMorphism) and candidate.family.claims & self.claimed:
+            return None
+        more = replace(self, members=(*self.members, candidate))
+        try:
+            if isinstance(morphism, WidthMorphism):
+                names = tuple(morphism.changes(infer_widths(self.graph)))
+                with_it = {name: (*self.on_widths.get(name, ()), morphism) for name in names}
+                more = replace(more, on_widths={**self.on_widths, **with_it})
+                more._check(names)
+            else:
+                claimed = self.claimed | candidate.family.claims
+                more = replace(more, spliced=self._spliced_with(candidate), claimed=claimed)
+                more._check(more.on_widths)
+        except PassError:
+            return None
+        return more
+
+    def _spliced_with(self, candidate: Candidate) -> Patch:
+        """Return what changes with one more rewrite that is no change of a width.
+
+        Raises:
+            PassError: it cannot be done, or brings other tensors after the others than alone.
+        """
+        morphism, theta = candidate.morphism, candidate.family.perturbation.theta
+        if self.spliced is None:
+            return with_theta(morphism.patch(self.graph), theta)
+        before = self.spliced.after
+        patch = morphism.followed(Later(self.graph, before)).patch(before)
+        return self.spliced.then(with_theta(patch, theta))
+
+    def _check(self, names: Iterable[str]) -> None:
+        """Check that the changes of some widths can be carried out.
+
+        Raises:
+            PassError: they cannot.
+        """
+        if self.spliced is None:
+            widths = infer_widths(self.graph)
+            for name in names:
+                if not merged_changes(widths, [(m, None) for m in self.on_widths[name]])[name].source:
+                    raise PassError(f"no unit of width {name} would be left")
+            return
+        later = Later(self.graph, self.spliced.after)
+        now = {name: later.width(name) for name in self.on_widths}
+        if len(set(now.values())) < len(now):
+            raise PassError("two widths have become one by another rewrite of the set")
+        followed = [(m.followed(later), None) for name in names for m in self.on_widths[name]]
+        widths = infer_widths(self.spliced.after)
+        plan_reindexing(widths, merged_changes(widths, followed))
+
+
+def combine(graph: Graph, candidates: Iterable[Candidate]) -> Combination | None:
+    """Return candidates of a graph as a combination, None if they do not go together."""
+    found: Combination | None = Combination(graph)
+    for candidate in candidates:
+        found = None if found is None else found.plus(candidate)
+    return found

@@ -1,0 +1,53 @@
+"""How candidates are scored: one set of options for the function, the command line, growth and the strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import ConfigDict, WithJsonSchema
+from pydantic.dataclasses import dataclass
+
+from archir.cost import Cost
+from archir.errors import ScoreError
+from archir.scoring.objective import Curvature
+from archir.scoring.ranges import CLOSED, Count, Positive, Seed, Truth, Whole, checked
+
+Price = Callable[[Cost], float]
+"""What a difference of cost is worth, in nats."""
+
+
+@checked(ScoreError, "these options are out of range")
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(**CLOSED, arbitrary_types_allowed=True))
+class ScoreOptions:
+    """How candidates are scored.
+
+    Attributes:
+        steps: steps of learning θ, one batch each; batches are used again when they run out, and 0 learns nothing.
+        rate: step size of Adam, relative to the root mean square of the weight θ is added to; falls to zero.
+        radius: trust region: bound of ‖θ‖ relative to ‖w‖, for each row of a weight (for a vector, of it all).
+        refine: number of candidates to refine in forward mode, best first; only these may be part of joint predictions.
+        chunk: most of them that are refined at once; as many as fit into memory if None (see `chunks.chunk_size`).
+        price: what cost is worth, in nats; part of what decides which candidates are the best.
+        curvature: how the second order is estimated in learning and screening.
+        batch_statistics: normalise by the mean and the variance of the batch, as in training, instead of running ones;
+            the examples of a batch are then coupled (see `Objective.united`). Layers a rewrite brings use what they
+            come with.
+        shortlist: number of candidates that the linearised network judges in each step of a selection, those that are
+            best by the joint model.
+        seed: seed of everything random.
+
+    Raises:
+        ScoreError: some are out of range.
+    """
+
+    steps: Whole = 100
+    rate: Positive = 0.05
+    radius: Positive = 0.5
+    refine: Whole = 64
+    chunk: Count | None = None
+    price: Annotated[Price | None, WithJsonSchema({"type": "string", "description": "a function of costs"})] = None
+    curvature: Curvature = Curvature.SAMPLED
+    batch_statistics: Truth = False
+    shortlist: Count = 32
+    seed: Seed = 0

@@ -1,0 +1,169 @@
+"""Refinement in forward mode: what candidates do to the outputs, alone and together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from archir.errors import ScoreError
+from archir.rewrite.perturbation import Perturbation
+from archir.rewrite.theta import Theta
+from archir.scoring.batches import AnyBatch, bind_batches, in_parts
+from archir.scoring.chunks import Candidates, chunk_size
+from archir.scoring.downstream import Downstream
+from archir.scoring.forward import Linearisation
+from archir.scoring.objective import Objective
+from archir.scoring.program import Evaluation, number_of_examples
+from archir.scoring.screen import Moments
+from archir.scoring.targets import Targets
+
+LARGEST_STORED = 2**27
+"""The largest number of elements of `u` that are kept; beyond it only `a` and `G` are."""
+
+
+@dataclass(frozen=True)
+class LinearBatch:
+    """One batch of the linearised network.
+
+    Attributes:
+        outputs: the outputs of the network.
+        flat: the same side by side, `[examples, outputs]`.
+        targets: the targets.
+        pushed: `u`, how each candidate moves the outputs, `[candidates, examples, outputs]`; where these are made in
+            chunks (`stream.StreamedObjective`), how it moves the features they are made from.
+    """
+
+    outputs: Sequence[Any]
+    flat: torch.Tensor
+    targets: Targets
+    pushed: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The linearised effects of some candidates.
+
+    Attributes:
+        objective: the loss.
+        first_order: `a_c = mean_n r·u_c`, `[candidates]`, in nats for likelihoods.
+        gram: `G_cd = mean_n u_cᵀ H u_d`, `[candidates, candidates]`.
+        stderr: standard error of `a + G/2` of each over the units (see `Objective.united`), `[candidates]`.
+        batches: the linearised network; empty if it would take too much memory.
+        methods: how operators were differentiated; see `forward.Linearisation.methods`.
+    """
+
+    objective: Objective
+    first_order: torch.Tensor
+    gram: torch.Tensor
+    stderr: torch.Tensor
+    batches: tuple[LinearBatch, ...] = field(repr=False)
+    methods: Mapping[str, str]
+
+    def joint(self, chosen: Sequence[int]) -> float:
+        """Return `Σ a_c + ½ Σ G_cd` over a set of candidates."""
+        index = torch.tensor(chosen, dtype=torch.long)
+        return float(self.first_order[index].sum() + self.gram[index][:, index].sum() / 2)
+
+    @torch.no_grad()
+    def linearised(self, chosen: Sequence[int]) -> float:
+        """Return `mean_n [ℓ(o + Σ u_c) − ℓ(o)]`; the joint model where the outputs were too large to be kept."""
+        if not self.batches:
+            return self.joint(chosen)
+        total, examples = 0.0, 0
+        for batch in self.batches:
+            count = len(batch.flat)
+            moved = batch.flat + batch.pushed[list(chosen)].sum(0) if chosen else batch.flat
+            total += self._loss(batch, moved) * count - self._loss(batch, batch.flat) * count
+            examples += count
+        total, every = self.objective.processes.total(total, examples)
+        return total / every
+
+    def _loss(self, batch: LinearBatch, flat: torch.Tensor) -> float:
+        return float(self.objective.mean(flat, batch.outputs, batch.targets))
+
+
+def refine(
+    objective: Objective,
+    perturbations: Sequence[Perturbation],
+    thetas: Sequence[Theta],
+    chosen: Sequence[tuple[int, int]],
+    batches: Iterable[AnyBatch],
+    *,
+    chunk: int | None = None,
+) -> Refinement:
+    """Find what some candidates do to the outputs, by one tangent each.
+
+    Args:
+        objective: the loss; its program gives the graph.
+        perturbations: the families.
+        thetas: θ of each family.
+        chosen: the candidates: number of the family, number of the member.
+        batches: the batches, bound or as pairs of inputs and targets.
+        chunk: most tangents that are pushed through what lies downstream at once; `chunk_size` if None. Results are
+            the same up to rounding.
+
+    Raises:
+        ScoreError: an operator downstream cannot be differentiated, the loss is not finite or does not fit a batch,
+            there are no batches, or a chunk is to hold no tangent.
+
+    Source: the joint Gauss-Newton model is ours.
+    """
+    if chunk is not None and chunk < 1:
+        raise ScoreError(f"a chunk holds one tangent or more, not {chunk}")
+    candidates = Candidates(objective.program.graph, perturbations, thetas, chosen)
+    used = [perturbations[f] for f in candidates.families]
+    downstream = Downstream(objective.program.graph, [e for p in used for e in p.edges])
+    program = objective.program.tapped(keep=downstream.needs | frozenset(v for p in used for v in p.needs))
+    moments, gram = Moments(len(chosen)), torch.zeros(len(chosen), len(chosen), dtype=torch.float64)
+    kept: list[LinearBatch] = []
+    methods: dict[str, str] = {}
+    examples, stored = 0, 0
+    for part in in_parts(objective, bind_batches(objective.program, batches)):
+        count, targets = part.examples, part.targets
+        size = chunk or chunk_size(objective.program, count)
+        batch, found = _linearised(objective, downstream, program(part.inputs), targets, candidates, size)
+        methods |= found
+        pushed = batch.pushed
+        _, gradient = objective.gradient(batch.outputs, targets)
+        curved = objective.hessian_product(batch.outputs, targets, pushed)
+        first, second = (pushed * gradient).sum(2).mT, (pushed * curved).sum(2).mT
+        moments.add(objective.united(first), objective.united(second), count)
+        gram += (pushed.flatten(1) @ curved.flatten(1).mT).to("cpu", torch.float64)
+        examples += count
+        stored += pushed.numel()
+        kept = [*kept, batch] if stored <= LARGEST_STORED else []
+    estimate = moments.estimate(objective.processes)
+    (gram,) = objective.processes.sum(gram)
+    every, too_large = objective.processes.total(examples, stored > LARGEST_STORED)
+    gram = (gram + gram.mT) / (2 * every)
+    if too_large:  # on some process, and all have to do the same
+        kept = []
+    return Refinement(objective, estimate.first_order, gram, estimate.stderr, tuple(kept), methods)
+
+
+def _linearised(
+    objective: Objective,
+    downstream: Downstream,
+    evaluation: Evaluation,
+    targets: Targets,
+    candidates: Candidates,
+    size: int,
+) -> tuple[LinearBatch, Mapping[str, str]]:
+    """Return a batch with the tangents of its outputs, and how operators were differentiated."""
+    count = number_of_examples(targets)
+    objective.check(evaluation.outputs, targets)
+    linear = Linearisation(downstream, evaluation.values)
+    flat = objective.flatten(evaluation.outputs, count)
+    pushed = torch.zeros(len(candidates), *flat.shape, dtype=flat.dtype, device=flat.device)
+    for numbers, start in candidates.chunks(evaluation.values, count, size):
+        moved = linear(start)
+        for i, number in enumerate(numbers):
+            filled = [
+                o if not isinstance(o, torch.Tensor) else torch.zeros_like(o) if t is None else t[i]
+                for o, t in zip(evaluation.outputs, moved, strict=True)
+            ]
+            pushed[number] = objective.flatten(filled, count)
+    return LinearBatch(evaluation.outputs, flat, targets, pushed), linear.methods

@@ -1,0 +1,267 @@
+"""Scores: what every candidate rewrite of a graph, and any set of them, is predicted to do to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from archir.cost import Cost
+from archir.errors import ScoreError, suggest
+from archir.ir.graph import Graph
+from archir.rewrite.equations import Miss
+from archir.rewrite.theta import Theta
+from archir.scoring.batches import AnyBatch
+from archir.scoring.families import Candidate
+from archir.scoring.objective import Objective
+from archir.scoring.options import Price, ScoreOptions
+from archir.scoring.refine import Refinement
+from archir.scoring.set_models import Additive, Joint, Linearised, SetModel
+from archir.scoring.sets import CandidateSet, Limit, Member, choose
+
+MODELS = ("linearised", "joint", "additive")
+"""The models a set can be chosen on, whatever the strategy, as far as they are there."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a strategy says of one candidate, alone; numbers are None where it predicts none.
+
+    Attributes:
+        candidate: the candidate.
+        order: what it is ordered by, lower is better; its unit is the strategy's own.
+        predicted: change of the mean loss, `first_order + curvature / 2`; in nats for likelihoods.
+        stderr: its standard error over the examples, over batches where they are coupled; not a number for one alone.
+        first_order: `a`, the mean of r·u.
+        curvature: `G`, the mean of uᵀHu; a sampled estimate unless the candidate was refined.
+        refined: whether it may be part of joint predictions.
+        theta: θ of its family; None to leave the new units as they are born.
+    """
+
+    candidate: Candidate
+    order: float
+    predicted: float | None
+    stderr: float | None
+    first_order: float | None
+    curvature: float | None
+    refined: bool
+    theta: Theta | None = field(repr=False)
+
+    @property
+    def spec(self) -> str:
+        """Text of the candidate."""
+        return self.candidate.spec
+
+
+Subset = Sequence[Score | Candidate]
+"""A set of candidates of one graph."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of the candidates of a graph, best first; made by `score`.
+
+    Attributes:
+        objective: the loss on top of the graph.
+        options: how they were scored.
+        strategy: name of the strategy.
+        candidates: number of candidates looked at.
+        table: the scores of those the strategy has something to say of, best first.
+        choice: those that sets are chosen from: the refined ones, numbered as in `refinement`, or else all.
+        model: what the strategy predicts for sets, by their numbers in `choice`; None if it only gives an order.
+        refinement: the joint model of the refined candidates; None if there are none.
+        misses: the sites that are not scored, with the reasons.
+        learning: predicted change of the loss, summed over all members, at each step of learning θ; in sample.
+    """
+
+    objective: Objective = field(repr=False)
+    options: ScoreOptions = field(repr=False)
+    strategy: str
+    candidates: int
+    table: tuple[Score, ...]
+    choice: tuple[Score, ...] = field(repr=False)
+    model: SetModel | None = field(repr=False)
+    refinement: Refinement | None = field(repr=False)
+    misses: tuple[tuple[str, Miss], ...] = field(repr=False)
+    learning: torch.Tensor = field(repr=False)
+
+    def __iter__(self) -> Iterator[Score]:
+        return iter(self.table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, spec: str) -> Score:
+        """Return the score of the candidate of a specification.
+
+        Raises:
+            ScoreError: there is none.
+        """
+        if spec not in self._by_spec:
+            what = f"the strategy {self.strategy} scores no candidate {spec!r}"
+            raise ScoreError(what, mend=suggest(spec, self._by_spec))
+        return self._by_spec[spec]
+
+    @property
+    def graph(self) -> Graph:
+        """The graph the candidates were found in."""
+        return self.objective.graph
+
+    @property
+    def refined(self) -> int:
+        """Number of candidates that may be part of joint predictions."""
+        return 0 if self.refinement is None else len(self.choice)
+
+    def additive(self, subset: Subset) -> float:
+        """Return the sum of what each candidate is predicted to do alone: a baseline, seldom right for a set.
+
+        Raises:
+            ScoreError: nothing is predicted of them.
+        """
+        return sum(self._predicted(self._find(c)) for c in subset)
+
+    def joint(self, subset: Subset) -> float:
+        """Return `Σ a + ½ Σ G` over a set of refined candidates, in nats.
+
+        Raises:
+            ScoreError: a candidate was not refined.
+        """
+        numbers = self._refined(subset)
+        return self.refinement.joint(numbers) if self.refinement and numbers else 0.0
+
+    def linearised(self, subset: Subset) -> float:
+        """Return the change of the linearised network's exact loss for a set of refined candidates, in nats.
+
+        Where the outputs were too large to be kept (see `refine.LARGEST_STORED`) it is the joint model's.
+
+        Raises:
+            ScoreError: a candidate was not refined.
+        """
+        numbers = self._refined(subset)
+        return self.refinement.linearised(numbers) if self.refinement and numbers else 0.0
+
+    def predict(self, subset: Subset, batches: Iterable[AnyBatch]) -> float:
+        """Return the change of the linearised network's exact loss for any set of candidates on other batches, in nats.
+
+        A set looks better on the batches it was chosen on than on others.
+
+        Raises:
+            ScoreError: there are no batches, or the loss does not fit one.
+        """
+        return self.together(subset).linearised(batches)
+
+    def modelled(self, subset: Subset) -> float | None:
+        """Return what the strategy's own model says of a set, in nats; None if it has none.
+
+        Raises:
+            ScoreError: a candidate cannot be part of sets.
+        """
+        return None if self.model is None else self.model.predict(self._chosen_from(subset))
+
+    def choose(
+        self,
+        k: int | None = None,
+        *,
+        budget: Limit | None = None,
+        price: Price | None = None,
+        model: str | None = None,
+    ) -> list[Score]:
+        """Choose a set of candidates greedily, each one given those before it.
+
+        Candidates are added while they lower the predicted change of the loss plus the price. Where the strategy only
+        gives an order they are taken in that order; no price stops that.
+
+        Args:
+            k: most candidates.
+            budget: says whether a graph of some cost may be made; asked about the exact cost of every set on the way.
+            price: what a difference of cost is worth, in nats.
+            model: `linearised`, `joint`, or the baseline `additive`; that of the strategy if not given.
+
+        Returns:
+            The path of the selection: every prefix of it is a smaller set to fall back on.
+
+        Raises:
+            ScoreError: there is no such model.
+        """
+        found = self.model if model is None else self._model(model)
+        path = choose(self.together(self.choice), found, k=k, budget=budget, price=price)
+        return [self.choice[c] for c in path]
+
+    def together(self, subset: Subset) -> CandidateSet:
+        """Return candidates as a set, each with θ as it was learned alone; `learned` learns it for them together.
+
+        Raises:
+            ScoreError: a candidate is not one of these.
+        """
+        members = (Member(s.candidate, s.theta) for s in map(self._find, subset))
+        return CandidateSet(self.objective, tuple(members), self.options)
+
+    def apply(self, subset: Subset) -> Graph:
+        """Return the graph with a set of candidates applied together, θ included.
+
+        Raises:
+            PassError: they cannot be applied together.
+            ScoreError: a candidate is not one of these.
+        """
+        return self.together(subset).apply()
+
+    def cost_of(self, subset: Subset) -> Cost:
+        """Return the exact cost of the graph with a set of candidates applied.
+
+        Raises:
+            PassError: they cannot be applied together.
+            ScoreError: a candidate is not one of these.
+        """
+        return self.together(subset).cost()
+
+    @cached_property
+    def _by_candidate(self) -> Mapping[Candidate, Score]:
+        return {s.candidate: s for s in self.table}
+
+    @cached_property
+    def _by_spec(self) -> Mapping[str, Score]:
+        return {s.spec: s for s in self.table}
+
+    @cached_property
+    def _numbers(self) -> Mapping[Candidate, int]:
+        return {s.candidate: i for i, s in enumerate(self.choice)}
+
+    def _find(self, given: Score | Candidate) -> Score:
+        """Return the score of a candidate; one of other scores is found by its text."""
+        candidate = given.candidate if isinstance(given, Score) else given
+        return self._by_candidate.get(candidate) or self[candidate.spec]
+
+    def _predicted(self, found: Score) -> float:
+        if found.predicted is None:
+            raise ScoreError(f"the strategy {self.strategy} predicts nothing of {found.spec}")
+        return found.predicted
+
+    def _refined(self, subset: Subset) -> list[int]:
+        if self.refinement is None and subset:
+            raise self._unrefined(self._find(subset[0]))
+        return self._chosen_from(subset)
+
+    def _chosen_from(self, subset: Subset) -> list[int]:
+        found = [self._find(c) for c in subset]
+        for s in found:
+            if s.candidate not in self._numbers:
+                raise self._unrefined(s)
+        return [self._numbers[s.candidate] for s in found]
+
+    def _unrefined(self, found: Score) -> ScoreError:
+        return ScoreError(
+            f"{found.spec} was not refined, so nothing is known of it together with others",
+            why=f"the best {self.refined} of {len(self)} candidates were",
+            mend="score by the strategy linearised with a larger refine=",
+        )
+
+    def _model(self, name: str) -> SetModel:
+        if name not in MODELS:
+            raise ScoreError(f"there is no model {name!r}", mend=suggest(name, MODELS))
+        if name == "additive" or not self.choice:
+            return Additive(torch.tensor([self._predicted(s) for s in self.choice], dtype=torch.float64))
+        if self.refinement is None:
+            raise self._unrefined(self.choice[0])
+        return Joint(self.refinement) if name == "joint" else Linearised(self.refinement)

@@ -1,0 +1,262 @@
+"""Screening in reverse mode: first and second order of every candidate of all families in one pass over the batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from archir.rewrite.perturbation import Edge, Perturbation
+from archir.rewrite.theta import Theta
+from archir.scoring.batches import AnyBatch, bind_batches, in_parts
+from archir.scoring.objective import Curvature, Objective
+from archir.scoring.processes import Processes
+from archir.scoring.program import Evaluation, Program, number_of_examples
+from archir.scoring.reduction import Reduction
+from archir.scoring.targets import Targets
+
+Gradient = dict[Edge, torch.Tensor]
+"""Gradients on edges; an edge the loss does not depend on is left out."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The predicted effects of the members of one family, each alone; means over examples.
+
+    Attributes:
+        first_order: `a`, `[members]`, in nats for likelihoods.
+        curvature: `G`, `[members]`.
+        stderr: standard error of `a + G/2` over the units (see `Objective.united`), `[members]`; that of the sampling
+            is part of it. Not a number where there is one unit.
+    """
+
+    first_order: torch.Tensor
+    curvature: torch.Tensor
+    stderr: torch.Tensor
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        """Predicted change of the loss, `a + G/2`; `[members]`."""
+        return self.first_order + self.curvature / 2
+
+
+class Moments:
+    """Running sums of values of units, in float64: of examples, or of batches that count by their examples."""
+
+    def __init__(self, size: int) -> None:
+        self._first = torch.zeros(size, dtype=torch.float64)
+        self._second = torch.zeros(size, dtype=torch.float64)
+        self._square = torch.zeros(size, dtype=torch.float64)
+        self._weighted = torch.zeros(size, dtype=torch.float64)
+        self._examples, self._weights, self._units = 0, 0.0, 0
+
+    def add(self, first: torch.Tensor, second: torch.Tensor, examples: int) -> None:
+        """Add first-order and curvature terms of a batch of so many examples, sums over units; `[units, members]`."""
+        first, second = first.to("cpu", torch.float64), second.to("cpu", torch.float64)
+        change, weight = first + second / 2, examples / len(first)
+        self._first += first.sum(0)
+        self._second += second.sum(0)
+        self._square += (change**2).sum(0)
+        self._weighted += weight * change.sum(0)
+        self._weights += weight**2 * len(first)
+        self._examples += examples
+        self._units += len(first)
+
+    def estimate(self, processes: Processes) -> Estimate:
+        """Return the means over all processes, and the standard error.
+
+        With `y` the sum over a unit, `w` its number of examples and `x̄ = Σ y / Σ w`, the standard error squared is
+        `B / (B − 1) · Σ (y − w x̄)² / (Σ w)²` over B units.
+        """
+        n, weights, units = processes.total(self._examples, self._weights, self._units)
+        first, second, square, weighted = processes.sum(self._first, self._second, self._square, self._weighted)
+        first, second = first / n, second / n
+        mean = first + second / 2
+        spread = (square - 2 * mean * weighted + mean**2 * weights).clamp(min=0)
+        correction = units / (units - 1) if units > 1 else math.nan
+        return Estimate(first, second, (correction * spread).sqrt() / n)
+
+
+def tapped_program(program: Program, perturbations: Sequence[Perturbation]) -> Program:
+    """Return a program with taps on the edges of some families, which keeps the values they need."""
+    edges = [e for p in perturbations for e in p.edges]
+    needs = frozenset(v for p in perturbations for v in p.needs)
+    return program.tapped(edges, keep=needs)
+
+
+def backward(
+    objective: Objective,
+    evaluation: Evaluation,
+    targets: Targets,
+    curvature: Curvature,
+    generator: torch.Generator,
+) -> tuple[Gradient, Iterator[tuple[Gradient, Gradient]]]:
+    """Return the gradients of every example's loss on all tapped edges, then those of the curvature's vectors.
+
+    Raises:
+        ScoreError: the loss is not finite, or does not fit.
+    """
+    examples = number_of_examples(targets)
+    _, gradient = objective.gradient(evaluation.outputs, targets)
+    chosen = objective.real(evaluation.outputs, examples)
+    wanted = [i for i in chosen if evaluation.outputs[i].requires_grad]
+    edges, taps = list(evaluation.taps), list(evaluation.taps.values())
+
+    def pull(vector: torch.Tensor, *, last: bool) -> Gradient:
+        if not wanted:
+            return {}
+        parts = objective.split(vector, evaluation.outputs)
+        found = torch.autograd.grad(
+            [evaluation.outputs[i] for i in wanted],
+            taps,
+            [parts[i] for i in wanted],
+            retain_graph=not last,
+            allow_unused=True,
+        )
+        return {e: g for e, g in zip(edges, found, strict=True) if g is not None}
+
+    first = pull(gradient, last=False)
+
+    def second() -> Iterator[tuple[Gradient, Gradient]]:
+        pairs = list(objective.pairs(evaluation.outputs, targets, curvature, generator))
+        for i, (left, right) in enumerate(pairs):
+            last = i == len(pairs) - 1
+            if left is right:
+                found = pull(left, last=last)
+                yield found, found
+            else:
+                yield pull(left, last=False), pull(right, last=last)
+
+    return first, second()
+
+
+class Reductions:
+    """The reductions of families on their edges, made when first needed for a shape."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, Edge, torch.Size, int], Reduction] = {}
+
+    def find(
+        self, family: int, perturbation: Perturbation, edge: Edge, delta: torch.Tensor, examples: int
+    ) -> Reduction:
+        """Return the reduction of family number `family` on an edge.
+
+        Raises:
+            ScoreError: the axis of the examples does not fit the batch.
+        """
+        key = family, edge, delta.shape, examples
+        if key not in self._made:
+            members = perturbation.edges[edge]
+            self._made[key] = Reduction(members, perturbation.members, delta.shape, examples, delta.device)
+        return self._made[key]
+
+    def total(
+        self,
+        family: int,
+        perturbation: Perturbation,
+        gradient: Gradient,
+        deltas: Mapping[Edge, torch.Tensor],
+        examples: int,
+    ) -> torch.Tensor:
+        """Return `Σ g·Δ` over all edges and positions, for each example and member; `[examples, members]`."""
+        found = [
+            self.find(family, perturbation, edge, delta, examples)(gradient[edge], delta)
+            for edge, delta in deltas.items()
+            if edge in gradient
+        ]
+        if not found:
+            any_delta = next(iter(deltas.values()))
+            return any_delta.new_zeros(examples, perturbation.members)
+        return torch.stack(found).sum(0) if len(found) > 1 else found[0]
+
+
+def in_turn(perturbations: Mapping[int, Perturbation]) -> Iterator[tuple[int, frozenset[Edge]]]:
+    """Yield the numbers of families, those on fewest edges first, with the edges that none after it is on.
+
+    So the gradients on most edges can be let go of before the families come that need most memory.
+    """
+    order = sorted(perturbations, key=lambda i: len(perturbations[i].edges))
+    last = {edge: i for i in order for edge in perturbations[i].edges}
+    for i in order:
+        yield i, frozenset(edge for edge in perturbations[i].edges if last[edge] == i)
+
+
+def let_go(edges: Iterable[Edge], first: Gradient, pairs: Iterable[tuple[Gradient, Gradient]]) -> None:
+    """Remove the gradients on some edges."""
+    for edge in edges:
+        for gradient in (first, *(g for pair in pairs for g in pair)):
+            gradient.pop(edge, None)
+
+
+def screen(
+    objective: Objective,
+    perturbations: Sequence[Perturbation],
+    thetas: Sequence[Theta],
+    batches: Iterable[AnyBatch],
+    *,
+    curvature: Curvature = Curvature.SAMPLED,
+    seed: int = 0,
+) -> list[Estimate]:
+    """Predict what every member of every family would do to the loss, each alone.
+
+    `ΔL ≈ mean_n [a + q/2]` with `a = Σ g·Δ` and `q = (Σ g̃·Δ)²` for every example and member, summed over all
+    positions and edges before squaring; under a coupled loss over all examples of the batch, too. One forward and two
+    backwards a batch, and the children of every region.
+
+    Args:
+        objective: the loss; its program gives the graph.
+        perturbations: the families.
+        thetas: θ of each family.
+        batches: the batches, bound or as pairs of inputs and targets.
+        curvature: how g̃ is chosen.
+        seed: of the samples.
+
+    Returns:
+        One estimate a family.
+
+    Raises:
+        ScoreError: the loss is not finite or does not fit a batch, or there are no batches.
+
+    Source: SCORING model after Lawton, Galstyan, Ver Steeg 2024; the per-example estimator is ours.
+    """
+    program = tapped_program(objective.program, perturbations)
+    generator, reductions = torch.Generator().manual_seed(objective.processes.seed(seed)), Reductions()
+    moments = [Moments(p.members) for p in perturbations]
+    for part in in_parts(objective, bind_batches(objective.program, batches)):
+        evaluation = program(part.inputs)
+        terms = _terms(objective, evaluation, part.targets, perturbations, thetas, reductions, curvature, generator)
+        for moment, (a, q) in zip(moments, terms, strict=True):
+            moment.add(a, q, part.examples)
+    return [m.estimate(objective.processes) for m in moments]
+
+
+def _terms(
+    objective: Objective,
+    evaluation: Evaluation,
+    targets: Targets,
+    perturbations: Sequence[Perturbation],
+    thetas: Sequence[Theta],
+    reductions: Reductions,
+    curvature: Curvature,
+    generator: torch.Generator,
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return a and q of every unit and member, `[units, members]` each, of one family after another."""
+    examples = number_of_examples(targets)
+    objective.check(evaluation.outputs, targets)
+    first, second = backward(objective, evaluation, targets, curvature, generator)
+    pairs, united, terms = list(second), objective.united, {}
+    with torch.no_grad():
+        for i, done in in_turn(dict(enumerate(perturbations))):
+            p = perturbations[i]
+            delta = p.delta(evaluation.values, thetas[i])
+            linear = united(reductions.total(i, p, first, delta, examples))
+            square = torch.zeros_like(linear)
+            for left, right in pairs:
+                one = united(reductions.total(i, p, left, delta, examples))
+                square += one * (one if left is right else united(reductions.total(i, p, right, delta, examples)))
+            terms[i] = linear, square
+            del delta  # before that of the next family is made
+            let_go(done, first, pairs)
+    return [terms[i] for i in range(len(perturbations))]

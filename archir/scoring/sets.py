@@ -1,0 +1,233 @@
+"""Sets of candidates of one graph: applied together, their cost, their effect, and how one is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+
+from archir.cost import Cost
+from archir.ir.graph import Graph
+from archir.rewrite.morphism import Morphism
+from archir.rewrite.perturbation import Perturbation
+from archir.rewrite.pipeline import apply_together
+from archir.rewrite.set_cost import cost_of_set
+from archir.rewrite.theta import Theta
+from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches
+from archir.scoring.combination import Combination
+from archir.scoring.families import Candidate, Family
+from archir.scoring.learn import learn
+from archir.scoring.objective import Objective
+from archir.scoring.options import Price, ScoreOptions
+from archir.scoring.refine import Refinement, refine
+from archir.scoring.select import select
+from archir.scoring.set_models import SetModel
+from archir.scoring.stream import streamed
+
+Limit = Callable[[Cost], bool]
+"""Says whether a graph of some cost may be made."""
+
+SHORTER = 0.2
+"""The rate at which θ is learned for a set, relative to that at which members learn alone."""
+
+SMALLEST_SCALE = 0.1
+"""The least that θ is scaled by before it is learned for a set; zero is a saddle point, which nothing leaves."""
+
+SCALED_ON = 4
+"""The number of batches that scale is found on."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A candidate as it goes into sets.
+
+    Attributes:
+        candidate: the candidate.
+        theta: θ of its family; None to leave the new units as they are born.
+    """
+
+    candidate: Candidate
+    theta: Theta | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class CandidateSet:
+    """Candidates of one graph that are applied together.
+
+    Attributes:
+        objective: the loss on top of the graph.
+        members: the candidates, each with its θ.
+        options: how they were scored.
+    """
+
+    objective: Objective = field(repr=False)
+    members: tuple[Member, ...]
+    options: ScoreOptions = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph they were found in."""
+        return self.objective.graph
+
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """The texts of the candidates."""
+        return tuple(m.candidate.spec for m in self.members)
+
+    @property
+    def rewrites(self) -> list[tuple[Morphism, Theta | None]]:
+        """The rewrites, each with its θ, as `apply_together` takes them."""
+        return [(m.candidate.morphism, m.theta) for m in self.members]
+
+    def apply(self) -> Graph:
+        """Return the graph with the set applied, θ included.
+
+        Raises:
+            PassError: its members cannot be applied together.
+        """
+        return apply_together(self.graph, self.rewrites)
+
+    def cost(self) -> Cost:
+        """Return the exact cost of the graph with the set applied.
+
+        Raises:
+            PassError: its members cannot be applied together.
+        """
+        return cost_of_set(self.graph, [m.candidate.morphism for m in self.members])
+
+    def refine(self, batches: Iterable[AnyBatch]) -> Refinement:
+        """Return the joint model of the members on any batches, in their order.
+
+        Raises:
+            ScoreError: there are no batches, or the loss does not fit one.
+        """
+        bound = bind_batches(self.objective.program, batches)
+        return refine(self._streamed(bound), self._perturbations, self._thetas, self._places, bound)
+
+    def linearised(self, batches: Iterable[AnyBatch]) -> float:
+        """Return the change of the linearised network's exact loss, on any batches, in nats.
+
+        Raises:
+            ScoreError: there are no batches, or the loss does not fit one.
+        """
+        return self.refine(batches).linearised(range(len(self))) if self.members else 0.0
+
+    def scaled(self, factor: float) -> CandidateSet:
+        """Return the set with θ of every member times a factor; those that have none stay as they are."""
+        return self._with([{n: t * factor for n, t in theta.items()} for theta in self._thetas])
+
+    def learned(self, batches: Iterable[AnyBatch], options: ScoreOptions | None = None) -> CandidateSet:
+        """Return the set with θ learned for all members together, from what each has learned alone.
+
+        What was learned alone overshoots where several members go the same way. So θ is first scaled by
+        `α = −(Σ_l a + Σ_lf G) / Σ_ll G`, at which the joint model of the set is lowest were Δ linear in θ, between
+        `SMALLEST_SCALE` and 1; l runs over the members that have θ, f over the others, which stand still. Steps are
+        then smaller than alone, `SHORTER` of the rate: θ is already good for something.
+
+        Args:
+            batches: pairs of inputs and targets; the scale is found on the first of them. Where processes share the
+                batches out, each gives its own, as many as the others.
+            options: how to learn; as the members did alone if not given.
+
+        Raises:
+            ScoreError: there are no batches, or the loss does not fit one.
+
+        Source: ours.
+        """
+        if not any(m.theta for m in self.members):
+            return self
+        options = self.options if options is None else options
+        bound = bind_batches(self.objective.program, batches, most=max(options.steps, 1))
+        joint = self.refine(bound[:SCALED_ON])
+        learns = torch.tensor([bool(m.theta) for m in self.members])
+        pull = joint.first_order[learns].sum() + joint.gram[learns][:, ~learns].sum()
+        scale = -float(pull) / max(float(joint.gram[learns][:, learns].sum()), 1e-30)
+        found = learn(
+            self._streamed(bound),
+            self._perturbations,
+            bound,
+            replace(options, rate=options.rate * SHORTER),
+            start=self.scaled(min(max(scale, SMALLEST_SCALE), 1.0))._thetas,
+            together=self._places,
+        )
+        return self._with(found.thetas)
+
+    def _with(self, thetas: Sequence[Theta]) -> CandidateSet:
+        """Return the set with another θ of each family."""
+        found = dict(zip(self._families, thetas, strict=True))
+        return replace(self, members=tuple(replace(m, theta=found[m.candidate.family] or None) for m in self.members))
+
+    def _streamed(self, batches: Sequence[BoundBatch]) -> Objective:
+        return streamed(self.objective, self._perturbations, batches)
+
+    @cached_property
+    def _families(self) -> list[Family]:
+        return list(dict.fromkeys(m.candidate.family for m in self.members))
+
+    @property
+    def _perturbations(self) -> list[Perturbation]:
+        return [f.perturbation for f in self._families]
+
+    @property
+    def _thetas(self) -> list[Theta]:
+        found = {m.candidate.family: m.theta for m in self.members}
+        return [found[f] or {} for f in self._families]
+
+    @property
+    def _places(self) -> list[tuple[int, int]]:
+        number = {f: i for i, f in enumerate(self._families)}
+        return [(number[m.candidate.family], m.candidate.member) for m in self.members]
+
+
+def choose(
+    every: CandidateSet,
+    model: SetModel | None,
+    *,
+    k: int | None = None,
+    budget: Limit | None = None,
+    price: Price | None = None,
+) -> list[int]:
+    """Choose a set that can be applied together, one member after another.
+
+    Args:
+        every: what there is to choose from.
+        model: what is predicted for sets of it: the member with the lowest objective is added, while it falls. None
+            takes the members in their order; no price stops that.
+        k: most members.
+        budget: says whether a graph of some cost may be made; asked about the exact cost of every set on the way.
+        price: what a difference of cost is worth, in nats.
+
+    Returns:
+        The numbers of the members as they were added: every prefix is a smaller set to fall back on.
+    """
+    candidates = [m.candidate for m in every.members]
+
+    def fits(chosen: Sequence[int]) -> bool:
+        return budget is None or budget(replace(every, members=tuple(every.members[c] for c in chosen)).cost())
+
+    combination = Combination(every.graph)
+    if model is None:
+        chosen: list[int] = []
+        for number, candidate in enumerate(candidates):
+            if k is not None and len(chosen) >= k:
+                break
+            more = combination.plus(candidate)
+            if more is not None and fits([*chosen, number]):
+                combination = more
+                chosen.append(number)
+        return chosen
+    return select(
+        model.start(),
+        torch.tensor([0.0 if price is None else price(c.cost) for c in candidates], dtype=torch.float64),
+        combination=combination,
+        plus=lambda combined, number: combined.plus(candidates[number]),
+        fits=fits,
+        frees=[budget is not None and c.cost.frees for c in candidates],
+        shortlist=every.options.shortlist,
+        k=k,
+    )
