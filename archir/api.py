@@ -15,8 +15,8 @@ from archir.axes.widths import Widths
 from archir.errors import GrowError, PassError, ScoreError
 from archir.growing.budget import Budget
 from archir.growing.engine import Listener, Run, grow_graph
+from archir.growing.examples import Examples, Inputs
 from archir.growing.options import GrowOptions
-from archir.growing.split import Inputs, Split
 from archir.ir.graph import Graph
 from archir.plugins import Plugin, Registry, find_passes
 from archir.rewrite.morphism import Morphism
@@ -103,7 +103,7 @@ def morphisms(specs: Kinds | None = None, *, registry: Registry | None = None) -
             raise PassError(f"{format_spec(pass_)} is no morphism, so it has no candidates")
         found.append(pass_)
     if not found:
-        raise PassError("no kind of rewrite is named", mend="write split; prune")
+        raise PassError("no kind of rewrite is named", hint="write split; prune")
     return tuple(found)
 
 
@@ -227,8 +227,8 @@ def score(
 def grow(
     model: nn.Module | Graph,
     *,
-    train: Split | tuple[Inputs, Targets],
-    validation: Split | tuple[Inputs, Targets],
+    train: Examples | tuple[Inputs, Targets],
+    validation: Examples | tuple[Inputs, Targets],
     budget: Budget | int,
     loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",
     options: GrowOptions | None = None,
@@ -276,15 +276,15 @@ def grow(
     )
 
 
-def _split(given: Split | tuple[Inputs, Targets], name: str) -> Split:
-    if isinstance(given, Split):
+def _split(given: Examples | tuple[Inputs, Targets], name: str) -> Examples:
+    if isinstance(given, Examples):
         return given
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise GrowError(f"the {name} data are no pair (inputs, targets)", why=f"they are a {type(given).__name__}")
-    return Split(*given)
+    return Examples(*given)
 
 
-def trace_on(model: nn.Module, split: Split) -> Graph:
+def trace_on(model: nn.Module, split: Examples) -> Graph:
     """Return the graph of a module, captured on the first examples of a split.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The errors archir raises: what happened, where, why, and how to mend it."""
+"""The errors archir raises: what happened, where, why, and a hint at what to do."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ class ArchirError(Exception):
         what: one sentence saying what could not be done.
         where: the place: node text, file and line, passes applied so far.
         why: the reason, if it is not clear from `what`.
-        mend: what the user can do about it.
+        hint: what the user can do about it.
     """
 
-    def __init__(self, what: str, *, where: str = "", why: str = "", mend: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
         self.what = what
         self.where = where
         self.why = why
-        self.mend = mend
+        self.hint = hint
         parts = [what]
         parts += [f"  where: {where}"] if where else []
         parts += [f"  why:   {why}"] if why else []
-        parts += [f"  mend:  {mend}"] if mend else []
+        parts += [f"  hint:  {hint}"] if hint else []
         super().__init__("\n".join(parts))
 
 
@@ -44,8 +44,8 @@ class CaptureWarning(UserWarning):
         self.model = model
         self.losses = tuple(losses)
         lines = [f"{model} does in training what its graph does not:", *(f"  {loss}" for loss in losses)]
-        mend = "use layers of torch.nn that follow train() and eval(), or leave it out if the graph is not trained"
-        super().__init__("\n".join([*lines, f"  mend: {mend}"]))
+        hint = "use layers of torch.nn that follow train() and eval(), or leave it out if the graph is not trained"
+        super().__init__("\n".join([*lines, f"  hint: {hint}"]))
 
 
 class GraphError(ArchirError):

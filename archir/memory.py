@@ -20,7 +20,7 @@ _known: WeakKeyDictionary[Structure, dict[int, Memory]] = WeakKeyDictionary()
 class Memory:
     """The results of all calls in the order they are made, with the bytes and the time each is kept.
 
-    Each is made when its call is due and let go after its last use. A view keeps what it is a view of.
+    Each is made when its call is due and released after its last use. A view keeps what it is a view of.
 
     Attributes:
         total: bytes of all results, views left out.

@@ -12,7 +12,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from archir.errors import GrowError, PassError
-from archir.growing.objects import load_module, load_object
+from archir.growing.importing import load_module, load_object
 from archir.rewrite.passes import Pass
 from archir.rewrite.spec import is_word, options_of
 from passes.catalog import PASSES
@@ -67,7 +67,7 @@ def load_entry(entry: EntryPoint) -> object:
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         raise PassError(
-            f"the passes of {_source(entry)} cannot be loaded", why=why, mend="mend or uninstall the package"
+            f"the passes of {_source(entry)} cannot be loaded", why=why, hint="mend or uninstall the package"
         ) from error
 
 
@@ -82,7 +82,7 @@ def load_plugin(plugin: str, base: Path = Path()) -> object:
         return load_object(plugin, base=base) if ":" in plugin else load_module(plugin, base=base)
     except GrowError as error:
         why = f"{error.what}: {error.why}" if error.why else error.what
-        raise PassError(f"the plugin {plugin} cannot be loaded", where=error.where, why=why, mend=error.mend) from error
+        raise PassError(f"the plugin {plugin} cannot be loaded", where=error.where, why=why, hint=error.hint) from error
 
 
 def _source(entry: EntryPoint) -> str:
@@ -106,7 +106,7 @@ def _add(found: dict[str, type[Pass]], known: Registry, loaded: object, source: 
                 f"{source} defines the pass {kind.name!r} anew",
                 where=_full_name(kind),
                 why=f"it is the name of {_full_name(other)}",
-                mend="give it another name",
+                hint="give it another name",
             )
         found[kind.name] = kind
 
@@ -124,8 +124,8 @@ def _passes_in(loaded: object, source: str) -> list[type[Pass]]:
         if not inspect.isabstract(kind) or hasattr(kind, "name")  # without a name it is there to be derived from
     ]
     if not found:
-        mend = "a pass is a frozen dataclass that derives from Pass or Morphism and has a name"
-        raise PassError(f"{source} defines no pass", mend=mend)
+        hint = "a pass is a frozen dataclass that derives from Pass or Morphism and has a name"
+        raise PassError(f"{source} defines no pass", hint=hint)
     return list(dict.fromkeys(found))
 
 

@@ -1,7 +1,7 @@
 """The value oracle: whether the widths found in a graph are what they claim to be, checked by running the graph.
 
 Units of a width are interchangeable, so permuting them leaves the outputs as they were; deleting a unit does what
-noughts do in all its places and wherever it is summed over; copies and fresh units that a reindexing makes leave the
+zeros do in all its places and wherever it is summed over; copies and fresh units that a reindexing makes leave the
 outputs as they were.
 """
 
@@ -33,7 +33,7 @@ TOLERANCE = 1e-9
 
 
 def randomise(graph: Graph, seed: int = 0) -> Graph:
-    """Return the graph with noise on its trainable tensors and running statistics, so that nothing is trivially nought.
+    """Return the graph with noise on its trainable tensors and running statistics, so that nothing is trivially zero.
 
     Args:
         graph: the graph.
@@ -56,8 +56,8 @@ def randomise(graph: Graph, seed: int = 0) -> Graph:
     return graph.with_tensors(tensors)
 
 
-Noughts = Mapping[tuple[int, Value], Sequence[tuple[int, Tensor]]]
-"""By node and operand: along which axes, and at which positions, the node finds noughts in the operand."""
+Zeros = Mapping[tuple[int, Value], Sequence[tuple[int, Tensor]]]
+"""By node and operand: along which axes, and at which positions, the node finds zeros in the operand."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Evaluation:
 def evaluate(
     graph: Graph,
     inputs: Sequence[object],
-    noughts: Noughts = MappingProxyType({}),
+    zeros: Zeros = MappingProxyType({}),
     known: Evaluation | None = None,
 ) -> dict[Value, Any]:
     """Return every value of a graph, in evaluation mode, for the given values of its inputs.
@@ -104,7 +104,7 @@ def evaluate(
     Args:
         graph: the graph.
         inputs: the values of its inputs.
-        noughts: operands in which single calls find noughts in place of what is there.
+        zeros: operands in which single calls find zeros in place of what is there.
         known: a graph that this one was made of, with its values for the same inputs.
 
     Raises:
@@ -114,12 +114,12 @@ def evaluate(
         raise GraphError(f"{graph.name} takes {len(graph.inputs)} inputs, not {len(inputs)}")
     values: dict[Value, Any] = {Value(n.id): found for n, found in zip(graph.inputs, inputs, strict=True)}
     values |= {Value(i): tensor for i, tensor in graph.tensors.items()}
-    blanked = {node for node, _ in noughts}
+    blanked = {node for node, _ in zeros}
     with torch.no_grad():
         for node in graph.calls:
             found = None if known is None or node.id in blanked else known.results(node, values)
             if found is None:
-                read = {v: _blanked(values[v], noughts.get((node.id, v), ())) for v in node.values}
+                read = {v: _blanked(values[v], zeros.get((node.id, v), ())) for v in node.values}
                 found = (call if known is None else known.call)(node, read.__getitem__)
             for i, result in enumerate(found):
                 values[Value(node.id, i)] = result
@@ -135,11 +135,11 @@ def _blanked(tensor: Any, where: Iterable[tuple[int, Tensor]]) -> Any:
 def outputs(
     graph: Graph,
     inputs: Sequence[object],
-    noughts: Noughts = MappingProxyType({}),
+    zeros: Zeros = MappingProxyType({}),
     known: Evaluation | None = None,
 ) -> list[Any]:
     """Return what a graph returns, in evaluation mode; arguments and errors are those of `evaluate`."""
-    values = evaluate(graph, inputs, noughts, known)
+    values = evaluate(graph, inputs, zeros, known)
     return [values[value] for _, value in graph.output.operands()]
 
 
@@ -173,7 +173,7 @@ class Outcome:
     """What became of the outputs when the units of a width changed.
 
     Attributes:
-        difference: largest relative difference from what they should be; nought if it was refused.
+        difference: largest relative difference from what they should be; zero if it was refused.
         reason: why the change was refused; empty if it was carried out.
     """
 
@@ -195,7 +195,7 @@ class Verdict:
 
     Attributes:
         width: the width.
-        pruned: single units removed, against noughts (see `without`).
+        pruned: single units removed, against zeros (see `without`).
         permuted: units in another order.
         split: one unit repeated twice.
         tripled: one unit repeated three times and another one twice.
@@ -298,7 +298,7 @@ def _check(widths: Widths, width: Width, inputs: Sequence[Tensor], known: Evalua
 
 
 def zeroed(widths: Widths, units: Mapping[str, Sequence[int]]) -> Graph:
-    """Return the graph with noughts in all places of some units of widths, by name."""
+    """Return the graph with zeros in all places of some units of widths, by name."""
     tensors: dict[str, Tensor] = {}
     for name, removed in units.items():
         width = widths[name]
@@ -313,12 +313,12 @@ def without(
 ) -> list[Any]:
     """Return what a graph returns without some units of a width: what removing them amounts to.
 
-    There are noughts in their places, and wherever they are summed over: noughts in their places are not enough where
-    something else is made of nought before two activations are multiplied, as the sigmoid does.
+    There are zeros in their places, and wherever they are summed over: zeros in their places are not enough where
+    something else is made of zero before two activations are multiplied, as the sigmoid does.
     """
     removed = torch.as_tensor(units)
-    noughts: dict[tuple[int, Value], list[tuple[int, Tensor]]] = {}
+    zeros: dict[tuple[int, Value], list[tuple[int, Tensor]]] = {}
     for node, value in relate(widths, width).ends:
         axes = enumerate(widths.axes[value])
-        noughts[node, value] = [(axis, positions(term, width.atom, removed)) for axis, term in axes]
-    return outputs(zeroed(widths, {width.name: units}), inputs, noughts, known)
+        zeros[node, value] = [(axis, positions(term, width.atom, removed)) for axis, term in axes]
+    return outputs(zeroed(widths, {width.name: units}), inputs, zeros, known)

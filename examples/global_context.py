@@ -9,10 +9,10 @@ import archir
 
 @dataclass(frozen=True)
 class GlobalContext(archir.Morphism):
-    """Add `W mean(v)` to a value of an image, W a 1x1 convolution that is nought at first."""
+    """Add `W mean(v)` to a value of an image, W a 1x1 convolution that is zero at first."""
 
     name: ClassVar[str] = "global-context"
-    summary: ClassVar[str] = "add what a layer, nought at first, makes of the average over the image"
+    summary: ClassVar[str] = "add what a layer, zero at first, makes of the average over the image"
     preserves: ClassVar[str] = "the function"
     after: archir.Reference = ""
 

@@ -62,7 +62,7 @@ class _Outcome:
 def compare(graph: Graph, model: nn.Module, example: Example, *, training: bool = False) -> Agreement:
     """Run copies of a model and of the module of its graph on an example, and compare what they make.
 
-    Their weights are shaken, alike, so that what a nought hides shows. In training that is results, buffers and the
+    Their weights are shaken, alike, so that what a zero hides shows. In training that is results, buffers and the
     gradients of the sum of squares of all results. A model that makes something else with other random numbers, or
     with weights that differ by rounding, is not compared. Nor are weights shaken, or a step of training compared, where
     functions that the model has kept compute with its own tensors, which no copy of it changes. What has no numbers,
@@ -159,7 +159,7 @@ def _is_idle(graph: Graph, name: str) -> bool:
 
 
 def _shaken(model: nn.Module, amount: float) -> nn.Module:
-    """Change every stored number by some part of its size, and those of parameters that are nought too."""
+    """Change every stored number by some part of its size, and those of parameters that are zero too."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for is_parameter, tensors in ((True, model.parameters()), (False, model.buffers())):

@@ -10,8 +10,8 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from archir.ir.entry import sources
 from archir.ir.graph import Graph
+from archir.ir.input_checks import sources
 from archir.ir.node import leaves
 from archir.ir.types import TensorType, Type, evaluate
 

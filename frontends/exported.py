@@ -84,7 +84,7 @@ def to_graph(
         conversion = _Conversion(program, graph, model, dropout)
         return conversion.graph(), conversion.assumed
     except GraphError as error:
-        raise CaptureError(error.what, where=error.where, why=error.why, mend=error.mend) from error
+        raise CaptureError(error.what, where=error.where, why=error.why, hint=error.hint) from error
 
 
 def _plain(program: ExportedProgram) -> fx.Graph:
@@ -207,7 +207,7 @@ class _Conversion:
             check_constants(op, arguments, (Value,))
         except GraphError as error:
             where = str(location(node) or "")
-            raise CaptureError(error.what, where=where, why=error.why, mend=error.mend) from error
+            raise CaptureError(error.what, where=where, why=error.why, hint=error.hint) from error
         if op in _WITHOUT_DEVICE:
             op = _WITHOUT_DEVICE[op]
             arguments = ops.normalise(op, (), {k: a for k, a in arguments.items() if k != "device"})
@@ -279,7 +279,7 @@ class _Conversion:
             raise CaptureError(
                 "attention drops out in eval mode, which is not supported",
                 where=str(location(node) or ""),
-                mend="pass dropout_p=p if self.training else 0.0",
+                hint="pass dropout_p=p if self.training else 0.0",
             )
         probability = self._dropout.get(node, 0.0)
         return {**arguments, "dropout_p": probability} if probability else arguments
@@ -384,6 +384,6 @@ def _tree(spec: pytree.TreeSpec, leaves: Iterator[Constant | int]) -> Leaf:
     if keys is None:
         raise CaptureError(
             f"a {spec.type.__name__} among the arguments or results has no text keys",
-            mend="use tuples, lists, or dicts with text keys",
+            hint="use tuples, lists, or dicts with text keys",
         )
     return Tree("dict", children, keys)

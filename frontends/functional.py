@@ -55,7 +55,7 @@ def _region(module: fx.GraphModule, node: fx.Node, graph: fx.Graph, values: dict
         raise CaptureError(
             "the model runs a block under autocast, which is not supported",
             where=str(location(node) or ""),
-            mend="run the model under autocast as a whole instead",
+            hint="run the model under autocast as a whole instead",
         )
     settings = 1 if node.target is _GRAD else 4
     body_node, *operands = node.args[settings:]

@@ -229,7 +229,7 @@ class Conjunction:
         return guard.right < low or (high is not None and guard.right >= high)
 
     def _add(self, difference: sympy.Expr, kind: str, where: str) -> None:
-        """Add that a difference has a relation to nought."""
+        """Add that a difference has a relation to zero."""
         plainer = reduced(difference)
         for extreme, among, beyond in ((sympy.Min, sympy.Le, sympy.Gt), (sympy.Max, sympy.Ge, sympy.Lt)):
             for part in plainer.atoms(extreme) if kind in ("==", "!=") else ():
@@ -283,7 +283,7 @@ def _unsayable(relation: object, where: str, why: str = "") -> CaptureError:
         "the model decides by the sizes of its inputs in a way a graph cannot say",
         where=where,
         why=f"it holds for {relation} only" + (f": {why}" if why else ""),
-        mend="decide by comparing sizes with numbers, or capture one batch size, static_batch=True",
+        hint="decide by comparing sizes with numbers, or capture one batch size, static_batch=True",
     )
 
 

@@ -67,9 +67,9 @@ def trace(
     if isinstance(args, torch.Tensor):
         args = (args,)
     if not isinstance(args, tuple):
-        raise CaptureError(f"the example arguments are a tuple, not a {type(args).__name__}", mend="pass (x,)")
+        raise CaptureError(f"the example arguments are a tuple, not a {type(args).__name__}", hint="pass (x,)")
     if static_batch and dynamic_shapes is not None:
-        raise CaptureError("dynamic_shapes and static_batch exclude one another", mend="give one of them")
+        raise CaptureError("dynamic_shapes and static_batch exclude one another", hint="give one of them")
     example = Example(args, dict(kwargs or {})).distinct()
     if static_batch or dynamic_shapes is not None:
         graph = _as_asked(model, example, dynamic_shapes)
@@ -80,7 +80,7 @@ def trace(
         raise CaptureError(
             f"the graph of {type(model).__name__} computes something else than the model",
             why=f"on the example, with weights a little off, {difference}",
-            mend="capture its submodules one by one to find where, and write that part in other operators",
+            hint="capture its submodules one by one to find where, and write that part in other operators",
         )
     with mode(model, training=False):  # a copy may call functions that the model has kept, and they the model
         lost = list(losses(model, (example for example, _ in examples(example)), mode))
@@ -107,7 +107,7 @@ def _converted(program: ExportedProgram, model: nn.Module, example: Example) -> 
 
 
 def _without_doubts(graph: Graph, assumed: tuple[Assumption, ...], program: ExportedProgram, model: nn.Module) -> Graph:
-    """Let go of guards that say of a size no more than that it is not 1, where the graph is the model at 1 as well."""
+    """Drop guards that say of a size no more than that it is not 1, where the graph is the model at 1 as well."""
     for name in sorted({a.doubtful for a in assumed if a.doubtful is not None}):
         sizes = sizes_of(graph, program) | {name: 1}
         guards = guards_of(assumed, without=(name,))
@@ -175,7 +175,7 @@ def _with_any_batch(model: nn.Module, example: Example) -> Graph:
         f"{type(model).__name__} works for one batch size only",
         where=where,
         why=why,
-        mend="let it work for any, or capture the size of the example alone: static_batch=True, --static-batch",
+        hint="let it work for any, or capture the size of the example alone: static_batch=True, --static-batch",
     )
 
 
@@ -203,7 +203,7 @@ def _as_asked(model: nn.Module, example: Example, dynamic_shapes: Any) -> Graph:
             failed = CaptureError(
                 f"{type(model).__name__} cannot be captured with these axes dynamic",
                 why=f"its graph is right for {excluded} only, and the example is not",
-                mend="give fewer dynamic axes",
+                hint="give fewer dynamic axes",
             )
         except Exception as error:
             failed = error
@@ -234,7 +234,7 @@ def _explain(model: nn.Module, error: Exception) -> CaptureError:
             f"{name} cannot be captured: its control flow depends on data",
             where=where,
             why=_first_line(error),
-            mend="decide on shapes or arguments instead, or compute both branches and choose with torch.where",
+            hint="decide on shapes or arguments instead, or compute both branches and choose with torch.where",
         )
     return CaptureError(f"{name} cannot be captured", where=where, why=f"{type(error).__name__}: {_first_line(error)}")
 

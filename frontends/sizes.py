@@ -17,7 +17,7 @@ def _upwards(number: sympy.Expr) -> sympy.Expr:
     return -sympy.floor(-number)
 
 
-def _towards_nought(number: sympy.Expr) -> sympy.Expr:
+def _towards_zero(number: sympy.Expr) -> sympy.Expr:
     if number.is_nonnegative:
         return sympy.floor(number)
     return sympy.Max(sympy.floor(number), 0) + sympy.Min(_upwards(number), 0)
@@ -50,7 +50,7 @@ _PLAIN = {
     sympy.ceiling: _upwards,
     torch_sympy.CeilToInt: _upwards,
     torch_sympy.FloorToInt: sympy.floor,
-    torch_sympy.TruncToInt: _towards_nought,
+    torch_sympy.TruncToInt: _towards_zero,
     torch_sympy.RoundToInt: _to_nearest,
 }
 """What the functions of torch are in those of a size, from the inside out."""

@@ -107,7 +107,7 @@ class _Writes:
                 f"the model writes into {self._names.get(root.name, root.name)}",
                 where=str(location(node) or ""),
                 why="a graph has no effects besides the running statistics of normalisation",
-                mend="work on a copy, or return the new value",
+                hint="work on a copy, or return the new value",
             )
         self._now[tensor] = self._result(node)
         before = self._nodes[: self._rank[node]]

@@ -1,4 +1,4 @@
-"""Add a bias: a layer without one is given a bias of noughts."""
+"""Add a bias: a layer without one is given a bias of zeros."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from archir.rewrite.surroundings import is_layer, short_name
 
 @dataclass(frozen=True)
 class AddBias(Morphism[Node]):
-    """Give a linear layer or a convolution without a bias one that is nought.
+    """Give a linear layer or a convolution without a bias one that is zero.
 
     A layer that is called in several places, with one weight, gets one bias.
 
@@ -27,7 +27,7 @@ class AddBias(Morphism[Node]):
     """
 
     name: ClassVar[str] = "add-bias"
-    summary: ClassVar[str] = "give a layer without a bias one that is nought"
+    summary: ClassVar[str] = "give a layer without a bias one that is zero"
     preserves: ClassVar[str] = "the function"
 
     layer: Reference = ""

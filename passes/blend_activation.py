@@ -28,7 +28,7 @@ FUNCTIONS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class BlendActivation(Morphism[Surroundings]):
-    """Turn `act(x)` into `act(x) + a (other(x) - act(x))`, with a number `a` for each feature that starts at nought.
+    """Turn `act(x)` into `act(x) + a (other(x) - act(x))`, with a number `a` for each feature that starts at zero.
 
     Attributes:
         activation: result of the activation.

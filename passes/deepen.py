@@ -37,14 +37,14 @@ class Deepen(Morphism[Surroundings]):
     The layer is a convolution (all channels to all, also after a depthwise one) where the value is an image, a linear
     one where it is tokens or a table. Let `y` be what it makes of the value. An activation that changes nothing when
     it is applied once more (ReLU, ReLU6, hardtanh) and that made the value follows as it is: `act(y)`. Any other is
-    blended in, `y + a (act(y) - y)`, with a number `a` for each feature that starts at nought.
+    blended in, `y + a (act(y) - y)`, with a number `a` for each feature that starts at zero.
 
     A batch norm keeps the function in evaluation mode only, since in training mode it takes the statistics of the
     batch; so there is none unless asked for. Recalibrate its statistics before the network is trained on.
 
     Attributes:
         after: the value.
-        kernel: kernel size of a convolution; that of the layer that makes the value if nought, three if that is even.
+        kernel: kernel size of a convolution; that of the layer that makes the value if zero, three if that is even.
         norm: whether a batch norm follows the layer, where the features are the second axis.
 
     Source: Chen, Goodfellow, Shlens 2016 (Net2DeeperNet) for idempotent activations; the blend is ours.

@@ -45,7 +45,7 @@ class Dilate(Morphism[Layout]):
     """Give a convolution another dilation and the kernel with which it computes the same.
 
     The new grid of taps lies within the extent of the old kernel, about the same centre. A finer one is filled with
-    noughts, which may be learned; a coarser one leaves out taps, which have to be nought. Convolutions that share the
+    zeros, which may be learned; a coarser one leaves out taps, which have to be zero. Convolutions that share the
     kernel all change.
 
     Attributes:
@@ -111,7 +111,7 @@ def _find_grid(taps: tuple[int, ...], size: int, dilation: int, new: int, paddin
     """Return the largest grid within the extent of a kernel that has its centre and all its taps, or why none has.
 
     Args:
-        taps: the taps that are not nought.
+        taps: the taps that are not zero.
         size: number of taps of the kernel.
         dilation: distance between them.
         new: the new distance.
@@ -126,7 +126,7 @@ def _find_grid(taps: tuple[int, ...], size: int, dilation: int, new: int, paddin
         places = [margin + new * i for i in range(count)]
         lost = [t for t in taps if t * dilation not in places]
         if lost:
-            reason = reason or f"tap {lost[0]} of {size}, which is not nought, is not on the new grid"
+            reason = reason or f"tap {lost[0]} of {size}, which is not zero, is not on the new grid"
         elif margin > padding:
             reason = reason or f"the padding would have to be {padding - margin}"
         else:
@@ -135,6 +135,6 @@ def _find_grid(taps: tuple[int, ...], size: int, dilation: int, new: int, paddin
 
 
 def _taps(weight: torch.Tensor, axis: int) -> tuple[int, ...]:
-    """Return the positions along one axis of a kernel at which any element is not nought."""
+    """Return the positions along one axis of a kernel at which any element is not zero."""
     used = weight.movedim(axis, 0).flatten(1).any(dim=1)
     return tuple(used.nonzero()[:, 0].tolist())

@@ -1,4 +1,4 @@
-"""Duplicate block: a copy of a residual block after it, the last layer of each of its branches nought."""
+"""Duplicate block: a copy of a residual block after it, the last layer of each of its branches zero."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class DuplicateBlock(Morphism[Copy]):
-    """Insert a copy of a block after it: the same layers and weights, the last layer of each residual branch nought.
+    """Insert a copy of a block after it: the same layers and weights, the last layer of each residual branch zero.
 
     The block is a module that maps a value to one of the same type through residual connections. The copy goes
     beside it, under the next free number where it is numbered. What else the block reads (masks, tables of angles) is
@@ -46,11 +46,11 @@ class DuplicateBlock(Morphism[Copy]):
         block: path of the module.
 
     Source: Gong et al. 2019 (stacking of layers) for copying; Zhang, Dauphin, Ma 2019 (Fixup) for the last layer at
-        nought; the proof is ours.
+        zero; the proof is ours.
     """
 
     name: ClassVar[str] = "duplicate-block"
-    summary: ClassVar[str] = "insert a copy of a residual block after it, its last layers nought"
+    summary: ClassVar[str] = "insert a copy of a residual block after it, its last layers zero"
     preserves: ClassVar[str] = "the function"
 
     block: str = ""

@@ -1,4 +1,4 @@
-"""Enlarge kernel: the kernel of a convolution grows by a ring of noughts."""
+"""Enlarge kernel: the kernel of a convolution grows by a ring of zeros."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from passes.kernels import (
 
 @dataclass(frozen=True)
 class EnlargeKernel(Morphism[Kernel]):
-    """Put a ring of noughts around the kernel of a convolution, and as much padding around its input.
+    """Put a ring of zeros around the kernel of a convolution, and as much padding around its input.
 
     The result keeps its shape, whatever stride, dilation and groups are; only the ring is learned. Convolutions that
     share the kernel all change.
@@ -42,7 +42,7 @@ class EnlargeKernel(Morphism[Kernel]):
     """
 
     name: ClassVar[str] = "enlarge-kernel"
-    summary: ClassVar[str] = "put a ring of noughts around the kernel of a convolution"
+    summary: ClassVar[str] = "put a ring of zeros around the kernel of a convolution"
     preserves: ClassVar[str] = "the function"
 
     layer: Reference = ""

@@ -1,4 +1,4 @@
-"""FoldPad: noughts put around the input of a convolution become its padding."""
+"""FoldPad: zeros put around the input of a convolution become its padding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PADS = frozenset({"aten.pad.default", "aten.constant_pad_nd.default"})
 
 @dataclass(frozen=True)
 class FoldPad(Pass):
-    """Fold a constant pad by noughts into the padding of the convolutions after it.
+    """Fold a constant pad by zeros into the padding of the convolutions after it.
 
     The pad has to be the same at both ends of each axis, and all its users have to be convolutions. Training is the
     same afterwards.
@@ -53,7 +53,7 @@ def _fold(walk: Sweep, node: Node) -> None:
 
 
 def _zero_pad(node: Node) -> tuple[int, ...] | None:
-    """Return how many noughts a call puts at both ends of each axis, last axis first; None if it does more."""
+    """Return how many zeros a call puts at both ends of each axis, last axis first; None if it does more."""
     if node.op not in _PADS:
         return None
     if node.op == "aten.pad.default" and node.argument("mode") != "constant":

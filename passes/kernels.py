@@ -79,7 +79,7 @@ def along_axes(node: Node, name: str) -> tuple[int, ...]:
 
 
 def padding_of(node: Node, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Return how many noughts a convolution with a kernel of some sizes puts before each spatial axis.
+    """Return how many zeros a convolution with a kernel of some sizes puts before each spatial axis.
 
     At stride 1, `padding="same"` puts `dilation * (size - 1)` around each, the odd one after it.
     """
@@ -92,7 +92,7 @@ def padding_of(node: Node, sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def pad_more(edit: Edit, node: Node, more: tuple[int, ...]) -> None:
-    """Let a convolution put more noughts at both ends of each spatial axis; `padding="same"` follows by itself."""
+    """Let a convolution put more zeros at both ends of each spatial axis; `padding="same"` follows by itself."""
     if any(more) and node.argument("padding") != "same":
         padding = tuple(p + m for p, m in zip(padding_of(node, more), more, strict=True))
         edit.update(node.id, op=node.op.replace(".padding", ".default"), arguments={"padding": padding})

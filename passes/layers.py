@@ -91,7 +91,7 @@ def layer_of(walk: Sweep, node: Node) -> Layer | None:
 
 
 def is_unpadded(layer: Layer) -> bool:
-    """Say whether every element a layer reads is one of its input: no noughts are put around it."""
+    """Say whether every element a layer reads is one of its input: no zeros are put around it."""
     if layer.node.op == LINEAR:
         return True
     if layer.transposed:

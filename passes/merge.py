@@ -19,8 +19,8 @@ from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Site, UnitMorphism, check_units
 from archir.rewrite.multiplicity import Exponents, solve_exponents
 from archir.rewrite.perturbation import Edge, Members
-from archir.rewrite.region import Region, Values, overlaps, region_of
 from archir.rewrite.replay import Replay
+from archir.rewrite.subgraph import Subgraph, Values, overlaps, subgraph_of
 from archir.rewrite.theta import Theta
 
 
@@ -63,17 +63,17 @@ class Merge(UnitMorphism):
         """Return the change of activations for all pairs of a family at once."""
         widths = site.found
         width = widths[site.label]
-        region = region_of(widths, width)
-        if isinstance(region, Miss):
-            return region
-        if region.matched is not None:
-            return region.matched
+        subgraph = subgraph_of(widths, width)
+        if isinstance(subgraph, Miss):
+            return subgraph
+        if subgraph.matched is not None:
+            return subgraph.matched
         nodes = [place.node for place in width.places]
         twice = next((node for i, node in enumerate(nodes) if node in nodes[:i]), None)
         if twice is not None:
             return Miss("a tensor has it on two axes, so its units act on each other", (twice,))
         change = Change((), merged=tuple(m.change(width).merged[0] for m in site.members if isinstance(m, Merge)))
-        carried = {v for values in region.carried.values() for v in values if graph.node(v.node).op == PARAMETER}
+        carried = {v for values in subgraph.carried.values() for v in values if graph.node(v.node).op == PARAMETER}
         partners: dict[int, tuple[int, torch.Tensor]] = {}
         for place in width.places:
             if Value(place.node) in carried and graph.tensors[place.node].is_floating_point():
@@ -81,7 +81,7 @@ class Merge(UnitMorphism):
                 partners[place.node] = place.axis, index
         if not partners:
             return Miss("no stored tensor makes its units")
-        return MergePerturbation(region, change.merged, partners)
+        return MergePerturbation(subgraph, change.merged, partners)
 
     def change(self, width: Width, theta: Theta | None = None) -> Change:
         """Return the units after the merge: those that stay, in order.
@@ -90,7 +90,7 @@ class Merge(UnitMorphism):
             PassError: the units are no pairs, or one of them is out of range or named twice.
         """
         if not self.units or len(self.units) % 2:
-            raise PassError("merge needs pairs of units", mend=f"merge{{width={width.name}, units=[0, 1]}}")
+            raise PassError("merge needs pairs of units", hint=f"merge{{width={width.name}, units=[0, 1]}}")
         units = check_units(self, self.units, width)
         pairs = tuple((min(pair), max(pair)) for pair in zip(units[::2], units[1::2], strict=True))
         gone = {other for _, other in pairs}
@@ -99,16 +99,16 @@ class Merge(UnitMorphism):
 
 @dataclass(frozen=True)
 class MergePerturbation:
-    """`Δ = h((w_i + w_j) / 2) − h(w)` at both units of each pair, on every end of the region, for all pairs at once.
+    """`Δ = h((w_i + w_j) / 2) − h(w)` at both units of each pair, on every end of the subgraph, for all pairs at once.
 
     Attributes:
-        region: the region of the width.
+        subgraph: the subgraph of the width.
         pairs: the pairs of units.
         partners: for each stored tensor that makes units, the axis along which they lie, and for each position along
             it that of the other unit of the pair.
     """
 
-    region: Region
+    subgraph: Subgraph
     pairs: tuple[tuple[int, int], ...]
     partners: Mapping[int, tuple[int, torch.Tensor]]
 
@@ -119,11 +119,11 @@ class MergePerturbation:
 
     @cached_property
     def edges(self) -> Mapping[Edge, Members]:
-        """The ends of the region; both units of a pair belong to it."""
-        owner = torch.full((self.region.width.size + 1,), -1)
+        """The ends of the subgraph; both units of a pair belong to it."""
+        owner = torch.full((self.subgraph.width.size + 1,), -1)
         for number, pair in enumerate(self.pairs):
             owner[list(pair)] = number
-        return {edge: replace(m, index=owner[m.index]) for edge, m in self.region.members.items()}
+        return {edge: replace(m, index=owner[m.index]) for edge, m in self.subgraph.members.items()}
 
     @property
     def needs(self) -> frozenset[Value]:
@@ -132,8 +132,8 @@ class MergePerturbation:
 
     @cached_property
     def replay(self) -> Replay:
-        """The region with other weights."""
-        return Replay(self.region, self.partners)
+        """The subgraph with other weights."""
+        return Replay(self.subgraph, self.partners)
 
     @property
     def theta(self) -> Theta:
@@ -151,7 +151,7 @@ class MergePerturbation:
             tensor = values[Value(id_)]
             steps[id_] = (tensor.index_select(axis, index.to(tensor.device)) - tensor) / 2
         (new,) = self.replay(values, steps)
-        return {use: new[v] - values[v] if v in new else torch.zeros_like(values[v]) for use, v in self.region.ends}
+        return {use: new[v] - values[v] if v in new else torch.zeros_like(values[v]) for use, v in self.subgraph.ends}
 
 
 def _exponents(widths: Widths, width: Width) -> Exponents | Miss:

@@ -1,4 +1,4 @@
-"""Mixture branch: an MLP gets further experts, mixed for each token by a router, their last layer nought."""
+"""Mixture branch: an MLP gets further experts, mixed for each token by a router, their last layer zero."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class MixtureBranch(Morphism[Mlp]):
     Attributes:
         after: the result of the last layer of the MLP.
         experts: number of experts.
-        hidden: units of each expert; if nought the experts together have about as many as the MLP.
+        hidden: units of each expert; if zero the experts together have about as many as the MLP.
 
     Source: Jacobs, Jordan, Nowlan, Hinton 1991 for mixtures; Shazeer et al. 2017 for a router in front of an MLP,
     which is sparse there and dense here; an expert that is always on beside them: Dai et al. 2024 (DeepSeekMoE).
     """
 
     name: ClassVar[str] = "mixture-branch"
-    summary: ClassVar[str] = "add experts to an MLP, mixed by a router, their last layer nought"
+    summary: ClassVar[str] = "add experts to an MLP, mixed by a router, their last layer zero"
     preserves: ClassVar[str] = "the function"
 
     after: Reference = ""

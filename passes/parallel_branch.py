@@ -26,7 +26,7 @@ class Window:
     Attributes:
         kernel: elements of the kernel.
         stride: distance between its places.
-        padding: noughts on each side.
+        padding: zeros on each side.
         dilation: distance between its elements.
     """
 
@@ -38,7 +38,7 @@ class Window:
 
 @dataclass(frozen=True)
 class ParallelBranch(Morphism[Window | None]):
-    """Add `f(x)` to the result of a layer that is called with `x`; f, or its last layer, is nought.
+    """Add `f(x)` to the result of a layer that is called with `x`; f, or its last layer, is zero.
 
     Beside a convolution f is one of another kernel size or dilation, with the stride and groups of the first and the
     padding that keeps both centred on the same place; or, if a rank is given, a pair: a convolution of the same shape
@@ -51,17 +51,17 @@ class ParallelBranch(Morphism[Window | None]):
     Attributes:
         layer: result of the layer.
         kernel: kernel size of the branch.
-        dilation: its dilation; the smallest with which it reaches beyond the layer if nought.
-        rank: features between the pair; if nought, there is one convolution, or, beside a linear layer, a quarter of
+        dilation: its dilation; the smallest with which it reaches beyond the layer if zero.
+        rank: features between the pair; if zero, there is one convolution, or, beside a linear layer, a quarter of
             its lesser side, and two at least, since a size of one is no width that can grow.
         activate: whether the usual activation of the graph stands between the pair.
 
-    Source: Szegedy et al. 2015 for branches of several kernels; Hu et al. 2022 (LoRA) for the pair at nought; He et al.
+    Source: Szegedy et al. 2015 for branches of several kernels; Hu et al. 2022 (LoRA) for the pair at zero; He et al.
     2022 (parallel adapters) for the activation between.
     """
 
     name: ClassVar[str] = "parallel-branch"
-    summary: ClassVar[str] = "add a second layer, of another reach or of low rank, beside a layer, at nought"
+    summary: ClassVar[str] = "add a second layer, of another reach or of low rank, beside a layer, at zero"
     preserves: ClassVar[str] = "the function"
 
     layer: Reference = ""
@@ -77,7 +77,7 @@ class ParallelBranch(Morphism[Window | None]):
     def match(self, graph: Graph) -> Window | Miss | None:
         """Return what a convolution in the branch looks at, None where there is none, or why there can be no branch."""
         if self.kernel < 1 or self.dilation < 0 or self.rank < 0:
-            return Miss("the kernel has to be positive, dilation and rank not below nought")
+            return Miss("the kernel has to be positive, dilation and rank not below zero")
         node = graph.node(find_value(graph, self.layer).node)
         if not is_layer(graph, node):
             return Miss("it is not the result of a linear layer or a convolution", (node.id,))

@@ -16,15 +16,15 @@ from archir.rewrite.changes import Change
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Site, UnitMorphism, check_units
 from archir.rewrite.perturbation import Edge, Members
-from archir.rewrite.region import Region, Values, region_of
+from archir.rewrite.subgraph import Subgraph, Values, subgraph_of
 from archir.rewrite.theta import Theta
 
 
 @dataclass(frozen=True)
 class Prune(UnitMorphism):
-    """Remove units of a width: the same function as with noughts in their place wherever they are summed over.
+    """Remove units of a width: the same function as with zeros in their place wherever they are summed over.
 
-    Noughts in their parameters do the same, unless something else is made of nought (by a sigmoid, say, or by division)
+    Zeros in their parameters do the same, unless something else is made of zero (by a sigmoid, say, or by division)
     before the units are summed over against something that is computed: the role is `matched` then. Widths with the
     role `norm` or `reduced` are the exception: the statistics then run over fewer units.
 
@@ -53,8 +53,8 @@ class Prune(UnitMorphism):
 
     def perturbation(self, graph: Graph, site: Site[Widths]) -> PrunePerturbation | Miss:
         """Return the change of activations for all units of a width at once."""
-        region = region_of(site.found, site.found[site.label])
-        return region if isinstance(region, Miss) else PrunePerturbation(region)
+        subgraph = subgraph_of(site.found, site.found[site.label])
+        return subgraph if isinstance(subgraph, Miss) else PrunePerturbation(subgraph)
 
     def change(self, width: Width, theta: Theta | None = None) -> Change:
         """Return the units that stay.
@@ -63,31 +63,31 @@ class Prune(UnitMorphism):
             PassError: a unit is out of range, or none would be left.
         """
         if not self.units:
-            raise PassError("prune needs the units to remove", mend=f"prune{{width={width.name}, units=[0]}}")
+            raise PassError("prune needs the units to remove", hint=f"prune{{width={width.name}, units=[0]}}")
         removed = set(check_units(self, self.units, width))
         return Change(tuple(u for u in range(width.size) if u not in removed))
 
 
 @dataclass(frozen=True)
 class PrunePerturbation:
-    """`Δ = −h` on every end of the region, for all units at once."""
+    """`Δ = −h` on every end of the subgraph, for all units at once."""
 
-    region: Region
+    subgraph: Subgraph
 
     @property
     def members(self) -> int:
         """Number of units."""
-        return self.region.width.size
+        return self.subgraph.width.size
 
     @property
     def edges(self) -> Mapping[Edge, Members]:
-        """The ends of the region."""
-        return self.region.members
+        """The ends of the subgraph."""
+        return self.subgraph.members
 
     @property
     def needs(self) -> frozenset[Value]:
         """Values of the unchanged program that are read."""
-        return frozenset(v for _, v in self.region.ends)
+        return frozenset(v for _, v in self.subgraph.ends)
 
     @property
     def theta(self) -> Theta:
@@ -100,4 +100,4 @@ class PrunePerturbation:
 
     def delta(self, values: Values, theta: Theta) -> Mapping[Edge, torch.Tensor]:
         """Return Δ on every end."""
-        return {use: -values[v] for use, v in self.region.ends}
+        return {use: -values[v] for use, v in self.subgraph.ends}

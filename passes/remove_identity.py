@@ -44,7 +44,7 @@ class RemoveIdentity(Pass):
 
     These are dropout with p = 0, `x + 0`, `x - 0`, `x * 1`, `x / 1`, `x ** 1`, conversions, reshapes, expansions,
     slices, pads and permutations that change nothing, copies and aliases. A reshape of a reshape becomes one, and so
-    does a permutation of a permutation. Signs of noughts aside (`-0 + 0` is `0`), the function is the same.
+    does a permutation of a permutation. Signs of zeros aside (`-0 + 0` is `0`), the function is the same.
 
     Attributes:
         training: keep what matters in training alone: dropout, which is the identity in evaluation mode, and `detach`.
@@ -183,7 +183,7 @@ _NEUTRAL = MappingProxyType(
 
 
 def _arithmetic(walk: Sweep, node: Node, written: frozenset[int]) -> Value | None:
-    """Return the operand of a sum with nought, a product with one and the like."""
+    """Return the operand of a sum with zero, a product with one and the like."""
     name, _, form = node.op.removeprefix("aten.").partition(".")
     if name not in _NEUTRAL or form not in ("Tensor", "Scalar", "Tensor_Scalar", "Tensor_Tensor"):
         return None

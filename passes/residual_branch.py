@@ -1,4 +1,4 @@
-"""Residual branch: a branch of two layers is added to a value, the last of them nought."""
+"""Residual branch: a branch of two layers is added to a value, the last of them zero."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from archir.rewrite.surroundings import Surroundings, layer_ends, look_around
 
 @dataclass(frozen=True)
 class ResidualBranch(Morphism[Surroundings]):
-    """Add `f(v)` to a value `v`, where f is two layers with an activation between and the last layer is nought.
+    """Add `f(v)` to a value `v`, where f is two layers with an activation between and the last layer is zero.
 
     The layers are convolutions where the value is an image, linear ones after a layer norm where it is tokens.
 
     Attributes:
         after: the value.
-        hidden: features between the two layers; as many as the value has if nought.
+        hidden: features between the two layers; as many as the value has if zero.
         kernel: kernel size of the convolutions.
 
-    Source: He et al. 2016 for the branch; Zhang, Dauphin, Ma 2019 (Fixup) for the last layer at nought.
+    Source: He et al. 2016 for the branch; Zhang, Dauphin, Ma 2019 (Fixup) for the last layer at zero.
     """
 
     name: ClassVar[str] = "residual-branch"
-    summary: ClassVar[str] = "add a branch of two layers to a value, the last of them nought"
+    summary: ClassVar[str] = "add a branch of two layers to a value, the last of them zero"
     preserves: ClassVar[str] = "the function"
 
     after: Reference = ""

@@ -1,4 +1,4 @@
-"""Self-attention: a block of attention among the tokens or positions of a value, its last layer nought."""
+"""Self-attention: a block of attention among the tokens or positions of a value, its last layer zero."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class SelfAttention(Morphism[Tokens]):
-    """Add `out(attention(norm(v)))` to a value `v`, where the layer `out` is nought.
+    """Add `out(attention(norm(v)))` to a value `v`, where the layer `out` is zero.
 
     The tokens of an image are its positions, row by row.
 
@@ -55,7 +55,7 @@ class SelfAttention(Morphism[Tokens]):
     """
 
     name: ClassVar[str] = "self-attention"
-    summary: ClassVar[str] = "add attention among the tokens or positions of a value, its last layer nought"
+    summary: ClassVar[str] = "add attention among the tokens or positions of a value, its last layer zero"
     preserves: ClassVar[str] = "the function"
 
     after: Reference = ""

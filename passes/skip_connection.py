@@ -1,4 +1,4 @@
-"""Skip connection: a linear map of one value is added to another, nought to begin with."""
+"""Skip connection: a linear map of one value is added to another, zero to begin with."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class SkipConnection(Morphism[Connection]):
-    """Add `P(u)` to a value `v`, where P is a linear map of the features that starts at nought.
+    """Add `P(u)` to a value `v`, where P is a linear map of the features that starts at zero.
 
     P is a 1x1 convolution where the values are images, with a stride if `u` is larger, else a linear layer.
 
@@ -53,7 +53,7 @@ class SkipConnection(Morphism[Connection]):
     """
 
     name: ClassVar[str] = "skip-connection"
-    summary: ClassVar[str] = "add a linear map of one value to another, nought to begin with"
+    summary: ClassVar[str] = "add a linear map of one value to another, zero to begin with"
     preserves: ClassVar[str] = "the function"
 
     source: Reference = ""

@@ -19,8 +19,8 @@ from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Site, UnitMorphism, check_units
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members
-from archir.rewrite.region import Region, Values, region_of
 from archir.rewrite.replay import Replay
+from archir.rewrite.subgraph import Subgraph, Values, subgraph_of
 from archir.rewrite.theta import Key, Theta, by_node
 
 
@@ -60,15 +60,17 @@ class Split(UnitMorphism):
         """Return the change of activations for all units of a width at once."""
         widths = site.found
         width = widths[site.label]
-        region = region_of(widths, width)
-        if isinstance(region, Miss):
-            return region
-        if region.matched is not None:
-            return region.matched
-        if not region.weights:
+        subgraph = subgraph_of(widths, width)
+        if isinstance(subgraph, Miss):
+            return subgraph
+        if subgraph.matched is not None:
+            return subgraph.matched
+        if not subgraph.weights:
             return Miss("no trainable weight makes its units")
-        weights: Theta = {w: graph.tensors[w] for w in region.weights}
-        return SplitPerturbation(region, weights, {w: _mask(widths.axes[Value(w)], region) for w in region.weights})
+        weights: Theta = {w: graph.tensors[w] for w in subgraph.weights}
+        return SplitPerturbation(
+            subgraph, weights, {w: _mask(widths.axes[Value(w)], subgraph) for w in subgraph.weights}
+        )
 
     def change(self, width: Width, theta: Theta | None = None) -> Change:
         """Return the units after the split: the old ones, then the second children.
@@ -82,10 +84,10 @@ class Split(UnitMorphism):
         return Change(source, sign=sign, theta=theta) if theta else Change(source)
 
 
-def _mask(terms: tuple[Term, ...], region: Region) -> torch.Tensor | None:
+def _mask(terms: tuple[Term, ...], subgraph: Subgraph) -> torch.Tensor | None:
     """Return ones where a weight belongs to some unit, None if it does everywhere; broadcastable to its shape."""
     for axis, term in enumerate(terms):
-        owner = unit_index(term, region.width.atom)
+        owner = unit_index(term, subgraph.width.atom)
         if (owner >= 0).any() and not (owner >= 0).all():
             shape = [-1 if d == axis else 1 for d in range(len(terms))]
             return (owner >= 0).reshape(shape)
@@ -94,27 +96,27 @@ def _mask(terms: tuple[Term, ...], region: Region) -> torch.Tensor | None:
 
 @dataclass(frozen=True)
 class SplitPerturbation:
-    """`Δ(θ) = ½[h(w + θ) + h(w − θ)] − h(w)` on every end of the region, for all units at once.
+    """`Δ(θ) = ½[h(w + θ) + h(w − θ)] − h(w)` on every end of the subgraph, for all units at once.
 
     Attributes:
-        region: the region of the width.
+        subgraph: the subgraph of the width.
         theta: each weight that makes units; θ changes it.
         masks: for each weight, where it belongs to units of the width.
     """
 
-    region: Region
+    subgraph: Subgraph
     theta: Theta
     masks: Mapping[int, torch.Tensor | None]
 
     @property
     def members(self) -> int:
         """Number of units."""
-        return self.region.width.size
+        return self.subgraph.width.size
 
     @property
     def edges(self) -> Mapping[Edge, Members]:
-        """The ends of the region."""
-        return self.region.members
+        """The ends of the subgraph."""
+        return self.subgraph.members
 
     @property
     def needs(self) -> frozenset[Value]:
@@ -123,14 +125,14 @@ class SplitPerturbation:
 
     @cached_property
     def replay(self) -> Replay:
-        """The region with other weights."""
-        return Replay(self.region, by_node(self.theta))
+        """The subgraph with other weights."""
+        return Replay(self.subgraph, by_node(self.theta))
 
     def initial_theta(self, values: Values, seed: int) -> Theta:
         """Return a tenth of the weights' standard deviation, at random."""
         generator = torch.Generator().manual_seed(seed)
         found: dict[Key, torch.Tensor] = {}
-        for w in self.region.weights:
+        for w in self.subgraph.weights:
             weight = values[Value(w)]
             noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype).to(weight.device)
             found[w] = noise * weight.std() * 0.1
@@ -145,5 +147,5 @@ class SplitPerturbation:
         plus, minus = self.replay(values, masked, (1, -1))
         return {
             use: (plus[v] + minus[v]).mul_(0.5).sub_(values[v]) if v in plus else torch.zeros_like(values[v])
-            for use, v in self.region.ends
+            for use, v in self.subgraph.ends
         }

@@ -31,7 +31,7 @@ LEAST_HIDDEN = 4
 
 @dataclass(frozen=True)
 class SqueezeExcite(Morphism[Surroundings]):
-    """Multiply the features of a value `v` by gates, `v * 2 sigmoid(fc2(f(fc1(s))))`, where fc2 is nought.
+    """Multiply the features of a value `v` by gates, `v * 2 sigmoid(fc2(f(fc1(s))))`, where fc2 is zero.
 
     For an image `s` is the mean of `v` over space, and the layers are 1x1 convolutions: one gate for each channel of
     an example. For tokens and tables `s` is `v` itself, so every token has gates of its own and none sees another:
@@ -41,7 +41,7 @@ class SqueezeExcite(Morphism[Surroundings]):
         after: the value.
         ratio: features of the value for each one between the two layers, of which there are four at least.
 
-    Source: Hu, Shen, Sun 2018, eq. 3, whose gate is `sigmoid`; twice that is one at nought.
+    Source: Hu, Shen, Sun 2018, eq. 3, whose gate is `sigmoid`; twice that is one at zero.
     """
 
     name: ClassVar[str] = "squeeze-excite"

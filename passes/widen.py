@@ -1,4 +1,4 @@
-"""Widen: fresh units whose outgoing weights are nought."""
+"""Widen: fresh units whose outgoing weights are zero."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Site, UnitMorphism
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members
-from archir.rewrite.region import Values, makes_linearly, members_of, region_of
 from archir.rewrite.reindex import plan_reindexing
+from archir.rewrite.subgraph import Values, makes_linearly, members_of, subgraph_of
 from archir.rewrite.theta import Key, Theta, by_node
 
 BYTES_OF_UNIT = 100
@@ -31,7 +31,7 @@ BYTES_OF_UNIT = 100
 
 @dataclass(frozen=True)
 class Widen(UnitMorphism):
-    """Append fresh units to a width; they are random, and nought where they go out.
+    """Append fresh units to a width; they are random, and zero where they go out.
 
     The function is kept at θ = 0; θ = (W, V) are the incoming and outgoing weights of the fresh units, at first
     (random, 0).
@@ -87,7 +87,7 @@ class WidenPerturbation:
         edges: the results that change.
         theta: what W and V are measured by: tensors of their shape, as large as the weights of the other units.
         fixed: what the fresh units hold in all stored tensors before learning.
-        calls: the calls of the region and its ends, for the fresh units alone.
+        calls: the calls of the subgraph and its ends, for the fresh units alone.
         results: the calls at the ends.
         needs: the values of the unchanged program that are read.
     """
@@ -127,18 +127,18 @@ class WidenPerturbation:
 
 
 def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPerturbation | Miss:
-    region = region_of(widths, width)
-    if isinstance(region, Miss):
-        return region
-    if region.matched is not None:
-        return region.matched
+    subgraph = subgraph_of(widths, width)
+    if isinstance(subgraph, Miss):
+        return subgraph
+    if subgraph.matched is not None:
+        return subgraph.matched
     graph, atom, count = widths.graph, width.atom, candidate.count
-    ends = [graph.node(use.node) for use, _ in region.ends]
+    ends = [graph.node(use.node) for use, _ in subgraph.ends]
     nodes = [place.node for place in width.places]
     twice = next((node for i, node in enumerate(nodes) if node in nodes[:i]), None)
     if twice is not None:
         return Miss("a tensor has it on two axes, so fresh units act on each other", (twice,))
-    mixed = [n for n in (*region.nodes, *ends) if any(mixes(t, atom) for t in _terms(widths, n))]
+    mixed = [n for n in (*subgraph.nodes, *ends) if any(mixes(t, atom) for t in _terms(widths, n))]
     if mixed:
         return Miss("it is concatenated with other widths", (mixed[0].id,))
     unknown = [n for n in ends if not makes_linearly(n)]
@@ -162,10 +162,10 @@ def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPertur
         for place in width.places
         if graph.node(place.node).parameter and fixed[place.node].dim() > 1 and _trainable(graph, place.node)
     }
-    calls = {n.id: compile_call(_alone(widths, n, atom, count, bias=True)) for n in region.nodes}
+    calls = {n.id: compile_call(_alone(widths, n, atom, count, bias=True)) for n in subgraph.nodes}
     calls |= {n.id: compile_call(_alone(widths, n, atom, count, bias=False)) for n in ends}
     ordered = dict(sorted(calls.items(), key=lambda item: graph.structure.rank[item[0]]))
-    read = {v for n in (*region.nodes, *ends) for _, v in n.operands() if v.node not in {**fixed, **calls}}
+    read = {v for n in (*subgraph.nodes, *ends) for _, v in n.operands() if v.node not in {**fixed, **calls}}
     needs = frozenset(read | set(map(Value, by_node(learned))))
     return WidenPerturbation(edges, learned, fixed, ordered, tuple(n.id for n in ends), needs)
 

@@ -20,7 +20,7 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        """Start at nought."""
+        """Start at zero."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self.total = 0
         self._alive = 0

@@ -70,7 +70,7 @@ class Verdicts:
         free: number of free widths.
         frozen: number of others.
         run: free widths of which any unit can be removed, after which the model runs.
-        exact: those of them where that does what noughts in the place of the unit do.
+        exact: those of them where that does what zeros in the place of the unit do.
         due: free widths without a role for which it need not be exact.
         due_exact: those of them where it is.
         wrong: what contradicts the claims, over all changes the oracle tries.

@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from archir.axes.axes import Axes
 from archir.axes.rules import (
     attention,
     conv,
@@ -29,6 +28,7 @@ from archir.axes.rules import (
 from archir.axes.rules.context import Context, Room, Rule, Speller, Unknown
 from archir.axes.rules.movement import data_movement
 from archir.axes.terms import Atom, Term, add_role, freeze, resolve
+from archir.axes.value_axes import Axes
 from archir.axes.widths import Analysis, Place, Width, Widths
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
@@ -156,7 +156,7 @@ def _by_rule(c: Context) -> list[tuple[Term, ...]]:
     try:
         results = list(map(tuple, (RULES.get(c.node.op) or _general_rule(c.node.op))(c)))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # A rule takes a call to be as networks have it; a file can give it lists of other lengths, or sizes of nought.
+        # A rule takes a call to be as networks have it; a file can give it lists of other lengths, or sizes of zero.
         raise Unknown("its axis rule does not cover this call") from error
     if [tuple(map(_size, axes)) for axes in results] != c.sizes:
         raise Unknown("its axis rule does not cover this call")

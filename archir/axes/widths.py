@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 
-from archir.axes.axes import Axes
 from archir.axes.positions import positions, size_of
 from archir.axes.rules.context import Speller, Spelling
 from archir.axes.terms import Atom, Product, Term, leaves, resolve
+from archir.axes.value_axes import Axes
 from archir.errors import PassError, suggest
 from archir.ir.graph import Graph
 from archir.ir.node import Value
@@ -150,7 +150,7 @@ class Widths:
             if width.name == name:
                 places = ", ".join(f"{p.parameter} axis {p.axis}" for p in width.places[:3])
                 raise PassError(f"width {name} may not change", where=places, why=width.reason)
-        raise PassError(f"there is no width {name!r}", mend=suggest(name, self.analysis.by_name))
+        raise PassError(f"there is no width {name!r}", hint=suggest(name, self.analysis.by_name))
 
     def values(self, width: Width) -> tuple[Value, ...]:
         """Return the values, stored tensors included, in whose axes a width stands, in order."""
@@ -196,7 +196,7 @@ class Widths:
             PassError: there is no such tensor.
         """
         if name not in self.graph.by_name:
-            raise PassError(f"there is no stored tensor {name!r}", mend=suggest(name, self.graph.by_name))
+            raise PassError(f"there is no stored tensor {name!r}", hint=suggest(name, self.graph.by_name))
         return ", ".join(map(self.notation, self.axes[Value(self.graph.by_name[name].id)]))
 
     @property

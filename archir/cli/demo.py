@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archir.cli.console import RunProgress, say
-from archir.cli.control import train_controls
+from archir.cli.controls import train_controls
 from archir.cli.growing import finish, seed_graph, start
 from archir.growing.config import make_config
 from archir.growing.run import CONFIG

@@ -19,8 +19,8 @@ from archir.emit.check import tensors_in
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.errors import GrowError, ParseError
+from archir.growing.importing import call_object
 from archir.growing.model import load_model
-from archir.growing.objects import call_object
 from archir.growing.records import from_json
 from archir.ir.inputs import random_inputs
 from archir.ir.load import load
@@ -65,7 +65,7 @@ def _json_object(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise ParseError("the arguments are not JSON", where=text[:200], why=str(error)) from error
     if not isinstance(found, dict):
-        raise ParseError("the arguments are no JSON object", where=text[:200], mend='write {"name": value}')
+        raise ParseError("the arguments are no JSON object", where=text[:200], hint='write {"name": value}')
     return found
 
 
@@ -79,7 +79,7 @@ def _make_inputs(shapes: Sequence[str]) -> Arguments:
         try:
             shape = [int(size) for size in sizes.split(",") if size]
         except ValueError as error:
-            raise ParseError("this is not an input", where=text[:200], mend="write 2,3,32,32 or i64:2,16") from error
+            raise ParseError("this is not an input", where=text[:200], hint="write 2,3,32,32 or i64:2,16") from error
         if min(shape, default=1) < 1:
             raise ParseError("sizes are positive", where=text[:200])
         dtype = parse_dtype(kind or "f32")
@@ -107,7 +107,7 @@ def _call_inputs(spec: str) -> Arguments:
         return (), dict(made)
     if isinstance(made, tuple | list):
         return tuple(made), {}
-    raise GrowError(f"{spec} returns {type(made).__name__}", mend="return a tensor, a tuple, or a dictionary by name")
+    raise GrowError(f"{spec} returns {type(made).__name__}", hint="return a tensor, a tuple, or a dictionary by name")
 
 
 def show(net: Path, *, widths: bool, locations: bool) -> None:

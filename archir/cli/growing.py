@@ -11,20 +11,20 @@ import torch
 
 from archir.api import morphisms, trace_on
 from archir.cli.console import RunProgress, print_table, say
-from archir.cli.control import Control, train_controls
+from archir.cli.controls import Control, train_controls
 from archir.cost import cost
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.growing.config import RunConfig, read_config
 from archir.growing.data import Dataset
 from archir.growing.engine import Run, grow_graph
+from archir.growing.examples import Examples
 from archir.growing.latency import measure_latency
 from archir.growing.lock import lock_run
 from archir.growing.model import load_model
 from archir.growing.plot import plot
 from archir.growing.report import Report, columns, columns_of_test, make_report, rows, rows_of_test
 from archir.growing.run import RunDirectory, open_run
-from archir.growing.split import Split
 from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.ir.load import load
@@ -81,7 +81,7 @@ def grow(
     finish(run, dataset, loss, directory, batch_size=size, title=title, controls=trained)
 
 
-def seed_graph(config: RunConfig, train: Split) -> Graph:
+def seed_graph(config: RunConfig, train: Examples) -> Graph:
     """Return the seed network of a configuration.
 
     Raises:

@@ -36,10 +36,10 @@ def _told(error: Exception) -> ArchirError | None:
     if isinstance(error, OSError):
         return FileError(error.strerror or str(error), where=str(error.filename or ""))
     if isinstance(error, RecursionError):
-        return ArchirError("this is nested too deep", mend="see where by archir --traceback")
+        return ArchirError("this is nested too deep", hint="see where by archir --traceback")
     # torch has no error of its own for memory of the CPU.
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return ArchirError("there is not enough memory", why=str(error), mend="give it less at once")
+        return ArchirError("there is not enough memory", why=str(error), hint="give it less at once")
     return None
 
 

@@ -181,7 +181,7 @@ def _compensated(graph: Graph, passes: Sequence[Pass], data: str) -> Graph:
     if len(prunes) < len(passes):
         others = ", ".join(sorted({p.name for p in passes if not isinstance(p, Prune)}))
         raise PassError(
-            f"only removed units are compensated for, not {others}", mend="apply the other passes before or after"
+            f"only removed units are compensated for, not {others}", hint="apply the other passes before or after"
         )
     train = load_data(data).train
     batches = Batches(train.take(slice(0, min(EXAMPLES, len(train)))), BATCH)

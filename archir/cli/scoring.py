@@ -204,7 +204,7 @@ def annotated(scores: Scores) -> str:
 
 
 def _place(family: Family, widths: Widths, order: dict[int, int]) -> int | None:
-    """Return the id of the call at which a family is best spoken of; None where it changes no call."""
+    """Return the id of the call at which a family is best shown; None where it changes no call."""
     atom = next((w.atom for w in widths if w.name == family.site.label), None)
     if atom is not None:
         for node in widths.graph.calls:
@@ -223,7 +223,7 @@ def _write(path: Path, text: str) -> None:
     try:
         write_file(path, text.encode())
     except OSError as error:
-        raise FileError(f"cannot write {path}", why=str(error), mend="name a file in a folder that exists") from error
+        raise FileError(f"cannot write {path}", why=str(error), hint="name a file in a folder that exists") from error
 
 
 def _found(scores: Scores, top: int, chosen: ChosenSet | None) -> dict[str, Any]:

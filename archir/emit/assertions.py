@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from archir.emit.neutral import value_names
 from archir.emit.signature import requirements
 from archir.errors import EmitError
-from archir.ir.entry import Source, sources
 from archir.ir.graph import Graph
 from archir.ir.guards import fold
+from archir.ir.input_checks import Source, sources
 from archir.ir.node import Value
 from archir.ir.types import Size
 
@@ -62,8 +62,8 @@ def assert_sizes(graph: Graph, model: onnx.ModelProto, names: Sequence[str]) -> 
         relation = made.node(_RELATIONS[check.relation], [left, made.size(check.right)])
         relation = made.node("Not", [relation]) if check.relation == "!=" else relation
         wrong = made.node("Cast", [made.node("Not", [relation])], to=TensorProto.INT64)
-        noughts = made.node("Gather", [made.number(0), wrong], name=f"requires {check.text}")
-        shape = made.node("Add", [shape, noughts])
+        zeros = made.node("Gather", [made.number(0), wrong], name=f"requires {check.text}")
+        shape = made.node("Add", [shape, zeros])
     asserted = f"{stem}_input"
     for node in model.graph.node:
         node.input[:] = [asserted if name == carrier else name for name in node.input]
@@ -116,6 +116,6 @@ class _Assertions:
     def _apply(self, operation: str, parts: Sequence[str]) -> str:
         if operation == "//":
             above, under = parts
-            # Division of integers rounds towards nought, and a size is rounded down.
+            # Division of integers rounds towards zero, and a size is rounded down.
             return self.node("Div", [self.node("Sub", [above, self.node("Mod", [above, under])]), under])
         return reduce(lambda a, b: self.node(_OPERATORS[operation], [a, b]), parts)

@@ -101,7 +101,7 @@ def literal(value: object) -> str:
 
 
 def _number(value: float | complex) -> str:
-    """Return the source of a number; `repr` has no source of infinity, NaN, and noughts of complex ones."""
+    """Return the source of a number; `repr` has no source of infinity, NaN, and zeros of complex ones."""
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else f'float("{value}")'
     real, imag = value.real, value.imag

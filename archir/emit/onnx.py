@@ -84,7 +84,7 @@ def to_onnx(
             agreement = check(graph, file, tolerance=tolerance)
             place(sorted(Path(draft).iterdir(), key=lambda p: p.name == target.name), target.parent)
     except OSError as error:
-        raise FileError(f"cannot write {target}", why=str(error), mend="give a path that can be written") from error
+        raise FileError(f"cannot write {target}", why=str(error), hint="give a path that can be written") from error
     return Emitted(target, agreement.difference, agreement.undefined, agreement.why)
 
 
@@ -107,8 +107,8 @@ def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> Ag
     options.intra_op_num_threads = 1
     name = Path(path).name
     kinds = {t.dtype for t in graph.tensors.values() if t.is_floating_point()} - {torch.float32}
-    mend = "write it in single precision: graph.to(torch.float32)" if kinds else ""
-    with _as_error(f"onnxruntime cannot load {name}", mend=mend):
+    hint = "write it in single precision: graph.to(torch.float32)" if kinds else ""
+    with _as_error(f"onnxruntime cannot load {name}", hint=hint):
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     known = {i.name for i in session.get_inputs()}
     outputs = results(graph)
@@ -137,7 +137,7 @@ def _tensor(graph: Graph, value: Value, array: Any) -> torch.Tensor:
 
 @contextmanager
 def _as_error(
-    what: str, where: Callable[[str], str] = lambda message: "", why: str = "", mend: str = ""
+    what: str, where: Callable[[str], str] = lambda message: "", why: str = "", hint: str = ""
 ) -> Iterator[None]:
     """Turn whatever goes wrong into an EmitError: which errors other people's exporters and runtimes raise is open."""
     try:
@@ -151,7 +151,7 @@ def _as_error(
         lines = str(cause).strip().splitlines()
         reason = f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
         raise EmitError(
-            what, where=where(f"{error}\n{cause}"), why=f"{reason}; {why}" if why else reason, mend=mend
+            what, where=where(f"{error}\n{cause}"), why=f"{reason}; {why}" if why else reason, hint=hint
         ) from error
 
 
@@ -240,7 +240,7 @@ def _read_back(file: Path, opset: int) -> None:
         raise EmitError(
             f"ONNX operator set {opset} cannot be written",
             why=f"an operator of the model has no form in it, and the exporter stopped at {found}",
-            mend=f"give opset {found}, or none",
+            hint=f"give opset {found}, or none",
         )
 
 

@@ -32,7 +32,7 @@ def refuse(opset: int | None) -> None:
             f"ONNX operator set {opset} cannot be written",
             why=f"{OLDEST} to {NEWEST} can: the exporter has operators for {NATIVE} and above, and those before "
             f"{OLDEST} give other meanings to the same names",
-            mend=f"give an opset from {OLDEST} to {NEWEST}, or none",
+            hint=f"give an opset from {OLDEST} to {NEWEST}, or none",
         )
 
 
@@ -59,7 +59,7 @@ def lower(model: ModelProto, opset: int) -> ModelProto:
         raise EmitError(
             f"ONNX operator set {opset} cannot be written",
             why="; ".join(dict.fromkeys(problems)),
-            mend=f"give an opset from {NATIVE} to {NEWEST}, or none",
+            hint=f"give an opset from {NATIVE} to {NEWEST}, or none",
         )
     _drop_unused(made.graph)
     for imported in made.opset_import:
@@ -177,7 +177,7 @@ def _says_nothing_more(node: NodeProto, attribute: AttributeProto, constants: di
     match node.op_type, attribute.name:
         case "Split", "num_outputs":  # of an even split
             return bool(attribute.i == len(node.output))
-        case "Reshape", "allowzero":  # a size of nought is one; where sizes are computed, only an empty batch has one
+        case "Reshape", "allowzero":  # a size of zero is one; where sizes are computed, only an empty batch has one
             shape = constants.get(node.input[1])
             return shape is None or 0 not in numpy_helper.to_array(shape)
     return False

@@ -66,7 +66,7 @@ def _write(graph: Graph, found: Draft, target: Path, name: str, tolerance: float
         raise EmitError(
             f"tensors of {', '.join(sorted(map(str, kinds)))} cannot be written",
             why="safetensors has no such element type",
-            mend="let the model hold their real and imaginary parts (torch.view_as_real)",
+            hint="let the model hold their real and imaginary parts (torch.view_as_real)",
         )
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def _write(graph: Graph, found: Draft, target: Path, name: str, tolerance: float
             place((written.with_suffix(".safetensors"), written), target)
     except (OSError, SafetensorError) as error:
         raise FileError(
-            f"cannot write into {target}", why=str(error), mend="give a directory that can be written"
+            f"cannot write into {target}", why=str(error), hint="give a directory that can be written"
         ) from error
     return difference
 

@@ -7,10 +7,7 @@ import builtins
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from archir.emit.code import LABEL
-from archir.emit.expressions import METHODS
-from archir.emit.places import Places
-from archir.emit.words import (
+from archir.emit.allowed_names import (
     BUILTINS,
     CALLED,
     CONSTANTS,
@@ -23,6 +20,9 @@ from archir.emit.words import (
     TYPES,
     text_arguments,
 )
+from archir.emit.code import LABEL
+from archir.emit.expressions import METHODS
+from archir.emit.places import Places
 from archir.errors import EmitError
 
 _PLAIN = (

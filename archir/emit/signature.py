@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from archir.emit.code import identifier, is_name, literal, quoted
 from archir.emit.names import RESERVED, unique
-from archir.ir.entry import Source, condition, expression, sources
 from archir.ir.graph import Graph
 from archir.ir.guards import whole
+from archir.ir.input_checks import Source, condition, expression, sources
 from archir.ir.node import Argument, Constant, Leaf, Tree, Value, fold
 from archir.ir.types import Size, TensorType, symbols_of
 

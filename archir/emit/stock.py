@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -80,7 +80,7 @@ def find_stock(graph: Graph) -> StockModules:
         for name in node.parameter.names if node.parameter else ():
             path, _, leaf = name.rpartition(".")
             owned.setdefault(path, {})[leaf] = node
-    parents = {name[: at.start] for name in owned for at in _dots(name)}
+    parents = {name[:i] for name in owned for i, sign in enumerate(name) if sign == "."}
     fits: dict[str, list[tuple[Node, _Fit]]] = {}
     for node in graph.calls:
         layer = operator_of(node.op).layer
@@ -99,15 +99,6 @@ def find_stock(graph: Graph) -> StockModules:
             if _constructor(graph, fit) == constructor:
                 calls[node.id] = StockCall(path, fit.operands, fit.absorbed)
     return StockModules(modules, calls)
-
-
-@dataclass(frozen=True)
-class _Dot:
-    start: int
-
-
-def _dots(name: str) -> Iterator[_Dot]:
-    return (_Dot(i) for i, c in enumerate(name) if c == ".")
 
 
 def _place(graph: Graph, node: Node, fit: _Fit, owned: Mapping[str, Mapping[str, Node]], parents: set[str]) -> bool:

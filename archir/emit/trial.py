@@ -10,11 +10,11 @@ from types import CodeType, SimpleNamespace
 import torch
 import torch.nn.functional as F
 
+from archir.emit.allowed_names import BUILTINS
 from archir.emit.arguments import full_name
 from archir.emit.code import Code, plain
 from archir.emit.expressions import expression
 from archir.emit.vocabulary import Vocabulary
-from archir.emit.words import BUILTINS
 from archir.ir.graph import Graph
 from archir.ir.inputs import symbol_sizes
 from archir.ir.node import Node, Value

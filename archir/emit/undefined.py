@@ -1,7 +1,7 @@
 """Finds the elements of a program's outputs that its operators do not define.
 
 A row of attention whose every position is masked has no result of its own: softmax over nothing but `-inf` is NaN by
-the formula, nought in torch, the plain mean elsewhere; where masks are finite (`finfo.min`), rounding decides. The
+the formula, zero in torch, the plain mean elsewhere; where masks are finite (`finfo.min`), rounding decides. The
 program is run with such rows filled in several ways, and an output element that follows depends on them.
 """
 
@@ -95,7 +95,7 @@ def _as_it_is(result: Tensor, generator: torch.Generator) -> Tensor:
     return result
 
 
-def _nought(result: Tensor, generator: torch.Generator) -> Tensor:
+def _zero(result: Tensor, generator: torch.Generator) -> Tensor:
     return torch.zeros_like(result)
 
 
@@ -111,7 +111,7 @@ def _opposite(result: Tensor, generator: torch.Generator) -> Tensor:
     return -_wide(result, generator)
 
 
-FILLERS: tuple[_Filler, ...] = (_as_it_is, _nought, _share, _wide, _opposite)
+FILLERS: tuple[_Filler, ...] = (_as_it_is, _zero, _share, _wide, _opposite)
 """What undefined rows are filled with: what happens to agree with one of them does not with another.
 
 The last two are of both signs and opposite, so that a comparison or a rectifier that hides one shows the other.

@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterator
 
 import torch
 
+from archir.emit.allowed_names import OWN_TEXTS
 from archir.emit.arguments import operator_path
 from archir.emit.places import Places
 from archir.emit.reader import Known, Reader, is_text
-from archir.emit.words import OWN_TEXTS
 from archir.errors import EmitError
 from archir.ir import ops
 from archir.ir.arithmetic import ARITHMETIC

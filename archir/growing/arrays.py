@@ -85,10 +85,10 @@ def _read_npy(file: IO[bytes], size: int, where: str) -> Array:
         raise ValueError(f"its arrays are of version {version}")
     shape, fortran, dtype = header(file)
     if dtype.hasobject:
-        mend = "save numbers: objects are pickled, and what unpickles them runs what they say"
-        raise FileError("an array holds Python objects", where=where, mend=mend)
+        hint = "save numbers: objects are pickled, and what unpickles them runs what they say"
+        raise FileError("an array holds Python objects", where=where, hint=hint)
     if dtype.kind not in "biufcUS":
-        raise FileError(f"an array holds values of type {dtype!s:.60}", where=where, mend="save numbers")
+        raise FileError(f"an array holds values of type {dtype!s:.60}", where=where, hint="save numbers")
     count = math.prod(shape)
     if min(shape, default=0) < 0 or count * dtype.itemsize != size - file.tell():
         raise ValueError(f"{where} says it has the shape {shape!s:.80}, but has {size - file.tell()} bytes of data")

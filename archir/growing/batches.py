@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from archir.errors import GrowError
-from archir.growing.split import Inputs, Split
+from archir.growing.examples import Examples, Inputs
 from archir.ir.seeds import derived_seed
 from archir.scoring.ranges import CLOSED, Truth, Whole, checked
 from archir.scoring.targets import Targets, map_tensors
@@ -41,7 +41,7 @@ class Augmentation:
             GrowError: these are not images, or are smaller than the crop.
         """
         if images.dim() != 4:
-            raise GrowError(f"inputs {list(images.shape)} are not images", mend="turn the augmentation off")
+            raise GrowError(f"inputs {list(images.shape)} are not images", hint="turn the augmentation off")
         if self.crop > min(images.shape[2:]):
             raise GrowError(f"a crop of {self.crop} pixels leaves nothing of images {list(images.shape[2:])}")
         count = len(images)
@@ -70,7 +70,7 @@ class Batches:
         device: where the batches are moved.
     """
 
-    split: Split
+    split: Examples
     size: int
     seed: int | None = None
     augmentation: Augmentation | None = None
@@ -80,7 +80,7 @@ class Batches:
         if self.size < 1:
             raise GrowError(f"the batch size is {self.size}")
         if self.augmentation and (self.seed is None or not isinstance(self.split.inputs, torch.Tensor)):
-            raise GrowError("only shuffled images can be augmented", mend="give a seed, or turn the augmentation off")
+            raise GrowError("only shuffled images can be augmented", hint="give a seed, or turn the augmentation off")
 
     def __len__(self) -> int:
         return math.ceil(len(self.split) / self.size)

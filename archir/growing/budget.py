@@ -51,13 +51,13 @@ class Budget:
             GrowError: there is no limit, or the seed exceeds one.
         """
         if not self.limits:
-            raise GrowError("growth needs a budget", mend="give a limit on parameters, FLOPs, peak bytes or latency")
+            raise GrowError("growth needs a budget", hint="give a limit on parameters, FLOPs, peak bytes or latency")
         if not self.allows(seed):
             raise GrowError(
                 "the budget is below the size of the seed",
                 where=f"seed: {seed.parameters} parameters, {seed.flops} FLOPs, {seed.peak_bytes} peak bytes",
                 why=f"budget: {self}",
-                mend="raise the budget or start from a smaller network",
+                hint="raise the budget or start from a smaller network",
             )
 
     def stage(self, seed: Cost, step: int, steps: int) -> Budget:
@@ -105,7 +105,7 @@ class Prices:
 
     @property
     def given(self) -> dict[str, float]:
-        """The prices that are not nought, by name."""
+        """The prices that are not zero, by name."""
         return {name: price for name, price in asdict(self).items() if price}
 
     def of(self, cost: Cost) -> float:

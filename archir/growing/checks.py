@@ -9,13 +9,13 @@ from torch import nn
 
 from archir.errors import FileError, GrowError, ScoreError
 from archir.growing.batches import Batches
-from archir.growing.split import Split
+from archir.growing.examples import Examples
 from archir.growing.training import call, differentiating, evaluating
 from archir.scoring.losses import NO_LABEL, Loss, check_probabilities, class_axis, is_unknown, labels_of
 from archir.scoring.targets import tensors_of
 
 
-def labelled(split: Split, loss: Loss) -> torch.Tensor:
+def labelled(split: Examples, loss: Loss) -> torch.Tensor:
     """Return the numbers of the examples of a split that have a label, or of all where the loss takes no labels."""
     labels = labels_of(split.targets, loss)
     return (
@@ -25,7 +25,7 @@ def labelled(split: Split, loss: Loss) -> torch.Tensor:
     )
 
 
-def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mapping[str, Split]) -> None:
+def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mapping[str, Examples]) -> None:
     """Check the examples of a run, and that the loss of the first batch of each split can be minimised.
 
     Args:
@@ -66,14 +66,14 @@ def _check_gradient(module: nn.Module, loss: Loss, value: torch.Tensor) -> None:
         raise GrowError(f"the loss {loss.name} depends on none of the weights of the model")
 
 
-def _check_probabilities(split: Split, loss: Loss, name: str) -> None:
+def _check_probabilities(split: Examples, loss: Loss, name: str) -> None:
     try:
         check_probabilities(loss, split.targets)
     except ScoreError as error:
-        raise FileError(error.what, where=f"{error.where} of the {name} data, {split!r}", mend=error.mend) from error
+        raise FileError(error.what, where=f"{error.where} of the {name} data, {split!r}", hint=error.hint) from error
 
 
-def _check_whole_inputs(module: nn.Module, split: Split, size: int, name: str) -> None:
+def _check_whole_inputs(module: nn.Module, split: Examples, size: int, name: str) -> None:
     """Check that the model takes the smallest and the largest of whole numbers: those of tokens number rows of a table.
 
     Every batch is as large as the first, since a model may take no others.
@@ -94,11 +94,11 @@ def _check_whole_inputs(module: nn.Module, split: Split, size: int, name: str) -
                     f"the model rejects an example of the {name} data, whose {part} run from {low} to {high}",
                     where=f"example {example} of {split!r}, or one of the {size - 1} after it",
                     why=error.why,
-                    mend="numbers of tokens start at 0, and are below the number of rows of the embedding",
+                    hint="numbers of tokens start at 0, and are below the number of rows of the embedding",
                 ) from error
 
 
-def _check_finite(split: Split, name: str) -> None:
+def _check_finite(split: Examples, name: str) -> None:
     parts = {**dict(tensors_of(split.inputs, "inputs")), **dict(tensors_of(split.targets))}
     for part, tensor in parts.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())):
@@ -110,11 +110,11 @@ def _check_finite(split: Split, name: str) -> None:
                 raise FileError(
                     f"the {part} of the {name} data hold {float(tensor[tuple(place)])}",
                     where=f"example {place[0]}{f', position {place[1:]}' if place[1:] else ''} of {split!r}",
-                    mend="leave such examples out, or put numbers in their place",
+                    hint="leave such examples out, or put numbers in their place",
                 )
 
 
-def _check_labels(split: Split, outputs: object, loss: Loss, name: str) -> None:
+def _check_labels(split: Examples, outputs: object, loss: Loss, name: str) -> None:
     labels = labels_of(split.targets, loss)
     if labels is None or not isinstance(outputs, torch.Tensor):
         return
@@ -126,5 +126,5 @@ def _check_labels(split: Split, outputs: object, loss: Loss, name: str) -> None:
         raise FileError(
             f"a label of the {name} data is {int(labels[tuple(place)])}, the model has {classes} classes",
             where=f"example {place[0]}{f', position {place[1:]}' if place[1:] else ''} of {split!r}",
-            mend=f"class numbers start at 0; {NO_LABEL} leaves a position out",
+            hint=f"class numbers start at 0; {NO_LABEL} leaves a position out",
         )

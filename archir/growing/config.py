@@ -35,7 +35,7 @@ from archir.errors import ArchirError, FileError, GrowError
 from archir.growing.batches import Augmentation
 from archir.growing.budget import Budget, Prices
 from archir.growing.data import Dataset, load_data
-from archir.growing.objects import load_object
+from archir.growing.importing import load_object
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import Growing, GrowOptions, Training
 from archir.scoring.losses import Loss, find_loss
@@ -252,7 +252,7 @@ def _known(loss: str) -> str:
         try:
             find_loss(loss)
         except ArchirError as error:
-            raise problem(f"{error.what}; {error.mend}") from error
+            raise problem(f"{error.what}; {error.hint}") from error
     return loss
 
 

@@ -13,9 +13,9 @@ import torch
 from sklearn.datasets import load_digits
 
 from archir.errors import FileError, GrowError, suggest
+from archir.growing.examples import Examples, Inputs, make_split
 from archir.growing.files import SPLITS, Source, open_path
-from archir.growing.objects import call_object
-from archir.growing.split import Inputs, Split, make_split
+from archir.growing.importing import call_object
 from archir.ir.room import too_large
 from archir.scoring.targets import tensors_of
 
@@ -33,13 +33,13 @@ class Dataset:
     """
 
     name: str
-    train: Split
-    validation: Split
+    train: Examples
+    validation: Examples
     classes: tuple[str, ...]
-    read_test: Callable[[], Split] = field(repr=False)
+    read_test: Callable[[], Examples] = field(repr=False)
 
     @cached_property
-    def test(self) -> Split:
+    def test(self) -> Examples:
         """What the final model is judged on; read when it is first asked for.
 
         Raises:
@@ -89,7 +89,7 @@ def load_data(
     """
     for name, part in (("validation", validation), ("test", test)):
         if not 0 < part < 1:
-            raise GrowError(f"{name} is {part}, not a part of the data", mend="give a number between 0 and 1")
+            raise GrowError(f"{name} is {part}, not a part of the data", hint="give a number between 0 and 1")
     source = _open(spec, base)
     main, readers = _main(source, spec)
     given = [_matching(readers["validation"](), main)] if "validation" in readers else []
@@ -104,7 +104,7 @@ def load_data(
     train, held_out = (main, given[0]) if given else _carve(main, validation, seed)
     standardise = _standardiser(train) if normalise and not _is_function(spec) else _as_floats
 
-    def read_test() -> Split:
+    def read_test() -> Examples:
         return standardise(_with_labels(_matching(readers["test"](), main), classes))
 
     return Dataset(spec, standardise(train), standardise(held_out), classes, read_test)
@@ -121,7 +121,7 @@ def _open(spec: str, base: Path) -> Source:
         return _from_function(call_object(spec, base=base), spec)
     path = base / Path(spec).expanduser()
     if not path.exists() and re.fullmatch(r"\w+", spec):
-        raise FileError(f"there are no data {spec!r}", where=str(path), mend=suggest(spec, ["digits"]))
+        raise FileError(f"there are no data {spec!r}", where=str(path), hint=suggest(spec, ["digits"]))
     return open_path(path)
 
 
@@ -130,12 +130,12 @@ def _is_function(spec: str) -> bool:
 
 
 def _open_parts(spec: str, base: Path) -> Source:
-    readers: dict[str, Callable[[], Split]] = {}
+    readers: dict[str, Callable[[], Examples]] = {}
     classes: tuple[str, ...] = ()
     for part in spec.split(","):
         name, _, place = (s.strip() for s in part.partition("="))
         if name not in SPLITS or not place or name in readers:
-            raise GrowError(f"{part.strip()!r} is not a part of the data", where=spec, mend=suggest(name, SPLITS))
+            raise GrowError(f"{part.strip()!r} is not a part of the data", where=spec, hint=suggest(name, SPLITS))
         source = _open(place, base)
         if set(source.readers) != {"all"}:
             held = ", ".join(source.readers)
@@ -154,7 +154,7 @@ def _from_function(result: Any, spec: str) -> Source:
     else:
         raise GrowError(
             f"{spec} returns {type(result).__name__}, not data",
-            mend="return (inputs, targets), or a dictionary of such pairs with keys train, validation, test",
+            hint="return (inputs, targets), or a dictionary of such pairs with keys train, validation, test",
         )
     for name, pair in pairs.items():
         if not isinstance(pair, tuple) or len(pair) != 2:
@@ -162,11 +162,11 @@ def _from_function(result: Any, spec: str) -> Source:
     return Source({name: _holding(make_split(x, y, f"{spec}, {name}")) for name, (x, y) in pairs.items()})
 
 
-def _holding(split: Split) -> Callable[[], Split]:
+def _holding(split: Examples) -> Callable[[], Examples]:
     return lambda: split
 
 
-def _main(source: Source, spec: str) -> tuple[Split, dict[str, Callable[[], Split]]]:
+def _main(source: Source, spec: str) -> tuple[Examples, dict[str, Callable[[], Examples]]]:
     """Return the data to train on, and the readers of the other splits."""
     readers = dict(source.readers)
     name = "train" if "train" in readers else "all"
@@ -183,7 +183,7 @@ def _checked_limit(limit: int, count: int) -> int:
     return limit
 
 
-def _carve(split: Split, part: float, seed: int) -> tuple[Split, Split]:
+def _carve(split: Examples, part: float, seed: int) -> tuple[Examples, Examples]:
     """Return the rest and a random part of a split."""
     count = round(len(split) * part)
     if not 0 < count < len(split):
@@ -192,10 +192,10 @@ def _carve(split: Split, part: float, seed: int) -> tuple[Split, Split]:
     return split.take(order[count:].sort().values), split.take(order[:count].sort().values)
 
 
-def _matching(split: Split, train: Split) -> Split:
+def _matching(split: Examples, train: Examples) -> Examples:
     """Return the split, which must have examples of the training data's shapes."""
 
-    def shapes(found: Split) -> dict[str, tuple[int, ...]]:
+    def shapes(found: Examples) -> dict[str, tuple[int, ...]]:
         inputs: Inputs = found.inputs
         named = {"inputs": inputs} if isinstance(inputs, torch.Tensor) else inputs
         return {name: tuple(t.shape[1:]) for name, t in {**named, **dict(tensors_of(found.targets))}.items()}
@@ -209,7 +209,7 @@ def _matching(split: Split, train: Split) -> Split:
     return split
 
 
-def _labels(split: Split) -> torch.Tensor | None:
+def _labels(split: Examples) -> torch.Tensor | None:
     """Return the targets if they are class numbers, `[examples]`."""
     found = split.targets
     return found if isinstance(found, torch.Tensor) and found.dim() == 1 and not found.is_floating_point() else None
@@ -219,7 +219,7 @@ MOST_CLASSES = 2**20
 """The most classes there are where they are counted by the largest class number; a larger one is a mistake."""
 
 
-def _classes(*splits: Split) -> tuple[str, ...]:
+def _classes(*splits: Examples) -> tuple[str, ...]:
     if _labels(splits[0]) is None:
         return ()
     found = [(int(labels.max()), labels, s) for s in splits if (labels := _labels(s)) is not None]
@@ -228,12 +228,12 @@ def _classes(*splits: Split) -> tuple[str, ...]:
         raise FileError(
             f"the class number {most} is too large",
             where=f"example {int(labels.argmax())} of {split.where}",
-            mend=f"class numbers start at 0 and are below {MOST_CLASSES}; targets that are values are floats",
+            hint=f"class numbers start at 0 and are below {MOST_CLASSES}; targets that are values are floats",
         )
     return tuple(map(str, range(most + 1)))
 
 
-def _with_labels(split: Split, classes: tuple[str, ...]) -> Split:
+def _with_labels(split: Examples, classes: tuple[str, ...]) -> Examples:
     """Return the split, whose class numbers must be in range."""
     if not classes:
         return split
@@ -250,7 +250,7 @@ def _with_labels(split: Split, classes: tuple[str, ...]) -> Split:
     return split
 
 
-def _as_floats(split: Split) -> Split:
+def _as_floats(split: Examples) -> Examples:
     """Return the split with intensities from 0 to 1 in place of bytes."""
     if isinstance(split.inputs, torch.Tensor) and split.inputs.dtype is torch.uint8:
         why = too_large(4 * split.inputs.numel())
@@ -260,7 +260,7 @@ def _as_floats(split: Split) -> Split:
     return split
 
 
-def _standardiser(train: Split) -> Callable[[Split], Split]:
+def _standardiser(train: Examples) -> Callable[[Examples], Examples]:
     """Return the map that gives every channel of the training data mean 0 and deviation 1."""
     inputs = _as_floats(train).inputs
     if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
@@ -270,13 +270,13 @@ def _standardiser(train: Split) -> Callable[[Split], Split]:
         raise FileError(
             f"the inputs hold {float(inputs[tuple(place)])}",
             where=f"{train.where}, example {place[0]}, position {place[1:]}",
-            mend="leave such examples out, or put numbers in their place",
+            hint="leave such examples out, or put numbers in their place",
         )
     axes = [d for d in range(inputs.dim()) if d != 1]
     deviation, mean = torch.std_mean(inputs, dim=axes, correction=0, keepdim=True)
     scale = torch.where(deviation > 0, deviation, torch.ones(()))
 
-    def standardise(split: Split) -> Split:
+    def standardise(split: Examples) -> Examples:
         values = _as_floats(split).inputs
         return replace(split, inputs=(values - mean).div_(scale)) if isinstance(values, torch.Tensor) else split
 

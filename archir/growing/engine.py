@@ -20,13 +20,13 @@ from archir.errors import ArchirError, FileError, GrowError
 from archir.growing.batches import Batches, stream
 from archir.growing.budget import Budget
 from archir.growing.checks import check_examples, labelled
+from archir.growing.examples import Examples
 from archir.growing.fingerprint import differences, fingerprint
 from archir.growing.growth import Growth, grow_once
 from archir.growing.latency import measure_latency
 from archir.growing.lock import lock_run
 from archir.growing.options import GrowOptions
 from archir.growing.run import Checkpoint, Event, RunDirectory, create_run, open_run
-from archir.growing.split import Split
 from archir.growing.trainer import Trainer
 from archir.growing.training import evaluate, recalibrate, train
 from archir.ir.graph import Graph
@@ -58,8 +58,8 @@ class Run:
 def grow_graph(
     graph: Graph,
     *,
-    train: Split,
-    validation: Split,
+    train: Examples,
+    validation: Examples,
     budget: Budget,
     morphisms: Sequence[Morphism],
     loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",
@@ -108,7 +108,7 @@ def grow_graph(
     check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
     if directory is None:
         if resume:
-            raise GrowError("a run that was kept nowhere cannot go on", mend="give its directory")
+            raise GrowError("a run that was kept nowhere cannot go on", hint="give its directory")
         log = _Log(None, on_event)
         final = _Engine(graph, train, validation, budget, kinds, found, options, None, log).run(None)
         return Run(final, final.module().eval(), tuple(log.events), None)
@@ -140,7 +140,7 @@ def _opened(
                 raise GrowError(
                     f"the run in {directory} was started with another configuration",
                     why="\n         ".join(different),
-                    mend="go on with what it was started with, or choose another directory for a new run",
+                    hint="go on with what it was started with, or choose another directory for a new run",
                 )
             run.clear()
             yield run
@@ -188,8 +188,8 @@ class _Engine:
     """One run: the seed, the data and the options."""
 
     seed: Graph
-    train: Split
-    validation: Split
+    train: Examples
+    validation: Examples
     budget: Budget
     morphisms: tuple[Morphism, ...]
     loss: Loss
@@ -359,7 +359,7 @@ class _Engine:
             backed_off=growth.chosen - len(growth.specs),
         )
 
-    def _held_out(self, seed: int) -> tuple[Split, Split]:
+    def _held_out(self, seed: int) -> tuple[Examples, Examples]:
         """Return two disjoint parts of the validation split, of examples with labels: to select on, and to check on."""
         examples = labelled(self.validation, self.loss)
         count = len(examples)

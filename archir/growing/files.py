@@ -12,8 +12,8 @@ import numpy as np
 
 from archir.errors import FileError
 from archir.growing.arrays import npz_keys, read_idx, read_npz
+from archir.growing.examples import Examples, make_split
 from archir.growing.images import FORMATS, decode_images
-from archir.growing.split import Split, make_split
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train",),
@@ -41,7 +41,7 @@ class Source:
         classes: names of the classes, empty if the source has none.
     """
 
-    readers: Mapping[str, Callable[[], Split]]
+    readers: Mapping[str, Callable[[], Examples]]
     classes: tuple[str, ...] = ()
 
 
@@ -59,7 +59,7 @@ def open_path(path: Path) -> Source:
         return _open_npz(path)
     if "idx" in path.name:
         return Source({"all": _idx_reader(path)})
-    raise FileError(f"{path} is of no known kind", mend="data are .npz files, IDX files, or folders of class folders")
+    raise FileError(f"{path} is of no known kind", hint="data are .npz files, IDX files, or folders of class folders")
 
 
 def _open_npz(path: Path) -> Source:
@@ -74,7 +74,7 @@ def _open_npz(path: Path) -> Source:
         raise FileError(
             f"{path} does not hold pairs of inputs and targets",
             why=f"its keys are {', '.join(sorted(keys))}",
-            mend="name them x and y, images and labels, or x_train, y_train, x_test, y_test",
+            hint="name them x and y, images and labels, or x_train, y_train, x_test, y_test",
         )
     return Source({split: _npz_reader(path, pair) for split, pair in found.items()}, classes)
 
@@ -101,15 +101,15 @@ def _pair(keys: set[str], split: str) -> tuple[str, str] | None:
     return next((pair for pair in _pairs(split) if keys.issuperset(pair)), None)
 
 
-def _npz_reader(path: Path, pair: tuple[str, str]) -> Callable[[], Split]:
-    def read() -> Split:
+def _npz_reader(path: Path, pair: tuple[str, str]) -> Callable[[], Examples]:
+    def read() -> Examples:
         inputs, targets = read_npz(path, pair)
         return make_split(inputs, targets, f"{path}, {pair[0]} and {pair[1]}")
 
     return read
 
 
-def _read_jpeg(path: Path) -> Split:
+def _read_jpeg(path: Path) -> Examples:
     data, offsets, labels = read_npz(path, JPEG)
     if data.dtype != np.uint8 or data.ndim != 1 or offsets.dtype.kind not in "iu" or offsets.ndim != 1:
         raise FileError(f"{path} is damaged", why="its images are no row of bytes with whole numbers as offsets")
@@ -122,7 +122,7 @@ def _read_jpeg(path: Path) -> Split:
 
 
 def _open_idx_folder(folder: Path) -> Source:
-    readers: dict[str, Callable[[], Split]] = {}
+    readers: dict[str, Callable[[], Examples]] = {}
     for path in sorted(folder.glob("*images*idx*")):
         split = next((s for s, names in SPLITS.items() if path.name.startswith(names)), "all")
         if split in readers:
@@ -131,12 +131,12 @@ def _open_idx_folder(folder: Path) -> Source:
     return Source(readers)
 
 
-def _idx_reader(path: Path) -> Callable[[], Split]:
+def _idx_reader(path: Path) -> Callable[[], Examples]:
     name = path.name.replace("images", "labels").replace("idx3", "idx1")
     stems = dict.fromkeys((name, name.removesuffix(".gz"), f"{name.removesuffix('.gz')}.gz"))
     labels = next((path.with_name(n) for n in stems if n != path.name and path.with_name(n).is_file()), None)
     if labels is None:
-        raise FileError(f"the labels of {path} are missing", mend=f"they should be in {path.with_name(name)}")
+        raise FileError(f"the labels of {path} are missing", hint=f"they should be in {path.with_name(name)}")
     return lambda: make_split(read_idx(path), read_idx(labels), f"{path} and {labels.name}")
 
 
@@ -168,15 +168,15 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _folder_reader(folder: Path, classes: Sequence[str]) -> Callable[[], Split]:
+def _folder_reader(folder: Path, classes: Sequence[str]) -> Callable[[], Examples]:
     files = [(label, path) for label, name in enumerate(classes) for path in _visible(folder / name)]
     for _, path in files:
         if path.suffix.lower() not in IMAGES:
-            raise FileError(f"{path} is not an image", mend="a class folder holds image files only")
+            raise FileError(f"{path} is not an image", hint="a class folder holds image files only")
     if not files:
         raise FileError(f"{folder} has no images")
 
-    def read() -> Split:
+    def read() -> Examples:
         named = [(str(path), path) for _, path in files]
         return make_split(decode_images(named, FORMATS), [label for label, _ in files], str(folder))
 

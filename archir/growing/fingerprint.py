@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from archir.growing.budget import Budget
-from archir.growing.code import checksum_of_code
+from archir.growing.code_checksum import checksum_of_code
+from archir.growing.examples import Examples
 from archir.growing.options import GrowOptions
 from archir.growing.records import from_json, to_json
-from archir.growing.split import Split
 from archir.ir.graph import Graph
 from archir.ir.text import print_graph
 from archir.rewrite.morphism import Morphism
@@ -35,8 +35,8 @@ SHOWN = 60
 def fingerprint(
     graph: Graph,
     *,
-    train: Split,
-    validation: Split,
+    train: Examples,
+    validation: Examples,
     budget: Budget,
     options: GrowOptions,
     loss: Loss,
@@ -108,7 +108,7 @@ def _items(value: object, name: str) -> dict[str, Any]:
     return {k: v for f in fields(value) for k, v in _items(getattr(value, f.name), f"{name}.{f.name}").items()}
 
 
-def _examples(split: Split, name: str) -> dict[str, Any]:
+def _examples(split: Examples, name: str) -> dict[str, Any]:
     inputs = dict(tensors_of(split.inputs, "inputs"))
     targets = dict(tensors_of(split.targets))
     return {

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from archir.cost import Cost, cost
 from archir.growing.batches import Batches
 from archir.growing.budget import Budget
+from archir.growing.examples import Examples
 from archir.growing.latency import measure_latency
 from archir.growing.options import GrowOptions
-from archir.growing.split import Split
 from archir.growing.training import evaluate
 from archir.ir.graph import Graph, Patch
 from archir.rewrite.morphism import Morphism
@@ -75,9 +75,9 @@ class Growth:
 def grow_once(
     graph: Graph,
     *,
-    train: Split,
-    selection: Split,
-    check: Split,
+    train: Examples,
+    selection: Examples,
+    check: Examples,
     loss: Loss,
     budget: Budget,
     options: GrowOptions,
@@ -154,7 +154,7 @@ def grow_once(
     )
     found = rejected
     again = bind_batches(objective.program, Batches(train, size, seed + 1), most=options.learn_steps)
-    for together, scale in _attempts(scores, path, again):
+    for together, scale in _fallbacks(scores, path, again):
         expected = None if scores.model is None else together.linearised(checked)
         if expected is not None and not expected < 0:
             continue
@@ -184,7 +184,7 @@ def grow_once(
     return replace(found, seconds=time.monotonic() - started)
 
 
-def _attempts(
+def _fallbacks(
     scores: Scores, path: Sequence[Score], batches: Sequence[BoundBatch]
 ) -> Iterator[tuple[CandidateSet, float]]:
     """Yield the sets to try in turn: a path and its halves, each learned together, its θ shrunk before the next.

@@ -36,7 +36,7 @@ def decode_images(named: Sequence[tuple[str, Path | io.BytesIO]], formats: tuple
             with open_regular(source) if isinstance(source, Path) else source as file:
                 pictures.append(_decode(file, formats, pictures[0].size if pictures else None, len(named)))
         except FileError as error:
-            raise FileError(error.what, where=name, why=error.why, mend=error.mend) from error
+            raise FileError(error.what, where=name, why=error.why, hint=error.hint) from error
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, *_BOMBS) as error:
             raise FileError(f"{name} is not an image that can be read", why=str(error)) from error
     mode = "L" if all(p.mode == "L" for p in pictures) else "RGB"
@@ -59,7 +59,7 @@ def _decode(source: BinaryIO, formats: tuple[str, ...], size: tuple[int, int] | 
                     raise FileError("these images are too large", why=why)
             elif picture.size != size:
                 sizes = " and ".join(f"{w}x{h}" for w, h in (size, picture.size))
-                raise FileError(f"images differ in size: {sizes}", mend="bring them all to one size first")
+                raise FileError(f"images differ in size: {sizes}", hint="bring them all to one size first")
             picture.load()
             if picture.mode.startswith(("I", "F")):
                 raise ValueError(f"its pixels are no bytes (mode {picture.mode})")

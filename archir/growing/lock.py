@@ -23,7 +23,7 @@ LOCK = "lock"
 def lock_run(path: Path) -> Iterator[None]:
     """Hold the lock on a directory, which exists; no process that asks for it gets it meanwhile, nor does this one.
 
-    It is let go at the end of the block. If the process ends before that, however it ends, the system lets go of it,
+    It is released at the end of the block. If the process ends before that, however it ends, the system releases it,
     so that no lock is left behind by a dead process; but children that it forked, and that run no other program, hold
     it with it until they have ended, too. It is a lock on the file: who removes that lets others in.
 
@@ -75,9 +75,9 @@ def _refused(path: Path, descriptor: int, error: OSError) -> FileError:
         return FileError(
             f"the run in {path} is in use",
             why=f"{_holder(descriptor)} holds its lock",
-            mend="wait until that process has ended, or choose another directory",
+            hint="wait until that process has ended, or choose another directory",
         )
-    return FileError(f"cannot lock {path}", why=str(error), mend="keep the run on a disk that has locks and room")
+    return FileError(f"cannot lock {path}", why=str(error), hint="keep the run on a disk that has locks and room")
 
 
 def _holder(descriptor: int) -> str:

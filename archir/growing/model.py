@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from archir.errors import GrowError
-from archir.growing.objects import invoke, load_object
+from archir.growing.importing import invoke, load_object
 
 
 def load_model(spec: str, arguments: Mapping[str, Any] | None = None, *, base: Path = Path()) -> nn.Module:
@@ -28,7 +28,7 @@ def load_model(spec: str, arguments: Mapping[str, Any] | None = None, *, base: P
     found = load_object(spec, base=base)
     if isinstance(found, nn.Module):
         if arguments:
-            raise GrowError(f"{spec} is a model, which takes no arguments", mend="name a function that makes it")
+            raise GrowError(f"{spec} is a model, which takes no arguments", hint="name a function that makes it")
         return found
     made = invoke(found, spec, arguments)
     if not isinstance(made, nn.Module):

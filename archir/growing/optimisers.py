@@ -142,7 +142,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, module: nn.Module, tenso
     for key, tensor in tensors.items():
         slot, _, name = key.partition("/")
         if name not in groups:
-            raise GrowError(f"optimiser state {key!r} belongs to no parameter", mend=suggest(name, groups))
+            raise GrowError(f"optimiser state {key!r} belongs to no parameter", hint=suggest(name, groups))
         given.setdefault(name, {})[slot] = tensor
     states: dict[torch.Tensor, dict[str, Any]] = {}
     for name, slots in given.items():
@@ -176,7 +176,7 @@ def _fitting(
     """
     key = f"{slot}/{name}"
     if slot not in kept:
-        raise GrowError(f"optimiser state {key!r} is none of {type(optimiser).__name__}", mend=suggest(slot, kept))
+        raise GrowError(f"optimiser state {key!r} is none of {type(optimiser).__name__}", hint=suggest(slot, kept))
     like = _as_tensor(kept[slot])
     if tensor.shape != like.shape:
         raise GrowError(f"optimiser state {key!r} is {list(tensor.shape)}, not {list(like.shape)}")

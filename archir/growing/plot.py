@@ -38,7 +38,7 @@ def plot(report: Report, path: Path, *, title: str = "") -> None:
         with replacing(path) as temporary:
             FigureCanvasAgg(figure).print_figure(temporary, dpi=150, format="png")
     except OSError as error:
-        raise FileError(f"cannot write {path}", why=str(error), mend="name a file in a folder that exists") from error
+        raise FileError(f"cannot write {path}", why=str(error), hint="name a file in a folder that exists") from error
     except (ArithmeticError, TypeError, ValueError) as error:  # of matplotlib, whose axes have no room for them
         why = f"{type(error).__name__}: {error!s:.200}"
         raise GrowError("the numbers of this history are too large to be drawn", why=why) from error

@@ -40,7 +40,6 @@ class Step:
         rule: the rule the candidates were chosen by; None if it was not recorded.
         predicted: predicted change of the loss, in nats; None if the rule predicts none, or nothing was committed.
         realised: true change of the loss on held-out examples.
-        stderr: standard error of that, if it was recorded.
         parameters_before: parameters before it.
         parameters: parameters after it.
         flops: FLOPs of one example after it.
@@ -56,7 +55,6 @@ class Step:
     rule: str | None
     predicted: float | None
     realised: float
-    stderr: float | None
     parameters_before: int
     parameters: int
     flops: int
@@ -98,7 +96,7 @@ class Report:
         flops: FLOPs of the seed for one example.
         peak_bytes: most bytes of its activations alive at once; None if that was not recorded.
         latency: seconds of its forward pass of one example; None if that was not measured.
-        costs: what the tables tell of the cost of a network: parameters, FLOPs, and which of the other two a budget or
+        costs: what the tables say about the cost of a network: parameters, FLOPs, and which of the other two a budget or
             a price was on, by name.
         limit: most parameters the grown network might have, None for no limit.
         points: evaluations on the validation data, in order.
@@ -165,7 +163,7 @@ def _read(events: Sequence[Event]) -> Report:
     for event in events:
         by_kind.setdefault(event["event"], []).append(event)
     if "started" not in by_kind:
-        raise GrowError("this is not the history of a run", why="nothing was started", mend="wait until it has begun")
+        raise GrowError("this is not the history of a run", why="nothing was started", hint="wait until it has begun")
     started = by_kind["started"][0]
     finished = by_kind.get("finished", [{}])[-1]
     # An evaluation that was repeated after an interruption replaces the first.
@@ -261,7 +259,6 @@ def _steps(by_kind: dict[str, list[Event]], started: Event) -> list[Step]:
                 rule=_perhaps(_text, found, "rule"),
                 predicted=_perhaps(_number, event, "predicted"),
                 realised=0.0 if realised is None else realised,
-                stderr=_perhaps(_number, event, "stderr"),
                 parameters_before=before,
                 parameters=size,
                 flops=flops,

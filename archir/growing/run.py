@@ -79,7 +79,7 @@ def create_run(
         raise FileError(
             f"there is a run in {path} already",
             why=f"it has {', '.join(p.name for p in found[:3])}",
-            mend="resume it, or choose another directory",
+            hint="resume it, or choose another directory",
         )
     record = to_json(dict(fingerprint or {}))
     try:
@@ -113,7 +113,7 @@ def open_run(path: Path) -> RunDirectory:
         FileError: there is no run, or its history is damaged.
     """
     if not is_plain(path / CONFIG) or not is_plain(path / HISTORY):
-        raise FileError(f"there is no run in {path}", mend="start one there")
+        raise FileError(f"there is no run in {path}", hint="start one there")
     run = RunDirectory(path)
     run.history()
     return run
@@ -152,8 +152,8 @@ class RunDirectory:
         try:
             found = from_json(read_plain(path))
         except (OSError, ValueError) as error:
-            mend = "a run without it cannot go on: start it anew"
-            raise FileError(f"{path} is missing or damaged", why=str(error), mend=mend) from error
+            hint = "a run without it cannot go on: start it anew"
+            raise FileError(f"{path} is missing or damaged", why=str(error), hint=hint) from error
         if not isinstance(found, dict):
             raise FileError(f"{path} is damaged", why=f"it holds a {type(found).__name__}, no object")
         return found
@@ -300,7 +300,7 @@ class RunDirectory:
                 f"every checkpoint in {self.path} is damaged",
                 where=f"steps {', '.join(map(str, list(errors)[:10]))}",
                 why=f"the newest: {newest.why or newest.what}",
-                mend="start the run anew in another directory",
+                hint="start the run anew in another directory",
             ) from newest
         return None
 

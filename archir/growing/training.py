@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from archir.errors import GrowError, ScoreError
 from archir.growing.batches import Batches
-from archir.growing.split import Inputs, Split
+from archir.growing.examples import Examples, Inputs
 from archir.ir import ops
 from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.running import failing_call
@@ -85,7 +85,7 @@ def train(
         ScoreError: outputs and targets do not fit the loss.
     """
     if clip is not None and not 0 < clip < math.inf:
-        raise GrowError(f"the gradient cannot be clipped to a norm of {clip}", mend="give a number above 0")
+        raise GrowError(f"the gradient cannot be clipped to a norm of {clip}", hint="give a number above 0")
     module.train()
     step, examples, skipped, total = first_step, 0, 0, 0.0
     for inputs, targets in batches:
@@ -108,7 +108,7 @@ def train(
             optimiser.zero_grad(set_to_none=True)
             raise GrowError(
                 f"the loss is {found} and the norm of its gradient {float(norm)} at step {step}",
-                mend="lower the learning rate, or clip the gradient; the weights are those before this step",
+                hint="lower the learning rate, or clip the gradient; the weights are those before this step",
             )
         if clip is not None:
             nn.utils.clip_grads_with_norm_(module.parameters(), clip, norm)
@@ -134,7 +134,7 @@ def differentiating(loss: Loss, value: torch.Tensor) -> Iterator[None]:
         raise GrowError(
             f"the loss {loss.name} does not depend on the weights",
             why="it is cut off from the outputs of the model: by detach, item, numpy, or no_grad",
-            mend="make it of the outputs by operations of torch",
+            hint="make it of the outputs by operations of torch",
         )
     try:
         yield
@@ -143,7 +143,7 @@ def differentiating(loss: Loss, value: torch.Tensor) -> Iterator[None]:
         raise GrowError(f"the loss {loss.name} cannot be differentiated", why=why) from error
 
 
-def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_size: int = 256) -> Metrics:
+def evaluate(module: nn.Module, batches: Batches | Examples, loss: Loss, *, batch_size: int = 256) -> Metrics:
     """Return the loss and the accuracy of a module on a split, in evaluation mode, without gradients.
 
     Args:
@@ -171,7 +171,7 @@ def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_s
         raise GrowError(f"no example of {chosen.split!r} has a label", why=f"every label is {NO_LABEL}")
     mean = total / len(chosen.split)
     if not math.isfinite(mean):
-        raise GrowError(f"the loss on {chosen.split!r} is {mean}", mend="the weights have diverged: lower the rate")
+        raise GrowError(f"the loss on {chosen.split!r} is {mean}", hint="the weights have diverged: lower the rate")
     return Metrics(mean, right / labels if labels else None)
 
 
@@ -199,7 +199,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> None:
     if empty:
         raise GrowError("there are no batches to recalibrate on")
     if not all(bool(torch.isfinite(t).all()) for _, *buffers in statistics.seen.values() for t in buffers):
-        raise GrowError("batch statistics are not finite", mend="the weights or the inputs are not: check these first")
+        raise GrowError("batch statistics are not finite", hint="the weights or the inputs are not: check these first")
 
 
 def call(module: nn.Module, inputs: Inputs) -> Any:

@@ -21,7 +21,7 @@ def fixed(value: object, captured: object, name: str) -> None:
     if type(value) is not type(captured) or not (none or value == captured):
         raise GraphError(
             f"argument {name} is {value!r}, and the program was captured for {captured!r}",
-            mend="capture the model once more with that value",
+            hint="capture the model once more with that value",
         )
 
 
@@ -39,15 +39,15 @@ def parts(value: object, keys: Sequence[str] | int, name: str) -> Sequence[objec
     found = _opened(value)
     if isinstance(keys, int):
         if not isinstance(found, list | tuple):
-            raise GraphError(f"argument {name} is a {type(value).__name__}, not a list of {keys}", mend=_AGAIN)
+            raise GraphError(f"argument {name} is a {type(value).__name__}, not a list of {keys}", hint=_AGAIN)
         if len(found) != keys:
-            raise GraphError(f"argument {name} has {len(found)} parts, not {keys}", mend=_AGAIN)
+            raise GraphError(f"argument {name} has {len(found)} parts, not {keys}", hint=_AGAIN)
     else:
         if not isinstance(found, Mapping):
-            raise GraphError(f"argument {name} is a {type(value).__name__}, which has no keys", mend=_AGAIN)
+            raise GraphError(f"argument {name} is a {type(value).__name__}, which has no keys", hint=_AGAIN)
         if set(found) != set(keys):
             has, wanted = (", ".join(map(repr, sorted(map(str, k)))) or "none" for k in (found, keys))
-            raise GraphError(f"argument {name} has the keys {has}, not {wanted}", mend=_AGAIN)
+            raise GraphError(f"argument {name} has the keys {has}, not {wanted}", hint=_AGAIN)
     return found
 
 

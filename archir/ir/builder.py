@@ -7,13 +7,13 @@ import torch
 from archir.errors import GraphError, ParseError
 from archir.ir import ops
 from archir.ir.graph import Graph
+from archir.ir.literals import USUAL
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Leaf, Location, Node, Parameter, Signature, Tree, Value
+from archir.ir.random_tensors import sample
 from archir.ir.reader import Reader
-from archir.ir.sample import sample
 from archir.ir.text import plain_signature
 from archir.ir.types import TensorType, Type
 from archir.ir.verify import verify
-from archir.ir.words import USUAL
 
 
 class GraphBuilder:

@@ -68,7 +68,7 @@ def check_constants(op: str, arguments: Mapping[str, object], computed: tuple[ty
     for name, argument in arguments.items():
         kind = kinds.get(name)
         if kind is None:
-            raise GraphError(f"{op} has no argument {name!r}", mend=f"it has {', '.join(kinds)}")
+            raise GraphError(f"{op} has no argument {name!r}", hint=f"it has {', '.join(kinds)}")
         if isinstance(argument, computed):
             if not kind.computed:
                 raise GraphError(

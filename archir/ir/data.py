@@ -125,7 +125,7 @@ class GraphData:
             GraphError: there is no such tensor.
         """
         if name not in self.by_name:
-            raise GraphError(f"graph {self.name} has no tensor {name!r}", mend=suggest(name, self.by_name))
+            raise GraphError(f"graph {self.name} has no tensor {name!r}", hint=suggest(name, self.by_name))
         return self.tensors[self.by_name[name].id]
 
     @property

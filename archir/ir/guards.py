@@ -69,7 +69,7 @@ class Guard:
         """Say whether it holds for given values of its symbols.
 
         Raises:
-            GraphError: a size in it is no arithmetic of whole numbers, or a divisor is nought.
+            GraphError: a size in it is no arithmetic of whole numbers, or a divisor is zero.
         """
         left, right = _sides(self)
         return RELATIONS[self.relation](left(sizes), right(sizes))
@@ -83,7 +83,7 @@ def parse_guard(text: str) -> Guard:
     """
     sides, found = _RELATION.split(text), _RELATION.findall(text)
     if len(found) != 1:
-        raise ParseError(f"{text!r} is not a guard", mend="guards look like B >= 3, B % 2 == 0 or B != 7")
+        raise ParseError(f"{text!r} is not a guard", hint="guards look like B >= 3, B % 2 == 0 or B != 7")
     guard = Guard(parse_size(sides[0]), found[0], parse_size(sides[1]))
     problem = fault(guard)
     if problem:
@@ -118,12 +118,12 @@ def compute(name: str, parts: Sequence[int]) -> int:
     """Return an operation of `fold` on numbers.
 
     Raises:
-        GraphError: a divisor is nought.
+        GraphError: a divisor is zero.
     """
     first, *others = parts
     for other in others:
         if name in ("//", "%") and other == 0:
-            raise GraphError("a size is divided by nought")
+            raise GraphError("a size is divided by zero")
         first = _ARITHMETIC[name](first, other)
     return first
 

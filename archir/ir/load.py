@@ -29,11 +29,11 @@ def load(path: str | os.PathLike[str]) -> Graph:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                mend = "write one with graph.save(path)"
-                raise FileError(f"{path} is no archir file", why="it is a safetensors file without a graph", mend=mend)
+                hint = "write one with graph.save(path)"
+                raise FileError(f"{path} is no archir file", why="it is a safetensors file without a graph", hint=hint)
             if metadata.get("version") != VERSION:
                 why = f"it is of version {metadata.get('version')}, this archir reads version {VERSION}"
-                raise FileError(f"cannot read {path}", why=why, mend="read it with the archir that wrote it")
+                raise FileError(f"cannot read {path}", why=why, hint="read it with the archir that wrote it")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise FileError(f"{path} is damaged or no archir file", why=str(error)) from error
@@ -47,7 +47,7 @@ def load(path: str | os.PathLike[str]) -> Graph:
         graph = parse_graph(text, tensors)
     except (ParseError, GraphError) as error:
         why = f"{error.what}: {error.why}" if error.why else error.what
-        raise FileError(f"cannot read the graph in {path}", where=error.where, why=why, mend=error.mend) from error
+        raise FileError(f"cannot read the graph in {path}", where=error.where, why=why, hint=error.hint) from error
     more = sorted(set(tensors) - set(graph.by_name))
     if more:
         raise FileError(f"{path} is damaged", why=f"it has tensors the graph does not name: {', '.join(more)}")

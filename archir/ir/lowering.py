@@ -25,8 +25,8 @@ from archir.errors import GraphError
 from archir.ir import ops
 from archir.ir.arguments import fixed, parts
 from archir.ir.data import GraphData
-from archir.ir.entry import entry_check
 from archir.ir.execute import is_factory, mode_argument, returns_sequence
+from archir.ir.input_checks import entry_check
 from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Value, fold
 from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.types import TensorType
@@ -231,7 +231,7 @@ class _Lowering:
         return self._call_global(batch_norm, *given[:5], batches, *given[5:])
 
     def _delete(self, node: int) -> None:
-        """Let go of what nothing uses after a call."""
+        """Delete what nothing uses after a call."""
         kept = self._anchor.node if self._anchor is not None else None
         gone = [self._names.pop(id_) for id_ in self._last.get(node, ()) if id_ in self._names and id_ != kept]
         if gone:

@@ -83,7 +83,7 @@ def _fill(root: nn.Module, graph: GraphData) -> None:
         trainable = node.parameter.kind == "parameter"
         if trainable and node.parameter.trainable and not (tensor.is_floating_point() or tensor.is_complex()):
             what = f"@{node.parameter.names[0]} cannot be trained"
-            raise GraphError(what, why=f"it holds {tensor.dtype}, and gradients are real", mend="write frozen param")
+            raise GraphError(what, why=f"it holds {tensor.dtype}, and gradients are real", hint="write frozen param")
         stored = nn.Parameter(tensor, requires_grad=node.parameter.trainable) if trainable else tensor
         for name in node.parameter.names:
             path, _, field = name.rpartition(".")

@@ -45,7 +45,7 @@ def check_path(path: str, what: str = "the name of a stored tensor") -> None:
     problems += [f"it has {len(parts):,} parts, more than {DEEPEST}"] if len(parts) > DEEPEST else []
     problems += _length_faults(max(parts, key=len)) + _faults(path)
     if problems:
-        raise _refused(path, what, problems, mend="rename it in the model")
+        raise _refused(path, what, problems, hint="rename it in the model")
 
 
 @lru_cache(maxsize=65536)
@@ -57,8 +57,8 @@ def check_argument(name: str) -> None:
     """
     is_name = name.isidentifier() and not keyword.iskeyword(name) and name != "__debug__"
     if not is_name or _is_changed(name) or _length_faults(name):
-        mend = "argument names are like Python's: letters, digits and underscores"
-        raise _refused(name, "the name of an argument", [], mend)
+        hint = "argument names are like Python's: letters, digits and underscores"
+        raise _refused(name, "the name of an argument", [], hint)
 
 
 def check_keyword(name: str) -> None:
@@ -107,6 +107,6 @@ def _is_changed(text: str) -> bool:
     return text.isidentifier() and unicodedata.normalize("NFKC", text) != text
 
 
-def _refused(name: str, what: str, problems: list[str], mend: str = "") -> GraphError:
+def _refused(name: str, what: str, problems: list[str], hint: str = "") -> GraphError:
     shown = repr(name if len(name) <= LONGEST else f"{name[:LONGEST]}...")
-    return GraphError(f"{shown} cannot be {what}", why="; ".join(problems), mend=mend)
+    return GraphError(f"{shown} cannot be {what}", why="; ".join(problems), hint=hint)

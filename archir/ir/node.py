@@ -151,7 +151,7 @@ class Node:
         schema = ops.schema(self.op)
         if name in schema.defaults:
             return schema.defaults[name]  # type: ignore[return-value]
-        raise GraphError(f"{self.op} has no argument {name!r}", mend=f"it has {', '.join(schema.names)}")
+        raise GraphError(f"{self.op} has no argument {name!r}", hint=f"it has {', '.join(schema.names)}")
 
     def to(self, dtype: torch.dtype) -> Node:
         """Return the node with every floating-point type and element type in another precision."""

@@ -90,7 +90,7 @@ def normalise(op: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[s
     given = dict(zip(names.names, map(freeze, args), strict=False)) | {k: freeze(v) for k, v in kwargs.items()}
     unknown = [n for n in given if n not in names.names]
     if unknown:
-        raise GraphError(f"{op} has no argument {unknown[0]!r}", mend=suggest(unknown[0], names.names))
+        raise GraphError(f"{op} has no argument {unknown[0]!r}", hint=suggest(unknown[0], names.names))
     missing = [n for n in names.names if n not in given and n not in names.defaults]
     if not isinstance(function(op), torch._ops.OpOverload):
         given = {n: a for n, a in given.items() if a is not None}  # as Python's functions take it
@@ -130,8 +130,8 @@ def infer_types(
     if room is not None:
         room.take(op, found.steps)
     if found.refusal is not None:
-        error, what, where, why, mend = found.refusal
-        raise error(what, where=where, why=why, mend=mend)
+        error, what, where, why, hint = found.refusal
+        raise error(what, where=where, why=why, hint=hint)
     return found.types
 
 
@@ -205,7 +205,7 @@ def _outcome(
         try:
             types = _infer_types(op, items, guards)
         except GraphError as error:
-            refusal = (type(error), error.what, error.where, error.why, error.mend)
+            refusal = (type(error), error.what, error.where, error.why, error.hint)
     return _Outcome(types, refusal, watch.steps + len(types) // RESULTS)
 
 
@@ -334,7 +334,7 @@ def _fit(op: str, values: Sequence[int], points: Sequence[Mapping[str, int]]) ->
 
 
 def _solve(rows: list[list[Fraction]], values: list[Fraction]) -> list[Fraction] | None:
-    """Return a solution of linear equations, nought where they leave it open; None if there is none."""
+    """Return a solution of linear equations, zero where they leave it open; None if there is none."""
     table = [[*row, value] for row, value in zip(rows, values, strict=True)]
     pivots: list[int] = []
     for column in range(len(rows[0])):

@@ -13,6 +13,7 @@ from archir.errors import GraphError, ParseError, suggest
 from archir.ir import ops
 from archir.ir.graph import Graph
 from archir.ir.limits import Room
+from archir.ir.literals import PREFIXES, is_constant, show_path
 from archir.ir.names import check_keyword
 from archir.ir.node import (
     INPUT,
@@ -28,13 +29,12 @@ from archir.ir.node import (
     Value,
     map_values,
 )
+from archir.ir.random_tensors import LARGEST, sample
 from archir.ir.reader import Reader
-from archir.ir.sample import LARGEST, sample
 from archir.ir.scanner import Token
 from archir.ir.text import plain_signature
 from archir.ir.types import TensorType, Type
 from archir.ir.verify import verify
-from archir.ir.words import PREFIXES, is_constant, show_path
 
 
 def parse_graph(text: str, tensors: Mapping[str, torch.Tensor] | None = None) -> Graph:
@@ -124,7 +124,7 @@ class _Parser:
             graph = Graph(name, [final(n) for n in ordered], tensors, signature, history)
             verify(graph)
         except GraphError as error:
-            raise ParseError(error.what, where=error.where, why=error.why, mend=error.mend) from error
+            raise ParseError(error.what, where=error.where, why=error.why, hint=error.hint) from error
         return graph
 
     def _header(self) -> None:
@@ -145,7 +145,7 @@ class _Parser:
                 raise scanner.unexpected("',' or ')'")
 
     def _add(self, node: Node) -> Node:
-        """Add a node with what the note that follows tells of it."""
+        """Add a node with what the note that follows says about it."""
         token = self._scanner.peek()
         note = self._reader.node_note()
         name = node.name or note.name
@@ -216,9 +216,9 @@ class _Parser:
                 type_ = TensorType(dtype, shape)
             return Value(self._store(token, parameter, (name,), type_).id)
         if name not in self._stored:
-            mend = f"give its shape where it is first used, {show_path(name)}[...]"
-            mend += f"; {suggest(name, self._stored)}" if self._stored else ""
-            raise self._scanner.error(token, f"{show_path(name)} is not introduced", mend=mend)
+            hint = f"give its shape where it is first used, {show_path(name)}[...]"
+            hint += f"; {suggest(name, self._stored)}" if self._stored else ""
+            raise self._scanner.error(token, f"{show_path(name)} is not introduced", hint=hint)
         return Value(self._stored[name].id)
 
     def _call(self) -> None:
@@ -226,7 +226,7 @@ class _Parser:
         token = scanner.next()
         if "." in token.text or token.text in self._calls:
             what = "is one result" if "." in token.text else "is defined twice"
-            raise scanner.error(token, f"{token.text} {what}", mend=f"write %{len(self._calls)} = ...")
+            raise scanner.error(token, f"{token.text} {what}", hint=f"write %{len(self._calls)} = ...")
         scanner.expect("=")
         called = scanner.peek()
         op = self._operator()
@@ -258,7 +258,7 @@ class _Parser:
             scanner.next()
             scanner.expect("=")
             if key.text not in names:
-                raise scanner.error(key, f"{called.text} has no argument {key.text!r}", mend=suggest(key.text, names))
+                raise scanner.error(key, f"{called.text} has no argument {key.text!r}", hint=suggest(key.text, names))
             if key.text in kwargs or key.text in names[: len(args)]:
                 raise scanner.error(key, f"the argument {key.text!r} is given twice")
             kwargs[key.text] = self._argument()
@@ -282,9 +282,9 @@ class _Parser:
             inferred = ops.infer_types(op, operands, self._guards, self._room)
         except ops.NotInferable as error:
             if scanner.peek().text != ":":
-                raise scanner.error(called, error.what, why=error.why, mend="write the types, : f32[B, 3]") from error
+                raise scanner.error(called, error.what, why=error.why, hint="write the types, : f32[B, 3]") from error
         except GraphError as error:
-            raise scanner.error(called, error.what, why=error.why, mend=error.mend) from error
+            raise scanner.error(called, error.what, why=error.why, hint=error.hint) from error
         if inferred is not None and scanner.peek().text != ":":
             return inferred
         scanner.expect(":")
@@ -298,7 +298,7 @@ class _Parser:
                 declared.append(self._reader.type())
         if inferred is not None and not ops.same_types(inferred, declared, self._guards):
             makes = ", ".join(map(str, inferred)) or "()"
-            raise scanner.error(scanner.since(token), f"{called.text} makes {makes}", mend=f"write {makes}")
+            raise scanner.error(scanner.since(token), f"{called.text} makes {makes}", hint=f"write {makes}")
         return tuple(declared)
 
     def _argument(self) -> Argument:
@@ -318,7 +318,7 @@ class _Parser:
         name = self._reader.name("an input")
         if name not in self._inputs:
             what = f"{token.text} is neither an input nor a constant"
-            raise self._scanner.error(token, what, mend=suggest(name, self._inputs))
+            raise self._scanner.error(token, what, hint=suggest(name, self._inputs))
         return Value(self._inputs[name].id)
 
     def _value(self) -> Value:
@@ -326,12 +326,12 @@ class _Parser:
         number, dot, index = token.text.partition(".")
         node = self._calls.get(number)
         if node is None:
-            mend = f"the values so far are {_listed(self._calls)}" if self._calls else "no value is defined so far"
-            raise self._scanner.error(token, f"{number} is not defined before it is used", mend=mend)
+            hint = f"the values so far are {_listed(self._calls)}" if self._calls else "no value is defined so far"
+            raise self._scanner.error(token, f"{number} is not defined before it is used", hint=hint)
         count = len(node.results)
         if (not dot and count != 1) or (dot and (len(index) > 9 or int(index) >= count)):
             results = ", ".join(f"{number}.{i}" for i in range(count)) or "none"
-            raise self._scanner.error(token, f"{token.text} is not a result of {node.op}", mend=f"it has {results}")
+            raise self._scanner.error(token, f"{token.text} is not a result of {node.op}", hint=f"it has {results}")
         return Value(node.id, int(index or 0))
 
     def _call_form(self) -> tuple[Tree, Tree]:
@@ -357,7 +357,7 @@ class _Parser:
         scanner.expect("(")
         self._reader.items(")", read)
         if sorted(used) != list(range(len(self._inputs))):
-            raise scanner.error(token, "each input stands once in `call`", mend=f"inputs: {', '.join(self._inputs)}")
+            raise scanner.error(token, "each input stands once in `call`", hint=f"inputs: {', '.join(self._inputs)}")
         return Tree("tuple", tuple(args)), Tree("dict", tuple(kwargs.values()), tuple(kwargs))
 
     def _input(self, used: list[int]) -> Leaf:

@@ -11,10 +11,7 @@ import torch
 
 from archir.errors import ParseError
 from archir.ir.guards import Guard, parse_guard
-from archir.ir.node import MOST_GUARDS, Leaf, Location, Parameter, Scalar, Tree
-from archir.ir.scanner import Scanner, Token
-from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, parse_dtype, parse_size, symbol, symbols_of
-from archir.ir.words import (
+from archir.ir.literals import (
     KINDS,
     PERSISTENT,
     PREFIXES,
@@ -26,6 +23,9 @@ from archir.ir.words import (
     read_string,
     show_name,
 )
+from archir.ir.node import MOST_GUARDS, Leaf, Location, Parameter, Scalar, Tree
+from archir.ir.scanner import Scanner, Token
+from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, parse_dtype, parse_size, symbol, symbols_of
 
 DEEPEST = 64
 """The most brackets that may be open at once."""
@@ -40,7 +40,7 @@ _SCALARS = ("int", "float", "bool")
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a `#:` comment tells of a node; see `Node`."""
+    """What a `#:` comment says about a node; see `Node`."""
 
     id: int | None = None
     name: str = ""
@@ -85,7 +85,7 @@ class Reader:
         self.scanner.next()
         name = self._converted(token, read_name)
         if token.kind == "word" and show_name(name) != name:
-            raise self.scanner.error(token, f"{name!r} cannot be a plain name", mend=f"write {show_name(name)}")
+            raise self.scanner.error(token, f"{name!r} cannot be a plain name", hint=f"write {show_name(name)}")
         return name
 
     def path(self) -> str:
@@ -133,7 +133,7 @@ class Reader:
             self.scanner.expect("(")
             self.items(")", lambda: parts.append(self._real()))
             if len(parts) != 2:
-                raise self.scanner.error(token, "a complex number has two parts", mend="write complex(0.0, 1.0)")
+                raise self.scanner.error(token, "a complex number has two parts", hint="write complex(0.0, 1.0)")
             return complex(*parts)
         return self._converted(token, read_constant)
 
@@ -152,7 +152,7 @@ class Reader:
         token = self.scanner.peek()
         if token.kind != "word" or (self.scanner.peek(1).text != "[" and token.text not in _SCALARS):
             error = self.scanner.unexpected("a type")
-            raise ParseError(error.what, where=error.where, mend="types look like f32[B, 16] or int(B)")
+            raise ParseError(error.what, where=error.where, hint="types look like f32[B, 16] or int(B)")
         self.scanner.next()
         if self.scanner.accept("["):
             dtype = self._converted(token, parse_dtype)
@@ -190,7 +190,7 @@ class Reader:
         label, named, number = (part.strip() for part in piece.text.partition("="))
         if named:
             if not number.isdecimal() or len(number) > 18:
-                raise self.scanner.error(piece, f"{piece.text!r} gives {label} no size", mend="write w0=16")
+                raise self.scanner.error(piece, f"{piece.text!r} gives {label} no size", hint="write w0=16")
             known = self._sizes.setdefault(label, int(number))
             if known != int(number):
                 raise self.scanner.error(piece, f"{label} is {known}, not {number}")
@@ -260,7 +260,7 @@ class Reader:
         fields = self._fields()
         history = fields.pop("history", [])
         if fields or not isinstance(history, list) or not all(isinstance(spec, str) for spec in history):
-            raise self.scanner.error(token, "this note is not a history", mend='write #: history=["spec", "spec"]')
+            raise self.scanner.error(token, "this note is not a history", hint='write #: history=["spec", "spec"]')
         return tuple(history)
 
     def node_note(self) -> Note:
@@ -273,7 +273,7 @@ class Reader:
         fields = self._fields()
         wrong = any(type(value) is not _NOTE.get(key) for key, value in fields.items())
         if wrong or any(isinstance(value, int) and not 0 <= value < 2**53 for value in fields.values()):
-            raise self.scanner.error(token, "this note does not fit a node", mend='write #: id=3 module="stem" line=7')
+            raise self.scanner.error(token, "this note does not fit a node", hint='write #: id=3 module="stem" line=7')
         number = {key: value for key, value in fields.items() if isinstance(value, int)}
         text = dict.fromkeys(_NOTE, "") | {key: value for key, value in fields.items() if isinstance(value, str)}
         with self.scanner.blaming(token):

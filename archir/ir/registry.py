@@ -51,8 +51,8 @@ def function(op: str) -> Callable[..., Any]:
         if found is None:
             known = (f"{library}.{name}.{form}" for form in _forms(library, name))
             forms = ", ".join(form for form in known if is_function(_overload(form)))
-            mend = f"there is {forms}" if forms else "import the package that defines it first"
-            raise GraphError(f"there is no operator {op!r}", mend=mend)
+            hint = f"there is {forms}" if forms else "import the package that defines it first"
+            raise GraphError(f"there is no operator {op!r}", hint=hint)
         if is_function(found):
             return found
         raise GraphError(f"the operator {op!r} is no function of tensors", why=_IMPURE)
@@ -81,15 +81,15 @@ def _refusal(op: str) -> GraphError:
     if found is not None:
         why = "it is not among the operators that archir knows to be safe on data of strangers"
         return GraphError(
-            f"the operator {op!r} is not admitted", why=why, mend=f"if you vouch for it: archir.admit({op!r})"
+            f"the operator {op!r} is not admitted", why=why, hint=f"if you vouch for it: archir.admit({op!r})"
         )
     library, _, rest = op.partition(".")
     known = {other for other in _known() if other.startswith(f"{library}.")}
     if known or not rest:
-        return GraphError(f"there is no operator {op!r}", mend=suggest(op, known or _known()))
-    mend = f"if it is yours: import the package that defines it, then archir.admit({op!r})"
+        return GraphError(f"there is no operator {op!r}", hint=suggest(op, known or _known()))
+    hint = f"if it is yours: import the package that defines it, then archir.admit({op!r})"
     why = "a graph calls functions of ATen, and those that were admitted"
-    return GraphError(f"there is no operator {op!r} among those a graph may call", why=why, mend=mend)
+    return GraphError(f"there is no operator {op!r} among those a graph may call", why=why, hint=hint)
 
 
 def admit(op: str) -> None:
@@ -105,7 +105,7 @@ def admit(op: str) -> None:
     """
     found = _overload(op)
     if found is None:
-        raise GraphError(f"there is no operator {op!r}", mend="import the package that defines it first")
+        raise GraphError(f"there is no operator {op!r}", hint="import the package that defines it first")
     if not is_function(found):
         raise GraphError(f"the operator {op!r} is no function of tensors", why=_IMPURE)
     _admitted.add(str(found))

@@ -135,11 +135,11 @@ class Scanner:
         found = "the end of the text" if token.kind == "end" else repr(_short(token.text))
         return self.error(token, f"expected {wanted}, found {found}")
 
-    def error(self, token: Token, what: str, *, why: str = "", mend: str = "") -> ParseError:
+    def error(self, token: Token, what: str, *, why: str = "", hint: str = "") -> ParseError:
         """Return an error at a token: its line and column, the line, and a caret under the token."""
         number, column = self._position(token)
         shown = "\n    ".join(self.pointed(token))
-        return ParseError(what, where=f"line {number}, column {column + 1}\n    {shown}", why=why, mend=mend)
+        return ParseError(what, where=f"line {number}, column {column + 1}\n    {shown}", why=why, hint=hint)
 
     def pointed(self, token: Token) -> tuple[str, str]:
         """Return the line a token stands in, or a piece of it, and a line with carets under the token."""
@@ -166,7 +166,7 @@ class Scanner:
         try:
             yield
         except (GraphError, ParseError) as error:
-            raise self.error(token, error.what, why=error.why, mend=error.mend) from error
+            raise self.error(token, error.what, why=error.why, hint=error.hint) from error
 
     def _token(self, at: int) -> Token:
         blank = self._grammar.blank.match(self._text, at)

@@ -171,7 +171,7 @@ def _parsed(text: str) -> sympy.Expr:
             raise ValueError("it is no integer")
     except (SyntaxError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
         why = str(error) if type(error) is ValueError else ""
-        raise ParseError(f"{_short(text)!r} is not a size", why=why, mend="sizes look like 32, B, 16*B + 1") from error
+        raise ParseError(f"{_short(text)!r} is not a size", why=why, hint="sizes look like 32, B, 16*B + 1") from error
     return found
 
 
@@ -259,7 +259,7 @@ def _expression(tree: ast.expr) -> sympy.Expr:
 def _applied(name: str, *arguments: sympy.Expr) -> sympy.Expr:
     """Return a function of sizes as it stands: to simplify it can take for ever."""
     if name == "Mod" and arguments[1].is_zero:
-        raise ValueError("it is divided by nought")
+        raise ValueError("it is divided by zero")
     return _FUNCTIONS[name](*arguments, evaluate=all(part.is_Number for part in arguments))
 
 

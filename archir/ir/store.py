@@ -39,7 +39,7 @@ def save(graph: GraphData, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     if path.is_dir():
-        raise FileError(f"cannot write {path}", why="it is a folder", mend="name a file in it")
+        raise FileError(f"cannot write {path}", why="it is a folder", hint="name a file in it")
     tensors: dict[str, torch.Tensor] = {}
     for node in graph.parameters:
         tensor = graph.tensors[node.id]
@@ -58,7 +58,7 @@ def save(graph: GraphData, path: str | os.PathLike[str]) -> None:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata)
     except (OSError, SafetensorError) as error:
-        raise FileError(f"cannot write {path}", why=str(error), mend="write into a folder that exists") from error
+        raise FileError(f"cannot write {path}", why=str(error), hint="write into a folder that exists") from error
 
 
 def checksum(text: str, tensors: Mapping[str, torch.Tensor]) -> str:

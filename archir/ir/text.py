@@ -25,9 +25,9 @@ import torch
 from archir.errors import GraphError
 from archir.ir import ops
 from archir.ir.data import GraphData
+from archir.ir.literals import show_constant, show_kind, show_name, show_path
 from archir.ir.node import INPUT, PARAMETER, Argument, Constant, Leaf, Node, Parameter, Signature, Tree, Value, fold
 from archir.ir.types import TensorType, Type, dtype_name
-from archir.ir.words import show_constant, show_kind, show_name, show_path
 
 _WIDEST = 100
 """Lines longer than this do not move the column of types."""

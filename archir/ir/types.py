@@ -61,7 +61,7 @@ def parse_dtype(name: str) -> torch.dtype:
     """
     dtype = DTYPES.get(name, RARE_DTYPES.get(name) or _LONG_NAMES.get(name))
     if dtype is None:
-        raise ParseError(f"{name!r} is not an element type", mend=f"known: {', '.join(DTYPES)}")
+        raise ParseError(f"{name!r} is not an element type", hint=f"known: {', '.join(DTYPES)}")
     return dtype
 
 

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Sequence
 from archir.errors import GraphError
 from archir.ir import ops
 from archir.ir.data import GraphData
-from archir.ir.entry import faults
 from archir.ir.execute import mode_argument
+from archir.ir.input_checks import faults
 from archir.ir.limits import Room
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Node, Use, Value, leaves
 from archir.ir.patch import GraphPatch

@@ -100,7 +100,7 @@ def _block(graph: Graph, path: str, calls: Sequence[Node]) -> Block | Miss:
     return Block(path, kept, given, out, tuple(n.id for n in stored))
 
 
-def copy_block(edit: Edit, graph: Graph, block: Block, source: Value, noughts: frozenset[int]) -> Value:
+def copy_block(edit: Edit, graph: Graph, block: Block, source: Value, zeros: frozenset[int]) -> Value:
     """Add a copy of a block that reads its result, with stored tensors of its own.
 
     What the block reads from outside is read by the copy too, and so are tensors that are stored outside it as well.
@@ -110,7 +110,7 @@ def copy_block(edit: Edit, graph: Graph, block: Block, source: Value, noughts: f
         graph: the graph.
         block: the block.
         source: what the copy has the result of the block in place of.
-        noughts: stored tensors that are nought in the copy.
+        zeros: stored tensors that are zero in the copy.
 
     Returns:
         The result of the copy.
@@ -129,9 +129,9 @@ def copy_block(edit: Edit, graph: Graph, block: Block, source: Value, noughts: f
         known, tensor = graph.node(id_).parameter, graph.tensors[id_]
         assert known is not None
         names = tuple(renamed(name) for name in known.names if block.holds(name))
-        if len(names) < len(known.names) and id_ not in noughts:
+        if len(names) < len(known.names) and id_ not in zeros:
             continue
-        tensor = tensor.new_zeros(tensor.shape) if id_ in noughts else tensor.clone()
+        tensor = tensor.new_zeros(tensor.shape) if id_ in zeros else tensor.clone()
         value = edit.add_parameter(names[0], tensor, kind=known.kind, location=_moved(graph.node(id_), block, path))
         edit.update(value.node, parameter=Parameter(names, known.kind, known.trainable, known.persistent))
         new[Value(id_)] = value

@@ -19,10 +19,10 @@ class Change:
     Attributes:
         source: for each new unit the old unit it repeats; numbers from the old size on are fresh units.
         fresh: number of fresh units.
-        sign: for each new unit, the sign with which `theta` is added to it; all nought if empty.
+        sign: for each new unit, the sign with which `theta` is added to it; all zero if empty.
         theta: by parameter node, a tensor of the parameter's shape to add to the units with a sign.
         values: by parameter node, what the fresh units hold: the parameter's shape with its positions along the
-            width replaced by those of the fresh units. Where not given: nought in every place where a repeated unit
+            width replaced by those of the fresh units. Where not given: zero in every place where a repeated unit
             would be divided, random like the other units elsewhere.
         merged: pairs of old units that become one, which holds the mean of what they held, doubled where a repeated
             unit would be divided. `source` has the first of each pair and not the second.

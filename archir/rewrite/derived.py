@@ -23,7 +23,7 @@ from archir.ir.graph import Patch
 from archir.ir.node import OUTPUT, PARAMETER, Argument, Node, Use, Value, map_values
 from archir.rewrite.equations import Miss
 from archir.rewrite.perturbation import Edge, Members
-from archir.rewrite.region import Values, members_of
+from archir.rewrite.subgraph import Values, members_of
 from archir.rewrite.theta import Added, Key, Theta
 
 
@@ -114,7 +114,7 @@ def with_theta(patch: Patch, theta: Theta) -> Patch:
                 "what the rewrite learned does not fit the tensors it brings",
                 where=after.history[-1] if after.history else "",
                 why=f"{list(change.shape)} was learned, {list(shape or ())} is there",
-                mend="rewrites before it have changed its surroundings: apply it first, or alone",
+                hint="rewrites before it have changed its surroundings: apply it first, or alone",
             )
     near = {node: after.tensors[node] for node in {*added, *(key for key in theta if isinstance(key, int))}}
     return replace(patch, after=after.with_stored(add_theta(near, added, theta)))

@@ -191,7 +191,7 @@ Relation = Callable[[Equations, Node], None]
 
 
 def solve(q: Equations, stored: set[Value]) -> dict[Variable, int] | Miss:
-    """Solve by propagation: determined variables first, then one choice a contraction, then noughts."""
+    """Solve by propagation: determined variables first, then one choice a contraction, then zeros."""
     by_variable: dict[Variable, list[int]] = {}
     for i, (terms, _, _) in enumerate(q.rows):
         for variable, _ in terms:

@@ -1,10 +1,10 @@
-"""When a block is the identity: which of its layers have to be nought, and the proof.
+"""When a block is the identity: which of its layers have to be zero, and the proof.
 
-The block is run on states instead of numbers: nought, the same as the input, or other. A layer whose weight and bias
-are nought gives nought; what is the same plus nought is the same; an activation that lets the range of the input pass
+The block is run on states instead of numbers: zero, the same as the input, or other. A layer whose weight and bias
+are zero gives zero; what is the same plus zero is the same; an activation that lets the range of the input pass
 keeps it the same. This holds in training too.
 
-Source: ours; the last layer of a branch at nought is from Zhang, Dauphin, Ma 2019 (Fixup).
+Source: ours; the last layer of a branch at zero is from Zhang, Dauphin, Ma 2019 (Fixup).
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class State(Enum):
     """What is known of a value in a block.
 
     Attributes:
-        NOUGHT: every number is nought.
+        NOUGHT: every number is zero.
         SAME: the numbers are those of the input, in its order.
         OTHER: nothing.
     """
 
-    NOUGHT = "nought"
+    NOUGHT = "zero"
     SAME = "same"
     OTHER = "other"
 
 
 def find_identity(graph: Graph, block: Block, source: Value) -> frozenset[int] | Miss:
-    """Find the stored tensors of a block that, when nought, make a copy of it after the block the identity.
+    """Find the stored tensors of a block that, when zero, make a copy of it after the block the identity.
 
     They are those of the last layer of each of its residual branches.
 
@@ -56,25 +56,25 @@ def find_identity(graph: Graph, block: Block, source: Value) -> frozenset[int] |
     Returns:
         Their nodes, or why there are none.
     """
-    noughts: frozenset[int] = frozenset()
+    zeros: frozenset[int] = frozenset()
     sums = False
     while True:
-        states = run(graph, block, source, noughts)
+        states = run(graph, block, source, zeros)
         if states[block.out] is State.SAME:
-            return noughts or Miss("it has no layer that could be nought", (block.out.node,))
+            return zeros or Miss("it has no layer that could be zero", (block.out.node,))
         more: frozenset[int] = frozenset()
         for node in block.calls:
             branch = _open_branch(node, states)
             sums = sums or branch is not None
-            more = more or (frozenset() if branch is None else _last_layer(graph, block, branch) - noughts)
+            more = more or (frozenset() if branch is None else _last_layer(graph, block, branch) - zeros)
         if not more:
             break
-        noughts |= more
-    if not sums and not noughts:
+        zeros |= more
+    if not sums and not zeros:
         return Miss("it has no residual connection", (block.out.node,))
     blocker = _blocker(graph, block, states)
     if _open_branch(blocker, states) is not None:
-        return Miss("a branch of it ends in no layer that could be nought", (blocker.id,))
+        return Miss("a branch of it ends in no layer that could be zero", (blocker.id,))
     changing = blocker.op.removesuffix(".default")
     return Miss(f"{changing} changes what its residual connections let through", (blocker.id,))
 
@@ -89,16 +89,16 @@ def is_residual(graph: Graph, block: Block) -> bool:
     return False
 
 
-def run(graph: Graph, block: Block, source: Value, noughts: frozenset[int]) -> Mapping[Value, State]:
-    """Return the state of every value of a block when some stored tensors are nought.
+def run(graph: Graph, block: Block, source: Value, zeros: frozenset[int]) -> Mapping[Value, State]:
+    """Return the state of every value of a block when some stored tensors are zero.
 
     Args:
         graph: the graph.
         block: the block.
         source: what it is given, which has the range of its result.
-        noughts: stored tensors that are nought.
+        zeros: stored tensors that are zero.
     """
-    states = {source: State.SAME} | {Value(id_): State.NOUGHT for id_ in noughts}
+    states = {source: State.SAME} | {Value(id_): State.NOUGHT for id_ in zeros}
     for node in block.calls:
         state = _state(graph, block, node, states)
         states |= {Value(node.id, i): state for i in range(len(node.results))}
@@ -111,16 +111,16 @@ def _state(graph: Graph, block: Block, node: Node, states: Mapping[Value, State]
     def of(argument: Argument) -> State:
         return states.get(argument, State.OTHER) if isinstance(argument, Value) else State.OTHER
 
-    def nought(*arguments: str) -> bool:
+    def zero(*arguments: str) -> bool:
         given = [node.arguments.get(a) for a in arguments]
         return all(a is None or of(a) is State.NOUGHT for a in given)
 
     first = next(iter(node.arguments.values()), None)
     if layer or known.kind is Kind.NORM:
-        by_weight = node.arguments.get("weight") is not None and nought("weight", "bias")
-        return State.NOUGHT if by_weight or (layer and nought("input", "bias")) else State.OTHER
+        by_weight = node.arguments.get("weight") is not None and zero("weight", "bias")
+        return State.NOUGHT if by_weight or (layer and zero("input", "bias")) else State.OTHER
     if short_name(node) == "addmm":
-        both = nought("self") and (nought("mat1") or nought("mat2"))
+        both = zero("self") and (zero("mat1") or zero("mat2"))
         return State.NOUGHT if both else State.OTHER
     if _is_product(node):
         if any(of(v) is State.NOUGHT for u, v in node.operands() if u.argument in known.multilinear):
@@ -137,15 +137,15 @@ def _state(graph: Graph, block: Block, node: Node, states: Mapping[Value, State]
         return State.OTHER
     elif known.moves is Movement.JOIN and isinstance(first, tuple):
         return State.NOUGHT if all(of(part) is State.NOUGHT for part in first) else State.OTHER
-    elif of(first) is State.NOUGHT and _keeps_nought(node):
+    elif of(first) is State.NOUGHT and _keeps_zero(node):
         return State.NOUGHT
     elif of(first) is State.SAME and (_keeps_all(graph, block, node) or _passes(graph, block, node)):
         return State.SAME
     return State.OTHER
 
 
-def _keeps_nought(node: Node) -> bool:
-    """Say whether the results of a call are nought where its first operand is, in training too."""
+def _keeps_zero(node: Node) -> bool:
+    """Say whether the results of a call are zero where its first operand is, in training too."""
     known = operator_of(node.op)
     linear = known.linear_in(node.arguments) & node.arguments.keys()
     if known.preserves_zero or (not known.mode and linear == {next(iter(node.arguments), "")}):
@@ -232,7 +232,7 @@ def _limits(graph: Graph, value: Value, depth: int) -> tuple[float, float]:
 
 
 def _open_branch(node: Node, states: Mapping[Value, State]) -> Value | None:
-    """Return what a call adds to the input of its block, if that is not nought."""
+    """Return what a call adds to the input of its block, if that is not zero."""
     if operator_of(node.op).linear != SUMMANDS:
         return None
     one, other = node.arguments["self"], node.arguments["other"]
@@ -243,7 +243,7 @@ def _open_branch(node: Node, states: Mapping[Value, State]) -> Value | None:
 
 
 def _last_layer(graph: Graph, block: Block, value: Value) -> frozenset[int]:
-    """Return the stored tensors of a block that have to be nought for a value to be; none if that cannot be."""
+    """Return the stored tensors of a block that have to be zero for a value to be; none if that cannot be."""
     nothing: frozenset[int] = frozenset()
     node = graph.node(value.node)
     if node.parameter is not None:
@@ -268,7 +268,7 @@ def _last_layer(graph: Graph, block: Block, value: Value) -> frozenset[int]:
         else:  # the weight
             operands.sort(key=lambda v: not _is_stored(graph, v))
         return next((found for v in operands if (found := _last_layer(graph, block, v))), nothing)
-    return _last_layer(graph, block, operands[0]) if operands and _keeps_nought(node) else nothing
+    return _last_layer(graph, block, operands[0]) if operands and _keeps_zero(node) else nothing
 
 
 def _is_stored(graph: Graph, value: Value) -> bool:

@@ -22,7 +22,7 @@ class Start(Enum):
 
     Attributes:
         RANDOM: normal numbers with variance 2/fan-in.
-        ZERO: noughts.
+        ZERO: zeros.
         IDENTITY: what lets its input through unchanged.
 
     Source: He et al. 2015 for the variance.
@@ -150,7 +150,7 @@ class Insertion:
         return self.edit.call("aten.batch_norm.default", *arguments, location=self.location(name))
 
     def blend(self, name: str, kept: Value, other: Value, shape: Sequence[int]) -> Value:
-        """Add `kept + a (other - kept)`, where `a` is a stored tensor of a given shape, nought at first."""
+        """Add `kept + a (other - kept)`, where `a` is a stored tensor of a given shape, zero at first."""
         share = self.parameter(name, torch.zeros(tuple(shape)))
         step = self.call("aten.mul.Tensor", self.call("aten.sub.Tensor", other, kept), share)
         return self.call("aten.add.Tensor", kept, step)

@@ -7,7 +7,7 @@ add up to one, a non-linear operator needs zero. Stored tensors are free to take
 which stored tensors are divided. A tied embedding, for example, cannot be divided, so the division moves into the
 affine parameters of the last normalisation.
 
-A fresh unit is nought where a repeated one would be divided; elsewhere it may be anything.
+A fresh unit is zero where a repeated one would be divided; elsewhere it may be anything.
 
 Source: ours.
 """

@@ -38,10 +38,10 @@ class Members:
 class Perturbation(Protocol):
     """The change of activations a family of candidates makes, as a function of its parameters θ.
 
-    The inputs of the changed region are held at their present values, so that `Δ` is exact in θ; only what lies
+    The inputs of the changed subgraph are held at their present values, so that `Δ` is exact in θ; only what lies
     downstream of the edges is left to be linearised.
 
-    Source: Lawton, Galstyan, Ver Steeg 2024 for single channels; edges, regions and families are ours.
+    Source: Lawton, Galstyan, Ver Steeg 2024 for single channels; edges, subgraphs and families are ours.
     """
 
     @property

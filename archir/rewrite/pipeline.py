@@ -38,7 +38,7 @@ def apply_passes(graph: Graph, passes: Iterable[Pass]) -> Graph:
         except PassError as error:
             where = "; ".join(filter(None, [error.where, f"after {'; '.join(done)}" if done else ""]))
             what = f"{format_spec(pass_)}: {error.what}"
-            raise PassError(what, where=where, why=error.why, mend=error.mend) from error
+            raise PassError(what, where=where, why=error.why, hint=error.hint) from error
         done.append(format_spec(pass_))
     return graph
 

@@ -46,11 +46,11 @@ def find_value(graph: Graph, reference: Reference) -> Value:
         number, index = int(numbered[1]), int(numbered[2] or 0)
         if number < len(calls) and index < len(calls[number].results):
             return Value(calls[number].id, index)
-        raise PassError(f"there is no value {reference}", mend=f"the calls are numbered %0 to %{len(calls) - 1}")
+        raise PassError(f"there is no value {reference}", hint=f"the calls are numbered %0 to %{len(calls) - 1}")
     inputs = {n.name: n.id for n in graph.inputs}
     if reference in inputs:
         return Value(inputs[reference])
-    raise PassError(f"there is no value {reference[:60]!r}", mend=suggest(reference, ["%0", *inputs]))
+    raise PassError(f"there is no value {reference[:60]!r}", hint=suggest(reference, ["%0", *inputs]))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A region evaluated anew with other weights."""
+"""A subgraph evaluated anew with other weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from archir.ir.node import Node, Value
 from archir.ir.operators.normalisation import BATCH_NORM, scale_of
 from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
-from archir.rewrite.region import Region, Values
+from archir.rewrite.subgraph import Subgraph, Values
 
 _Kind = Literal["weight", "sum", "norm", "call"]
 
@@ -49,7 +49,7 @@ class _Stage:
 
 
 class Replay:
-    """A region evaluated with some of its stored tensors changed by ±θ, its inputs held at their present values.
+    """A subgraph evaluated with some of its stored tensors changed by ±θ, its inputs held at their present values.
 
     While calls are linear (in their weight, then sums and batch normalisation in evaluation mode), they are evaluated
     once on the change alone, whatever the number of signs; a convolution and the normalisation after it in one call.
@@ -58,15 +58,15 @@ class Replay:
         needs: the values of the unchanged program that are read, those at the ends among them.
     """
 
-    def __init__(self, region: Region, changed: Collection[int]) -> None:
+    def __init__(self, subgraph: Subgraph, changed: Collection[int]) -> None:
         """Find out what is to be evaluated.
 
         Args:
-            region: the region.
+            subgraph: the subgraph.
             changed: the stored tensors that change.
         """
-        self._ends = frozenset(v for _, v in region.ends)
-        stages, needs = _plan(region, frozenset(map(Value, changed)), self._ends)
+        self._ends = frozenset(v for _, v in subgraph.ends)
+        stages, needs = _plan(subgraph, frozenset(map(Value, changed)), self._ends)
         last = {v: i for i, stage in enumerate(stages) for v in (*stage.results, *stage.moved)}
         gone: list[list[Value]] = [[] for _ in stages]
         for value in last.keys() - self._ends:
@@ -77,7 +77,7 @@ class Replay:
     def __call__(
         self, values: Values, theta: Mapping[int, torch.Tensor], signs: Sequence[int] = (1,)
     ) -> list[dict[Value, torch.Tensor]]:
-        """Evaluate the region.
+        """Evaluate the subgraph.
 
         Args:
             values: values of the unchanged program, at least those in `needs`.
@@ -135,20 +135,22 @@ def _scale(norm: Node, values: Values) -> torch.Tensor:
     return scale_of(values[variance], epsilon, values[weight] if isinstance(weight, Value) else None)
 
 
-def _plan(region: Region, stored: frozenset[Value], ends: frozenset[Value]) -> tuple[list[_Stage], frozenset[Value]]:
+def _plan(
+    subgraph: Subgraph, stored: frozenset[Value], ends: frozenset[Value]
+) -> tuple[list[_Stage], frozenset[Value]]:
     """Return the calls to be made anew, and the values of the unchanged program they read."""
-    readers = Counter(v for n in region.nodes for v in region.carried[n.id])
+    readers = Counter(v for n in subgraph.nodes for v in subgraph.carried[n.id])
     changed, needs = set(stored), {*stored, *ends}
     stepped: dict[Value, int] = {}
     stages: list[_Stage] = []
-    for node in region.nodes:
-        moved = region.carried[node.id] & changed
+    for node in subgraph.nodes:
+        moved = subgraph.carried[node.id] & changed
         if not moved:
             continue
-        kind, number = _kind(region, node, moved, stored, stepped.keys()), len(stages)
-        read, call = {v for _, v in node.operands()} - moved, region.calls[node.id]
+        kind, number = _kind(subgraph, node, moved, stored, stepped.keys()), len(stages)
+        read, call = {v for _, v in node.operands()} - moved, subgraph.calls[node.id]
         if kind == "weight":
-            call = region.changes[node.id]
+            call = subgraph.changes[node.id]
             read.discard(node.arguments.get("bias"))
         elif kind == "norm":
             (x,) = moved
@@ -172,9 +174,9 @@ def _plan(region: Region, stored: frozenset[Value], ends: frozenset[Value]) -> t
 
 
 def _kind(
-    region: Region, node: Node, moved: frozenset[Value], stored: frozenset[Value], stepped: Collection[Value]
+    subgraph: Subgraph, node: Node, moved: frozenset[Value], stored: frozenset[Value], stepped: Collection[Value]
 ) -> _Kind:
-    if node.id in region.changes and moved == {node.arguments["weight"]} and moved <= stored:
+    if node.id in subgraph.changes and moved == {node.arguments["weight"]} and moved <= stored:
         return "weight"
     if not moved.issubset(stepped):
         return "call"
@@ -182,5 +184,5 @@ def _kind(
         known = isinstance(node.argument("running_var"), Value) and isinstance(node.argument("eps"), float)
         return "norm" if known and not uses_batch_statistics(node) else "call"
     if node.op == "aten.add.Tensor" and "alpha" not in node.arguments:
-        return "sum" if len(moved) == 2 or {region.types[v] for v in moved} == {*node.results} else "call"
+        return "sum" if len(moved) == 2 or {subgraph.types[v] for v in moved} == {*node.results} else "call"
     return "call"

@@ -95,9 +95,9 @@ class _Parser:
         self.source = source
         self.depth = 0
 
-    def _error(self, token: Token, why: str, mend: str = "") -> ParseError:
+    def _error(self, token: Token, why: str, hint: str = "") -> ParseError:
         lines = [*([self.source] if self.source else []), *self.scanner.pointed(token)]
-        return ParseError("this is not a specification of passes", where="\n         ".join(lines), why=why, mend=mend)
+        return ParseError("this is not a specification of passes", where="\n         ".join(lines), why=why, hint=hint)
 
     def _take(self, expected: str = "", at_end: str = "") -> Token:
         token = self.scanner.next()

@@ -45,7 +45,7 @@ class Surroundings:
     Attributes:
         axis: the axis along which its features lie.
         features: their number.
-        spatial: number of spatial axes, which follow the features; nought where the features are the last axis.
+        spatial: number of spatial axes, which follow the features; zero where the features are the last axis.
         activation: the activation of the layers around it, ReLU if there is none.
         norm: name of the normalisation of the layer that makes it, empty if it has none.
         layer: the call that gives it its features.

@@ -75,7 +75,7 @@ def _bound(program: Program, batch: AnyBatch) -> BoundBatch:
         return batch
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ScoreError(
-            f"a batch is a pair (inputs, targets), not a {type(batch).__name__}", mend="give an iterable of such pairs"
+            f"a batch is a pair (inputs, targets), not a {type(batch).__name__}", hint="give an iterable of such pairs"
         )
     inputs, targets = batch
     examples = number_of_examples(targets)

@@ -17,8 +17,8 @@ from archir.rewrite.changes import Change
 from archir.rewrite.morphism import UnitMorphism
 from archir.rewrite.multiplicity import relate
 from archir.rewrite.pipeline import apply_together, merged_changes
-from archir.rewrite.region import makes_linearly
 from archir.rewrite.spec import format_spec
+from archir.rewrite.subgraph import makes_linearly
 from archir.scoring.batches import no_batches
 from archir.scoring.program import Inputs, Program
 
@@ -100,7 +100,7 @@ def compensated(
     for prune in prunes:
         change = prune.change(widths[prune.width])
         if change.fresh or len(set(change.source)) < len(change.source):
-            raise PassError(f"{format_spec(prune)} does more than remove units", mend="give prunes only")
+            raise PassError(f"{format_spec(prune)} does more than remove units", hint="give prunes only")
     consumers = _find_consumers(widths, merged_changes(widths, [(prune, None) for prune in prunes]))
     program = Program(graph, keep=frozenset(v for c in consumers for v in c.inputs))
     empty = True

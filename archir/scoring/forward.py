@@ -29,7 +29,7 @@ Rule = Callable[..., tuple[torch.Tensor, ...]]
 
 @dataclass(frozen=True)
 class Tangents:
-    """The tangents of candidates that have successive numbers; those of all others are nought.
+    """The tangents of candidates that have successive numbers; those of all others are zero.
 
     Attributes:
         tensor: `[candidates, *shape of the value]`.
@@ -56,7 +56,7 @@ class Tangents:
 
 
 def _numbers(tangents: Iterable[Tangents]) -> range:
-    """Return the numbers of the candidates that may have a tangent other than nought, and those between them."""
+    """Return the numbers of the candidates that may have a tangent other than zero, and those between them."""
     spans = [(t.first, t.first + len(t.tensor)) for t in tangents]
     return range(min(start for start, _ in spans), max(stop for _, stop in spans))
 
@@ -104,7 +104,7 @@ class Linearisation:
             start: tangents in the shapes of the values on the edges, edges of `downstream`, without chains.
 
         Returns:
-            `[candidates, *shape of the output]` each; the numbers of the candidates run from nought to the last that
+            `[candidates, *shape of the output]` each; the numbers of the candidates run from zero to the last that
             starts anywhere.
         """
         candidates = range(_numbers(start.values()).stop)
@@ -345,6 +345,6 @@ def _two_reverse_passes(
                 f"{node.op} can be differentiated neither in forward nor twice in reverse mode",
                 where=f"node {node.id} {node.location or ''}".strip(),
                 why=str(error),
-                mend="use screening alone (refine=0), or replace the operator",
+                hint="use screening alone (refine=0), or replace the operator",
             ) from error
     return _stacked(pushed)

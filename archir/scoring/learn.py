@@ -17,7 +17,7 @@ from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, in_parts
 from archir.scoring.objective import Objective
 from archir.scoring.options import ScoreOptions
 from archir.scoring.program import Program
-from archir.scoring.screen import Gradient, Reductions, backward, in_turn, let_go, tapped_program
+from archir.scoring.screen import Gradient, Reductions, backward, in_turn, release, tapped_program
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Learner:
         for i, done in in_turn({i: self._perturbations[i] for i in self._learnable}):
             alone = self._pull(i, evaluation.values, first, pairs, examples, sums)
             value += alone if sums is None else 0.0
-            let_go(done, first, pairs)
+            release(done, first, pairs)
         return value
 
     @torch.no_grad()
@@ -277,7 +277,7 @@ def _inner(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def _scale(weight: torch.Tensor) -> float:
-    """Return the root mean square of a weight, 1 where it is nought."""
+    """Return the root mean square of a weight, 1 where it is zero."""
     found = float(weight.square().mean().sqrt())
     return found if found > 0 else 1.0
 
@@ -286,7 +286,7 @@ def _pace(key: Key, like: torch.Tensor) -> float:
     """Return by how much steps are shorter for a new layer than for copies: 3/√fan-in.
 
     A step of Adam moves all weights of a unit by as much, so that inputs add up, and a layer of many inputs that starts
-    at nought would overshoot. Copies of units start and move in pairs that cancel, and need no such care.
+    at zero would overshoot. Copies of units start and move in pairs that cancel, and need no such care.
 
     Source: Yang and Hu 2021 for the scaling; the constant, the root of a 3x3 kernel, is ours.
     """

@@ -89,9 +89,9 @@ def find_loss(spec: str | LossFunction | Loss) -> Loss:
     if callable(spec):
         return _from_callable(spec)
     if not isinstance(spec, str):
-        raise ScoreError(f"a {type(spec).__name__} is no loss", mend=f"give a callable, or one of {', '.join(LOSSES)}")
+        raise ScoreError(f"a {type(spec).__name__} is no loss", hint=f"give a callable, or one of {', '.join(LOSSES)}")
     if spec not in LOSSES:
-        raise ScoreError(f"there is no loss {spec!r:.80}", mend=suggest(spec, LOSSES))
+        raise ScoreError(f"there is no loss {spec!r:.80}", hint=suggest(spec, LOSSES))
     return LOSSES[spec]
 
 
@@ -113,7 +113,7 @@ def check_loss(loss: Loss, outputs: Any, targets: Targets) -> None:
     if parts.shape != (examples,) or mean.dim() != 0:
         raise ScoreError(
             f"the loss {loss.name} returns {list(parts.shape)} and {list(mean.shape)} for {examples} examples",
-            mend="return one loss an example, [batch], or their mean, a scalar",
+            hint="return one loss an example, [batch], or their mean, a scalar",
         )
     check_finite(loss, parts)
     tolerance = 1e-3 * float(parts.abs().mean()) + 1e-6
@@ -121,7 +121,7 @@ def check_loss(loss: Loss, outputs: Any, targets: Targets) -> None:
         raise ScoreError(
             f"the loss {loss.name} is not a mean over examples",
             why=f"it is {float(mean):.6g} on a batch whose examples have the mean {float(parts.mean()):.6g}",
-            mend="return the losses of the examples, [batch], or declare a loss of the whole batch by archir.coupled",
+            hint="return the losses of the examples, [batch], or declare a loss of the whole batch by archir.coupled",
         )
 
 
@@ -131,7 +131,7 @@ def _check_coupled(loss: Loss, outputs: Any, targets: Targets) -> None:
     if not isinstance(found, torch.Tensor) or found.dim() != 0:
         raise ScoreError(
             f"the coupled loss {loss.name} returns {_kind(found)}",
-            mend="return one number for the batch, a scalar tensor; one loss an example needs no archir.coupled",
+            hint="return one number for the batch, a scalar tensor; one loss an example needs no archir.coupled",
         )
     if not bool(torch.isfinite(found)):
         raise ScoreError(f"the loss {loss.name} is {float(found)} on a batch")
@@ -152,7 +152,7 @@ def check_probabilities(loss: Loss, targets: Targets) -> None:
         raise ScoreError(
             f"a target of the loss {loss.name} is {float(targets[tuple(place)]):.6g}, not a probability from 0 to 1",
             where=f"example {place[0]}{f', position {place[1:]}' if place[1:] else ''}",
-            mend="bring the targets into that range, or take mse for other values",
+            hint="bring the targets into that range, or take mse for other values",
         )
 
 
@@ -182,12 +182,12 @@ def class_axis(outputs: torch.Tensor, targets: torch.Tensor) -> int:
     if second and last and outputs.dim() > 2:
         raise ScoreError(
             f"the class axis of outputs {list(outputs.shape)} with targets {list(targets.shape)} is ambiguous",
-            mend="give a callable loss that moves the classes to axis 1",
+            hint="give a callable loss that moves the classes to axis 1",
         )
     if not second and not last:
         raise ScoreError(
             f"outputs {list(outputs.shape)} do not fit class numbers {list(targets.shape)}",
-            mend="outputs should be [batch, classes, ...] or [batch, ..., classes]",
+            hint="outputs should be [batch, classes, ...] or [batch, ..., classes]",
         )
     return 1 if second else outputs.dim() - 1
 
@@ -202,8 +202,8 @@ def labels_of(targets: Targets, loss: Loss) -> torch.Tensor | None:
 def label_weights(labels: torch.Tensor) -> torch.Tensor:
     """Return what every position counts in the cross-entropy of its example, in float64.
 
-    That is one over the number of labelled positions of the example, and nought where the label is `NO_LABEL`. So the
-    loss of an example is the mean over its labelled positions, nought if it has none, and the loss of a batch is the
+    That is one over the number of labelled positions of the example, and zero where the label is `NO_LABEL`. So the
+    loss of an example is the mean over its labelled positions, zero if it has none, and the loss of a batch is the
     mean over all its examples, whatever the number of labels of each.
 
     Args:
@@ -246,7 +246,7 @@ def unknown_classes(labels: torch.Tensor, classes: int) -> ScoreError:
     return ScoreError(
         f"class numbers run from {int(found.min())} to {int(found.max())}, the model has {classes}",
         where=f"example {first} of the batch",
-        mend=f"class numbers start at 0; {NO_LABEL} leaves a position out",
+        hint=f"class numbers start at 0; {NO_LABEL} leaves a position out",
     )
 
 
@@ -265,7 +265,7 @@ def _tensor(name: str, outputs: Any) -> torch.Tensor:
     if not isinstance(outputs, torch.Tensor):
         raise ScoreError(
             f"the loss {name} takes one tensor, the model returns a {type(outputs).__name__}",
-            mend="give a callable loss that picks the part it needs",
+            hint="give a callable loss that picks the part it needs",
         )
     return outputs
 
@@ -274,7 +274,7 @@ def _target(name: str, targets: Any) -> torch.Tensor:
     if not isinstance(targets, torch.Tensor):
         raise ScoreError(
             f"the loss {name} takes one tensor of targets, the batch has a {type(targets).__name__}",
-            mend="give a callable loss that picks the part it needs",
+            hint="give a callable loss that picks the part it needs",
         )
     return targets
 
@@ -308,7 +308,7 @@ def _from_callable(function: LossFunction) -> Loss:
         if found.dim() and found.shape != (examples,):
             raise ScoreError(
                 f"the loss {name} returns {list(found.shape)} for {examples} examples",
-                mend="return one loss an example, [batch], or their mean, a scalar",
+                hint="return one loss an example, [batch], or their mean, a scalar",
             )
         return found
 
@@ -346,7 +346,7 @@ def _called(function: LossFunction, outputs: Any, targets: Any) -> torch.Tensor:
     if not isinstance(found, torch.Tensor) or not found.is_floating_point():
         raise ScoreError(
             f"the loss {name} returns {_kind(found)}",
-            mend="return a tensor of losses made of the outputs by operations of torch",
+            hint="return a tensor of losses made of the outputs by operations of torch",
         )
     return found
 
@@ -356,7 +356,7 @@ def _scalar(name: str, found: object) -> torch.Tensor:
     if not isinstance(found, torch.Tensor) or found.dim() != 0 or not found.is_floating_point():
         raise ScoreError(
             f"the loss {name} of a batch is {_kind(found)}, not one number",
-            mend="return a scalar tensor made of the outputs by operations of torch",
+            hint="return a scalar tensor made of the outputs by operations of torch",
         )
     return found
 

@@ -188,7 +188,7 @@ class Objective:
             if not bool(torch.isfinite(total)):
                 raise ScoreError(
                     f"the loss {self.loss.name} is {float(total.detach())} on a batch",
-                    mend="check the weights, the inputs and the targets for infinite values",
+                    hint="check the weights, the inputs and the targets for infinite values",
                 )
             if not total.requires_grad:
                 raise ScoreError(f"the loss {self.loss.name} does not depend on the outputs of the model")
@@ -245,7 +245,7 @@ class Objective:
             raise ScoreError(
                 f"the exact curvature of {count} outputs {'a batch' if self.loss.coupled else 'an example'} "
                 "is not computed",
-                mend=f"use the sampled one; {LARGEST_DENSE} outputs are the most",
+                hint=f"use the sampled one; {LARGEST_DENSE} outputs are the most",
             )
 
 

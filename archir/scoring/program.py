@@ -174,7 +174,7 @@ class Program:
                     _unnest(leaf, given.pop(name), name, found)
             if given:
                 known = ", ".join(name for name, _ in slots)
-                raise ScoreError(f"the model takes no argument {min(given)!r}", mend=f"it takes {known}")
+                raise ScoreError(f"the model takes no argument {min(given)!r}", hint=f"it takes {known}")
         else:
             args = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
             if len(args) > len(signature.args.children):
@@ -255,7 +255,7 @@ class Program:
             f"{node.op} rejects its operands",
             where=f"node {id_} {node.location or ''}".strip(),
             why=f"{type(error).__name__}: {error}",
-            mend="check the shapes of the batches",
+            hint="check the shapes of the batches",
         )
 
 
@@ -294,7 +294,7 @@ def _refuse_noise(graph: Graph, batch_statistics: bool) -> None:
             f"the model cannot be scored: {', '.join(sorted({n.op for n in noisy}))} is active in evaluation mode",
             where="; ".join(f"node {n.id} {n.location or ''}".strip() for n in noisy[:5]),
             why="scores would be noise",
-            mend="capture the model in evaluation mode, with running statistics; or score with batch_statistics=True",
+            hint="capture the model in evaluation mode, with running statistics; or score with batch_statistics=True",
         )
 
 
@@ -337,7 +337,7 @@ def number_of_examples(targets: Targets) -> int:
     if not found or not all(isinstance(t, torch.Tensor) and t.dim() and len(t) for _, t in found):
         raise ScoreError(
             "a batch is a pair (inputs, targets) with targets a tensor of one or more examples",
-            mend="several tensors may be a tuple or a mapping; the first axis of each runs over the examples",
+            hint="several tensors may be a tuple or a mapping; the first axis of each runs over the examples",
         )
     if len({len(t) for _, t in found}) > 1:
         raise ScoreError("the targets differ in length: " + ", ".join(f"{len(t)} in {name}" for name, t in found))

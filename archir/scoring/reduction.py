@@ -57,7 +57,7 @@ class Reduction:
         return result.index_add_(1, self._member[inside], rows[:, inside])
 
     def spread(self, amounts: torch.Tensor) -> torch.Tensor:
-        """Return amounts at every position, nought where there is no member; broadcastable to the shape.
+        """Return amounts at every position, zero where there is no member; broadcastable to the shape.
 
         Args:
             amounts: `[examples, members]`, or `[1, members]` for the same in every example.
@@ -88,7 +88,7 @@ def _example_index(members: Members, size: int, examples: int) -> torch.Tensor:
     if size_of(members.example_term, sizes) != size:
         raise ScoreError(
             f"an axis of {size} positions does not belong to {examples} examples",
-            mend="give batches whose targets have one entry for each example",
+            hint="give batches whose targets have one entry for each example",
         )
     return unit_index(members.example_term, atom, sizes=sizes)
 

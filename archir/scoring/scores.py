@@ -101,7 +101,7 @@ class Scores:
         """
         if spec not in self._by_spec:
             what = f"the strategy {self.strategy} scores no candidate {spec!r}"
-            raise ScoreError(what, mend=suggest(spec, self._by_spec))
+            raise ScoreError(what, hint=suggest(spec, self._by_spec))
         return self._by_spec[spec]
 
     @property
@@ -254,12 +254,12 @@ class Scores:
         return ScoreError(
             f"{found.spec} was not refined, so nothing is known of it together with others",
             why=f"the best {self.refined} of {len(self)} candidates were",
-            mend="score by the strategy linearised with a larger refine=",
+            hint="score by the strategy linearised with a larger refine=",
         )
 
     def _model(self, name: str) -> SetModel:
         if name not in MODELS:
-            raise ScoreError(f"there is no model {name!r}", mend=suggest(name, MODELS))
+            raise ScoreError(f"there is no model {name!r}", hint=suggest(name, MODELS))
         if name == "additive" or not self.choice:
             return Additive(torch.tensor([self._predicted(s) for s in self.choice], dtype=torch.float64))
         if self.refinement is None:

@@ -175,7 +175,7 @@ class Reductions:
 def in_turn(perturbations: Mapping[int, Perturbation]) -> Iterator[tuple[int, frozenset[Edge]]]:
     """Yield the numbers of families, those on fewest edges first, with the edges that none after it is on.
 
-    So the gradients on most edges can be let go of before the families come that need most memory.
+    So the gradients on most edges can be released before the families come that need most memory.
     """
     order = sorted(perturbations, key=lambda i: len(perturbations[i].edges))
     last = {edge: i for i in order for edge in perturbations[i].edges}
@@ -183,7 +183,7 @@ def in_turn(perturbations: Mapping[int, Perturbation]) -> Iterator[tuple[int, fr
         yield i, frozenset(edge for edge in perturbations[i].edges if last[edge] == i)
 
 
-def let_go(edges: Iterable[Edge], first: Gradient, pairs: Iterable[tuple[Gradient, Gradient]]) -> None:
+def release(edges: Iterable[Edge], first: Gradient, pairs: Iterable[tuple[Gradient, Gradient]]) -> None:
     """Remove the gradients on some edges."""
     for edge in edges:
         for gradient in (first, *(g for pair in pairs for g in pair)):
@@ -203,7 +203,7 @@ def screen(
 
     `ΔL ≈ mean_n [a + q/2]` with `a = Σ g·Δ` and `q = (Σ g̃·Δ)²` for every example and member, summed over all
     positions and edges before squaring; under a coupled loss over all examples of the batch, too. One forward and two
-    backwards a batch, and the children of every region.
+    backwards a batch, and the children of every subgraph.
 
     Args:
         objective: the loss; its program gives the graph.
@@ -258,5 +258,5 @@ def _terms(
                 square += one * (one if left is right else united(reductions.total(i, p, right, delta, examples)))
             terms[i] = linear, square
             del delta  # before that of the next family is made
-            let_go(done, first, pairs)
+            release(done, first, pairs)
     return [terms[i] for i in range(len(perturbations))]

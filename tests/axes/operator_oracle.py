@@ -47,12 +47,12 @@ def _gathered(widths: Widths, value: Value, tensor: Tensor, width: Width, source
 
 
 def _moved(widths: Widths, width: Width, results: list[Value], old: Mapping[Value, Tensor]) -> list[str]:
-    """Permuting units permutes results; removing a unit removes it from the results of noughts in its place."""
+    """Permuting units permutes results; removing a unit removes it from the results of zeros in its place."""
     last = width.size - 1
     order, kept = (last, *range(last)), tuple(range(last))
-    nought = evaluate(zeroed(widths, {width.name: [last]}), [torch.ones(2, dtype=torch.float64)])
+    zero = evaluate(zeroed(widths, {width.name: [last]}), [torch.ones(2, dtype=torch.float64)])
     found: list[str] = []
-    for what, source, right in (("permuted", order, old), ("removed", kept, nought)):
+    for what, source, right in (("permuted", order, old), ("removed", kept, zero)):
         new = _run(widths, width, Reindexing(widths, {width.name: Change(source)}, {}))
         for value in results:
             expected = _gathered(widths, value, right[value], width, source)

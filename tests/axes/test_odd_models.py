@@ -148,7 +148,7 @@ def test_sparse_and_quantised_tensors_are_refused_or_run() -> None:
     try:
         graph = trace(model, (x,))
     except CaptureError as error:
-        assert error.why or error.mend
+        assert error.why or error.hint
     else:
         assert torch.allclose(graph.module()(x), model(x), atol=1e-6)
         infer_widths(graph)

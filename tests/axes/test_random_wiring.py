@@ -69,7 +69,7 @@ def test_units_in_the_order_of_a_stored_index(constant: bool) -> None:
 
 
 class Features(nn.Module):
-    """Products of the features of all pairs of tokens, which are not nought where their weights are."""
+    """Products of the features of all pairs of tokens, which are not zero where their weights are."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Temperature(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [Features, Mixed, Temperature])
-def test_a_removed_unit_is_nought_where_it_is_summed_over(kind: type[nn.Module]) -> None:
+def test_a_removed_unit_is_zero_where_it_is_summed_over(kind: type[nn.Module]) -> None:
     x = torch.randn(2, 6, 5, dtype=torch.float64)
     model = noisy(kind())
     graph = trace(model, (x,))
@@ -116,7 +116,7 @@ def test_a_removed_unit_is_nought_where_it_is_summed_over(kind: type[nn.Module])
     width = next(w for w in widths if w.size == 4)
     pruned = Prune(width.name, (1,)).apply(graph)
     assert torch.allclose(outputs(pruned, [x])[0], without(widths, width, [1], [x])[0], atol=NEAR)
-    # Noughts in its places alone are something else, which a width with these roles does not claim to be the same.
+    # Zeros in its places alone are something else, which a width with these roles does not claim to be the same.
     assert not torch.allclose(outputs(pruned, [x])[0], blanked(model.requires_grad_(False), width, 1)(x), atol=1e-4)
     assert kind is Temperature or "matched" in width.roles
 

@@ -111,7 +111,7 @@ def test_what_has_no_common_refinement_is_frozen(left: Term, right: Term, reason
     assert all(found.startswith(reason) for found in reasons(left, right))
 
 
-def test_factors_of_one_and_parts_of_nought_are_none() -> None:
+def test_factors_of_one_and_parts_of_zero_are_none() -> None:
     a = Atom(4)
     unify(a, Product((a, Atom(1))))
     unify(a, Sum((a, Atom(0))))

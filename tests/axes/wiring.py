@@ -408,4 +408,4 @@ STEPS: Mapping[str, Make] = {
 OFFSET = frozenset(
     {"attention_picked", "attention_picked_keys", "attention_shifted", "attention_sigmoid", "linear_attention"}
 )
-"""Steps that multiply units which are not nought where their parameters are."""
+"""Steps that multiply units which are not zero where their parameters are."""

@@ -31,9 +31,9 @@ def problems_of(
     Args:
         model: the model, with one input; it is left as it was.
         x: an example.
-        inexact: roles of widths of which a removed unit need not be what noughts in its places are. Those with
+        inexact: roles of widths of which a removed unit need not be what zeros in its places are. Those with
             statistics over their units are; so are those that are `matched`, in a model that makes something else of
-            nought before it multiplies two activations, or picks what it multiplies by an index.
+            zero before it multiplies two activations, or picks what it multiplies by an index.
         static_batch: whether it is for the batch size of the example only.
     """
     model, x = noisy(model), x.double()
@@ -50,7 +50,7 @@ def problems_of(
 
 
 def noisy(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Return a copy in float64 in which nothing is nought or one by chance."""
+    """Return a copy in float64 in which nothing is zero or one by chance."""
     model, dice = copy.deepcopy(model).double().eval(), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in stored(model).items():
@@ -80,7 +80,7 @@ def permuted(model: nn.Module, width: Width) -> nn.Module:
 
 
 def blanked(model: nn.Module, width: Width, unit: int) -> nn.Module:
-    """Return a copy with noughts in all places of a unit."""
+    """Return a copy with zeros in all places of a unit."""
     model = copy.deepcopy(model)
     tensors = stored(model)
     for place in width.places:

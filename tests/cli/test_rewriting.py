@@ -80,7 +80,7 @@ def test_an_error_in_a_file_names_the_line_and_points_at_the_word(net: Path, tmp
         "           purne{width=w0, units=[0]}",
         "           ^^^^^",
         "  why:   there is no pass 'purne'",
-        "  mend:  did you mean prune?",
+        "  hint:  did you mean prune?",
     ]
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from archir.api import score
 from archir.cli import demo as demonstration
 from archir.cli import growing, scoring
-from archir.cli.control import initialise, widen_uniformly
+from archir.cli.controls import initialise, widen_uniformly
 from archir.cost import cost
 from archir.emit.check import tensors_in
 from archir.errors import EmitError, FileError, GrowError

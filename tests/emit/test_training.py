@@ -53,7 +53,7 @@ class Twice(nn.Module):
 
 
 class Uncounted(nn.Module):
-    """Running statistics that nothing counts, and a momentum of nought."""
+    """Running statistics that nothing counts, and a momentum of zero."""
 
     def __init__(self) -> None:
         super().__init__()

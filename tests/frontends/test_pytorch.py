@@ -143,7 +143,7 @@ def test_a_model_for_one_batch_size_is_captured_for_that_size_where_asked() -> N
     with pytest.raises(CaptureError, match="Fixed works for one batch size only") as caught:
         trace(Fixed(), (torch.randn(3, 8),))
     assert "return x.view(3, 8)" in caught.value.where
-    assert "static_batch=True" in caught.value.mend
+    assert "static_batch=True" in caught.value.hint
     graph = trace(Fixed(), (torch.randn(3, 8),), static_batch=True)
     assert str(graph.inputs[0].results[0]) == "f32[3, 8]"
     with pytest.raises(GraphError, match="axis 0 of x has the size 4 instead of 3"):

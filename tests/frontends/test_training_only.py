@@ -155,7 +155,7 @@ def test_all_places_are_in_one_warning() -> None:
     model = nn.Sequential(Model(noise), nn.Linear(4, 4), Model(own_backward))
     found = warned(model)
     assert len(found.losses) == 2 and all(loss in str(found) for loss in found.losses)
-    assert str(found).startswith("Sequential does in training") and "\n  mend: " in str(found)
+    assert str(found).startswith("Sequential does in training") and "\n  hint: " in str(found)
     assert issubclass(archir.CaptureWarning, UserWarning) and isinstance(found, archir.CaptureWarning)
 
 

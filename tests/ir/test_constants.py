@@ -51,7 +51,7 @@ REFUSED: list[tuple[str, str, object, str]] = [
 def test_a_constant_the_schema_does_not_take_is_refused(op: str, name: str, constant: Argument, why: str) -> None:
     with pytest.raises(GraphError, match=op) as caught:
         Node(0, op, {name: constant})
-    assert repr(name) in caught.value.what and why in caught.value.why + caught.value.mend
+    assert repr(name) in caught.value.what and why in caught.value.why + caught.value.hint
     assert len(caught.value.what) < 200
     with pytest.raises(GraphError, match=repr(name)):
         ops.infer_types(op, {name: constant})

@@ -230,7 +230,7 @@ def test_keys_of_a_module_dict_may_be_any_plain_text(tmp_path: Path) -> None:
 def test_other_keys_of_a_module_dict_are_refused_by_name(key: str) -> None:
     with pytest.raises(CaptureError, match="cannot be the name of a stored tensor") as caught:
         trace(Keys(key), (torch.randn(2, 4),))
-    assert repr(f"layers.{key}.weight") in str(caught.value) and caught.value.mend == "rename it in the model"
+    assert repr(f"layers.{key}.weight") in str(caught.value) and caught.value.hint == "rename it in the model"
 
 
 @pytest.mark.parametrize(("old", "new"), [("@w[", "@training["), ("(x:", "(`x y`:")])

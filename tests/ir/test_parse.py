@@ -122,12 +122,12 @@ def test_an_error_is_shown_with_line_column_caret_and_mend() -> None:
         "  where: line 3, column 8",
         "      %0 = aten.liner(x, @a) : f32[B, 4]",
         "           ^^^^^^^^^^",
-        "  mend:  did you mean aten.linear or aten.inner or aten.bilinear?",
+        "  hint:  did you mean aten.linear or aten.inner or aten.bilinear?",
     ]
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "mend"),
+    ("old", "new", "hint"),
     [
         ("linear(x, @a)", "linear(%3, @a)", "no value is defined so far"),
         ("split.Tensor(%0", "split.Tensor(%3", "the values so far are %0"),
@@ -140,10 +140,10 @@ def test_an_error_is_shown_with_line_column_caret_and_mend() -> None:
         ("graph net(", "graph cpu(", "write `cpu`"),
     ],
 )
-def test_an_error_says_how_to_mend_it(old: str, new: str, mend: str) -> None:
+def test_an_error_says_how_to_mend_it(old: str, new: str, hint: str) -> None:
     with pytest.raises(ParseError) as caught:
         parse_graph(PLAIN.replace(old, new, 1))
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
 
 
 def test_the_notes_of_a_line_are_not_shown_in_errors_elsewhere_on_it() -> None:

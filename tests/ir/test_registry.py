@@ -128,11 +128,11 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("op", "what", "mend"), REFUSALS)
-def test_a_refusal_says_what_is_the_case(op: str, what: str, mend: str) -> None:
+@pytest.mark.parametrize(("op", "what", "hint"), REFUSALS)
+def test_a_refusal_says_what_is_the_case(op: str, what: str, hint: str) -> None:
     with pytest.raises(GraphError, match=what) as caught:
         registry.function(op)
-    assert caught.value.mend.removesuffix("?").startswith(mend) or mend in caught.value.mend
+    assert caught.value.hint.removesuffix("?").startswith(hint) or hint in caught.value.hint
 
 
 def test_names_are_looked_up_in_lists_and_not_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,7 @@ HOSTILE = {
     "parts": "+".join(["Mod(B,3)"] * 2000),
     "fractions": "+".join(f"B/{2**62 - i}" for i in range(200)),
     "many": f"Max({', '.join(f'B - {i}' for i in range(17))})",
-    "noughts": "Mod(B, C - C)",
+    "zeros": "Mod(B, C - C)",
 }
 
 

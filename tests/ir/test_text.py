@@ -14,7 +14,7 @@ from archir.ir.builder import parse_tensor_type as tensor_type
 from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Node, Signature, Tree
 from archir.ir.parse import parse_graph
-from archir.ir.sample import sample
+from archir.ir.random_tensors import sample
 from archir.ir.text import AxisNames, print_graph
 from archir.ir.types import TensorType, symbol
 from tests.models.equality import same

@@ -1,4 +1,4 @@
-"""A bias of noughts: one for each layer, shared or tied, and none where a norm takes it away."""
+"""A bias of zeros: one for each layer, shared or tied, and none where a norm takes it away."""
 
 from __future__ import annotations
 

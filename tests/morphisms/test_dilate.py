@@ -1,4 +1,4 @@
-"""Other dilations: exact where every tap that is not nought lies on the new grid, refused with the tap elsewhere."""
+"""Other dilations: exact where every tap that is not zero lies on the new grid, refused with the tap elsewhere."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Grids(nn.Module):
     [
         ("%0", 0, "at least 1"),
         ("%0", 1, "that dilation already"),
-        ("%0", 2, r"tap 1 of 3, which is not nought, is not on the new grid \(spatial axis 0\)"),
+        ("%0", 2, r"tap 1 of 3, which is not zero, is not on the new grid \(spatial axis 0\)"),
         ("%1", 2, "no kernel of that dilation has the same centre"),
         ("%2", 3, "the padding would have to be -2"),
         ("%3", 2, "no convolution"),

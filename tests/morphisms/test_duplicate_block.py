@@ -15,7 +15,7 @@ from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.errors import PassError
 from archir.growing.batches import Batches
-from archir.growing.split import Split
+from archir.growing.examples import Examples
 from archir.growing.training import evaluate as evaluate_on
 from archir.ir.graph import Graph
 from archir.rewrite.equations import Miss
@@ -30,20 +30,20 @@ from tests.models.vision import resnet20
 from tests.morphisms.block_models import Images, Odd, RawBlock, capture, images, tokens
 
 
-def nought(graph: Graph, path: str) -> set[str]:
-    """Return the names of the trainable tensors under a path that are nought."""
+def zero(graph: Graph, path: str) -> set[str]:
+    """Return the names of the trainable tensors under a path that are zero."""
     stored = {name: graph.tensors[node.id] for name, node in graph.by_name.items() if name.startswith(f"{path}.")}
     trained = {n: t for n, t in stored.items() if (p := graph.by_name[n].parameter) and p.trainable}
     return {name.removeprefix(f"{path}.") for name, t in trained.items() if not t.any()}
 
 
-def test_the_last_layer_of_every_branch_is_nought() -> None:
+def test_the_last_layer_of_every_branch_is_zero() -> None:
     graph, inputs = images()
     assert [s.label for s in DuplicateBlock().sites(graph)] == ["gated.0", "gated.1", "parallel"]
     gated = DuplicateBlock("gated.0").apply(graph)
-    assert nought(gated, "gated.2") == {"norm.weight", "norm.bias"}
+    assert zero(gated, "gated.2") == {"norm.weight", "norm.bias"}
     parallel = DuplicateBlock("parallel").apply(graph)
-    assert nought(parallel, "parallel_copy") == {"left.weight", "left.bias", "right.weight", "last.weight", "last.bias"}
+    assert zero(parallel, "parallel_copy") == {"left.weight", "left.bias", "right.weight", "last.weight", "last.bias"}
     assert parallel.by_name["parallel_copy.last.weight"] is parallel.by_name["parallel_copy.left.weight"]
     for after in (gated, parallel):
         assert relative_difference(outputs(after, inputs), outputs(graph, inputs)) == 0
@@ -52,7 +52,7 @@ def test_the_last_layer_of_every_branch_is_nought() -> None:
     graph, inputs = tokens()
     after = DuplicateBlock("blocks.1").apply(graph)
     last = {"attention.out.weight", "attention.out.bias", "mlp.2.weight", "mlp.2.bias"}
-    assert nought(after, "blocks.3") == last
+    assert zero(after, "blocks.3") == last
     assert relative_difference(outputs(after, inputs), outputs(graph, inputs)) == 0
 
 
@@ -82,7 +82,7 @@ def test_a_stock_transformer_layer_whose_norms_come_first_can_be_copied() -> Non
     graph, inputs = capture(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), torch.randn(3, 5, 16))
     assert [s.label for s in DuplicateBlock().sites(graph)] == ["layers.0", "layers.1"]
     after = DuplicateBlock("layers.1").apply(graph)
-    assert nought(after, "layers.2") == {
+    assert zero(after, "layers.2") == {
         *("self_attn.out_proj.weight", "self_attn.out_proj.bias", "linear2.weight", "linear2.bias")
     }
     assert relative_difference(outputs(after, inputs), outputs(graph, inputs)) == 0
@@ -92,7 +92,7 @@ def test_raw_weights_and_reshaped_tokens_are_seen_through() -> None:
     torch.manual_seed(0)
     graph, inputs = capture(nn.Sequential(nn.Linear(5, 6), RawBlock(6), nn.Linear(6, 2)), torch.randn(3, 4, 5))
     after = DuplicateBlock("1").apply(graph)
-    assert nought(after, "3") == {"two", "bias", "three"}
+    assert zero(after, "3") == {"two", "bias", "three"}
     assert relative_difference(outputs(after, inputs), outputs(graph, inputs)) == 0
 
 
@@ -105,7 +105,7 @@ def test_raw_weights_and_reshaped_tokens_are_seen_through() -> None:
         ("activated", None),
         ("two", "2 of its results are used outside it"),
         ("both", "no residual connection"),
-        ("idle", "no layer that could be nought"),
+        ("idle", "no layer that could be zero"),
     ],
 )
 def test_what_cannot_be_copied_is_said(kind: str, reason: str | None) -> None:
@@ -168,7 +168,7 @@ def test_its_removal_gives_the_old_program_back() -> None:
 def test_predictions_are_right_for_what_is_learned() -> None:
     torch.manual_seed(0)
     graph = trace(Images(), (torch.randn(3, 1, 8, 8),))
-    on = Split(torch.randn(64, 1, 8, 8), torch.randint(0, 10, (64,)))
+    on = Examples(torch.randn(64, 1, 8, 8), torch.randint(0, 10, (64,)))
     found = score(graph, Batches(on, 32), morphisms=(DuplicateBlock(),), steps=40, refine=10)
     loss = find_loss("cross_entropy")
     before = evaluate_on(graph.module(), on, loss).loss

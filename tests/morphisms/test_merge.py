@@ -15,7 +15,7 @@ from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.errors import PassError
 from archir.growing.batches import Batches
-from archir.growing.split import Split as Examples
+from archir.growing.examples import Examples
 from archir.growing.training import evaluate as evaluate_on
 from archir.ir.graph import Graph
 from archir.rewrite.equations import Miss

@@ -106,7 +106,7 @@ def test_why_there_is_none() -> None:
         return trace_layer(module, (3, size, size))[0]
 
     plain = layer(nn.Conv2d(3, 4, 3))
-    negative = "the kernel has to be positive, dilation and rank not below nought"
+    negative = "the kernel has to be positive, dilation and rank not below zero"
     assert {reason(plain, kernel=0), reason(plain, dilation=-1), reason(plain, rank=-1)} == {negative}
     assert reason(layer(nn.ReLU())) == "it is not the result of a linear layer or a convolution"
     assert reason(layer(nn.ConvTranspose2d(3, 4, 3))) == "the layer is a transposed convolution"

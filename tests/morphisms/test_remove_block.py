@@ -9,7 +9,7 @@ from torch import nn
 from archir.api import score
 from archir.errors import PassError
 from archir.growing.batches import Batches
-from archir.growing.split import Split
+from archir.growing.examples import Examples
 from archir.growing.training import evaluate as evaluate_on
 from archir.rewrite.equations import Miss
 from archir.scoring.losses import find_loss
@@ -83,7 +83,7 @@ def test_predictions_rank_blocks_as_the_truth_does() -> None:
         for block in (model.gated[0], model.gated[1]):
             block.norm.weight.mul_(0.1)  # type: ignore[union-attr, operator]
     graph = trace(model, (torch.randn(3, 1, 8, 8),))
-    on = Split(torch.randn(64, 1, 8, 8), torch.randint(0, 10, (64,)))
+    on = Examples(torch.randn(64, 1, 8, 8), torch.randint(0, 10, (64,)))
     found = score(graph, Batches(on, 32), morphisms=(RemoveBlock(),), steps=1, refine=10)
     loss = find_loss("cross_entropy")
     before = evaluate_on(graph.module(), on, loss).loss

@@ -301,7 +301,7 @@ def test_the_tensors_of_the_graph_before_stay_as_they_were() -> None:
         assert relative_difference(outputs(graph, inputs), right) == 0.0
 
 
-def test_stored_noughts_and_ones_are_recognised() -> None:
+def test_stored_zeros_and_ones_are_recognised() -> None:
     text = """\
 graph net(x: f32[B, 4]) {
   %0 = aten.mul.Tensor(buffer @ones[4], x)

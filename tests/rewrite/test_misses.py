@@ -18,8 +18,8 @@ from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, Site
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.pipeline import apply_passes, apply_together
-from archir.rewrite.region import region_of
 from archir.rewrite.reindex import plan_reindexing
+from archir.rewrite.subgraph import subgraph_of
 from archir.rewrite.theta import Theta
 from passes.prune import Prune
 from passes.split import Split
@@ -84,7 +84,7 @@ def test_statistics_need_equal_repeats(middle: Middle, reason: str) -> None:
     assert not isinstance(Split(width.name).match(graph), Miss)
     assert Widen(width.name).match(graph) == found.uniform
     assert Split(width.name).apply(graph).tensor("first").shape[0] == 12
-    assert region_of(infer_widths(graph), width) == found.uniform
+    assert subgraph_of(infer_widths(graph), width) == found.uniform
 
 
 def test_statistics_of_the_batch_need_equal_repeats_of_what_they_run_over() -> None:
@@ -161,7 +161,7 @@ def test_a_fresh_unit_may_be_the_largest() -> None:
     graph = between(call("amax.default", (1,), True))
     width = width_of(graph)
     reason = "an extremum runs over it, and a fresh unit may be the largest or smallest"
-    assert Widen(width.name).match(graph) == region_of(infer_widths(graph), width) == Miss(reason, (3,))
+    assert Widen(width.name).match(graph) == subgraph_of(infer_widths(graph), width) == Miss(reason, (3,))
     with pytest.raises(PassError, match=reason):
         Widen(width.name).apply(graph)
     assert Split(width.name, (1,)).apply(graph).tensor("first").shape[0] == 7
@@ -189,8 +189,8 @@ def test_channels_that_stand_in_every_group_are_not_corrected() -> None:
     assert found == Miss("aten.conv2d.default sums over it in a way that cannot be corrected", (5,))
 
 
-def _region(graph: Graph, width: Width) -> str:
-    found = region_of(infer_widths(graph), width)
+def _subgraph(graph: Graph, width: Width) -> str:
+    found = subgraph_of(infer_widths(graph), width)
     assert isinstance(found, Miss)
     return found.reason
 
@@ -200,7 +200,7 @@ def test_units_that_cannot_be_told_apart_have_no_region() -> None:
         return b.call("aten.reshape.default", b.call("aten.einsum.default", "bi,bj->bij", (h, h)), (-1, 36))
 
     graph = between(outer)
-    assert _region(graph, width_of(graph)) == "a value has two axes of it, so its units cannot be told apart"
+    assert _subgraph(graph, width_of(graph)) == "a value has two axes of it, so its units cannot be told apart"
 
 
 def test_a_width_between_stored_tensors_has_no_region() -> None:
@@ -209,13 +209,13 @@ def test_a_width_between_stored_tensors_has_no_region() -> None:
     product = b.call("aten.mm.default", b.parameter("up", "f32[5, 2]"), b.parameter("down", "f32[2, 4]"))
     graph = b.graph(b.call("aten.linear.default", x, b.call("aten.relu.default", product)))
     width = width_of(graph, "down")
-    assert _region(graph, width) == "it is nowhere summed over against an activation"
+    assert _subgraph(graph, width) == "it is nowhere summed over against an activation"
     b = Builder()
     x = b.input("x", "f32[B, 4]")
     left = b.call("aten.relu.default", b.parameter("up", "f32[5, 2]"))
     graph = b.graph(b.call("aten.linear.default", x, b.call("aten.mm.default", left, b.parameter("down", "f32[2, 4]"))))
     width = width_of(graph, "down")
-    assert _region(graph, width) == "the value it is summed over in does not depend on the examples of a batch"
+    assert _subgraph(graph, width) == "the value it is summed over in does not depend on the examples of a batch"
 
 
 def _family(graph: Graph, morphism: Morphism, width: Width) -> str:

@@ -1,4 +1,4 @@
-"""A family says exactly what its members do where the region of its width ends."""
+"""A family says exactly what its members do where the subgraph of its width ends."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from archir.axes.widths import Analysis
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.multiplicity import solve_exponents
-from archir.rewrite.region import region_of
+from archir.rewrite.subgraph import subgraph_of
 from passes.merge import Merge
 from passes.prune import Prune
 from passes.split import Split
@@ -51,7 +51,7 @@ def test_what_is_known_of_a_graph_goes_with_the_last_reference_to_it(name: str) 
     count = len(infer_widths(graph))
     for i in range(count):
         solve_exponents(infer_widths(graph), infer_widths(graph).free[i])
-        region_of(infer_widths(graph), infer_widths(graph).free[i])
+        subgraph_of(infer_widths(graph), infer_widths(graph).free[i])
     things = (graph, graph.structure, infer_widths(graph).analysis, *graph.tensors.values())
     gone: list[weakref.ref[object]] = list(map(weakref.ref, things))
     del graph, things
@@ -94,4 +94,4 @@ def test_graphs_that_differ_in_their_numbers_alone_share_an_analysis() -> None:
     assert one.analysis is two.analysis and two.graph is other
     (width, *_) = one
     assert solve_exponents(one, width) is solve_exponents(two, width)
-    assert region_of(one, width) is region_of(two, width)
+    assert subgraph_of(one, width) is subgraph_of(two, width)

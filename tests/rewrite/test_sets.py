@@ -31,7 +31,7 @@ from tests.models.zoo import FROZEN, ZOO
 
 @pytest.mark.parametrize("name", sorted(ZOO.keys() - FROZEN))
 def test_a_set_is_applied_as_one(name: str) -> None:
-    """Splits and fresh units of many widths at once keep the function; prunes do what noughts do."""
+    """Splits and fresh units of many widths at once keep the function; prunes do what zeros do."""
     graph, inputs = randomised(name)
     right = outputs(graph, inputs)
     dice = random.Random(0)
@@ -54,7 +54,7 @@ def test_a_set_is_applied_as_one(name: str) -> None:
 
 @pytest.mark.parametrize("count", [1, 20])
 def test_theta_follows_its_weight_through_other_rewrites(count: int) -> None:
-    """A ring of noughts around kernels changes nothing, whatever is learned for the units of their widths."""
+    """A ring of zeros around kernels changes nothing, whatever is learned for the units of their widths."""
     graph, inputs = randomised("resnet")
     width = next(w for w in infer_widths(graph) if "matched" not in w.roles and w.size < 20)
     perturbations = {

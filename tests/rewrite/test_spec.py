@@ -111,7 +111,7 @@ def test_errors_in_a_file_name_the_line(line: str, pointer: str, why: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "why", "pointer", "mend"),
+    ("text", "why", "pointer", "hint"),
     [
         ("spilt{width=w0}", "there is no pass 'spilt'", "^^^^^", "did you mean split or dilate?"),
         ("split; prunes", "there is no pass 'prunes'", "       ^^^^^^", "did you mean prune?"),
@@ -134,7 +134,7 @@ def test_errors_in_a_file_name_the_line(line: str, pointer: str, why: str) -> No
         ('split{width="w0}', "this character has no meaning here", "            ^", ""),
     ],
 )
-def test_errors_point_at_the_word(text: str, why: str, pointer: str, mend: str) -> None:
+def test_errors_point_at_the_word(text: str, why: str, pointer: str, hint: str) -> None:
     with pytest.raises(ParseError) as caught:
         parse_specs(text, REGISTRY)
     assert str(caught.value).splitlines() == [
@@ -142,7 +142,7 @@ def test_errors_point_at_the_word(text: str, why: str, pointer: str, mend: str) 
         f"  where: {text}",
         f"         {pointer}",
         f"  why:   {why}",
-        *([f"  mend:  {mend}"] if mend else []),
+        *([f"  hint:  {hint}"] if hint else []),
     ]
 
 

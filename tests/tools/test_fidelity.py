@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from archir.growing.split import Split
+from archir.growing.examples import Examples
 from passes.prune import Prune
 from passes.residual_branch import ResidualBranch
-from passes.split import Split as SplitUnits
+from passes.split import Split
 from tools.fidelity.figures import figures, regret
 from tools.fidelity.measure import Plan, measure
 from tools.fidelity.pages import write_pages
@@ -90,14 +90,14 @@ def test_a_small_measurement() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(600, 6)
     targets = (inputs @ torch.randn(6, 3)).argmax(1)
-    data = Split(inputs, targets, "made up")
+    data = Examples(inputs, targets, "made up")
     held = [data.take(slice(i, i + 100)) for i in (300, 400, 500)]
 
     def build() -> nn.Module:
         return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
 
     subject = Subject("rows", "made up", build, data.take(slice(300)), (held[0], held[1], held[2]), 50, 60, 0.01)
-    kinds = (SplitUnits(), Prune(), ResidualBranch())
+    kinds = (Split(), Prune(), ResidualBranch())
     plan = Plan(kinds, composites=2, steps=5, singles=4, refine=8, sizes=(2, 3), draws=2, learned=1, together=3)
     moments = list(measure(subject, 0, plan))
     assert [m.stage for m in moments] == list(STAGES)

@@ -18,7 +18,7 @@ from torch import nn
 from archir.axes.infer import infer_widths
 from archir.errors import PassError
 from archir.growing.data import load_data
-from archir.growing.split import Split as Examples
+from archir.growing.examples import Examples
 from archir.ir.graph import Graph
 from archir.rewrite.compose import Compose
 from archir.rewrite.morphism import Morphism, WidthMorphism

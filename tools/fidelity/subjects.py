@@ -12,7 +12,7 @@ from torch import nn
 
 from archir.growing.batches import Batches, stream
 from archir.growing.data import load_data
-from archir.growing.split import Split
+from archir.growing.examples import Examples
 from archir.growing.training import evaluate, recalibrate, train
 from archir.ir.graph import Graph
 from archir.scoring.losses import LOSSES
@@ -36,14 +36,14 @@ class Subject:
             examples, and the one a growth step checks its set on.
         batch: examples of a batch.
         steps: steps of training in all.
-        rate: learning rate of Adam at the start; it falls to nought along a cosine.
+        rate: learning rate of Adam at the start; it falls to zero along a cosine.
     """
 
     name: str
     data: str
     build: Callable[[], nn.Module] = field(repr=False)
-    train: Split = field(repr=False)
-    held: tuple[Split, Split, Split] = field(repr=False)
+    train: Examples = field(repr=False)
+    held: tuple[Examples, Examples, Examples] = field(repr=False)
     batch: int
     steps: int
     rate: float
@@ -124,7 +124,7 @@ def _text(seed: int, examples: int = 384, length: int = 32) -> Subject:
     windows = codes[: (len(codes) - 1) // length * length].reshape(-1, length)
     following = codes[1 : windows.numel() + 1].reshape(-1, length)
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
-    everything = Split(windows[order], following[order], "help texts of Python")
+    everything = Examples(windows[order], following[order], "help texts of Python")
     held = everything.take(slice(3 * examples))
     return Subject(
         "text",
@@ -138,6 +138,6 @@ def _text(seed: int, examples: int = 384, length: int = 32) -> Subject:
     )
 
 
-def _parts(split: Split, examples: int) -> tuple[Split, Split, Split]:
+def _parts(split: Examples, examples: int) -> tuple[Examples, Examples, Examples]:
     first, second, third = (split.take(slice(i * examples, (i + 1) * examples)) for i in range(3))
     return first, second, third

@@ -10,9 +10,9 @@ from torch import nn
 
 from archir.api import grow, trace_on
 from archir.growing.engine import Listener, Run
+from archir.growing.examples import Examples
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
-from archir.growing.split import Split
 from archir.ir.graph import Graph
 from tests.models.equality import bits_equal
 
@@ -54,12 +54,12 @@ def is_same(found: Graph, wanted: Graph) -> bool:
     )
 
 
-def examples(count: int, seed: int) -> Split:
+def examples(count: int, seed: int) -> Examples:
     """Return points of three classes."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 3, (count,), generator=generator)
     centres = 2 * torch.eye(3, 6)
-    return Split(centres[labels] + torch.randn(count, 6, generator=generator), labels)
+    return Examples(centres[labels] + torch.randn(count, 6, generator=generator), labels)
 
 
 def grow_small(

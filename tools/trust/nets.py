@@ -71,7 +71,7 @@ def _traced(net: RandomNet, batches: Batches, folder: Path, dice: random.Random)
 
 
 def _pruned(net: RandomNet, batches: Batches, folder: Path, dice: random.Random) -> None:
-    """Removing a unit does what noughts in its places do, unless statistics or extrema run over the units."""
+    """Removing a unit does what zeros in its places do, unless statistics or extrema run over the units."""
     wide, inputs, graph = _double(net, batches)
     for width in dice.sample(list(infer_widths(graph)), min(UNITS, len(infer_widths(graph)))):
         unit = dice.randrange(width.size)
@@ -226,7 +226,7 @@ def tensors(result: object) -> list[Tensor]:
 
 
 def without(net: nn.Module, kept: Mapping[str, Tensor]) -> nn.Module:
-    """Return a network with noughts wherever the tensors of a smaller one lack a slice, found by comparing values.
+    """Return a network with zeros wherever the tensors of a smaller one lack a slice, found by comparing values.
 
     Raises:
         Wrong: a tensor of the smaller one is no part of the network's.

@@ -43,7 +43,7 @@ def prelu(q: Equations, node: Node) -> None:
 
 
 def zeros(q: Equations, node: Node) -> None:
-    """`zeros`: whatever nought is divided by."""
+    """`zeros`: whatever zero is divided by."""
 
 
 RELATIONS: Mapping[str, Relation] = {

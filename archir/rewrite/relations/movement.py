@@ -41,7 +41,7 @@ def stack(q: Equations, node: Node) -> None:
 
 
 def pad(q: Equations, node: Node) -> None:
-    """`pad`: linear, unless it is with something else than nought."""
+    """`pad`: linear, unless it is with something else than zero."""
     if node.arguments.get("value") not in (None, 0, 0.0):
         q.exact(node)
     move(q, node)

@@ -14,7 +14,7 @@ from archir.ir.execute import Call, compile_call
 from archir.ir.node import PARAMETER, Node, Value
 from archir.ir.registry import operator_of
 from archir.rewrite.equations import Miss
-from archir.rewrite.region import Region, region_of
+from archir.rewrite.subgraph import Subgraph, subgraph_of
 from archir.rewrite.theta import by_node
 from archir.scoring.families import Family
 from archir.scoring.objective import Curvature
@@ -86,7 +86,7 @@ class _Fresh:
     Attributes:
         widths: the widths of the graph.
         width: the width.
-        region: its region.
+        subgraph: its subgraph.
         count: number of fresh units.
         outgoing: the weights the width is summed over against.
         skipped: calls that stand for the identity, and the value that goes through each.
@@ -96,7 +96,7 @@ class _Fresh:
 
     widths: Widths
     width: Width
-    region: Region
+    subgraph: Subgraph
     count: int
     outgoing: tuple[int, ...]
     skipped: Mapping[int, Value]
@@ -120,7 +120,7 @@ class _Fresh:
     ) -> torch.Tensor:
         """Return the gradient of the incoming weights for units with the outgoing weights `rows`."""
         units = len(rows)
-        incoming = self.vectors(self.region.weights, units)
+        incoming = self.vectors(self.subgraph.weights, units)
         with torch.enable_grad():
             w = rows.new_zeros(units, incoming.size, requires_grad=True)
             new = {Value(n): t for n, t in incoming.unpack(w).items()}
@@ -137,7 +137,7 @@ class _Fresh:
     def _walk(
         self, values: Mapping[Value, torch.Tensor], new: dict[Value, torch.Tensor], units: int
     ) -> dict[Value, torch.Tensor]:
-        """Evaluate the region for fresh units alone, every pointwise call as the identity; return what leaves it."""
+        """Evaluate the subgraph for fresh units alone, every pointwise call as the identity; return what leaves it."""
         results: dict[Value, torch.Tensor] = {}
         graph, sizes = self.widths.graph, {self.width.atom: units}
 
@@ -149,13 +149,13 @@ class _Fresh:
                 return graph.tensors[value.node].new_zeros(shape)
             return values[value]
 
-        for node in self.region.nodes:
+        for node in self.subgraph.nodes:
             if node.id in self.skipped:
                 new[Value(node.id)] = look_up(self.skipped[node.id])
                 continue
             for i, result in enumerate(self._call(node, units)(look_up)):
                 new[Value(node.id, i)] = result
-        for use, _ in self.region.ends:
+        for use, _ in self.subgraph.ends:
             (results[Value(use.node)],) = self._call(graph.node(use.node), units)(look_up)
         return results
 
@@ -172,7 +172,7 @@ class _Fresh:
         """Return what follows from the singular values and vectors of M."""
         tensors = context.graph.tensors
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-        outgoing, incoming = (self.vectors(nodes).pack(tensors) for nodes in (self.outgoing, self.region.weights))
+        outgoing, incoming = (self.vectors(nodes).pack(tensors) for nodes in (self.outgoing, self.subgraph.weights))
         length = outgoing.norm(dim=1).mean()
         rows, inner = matrix.new_zeros(self.count, len(matrix)), matrix.new_zeros(self.count, matrix.shape[1])
         number = min(self.count, len(s))
@@ -180,7 +180,7 @@ class _Fresh:
         if self.dead:
             inner[:number] = -vh[:number] * incoming.norm(dim=1).mean() * SILENCE
         theta: dict[int, torch.Tensor] = self.vectors(self.outgoing, self.count).unpack(rows)
-        theta |= self.vectors(self.region.weights, self.count).unpack(inner)
+        theta |= self.vectors(self.subgraph.weights, self.count).unpack(inner)
         for place in self.width.places:
             if place.node not in theta and tensors[place.node].is_floating_point():
                 shape = [size_of(t, {self.width.atom: self.count}) for t in self.widths.axes[Value(place.node)]]
@@ -192,18 +192,18 @@ class _Fresh:
 def _prepare(context: ScoringContext, family: Family) -> _Fresh | Miss:
     widths = infer_widths(context.graph)
     width = widths[family.site.label]
-    region = region_of(widths, width)
-    if isinstance(region, Miss):
-        return region
-    if not region.weights:
+    subgraph = subgraph_of(widths, width)
+    if isinstance(subgraph, Miss):
+        return subgraph
+    if not subgraph.weights:
         return Miss("no trainable weight makes its units")
     skipped: dict[int, Value] = {}
     ones: set[int] = set()
     dead = False
-    for node in region.nodes:
-        if node.id in region.changes or operator_of(node.op).linear_in(node.arguments):
+    for node in subgraph.nodes:
+        if node.id in subgraph.changes or operator_of(node.op).linear_in(node.arguments):
             continue
-        carrier = _pointwise_operand(region, node)
+        carrier = _pointwise_operand(subgraph, node)
         if node.op == "aten.batch_norm.default" and isinstance(node.arguments["input"], Value):
             skipped[node.id] = node.arguments["input"]
             scales = (node.arguments.get("weight"), node.arguments.get("running_var"))
@@ -216,10 +216,10 @@ def _prepare(context: ScoringContext, family: Family) -> _Fresh | Miss:
             dead = dead or slope == 0
         else:
             return Miss(f"{node.op} on the way is neither linear nor a pointwise function", (node.id,))
-    weights = (context.graph.node(use.node).arguments["weight"] for use, _ in region.ends)
+    weights = (context.graph.node(use.node).arguments["weight"] for use, _ in subgraph.ends)
     outgoing = tuple(dict.fromkeys(v.node for v in weights if isinstance(v, Value)))
     count = _fresh_units(family, widths, width)
-    return _Fresh(widths, width, region, count, outgoing, skipped, frozenset(ones), dead)
+    return _Fresh(widths, width, subgraph, count, outgoing, skipped, frozenset(ones), dead)
 
 
 def _fresh_units(family: Family, widths: Widths, width: Width) -> int:
@@ -230,10 +230,10 @@ def _fresh_units(family: Family, widths: Widths, width: Width) -> int:
     return family.perturbation.theta[node].shape[axis] * width.size // terms[axis].size
 
 
-def _pointwise_operand(region: Region, node: Node) -> Value | None:
+def _pointwise_operand(subgraph: Subgraph, node: Node) -> Value | None:
     """Return the one operand of a pointwise function of one tensor, None for any other call."""
     operands = {v for _, v in node.operands()}
-    carriers = region.carried[node.id]
+    carriers = subgraph.carried[node.id]
     alone = operator_of(node.op).pointwise and len(operands) == 1 and operands == carriers
     return next(iter(carriers)) if alone else None
 

@@ -47,5 +47,5 @@ def find_strategy(name: str | Strategy) -> Strategy:
     if not isinstance(name, str):
         return name
     if name not in STRATEGIES:
-        raise ScoreError(f"there is no strategy {name!r:.80}", mend=suggest(name, STRATEGIES))
+        raise ScoreError(f"there is no strategy {name!r:.80}", hint=suggest(name, STRATEGIES))
     return STRATEGIES[name]

@@ -12,8 +12,8 @@ from archir.axes.infer import infer_widths
 from archir.errors import ScoreError
 from archir.ir.node import Node, Value
 from archir.rewrite.equations import Miss
-from archir.rewrite.region import Region, region_of
 from archir.rewrite.replay import Replay
+from archir.rewrite.subgraph import Subgraph, subgraph_of
 from archir.scoring.families import Family
 from archir.scoring.objective import Curvature
 from archir.scoring.screen import Gradient, backward, tapped_program
@@ -86,11 +86,11 @@ class SplittingIndex:
     def _judge(self, context: ScoringContext, family: Family, observed: Sequence[_Observation]) -> FamilyResult | Miss:
         widths = infer_widths(context.graph)
         width = widths[family.site.label]
-        region = region_of(widths, width)
-        if isinstance(region, Miss):
-            return region
-        smooth = replace(region, nodes=tuple(_smoothed(n, self.sharpness) for n in region.nodes))
-        units = unit_vectors(widths, width, region.weights)
+        subgraph = subgraph_of(widths, width)
+        if isinstance(subgraph, Miss):
+            return subgraph
+        smooth = replace(subgraph, nodes=tuple(_smoothed(n, self.sharpness) for n in subgraph.nodes))
+        units = unit_vectors(widths, width, subgraph.weights)
         packed = units.pack(context.graph.tensors)
         generator = torch.Generator().manual_seed(context.options.seed)
         start = torch.randn(packed.shape, generator=generator, dtype=packed.dtype).to(packed.device)
@@ -107,24 +107,24 @@ class SplittingIndex:
         return FamilyResult(order, theta={n: t for n, t in units.unpack(vector * length).items()})
 
 
-def splitting_product(region: Region, units: UnitVectors, observed: Sequence[_Observation]) -> Product:
-    """Return the product with the splitting matrices of all units of a region.
+def splitting_product(subgraph: Subgraph, units: UnitVectors, observed: Sequence[_Observation]) -> Product:
+    """Return the product with the splitting matrices of all units of a subgraph.
 
     Args:
-        region: the region of the width.
+        subgraph: the subgraph of the width.
         units: how its weights are shared out among the units.
         observed: values and gradients of some batches.
     """
     like = next(iter(observed)).values
     weights = [Value(n) for n in units.shapes]
-    replay = Replay(region, units.shapes)
+    replay = Replay(subgraph, units.shapes)
     theta = {w.node: torch.zeros_like(like[w]).requires_grad_() for w in weights}
     examples = sum(o.examples for o in observed)
     with torch.enable_grad():
         total = torch.zeros((), dtype=like[weights[0]].dtype, device=like[weights[0]].device)
         for one in observed:
             (ends,) = replay(one.values, theta)
-            for use, value in region.ends:
+            for use, value in subgraph.ends:
                 if use in one.gradient and value in ends:
                     total = total + (one.gradient[use] * ends[value]).sum() / examples
         slopes = (

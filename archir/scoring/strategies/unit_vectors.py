@@ -46,7 +46,7 @@ class UnitVectors:
         return torch.cat(parts, 1)
 
     def unpack(self, vectors: torch.Tensor) -> dict[int, torch.Tensor]:
-        """Return the tensors of some vectors `[units, size]`, nought where no unit lies."""
+        """Return the tensors of some vectors `[units, size]`, zero where no unit lies."""
         found: dict[int, torch.Tensor] = {}
         start = 0
         for node, axis in self.axes.items():
