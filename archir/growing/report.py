@@ -96,7 +96,7 @@ class Report:
         flops: FLOPs of the seed for one example.
         peak_bytes: most bytes of its activations alive at once; None if that was not recorded.
         latency: seconds of its forward pass of one example; None if that was not measured.
-        costs: what the tables say about the cost of a network: parameters, FLOPs, and which of the other two a budget or
+        costs: what the tables show of the cost of a network: parameters, FLOPs, and which of the other two a budget or
             a price was on, by name.
         limit: most parameters the grown network might have, None for no limit.
         points: evaluations on the validation data, in order.

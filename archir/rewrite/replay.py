@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -101,8 +102,8 @@ class Replay:
         for stage in self._stages:
             if stage.kind == "call":
                 for sign, found in zip(signs, new, strict=True):
-                    operands = {**values, **{v: read(v, sign, found) for v in stage.moved}}
-                    results = stage.call(operands.__getitem__)
+                    moved = {v: read(v, sign, found) for v in stage.moved}
+                    results = stage.call(partial(_operand, moved, values))
                     found.update(zip(stage.results, results, strict=True))
             else:
                 (result,) = stage.results
@@ -112,6 +113,10 @@ class Replay:
                     gone.pop(value, None)
         made = [v for v in self._ends if v in steps or any(v in found for found in new)]
         return [{v: read(v, sign, found) for v in made} for sign, found in zip(signs, new, strict=True)]
+
+
+def _operand(moved: Values, values: Values, value: Value) -> torch.Tensor:
+    return moved[value] if value in moved else values[value]
 
 
 def _step(stage: _Stage, values: Values, steps: Mapping[Value, torch.Tensor]) -> torch.Tensor:
@@ -178,7 +183,7 @@ def _kind(
 ) -> _Kind:
     if node.id in subgraph.changes and moved == {node.arguments["weight"]} and moved <= stored:
         return "weight"
-    if not moved.issubset(stepped):
+    if not all(value in stepped for value in moved):
         return "call"
     if node.op == BATCH_NORM and moved == {node.arguments["input"]}:
         known = isinstance(node.argument("running_var"), Value) and isinstance(node.argument("eps"), float)
