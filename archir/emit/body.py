@@ -16,8 +16,9 @@ from archir.emit.names import Tree, input_hint, is_fresh, result_hint, result_hi
 from archir.emit.scopes import Plan, Program, Step, below, parent
 from archir.emit.signature import Frame
 from archir.emit.sizes import arithmetic
+from archir.emit.steps import is_long_short_memory, is_sequence, is_stock, operands_of, results_of, stock_path
 from archir.errors import EmitError
-from archir.ir.execute import mode_argument, returns_sequence
+from archir.ir.execute import mode_argument
 from archir.ir.lowering import batch_counter
 from archir.ir.node import PARAMETER, Argument, Node, Value
 from archir.ir.operators.normalisation import BATCH_NORM
@@ -114,7 +115,7 @@ class _Writer:
         self._sizes: dict[str, str] = {}
         self._read: set[str] = set()
         self._outputs: tuple[Argument, ...] = frame.outputs if frame else plan.outputs
-        self._uses: list[Counter[Value]] = [self._operands(step) for step in plan.steps]
+        self._uses: list[Counter[Value]] = [operands_of(self._program, step) for step in plan.steps]
         self._uses.append(Counter(v for v in self._outputs if isinstance(v, Value)))
         self._total = Counter(v for used in self._uses for v in used.elements())
         self._last = {value: at for at, used in enumerate(self._uses) for value in used}
@@ -164,7 +165,7 @@ class _Writer:
         used = set(self._uses[self._at])
         if counter := self._counter(step):
             self._lines += ["if self.training:", f"    {counter}.add_(1)"]
-        values = self._results(step)
+        values = results_of(self._program, step)
         code, names = self._source(step)
         if len(plain(code.text)) > LONG + 24 and used & set(self._pending):
             self._flush(set(), frozenset())
@@ -183,7 +184,7 @@ class _Writer:
         self._assign(step, values, code, name)
 
     def _assign(self, step: Step, values: Sequence[Value], code: Code, name: str | None) -> None:
-        if len(values) == 1 and not self._is_sequence(step):
+        if len(values) == 1 and not is_sequence(self._program, step):
             target = name or self._fresh(self._hint(step))
             self._bind(values[0], target)
             self._lines.append(f"{target} = {code.text}")
@@ -194,13 +195,13 @@ class _Writer:
             if value not in self._last:
                 targets[value] = "_"
                 continue
-            reuse = name if name and not targets and (isinstance(step, Plan) or self._stock(step)) else None
+            reuse = name if name and not targets and (isinstance(step, Plan) or is_stock(self._program, step)) else None
             targets[value] = reuse or self._fresh(hint, taken=targets.values())
         for value, target in targets.items():
             if target != "_":
                 self._bind(value, target)
         shown = [targets[v] for v in values]
-        if self._is_long_short_memory(step):
+        if is_long_short_memory(self._program, step):
             state = "_" if set(shown[1:]) == {"_"} else f"({', '.join(shown[1:])})"
             shown = [shown[0], state]
         left = f"({shown[0]},)" if len(shown) == 1 else ", ".join(shown)
@@ -222,9 +223,9 @@ class _Writer:
             self._outputs == (values[0],) and len(self._uses[-1]) == 1 and self._last[values[0]] == len(self._uses) - 1
         )
         deepest, longest = (DEEP + 2, LONG + 24 if depth > 1 else 10 * LONG) if last else (DEEP, LONG)
-        if len(values) != 1 or self._is_sequence(step) or depth > deepest or len(plain(code.text)) > longest:
+        if len(values) != 1 or is_sequence(self._program, step) or depth > deepest or len(plain(code.text)) > longest:
             return False
-        path = step.path if isinstance(step, Plan) else self._called(step)
+        path = step.path if isinstance(step, Plan) else stock_path(self._program, step)
         if path and self._tree.is_list(parent(path)):
             return False
         value, user = values[0], self._last.get(values[0], -1)
@@ -235,7 +236,7 @@ class _Writer:
 
     def _joins(self, at: int, user: int) -> bool:
         """Whether what a step makes is used once, and not later than by `user`."""
-        values = self._results(self._plan.steps[at])
+        values = results_of(self._program, self._plan.steps[at])
         return len(values) == 1 and self._last.get(values[0], user + 1) <= user and self._total[values[0]] == 1
 
     def _source(self, step: Step) -> tuple[Code, frozenset[str]]:
@@ -260,7 +261,7 @@ class _Writer:
 
     def _counter(self, step: Step) -> str:
         """Return the source of the number of batches that a call advances in training, '' if it does not."""
-        node = None if isinstance(step, Plan) or self._stock(step) else self._program.graph.node(step)
+        node = None if isinstance(step, Plan) or is_stock(self._program, step) else self._program.graph.node(step)
         if node is None or node.op != BATCH_NORM or mode_argument(node) is None:
             return ""
         found = batch_counter(self._program.graph, node)
@@ -350,9 +351,9 @@ class _Writer:
     def _preferred(self, step: Step) -> str | None:
         """Return the variable that ends here and goes on as the result."""
         node = None if isinstance(step, Plan) else self._program.graph.node(step)
-        if node is not None and not self._called(node.id) and is_fresh(self._program, node):
+        if node is not None and not stock_path(self._program, node.id) and is_fresh(self._program, node):
             return None
-        result = self._program.graph.type_of(self._results(step)[0])
+        result = self._program.graph.type_of(results_of(self._program, step)[0])
         found: list[str] = []
         for value in step.inputs if isinstance(step, Plan) else self._program.operands(step):
             if value in self._pending:
@@ -382,39 +383,10 @@ class _Writer:
             leaf = step.path.rpartition(".")[2]
             outputs = self._program.graph.node(step.outputs[0].node)
             return result_hint(self._program, outputs, step.path) if leaf else "y"
-        return result_hint(self._program, self._program.graph.node(step), self._called(step))
+        return result_hint(self._program, self._program.graph.node(step), stock_path(self._program, step))
 
     def _hints(self, step: Step, count: int) -> list[str]:
         return result_hints("" if isinstance(step, Plan) else self._program.graph.node(step).op, count)
-
-    # the steps
-
-    def _operands(self, step: Step) -> Counter[Value]:
-        if isinstance(step, Plan):
-            return Counter(step.inputs)
-        call = self._program.stock.calls.get(step)
-        if call is not None:
-            return Counter(self._program.operands(step))
-        node = self._program.graph.node(step)
-        return Counter(v for _, v in node.operands() if not self._program.is_size(v))
-
-    def _results(self, step: Step) -> list[Value]:
-        if isinstance(step, Plan):
-            return list(step.outputs)
-        return [Value(step, i) for i in range(len(self._program.graph.node(step).results))]
-
-    def _is_sequence(self, step: Step) -> bool:
-        return not isinstance(step, Plan) and returns_sequence(self._program.graph.node(step).op)
-
-    def _is_long_short_memory(self, step: Step) -> bool:
-        return not isinstance(step, Plan) and self._stock(step) and len(self._results(step)) == 3
-
-    def _called(self, step: int) -> str:
-        call = self._program.stock.calls.get(step)
-        return call.path if call is not None else ""
-
-    def _stock(self, step: int) -> bool:
-        return step in self._program.stock.calls
 
     def _access(self, path: str) -> str:
         return self._tree.access(path, self._plan.path)

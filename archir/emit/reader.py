@@ -23,6 +23,7 @@ from archir.emit.allowed_names import (
 from archir.emit.code import LABEL
 from archir.emit.expressions import METHODS
 from archir.emit.places import Places
+from archir.emit.syntax_forms import dotted, has_type_parameters, is_range, is_text
 from archir.errors import EmitError
 
 _PLAIN = (
@@ -78,7 +79,7 @@ class Reader:
             case ast.Import() | ast.ImportFrom() if ast.unparse(node) in IMPORTS:
                 return
             case ast.ClassDef(name=name, bases=[base], keywords=[], decorator_list=[], body=body) if (
-                ast.unparse(base) in ("nn.Module", "nn.Sequential") and _is_free(name) and not _typed(node)
+                ast.unparse(base) in ("nn.Module", "nn.Sequential") and _is_free(name) and not has_type_parameters(node)
             ):
                 for inner in body:
                     if isinstance(inner, ast.FunctionDef) and inner.name in ("__init__", "forward"):
@@ -86,7 +87,7 @@ class Reader:
                     elif not isinstance(inner, ast.Pass):
                         self._refuse(inner)
             case ast.FunctionDef(name="load", decorator_list=[], returns=ast.Name(id=root)) if (
-                root in self._classes and ast.unparse(node.args) == "" and not _typed(node)
+                root in self._classes and ast.unparse(node.args) == "" and not has_type_parameters(node)
             ):
                 for at, inner in enumerate(node.body):
                     if at or not is_text(inner):
@@ -120,7 +121,7 @@ class Reader:
     def _function(self, node: ast.FunctionDef) -> None:
         given = node.args
         arguments = [*given.args, *([given.kwarg] if given.kwarg else [])]
-        if given.posonlyargs or given.kwonlyargs or given.vararg or node.decorator_list or _typed(node):
+        if given.posonlyargs or given.kwonlyargs or given.vararg or node.decorator_list or has_type_parameters(node):
             self._refuse(node)
         names = [a.arg for a in arguments]
         bound = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -219,7 +220,7 @@ class Reader:
             self._refuse(node)
 
     def _loop(self, name: str, over: ast.expr) -> None:
-        if _is_range(over):
+        if is_range(over):
             self._scope.add(name)
             return
         place = self._place(over)
@@ -275,7 +276,7 @@ class Reader:
         return None
 
     def _attribute(self, node: ast.Attribute) -> None:
-        name = _dotted(node)
+        name = dotted(node)
         if name in CONSTANTS or self._places.is_tensor(self._place(node)):
             return
         owner = self._place(node.value)
@@ -302,7 +303,7 @@ class Reader:
             if not self._places.is_tensor(place):
                 self._refuse(node)
             return
-        name = _dotted(func) or ""
+        name = dotted(func) or ""
         match func:
             case ast.Name():
                 if name in self._classes or (name in BUILTINS and name not in self._scope):
@@ -355,7 +356,7 @@ class Reader:
         match node:
             case ast.GeneratorExp(
                 elt=each, generators=[ast.comprehension(target=ast.Name(id="_"), iter=over, ifs=[], is_async=0)]
-            ) if _is_range(over):
+            ) if is_range(over):
                 self.read(each)
             case _:
                 self._refuse(node)
@@ -372,32 +373,7 @@ class Reader:
                 self._refuse(node)
 
 
-def _dotted(node: ast.expr) -> str | None:
-    """Return `torch.ops.aten.add.Tensor` for a chain of attributes of a name."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else None
-
-
 def _is_free(name: str) -> bool:
     """Say whether a class may have a name: until it is made, the name stands for what Python or the file has."""
     taken = RESERVED | TYPES | {"Path", "load", "load_file", "self"}
     return name not in taken and not hasattr(builtins, name) and not name.startswith("__")
-
-
-def _is_range(node: ast.expr) -> bool:
-    match node:
-        case ast.Call(func=ast.Name(id="range"), args=[ast.Constant(value=int())], keywords=[]):
-            return True
-    return False
-
-
-def is_text(node: ast.stmt) -> bool:
-    """Say whether a statement is a text, such as a docstring."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def _typed(node: ast.FunctionDef | ast.ClassDef) -> bool:
-    return bool(getattr(node, "type_params", ()))

@@ -16,7 +16,8 @@ import torch
 from archir.emit.allowed_names import OWN_TEXTS
 from archir.emit.arguments import operator_path
 from archir.emit.places import Places
-from archir.emit.reader import Known, Reader, is_text
+from archir.emit.reader import Known, Reader
+from archir.emit.syntax_forms import is_text
 from archir.errors import EmitError
 from archir.ir import ops
 from archir.ir.arithmetic import ARITHMETIC
