@@ -145,3 +145,23 @@ def test_a_call_that_waits_for_less_runs_earlier() -> None:
         later.remove(waits.node)
     found = cost_change(later.patch)
     assert found == cost(later.graph) - cost(e.graph) and found.peak_bytes > 0
+
+
+def test_a_set_that_takes_a_run_time_size_away() -> None:
+    """A size that depends on a width becomes -1: what it was read off late is then let go of earlier."""
+    b = GraphBuilder()
+    x = b.input("x", "f32[B, 4]")
+    large = b.call("aten.cat.default", (x,) * 30, 1)
+    total = b.call("aten.sum.dim_IntList", large, (1,), True)
+    hidden = b.call("aten.linear.default", x, b.parameter("up.weight", "f32[6, 4]"))
+    rows = b.call("operator.mul", b.call("aten.sym_size.int", large, 0), 2)
+    pairs = b.call("aten.relu.default", b.call("aten.reshape.default", hidden, (rows, 3)))
+    flat = b.call("aten.reshape.default", pairs, (-1, 6))
+    made = b.call("aten.linear.default", flat, b.parameter("down.weight", "f32[2, 6]"))
+    graph = b.graph(b.call("aten.add.Tensor", made, total))
+    lengths = set()
+    for morphism in (Split("w0", (0,)), Prune("w0", (0,)), Split("w1", (0,)), Prune("w1", (0,))):
+        after = apply_together(graph, [(morphism, None)])
+        assert cost_of_set(graph, [morphism]) == cost(after)
+        lengths.add(len(after) - len(graph))
+    assert lengths == {0, -2}
