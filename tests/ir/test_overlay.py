@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -98,6 +99,16 @@ def test_what_is_frozen_may_not_be_changed(made: Callable[[dict[int, int]], Mapp
     copied = copy_of(found)
     copied[0] = 1
     assert found[0] == 5 and frozen(found) is found
+
+
+@pytest.mark.parametrize("layers", [6, 700])
+def test_graphs_may_be_copied(layers: int) -> None:
+    graph = residual_network(layers)
+    with graph.edit(by="test") as e:
+        e.call("aten.relu.default", graph.output.values[0])
+    for copied in (copy.copy(e.graph), copy.deepcopy(e.graph)):
+        assert copied.structure.by_id == e.graph.structure.by_id and str(copied) == str(e.graph)
+        assert type(copied.tensors) is type(e.graph.tensors) and copied.tensors.keys() == e.graph.tensors.keys()
 
 
 def test_a_mapping_that_is_frozen_does_not_follow_the_one_it_was_made_of() -> None:
