@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -99,13 +99,11 @@ class Memory:
         if any(n.is_call and self._is_view(n.op) != self._is_view(before.node(n.id).op) for n in patch.changed):
             return None
         if not new:
-            waits = [max((self._position.get(v.node, -1) for v in n.values), default=-1) for n in rewired]
-            same = all(
-                n.is_call and w == self._latest[self._position[n.id]] for n, w in zip(rewired, waits, strict=True)
-            )
-            return end if same else None
+            return end if self._wait_alike(rewired, 0) else None
         inside, last = set(new), new[-1]
         if any(not any(u.node in inside for u, _ in users.get(i, ())) for i in new[:-1]):
+            return None
+        if any(v.node > i for i in new for v in after.node(i).values if v.node in inside):
             return None
         for node in rewired:
             if last not in (v.node for v in node.values):
@@ -118,7 +116,15 @@ class Memory:
             return None
         free = int((self._latest[start:] < start).sum())
         expected = sum(p < end and self._latest[p] < start for p in places)
-        return start if free == expected else None
+        return start if free == expected and self._wait_alike(rewired, start) else None
+
+    def _wait_alike(self, nodes: Iterable[Node], start: int) -> bool:
+        """Say whether the last old call from a position on that each call waits for is the one it waited for."""
+        for node in nodes:
+            now = max((self._position.get(v.node, -1) for v in node.values), default=-1)
+            if node.is_call and max(now, start - 1) != max(self._latest[self._position[node.id]], start - 1):
+                return False
+        return True
 
     def _inserted(self, patch: Patch, new: list[Node], start: int) -> tuple[int, int]:
         after, count, end = patch.after, len(new), len(self._kept)

@@ -6,11 +6,15 @@ import random
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from archir import memory
 from archir.cost import Cost, cost, cost_change
-from archir.errors import PassError
+from archir.errors import GraphError, PassError
+from archir.ir.builder import GraphBuilder
 from archir.ir.graph import Patch
+from archir.ir.patch import no_patch
 from archir.memory import Memory
 from archir.rewrite.equations import Miss
 from archir.rewrite.morphism import Morphism, WidthMorphism
@@ -24,6 +28,7 @@ from passes.split import Split
 from passes.squeeze_excite import SqueezeExcite
 from passes.widen import Widen
 from tests.models.captured import graph_of
+from tests.models.random_patches import random_graph, random_patch
 from tests.models.zoo import ZOO
 from tests.morphisms.every import SPLICES
 
@@ -86,3 +91,77 @@ def test_simplifications_and_sequences_are_counted_alike() -> None:
         assert len(found.after.history) > 3
         assert cost_change(found) == cost(found.after) - cost(graph)
         assert not isinstance(found, Miss) and cost_change(found) != Cost()
+
+
+@given(st.randoms(use_true_random=False))
+def test_the_change_of_the_cost_of_random_patches(dice: random.Random) -> None:
+    """Splices, views of views, calls taken out, other operands, and all of it one after another."""
+    graph = random_graph(dice, dice.randrange(3, 14))
+    total = no_patch(graph)
+    for _ in range(5):
+        try:
+            patch = random_patch(total.after, dice)
+        except GraphError:
+            continue
+        total = total.then(patch)
+        for found in (patch, total):
+            for batch in (1, 3):
+                assert cost_change(found, batch) == cost(found.after, batch) - cost(found.before, batch)
+
+
+def test_a_splice_into_a_splice_runs_before_it() -> None:
+    """The call that is made second runs first, and is much larger."""
+    b = GraphBuilder()
+    x = b.call("aten.relu.default", b.input("x", "f32[B, 4]"))
+    graph = b.graph(b.call("aten.neg.default", x))
+    with graph.edit(by="one") as e:
+        inner = e.call("aten.tanh.default", x)
+        e.replace_uses(x, inner, graph.uses(x))
+    with e.graph.edit(by="two") as later:
+        wide = later.call("aten.cat.default", (x,) * 9, 1)
+        later.update(inner.node, arguments={"self": later.call("aten.slice.Tensor", wide, 1, 0, 4)})
+        last = later.call("aten.relu.default", inner)
+        later.replace_uses(inner, last, e.graph.uses(inner))
+    patch = e.patch.then(later.patch)
+    assert [n.id for n in patch.after.calls] != sorted(n.id for n in patch.after.calls)
+    assert cost_change(patch) == cost(patch.after) - cost(graph)
+
+
+def test_a_call_that_waits_for_less_runs_earlier() -> None:
+    """What one call waited for is taken out: it now runs before a large one on another branch, and is kept then."""
+    b = GraphBuilder()
+    x = b.input("x", "f32[B, 4]")
+    start = b.call("aten.relu.default", x)
+    early = b.call("aten.cat.default", (start,) * 3, 1)
+    total = b.call("aten.sum.dim_IntList", b.call("aten.cat.default", (start,) * 8, 1), (1,), True)
+    graph = b.graph(b.call("aten.add.Tensor", early, total))
+    with graph.edit(by="one") as e:
+        waits = e.call("aten.neg.default", start)
+        e.replace_uses(start, waits, [u for u in graph.uses(start) if u.node == early.node])
+    with e.graph.edit(by="two") as later:
+        new = later.call("aten.tanh.default", x)
+        later.replace_uses(x, new, graph.uses(x))
+        later.replace_uses(waits, new)
+        later.remove(waits.node)
+    found = cost_change(later.patch)
+    assert found == cost(later.graph) - cost(e.graph) and found.peak_bytes > 0
+
+
+def test_a_set_that_takes_a_run_time_size_away() -> None:
+    """A size that depends on a width becomes -1: what it was read off late is then let go of earlier."""
+    b = GraphBuilder()
+    x = b.input("x", "f32[B, 4]")
+    large = b.call("aten.cat.default", (x,) * 30, 1)
+    total = b.call("aten.sum.dim_IntList", large, (1,), True)
+    hidden = b.call("aten.linear.default", x, b.parameter("up.weight", "f32[6, 4]"))
+    rows = b.call("operator.mul", b.call("aten.sym_size.int", large, 0), 2)
+    pairs = b.call("aten.relu.default", b.call("aten.reshape.default", hidden, (rows, 3)))
+    flat = b.call("aten.reshape.default", pairs, (-1, 6))
+    made = b.call("aten.linear.default", flat, b.parameter("down.weight", "f32[2, 6]"))
+    graph = b.graph(b.call("aten.add.Tensor", made, total))
+    lengths = set()
+    for morphism in (Split("w0", (0,)), Prune("w0", (0,)), Split("w1", (0,)), Prune("w1", (0,))):
+        after = apply_together(graph, [(morphism, None)])
+        assert cost_of_set(graph, [morphism]) == cost(after)
+        lengths.add(len(after) - len(graph))
+    assert lengths == {0, -2}

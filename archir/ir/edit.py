@@ -145,8 +145,14 @@ class Edit(Generic[G_co]):
         parameter: Parameter | None = None,
         drop: Collection[str] = (),
     ) -> None:
-        """Change a node in place; arguments given are merged into those it has, less those in `drop`."""
+        """Change a node in place; arguments given are merged into those it has, less those in `drop`.
+
+        Raises:
+            GraphError: it would be a node of another kind, or is no stored tensor that had names.
+        """
         old = self.node(node)
+        if (not old.is_call and op not in (None, old.op)) or (parameter and old.op != PARAMETER):
+            raise GraphError(f"node {node} is no {'stored tensor' if parameter else 'call'}, but {old.op}")
         merged = {n: a for n, a in old.arguments.items() if n not in drop} | dict(arguments or {})
         new_op = op or old.op
         if old.is_call:

@@ -22,7 +22,10 @@ class FrozenDict(dict[K, V]):
     def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
         raise TypeError("it may not be changed")
 
-    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = _refuse
+    def __reduce__(self) -> tuple[type[FrozenDict[K, V]], tuple[dict[K, V]]]:
+        return FrozenDict, (dict(self),)  # copied whole: entry by entry it may not be filled
+
+    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = setdefault = _refuse
 
 
 class Overlay(MutableMapping[K, V]):
@@ -63,12 +66,15 @@ class Overlay(MutableMapping[K, V]):
             self._removed.add(key)
 
     def __iter__(self) -> Iterator[K]:
-        kept = (key for key in self._base if key not in self._removed or key in self._changed)
-        return chain(kept, (key for key in self._changed if key not in self._base))
+        kept = (key for key in self._base if key not in self._removed)
+        return chain(kept, filter(self._is_appended, self._changed))
 
     def __len__(self) -> int:
-        hidden = sum(key not in self._changed for key in self._removed)
-        return len(self._base) - hidden + sum(key not in self._base for key in self._changed)
+        return len(self._base) - len(self._removed) + sum(map(self._is_appended, self._changed))
+
+    def _is_appended(self, key: K) -> bool:
+        """Say whether a changed key stands behind those of the base, as one does that was removed and came back."""
+        return key not in self._base or key in self._removed
 
     def _require_open(self) -> None:
         if self._frozen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, MutableMapping, Set
 from functools import cached_property
+from itertools import chain
 
 import networkx as nx
 
@@ -163,23 +164,27 @@ class Draft:
         self.by_id[node.id] = node
         self.touched.add(node.id)
         self.next_id = max(self.next_id, node.id + 1)
-        was, now = old.operands() if old else (), node.operands()
-        if old and was == now:
+        if old and old.operands() == node.operands():
             return
         self.rewired.add(node.id)
-        for id_ in {value.node for _, value in was}:
-            self._users[id_] = tuple((use, i) for use, i in self._users[id_] if use.node != node.id)
-        for use, value in now:
+        if old:
+            self._let_go(old)
+        for use, value in node.operands():
             self._users[value.node] = (*self._users.get(value.node, ()), (use, value.index))
 
     def remove(self, id_: int) -> None:
         """Remove a node that nothing uses."""
-        self.put(Node(id_, self.by_id[id_].op))
+        self._let_go(self.by_id.pop(id_))
+        self._users.pop(id_, None)
         self.touched.discard(id_)
         self.rewired.discard(id_)
         if id_ in self._base.by_id:
             self.removed.add(id_)
-        del self.by_id[id_]
+
+    def _let_go(self, node: Node) -> None:
+        """Take a node from the users of its operands."""
+        for id_ in {value.node for value in node.values}:
+            self._users[id_] = tuple((use, i) for use, i in self._users[id_] if use.node != node.id)
 
     def uses(self, value: Value) -> list[Use]:
         """Return all places that use a value as things stand now, in order of node id and argument."""
@@ -198,9 +203,9 @@ class Draft:
     def stores(self, path: str) -> bool:
         """Say whether a tensor is stored in a module or in one below it."""
         stem = f"{path}."
+        kept = (n for n, i in self._base.names.items() if i not in self.touched and i not in self.removed)
         added = (n for i in self.touched if (p := self.by_id[i].parameter) for n in p.names)
-        kept = (n for n, i in self._base.names.items() if n.startswith(stem) and i in self.by_id)
-        return any(n.startswith(stem) for n in added) or any(True for _ in kept)
+        return any(n.startswith(stem) for n in chain(kept, added))
 
     def is_path(self, path: str) -> bool:
         """Say whether calls belong to a module or tensors are stored in it, or did before they went."""

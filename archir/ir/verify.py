@@ -91,6 +91,8 @@ def _operands(graph: GraphData, nodes: Sequence[Node], outputs: int) -> list[str
                 problems.append(f"{user}: {use.argument} uses result {index} of {maker}")
         if node.op == PARAMETER and (node.parameter is None or node.id not in graph.tensors):
             problems.append(f"{describe(node)} has no tensor")
+        if node.op in (INPUT, PARAMETER) and len(node.results) != 1:
+            problems.append(f"{describe(node)} has {len(node.results)} types instead of one")
     return problems
 
 
@@ -128,7 +130,7 @@ def _may_clash(patch: GraphPatch[GraphData]) -> bool:
     """Say whether a name that is new may be that of another tensor or a module, so that all have to be looked at."""
     old = patch.before.structure
     new = [n for n in patch.added if n.op == PARAMETER or n.is_call]
-    new += [n for n in patch.changed if n.parameter != old.by_id[n.id].parameter]
+    new += [n for n in patch.changed if n.is_call or n.parameter != old.by_id[n.id].parameter]
     names = [name for n in new if n.parameter for name in n.parameter.names]
     modules = {name.rpartition(".")[0] for name in names} | {n.location.module for n in new if n.location}
     modules |= {path[:i] for path in modules for i, sign in enumerate(path) if sign == "."}

@@ -213,19 +213,28 @@ class _Change:
         return False
 
     def _between(self) -> set[int]:
-        """Return the calls that lie between two places of change: they are evaluated, too.
+        """Return the calls that lie between two places of change, before or after it: they are evaluated, too.
 
-        A call upstream of an altered one and downstream of any change is not before the first change in the old order,
-        for upstream of what has not been touched that order falls.
+        Those are upstream of an altered call, or of what a rewired one was or is given, and downstream of any change.
+        None is before the first change in the old order, for upstream of what has not been touched that order falls.
         """
-        rank = self._before.structure.rank
+        before, after, rank = self._before, self._after, self._before.structure.rank
         starts = self.altered | self.rewired
         first = min((rank[i] for i in starts if i in rank), default=len(rank))
-        above = self._reach(self.altered, lambda i: (v.node for v in self._after.node(i).values), first)
-        users = self._after.structure.users
-        inside = above | self.altered | self.rewired
-        below = self._reach(starts, lambda i: (u.node for u, _ in users.get(i, ()) if u.node in inside), 0)
-        return {i for i in (below | self.rewired) & above if self._after.node(i).is_call}
+        swapped: set[int] = set()
+        for i in self.rewired:
+            swapped |= {v.node for _, v in {*before.node(i).operands()} ^ {*after.node(i).operands()}}
+
+        def operands(id_: int) -> Iterator[int]:
+            return (v.node for graph in (before, after) if id_ in graph for v in graph.node(id_).values)
+
+        def users(id_: int) -> Iterator[int]:
+            return (u.node for graph in (before, after) for u, _ in graph.structure.users.get(id_, ()))
+
+        above = swapped | self._reach(self.altered | swapped, operands, first)
+        inside = above | starts
+        below = self._reach(starts, lambda i: filter(inside.__contains__, users(i)), 0)
+        return {i for i in (below | self.rewired) & above if i in after and after.node(i).is_call}
 
     def _reach(self, starts: Collection[int], step: Callable[[int], Iterable[int]], first: int) -> set[int]:
         """Return the nodes that some steps lead to, those of the old graph before a rank left out."""
@@ -253,11 +262,12 @@ class _Change:
     def edges(self) -> dict[Edge, tuple[Value, Value]]:
         """Return, for each edge, the value on it before and after."""
         found: dict[Value, dict[Use, Value]] = {}
-        users = {u.node for i in self.evaluated for u, _ in self._after.structure.users.get(i, ())}
+        renewed = {*self.evaluated, *self._patch.maps}
+        users = {u.node for i in renewed for u, _ in self._after.structure.users.get(i, ())}
         for id_ in sorted((users | {n.id for n in self._patch.changed}) - self.evaluated):
             was = dict(self._before.node(id_).operands())
             for use, value in self._after.node(id_).operands():
-                if value != was[use] or value.node in self.evaluated:
+                if value != was[use] or value.node in renewed:
                     found.setdefault(was[use], {})[use] = value
         edges: dict[Edge, tuple[Value, Value]] = {}
         for old, uses in found.items():

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from archir.axes.infer import infer_widths
-from archir.axes.terms import Atom
+from archir.axes.positions import size_of
+from archir.axes.terms import Atom, Term, leaves
 from archir.axes.widths import Width, Widths
 from archir.cost import Cost, cost, cost_change, memory, node_cost
 from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.ir.structure import Structure
-from archir.ir.types import TensorType, Type
+from archir.ir.types import ScalarType, TensorType, Type
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.pipeline import follow_widths, rewrite_together
 from archir.rewrite.reindex import resized_type
@@ -24,6 +25,9 @@ _known: WeakKeyDictionary[Structure, dict[tuple[int, tuple[tuple[Atom, int], ...
 _effects_of: WeakKeyDictionary[Structure, dict[WidthMorphism, list[tuple[Atom, frozenset[int], int]]]] = (
     WeakKeyDictionary()
 )
+
+
+_run_time: WeakKeyDictionary[Structure, Sequence[Term]] = WeakKeyDictionary()
 
 
 def cost_of_set(graph: Graph, members: Sequence[Morphism]) -> Cost:
@@ -48,7 +52,30 @@ def cost_of_set(graph: Graph, members: Sequence[Morphism]) -> Cost:
         for atom, gone, more in _effects(widths, morphism):
             removed.setdefault(atom, set()).update(gone)
             sizes[atom] = sizes.get(atom, atom.size) + more
-    return found + _resizing(widths, {atom: size - len(removed[atom]) for atom, size in sizes.items()})
+    sizes = {atom: size - len(removed[atom]) for atom, size in sizes.items()}
+    if any(size_of(term, sizes) != term.size for term in _run_time_axes(widths)):
+        return cost(rewrite_together(graph, [(m, None) for m in members]).after)
+    return found + _resizing(widths, sizes)
+
+
+def _run_time_axes(widths: Widths) -> Sequence[Term]:
+    """Return the axes with widths in them that run-time sizes are given for.
+
+    Where such a width changes, -1 takes the place of the number, and calls that are then not needed go, which changes
+    how long others are kept.
+    """
+    graph, atoms = widths.graph, {width.atom for width in widths}
+    if graph.structure not in _run_time:
+        _run_time[graph.structure] = [
+            term
+            for node in graph.calls
+            if any(isinstance(graph.type_of(v), ScalarType) for v in node.values)
+            for i, type_ in enumerate(node.results)
+            if isinstance(type_, TensorType)
+            for size, term in zip(type_.shape, widths.axes.get(Value(node.id, i), ()), strict=False)
+            if not isinstance(size, int) and not atoms.isdisjoint(leaves(term))
+        ]
+    return _run_time[graph.structure]
 
 
 def _effects(widths: Widths, morphism: WidthMorphism) -> list[tuple[Atom, frozenset[int], int]]:
