@@ -80,7 +80,7 @@ def _calls(graph: Graph, node: Node) -> list[Node]:
     weight = node.argument("weight")
     assert isinstance(weight, Value)
     users = {u.node for u in graph.uses(weight) if u.argument == "weight"}
-    found = map(graph.node, sorted(users, key=graph.structure.rank.__getitem__))
+    found = map(graph.node, sorted(users, key=graph.structure.position.__getitem__))
     return [n for n in found if n.op == node.op and n.argument("bias") is None]
 
 

@@ -49,7 +49,7 @@ def _needed(graph: Graph) -> set[int]:
         if id_ in needed:
             continue
         needed.add(id_)
-        waiting += [value.node for _, value in graph.node(id_).operands()]
+        waiting += [value.node for value in graph.node(id_).values]
         if id_ in counted:
             waiting.append(counted[id_])
         if not waiting:

@@ -173,10 +173,9 @@ def _incoming(widths: Widths, width: Width, exponents: Exponents) -> torch.Tenso
     graph = widths.graph
     parts = [torch.zeros(width.size, 0, dtype=torch.float64)]
     for place in width.places:
-        parameter = graph.node(place.node).parameter
         tensor = graph.tensors[place.node].double().movedim(place.axis, 0).cpu()
         for occurrence, exponent in enumerate(exponents.of(Value(place.node), place.axis)):
-            if exponent == 0 and parameter is not None and parameter.trainable and contains(place.term, width.atom):
+            if exponent == 0 and graph.node(place.node).is_trainable and contains(place.term, width.atom):
                 owner = unit_index(place.term, width.atom, occurrence)
                 order = owner.argsort(stable=True)[int((owner < 0).sum()) :]
                 parts.append(tensor[order].reshape(width.size, -1))

@@ -66,7 +66,7 @@ class Sweep:
         self, node: int, arguments: Mapping[str, Argument], *, op: str | None = None, drop: Collection[str] = ()
     ) -> None:
         """Change the operator or some arguments of a call; operands that nothing needs any more go."""
-        before = {value.node for _, value in self.edit.node(node).operands()}
+        before = {value.node for value in self.edit.node(node).values}
         self.edit.update(node, op=op, arguments=arguments, drop=drop)
         self.changed = True
         for id_ in before:
@@ -85,9 +85,9 @@ class Sweep:
             found = self.find(waiting.pop())
             if found is None or not (found.is_call or found.op == PARAMETER):
                 continue
-            if any(self.uses(Value(found.id, i)) for i in range(len(found.results))):
+            if any(map(self.uses, found.made)):
                 continue
-            operands = list(dict.fromkeys(value.node for _, value in found.operands()))
+            operands = list(dict.fromkeys(value.node for value in found.values))
             self.edit.remove(found.id)
             self.changed = True
             waiting += operands

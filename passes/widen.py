@@ -160,24 +160,18 @@ def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPertur
     learned: dict[Key, torch.Tensor] = {
         place.node: torch.full_like(fixed[place.node], float(graph.tensors[place.node].square().mean().sqrt()) or 1.0)
         for place in width.places
-        if graph.node(place.node).parameter and fixed[place.node].dim() > 1 and _trainable(graph, place.node)
+        if graph.node(place.node).is_trainable and fixed[place.node].dim() > 1
     }
     calls = {n.id: compile_call(_alone(widths, n, atom, count, bias=True)) for n in subgraph.nodes}
     calls |= {n.id: compile_call(_alone(widths, n, atom, count, bias=False)) for n in ends}
-    ordered = dict(sorted(calls.items(), key=lambda item: graph.structure.rank[item[0]]))
-    read = {v for n in (*subgraph.nodes, *ends) for _, v in n.operands() if v.node not in {**fixed, **calls}}
+    ordered = dict(sorted(calls.items(), key=lambda item: graph.structure.position[item[0]]))
+    read = {v for n in (*subgraph.nodes, *ends) for v in n.values if v.node not in {**fixed, **calls}}
     needs = frozenset(read | set(map(Value, by_node(learned))))
     return WidenPerturbation(edges, learned, fixed, ordered, tuple(n.id for n in ends), needs)
 
 
-def _trainable(graph: Graph, node: int) -> bool:
-    parameter = graph.node(node).parameter
-    return parameter is not None and parameter.trainable
-
-
 def _terms(widths: Widths, node: Node) -> Iterator[Term]:
-    values = [v for _, v in node.operands()] + [Value(node.id, i) for i in range(len(node.results))]
-    for value in values:
+    for value in (*node.values, *node.made):
         yield from map(resolve, widths.axes.get(value, ()))
 
 

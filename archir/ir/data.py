@@ -131,7 +131,7 @@ class GraphData:
     @property
     def parameter_count(self) -> int:
         """Number of trainable parameters, tied ones once."""
-        return sum(self.tensors[n.id].numel() for n in self.parameters if n.parameter and n.parameter.trainable)
+        return sum(self.tensors[n.id].numel() for n in self.parameters if n.is_trainable)
 
     def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Self:
         """Return the same program with some stored tensors replaced, by name (a state dict will do).

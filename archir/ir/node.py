@@ -140,6 +140,11 @@ class Node:
         """Whether it calls an operator."""
         return self.op not in (INPUT, PARAMETER, OUTPUT)
 
+    @property
+    def is_trainable(self) -> bool:
+        """Whether it is a stored tensor that has gradients."""
+        return self.parameter is not None and self.parameter.trainable
+
     def argument(self, name: str) -> Argument:
         """Return an argument by schema name, its default if it is not given.
 
@@ -179,6 +184,11 @@ class Node:
     def values(self) -> tuple[Value, ...]:
         """Every value it uses, one that it uses twice twice."""
         return tuple(value for _, value in self._operands)
+
+    @property
+    def made(self) -> tuple[Value, ...]:
+        """The values it makes: its results, in order."""
+        return tuple(Value(self.id, i) for i in range(len(self.results)))
 
     def tensor_type(self, index: int = 0) -> TensorType:
         """Return the type of a result that is a tensor.

@@ -73,7 +73,7 @@ def _module(graph: Graph, node: Node) -> str:
     """Return the path of the module a call belongs to: where it comes from, else that of its first stored tensor."""
     if node.location is not None:
         return node.location.module
-    stored = (p for _, v in node.operands() if (p := graph.node(v.node).parameter))
+    stored = (p for v in node.values if (p := graph.node(v.node).parameter))
     return next((p.names[0].rpartition(".")[0] for p in stored), "")
 
 
@@ -81,18 +81,18 @@ def _block(graph: Graph, path: str, calls: Sequence[Node]) -> Block | Miss:
     inside = {n.id for n in calls}
     for node in calls:
         numbers = all(isinstance(t, ScalarType) for t in node.results)
-        if numbers and not any(v.node in inside for _, v in node.operands()):
+        if numbers and not any(v.node in inside for v in node.values):
             inside.discard(node.id)
     kept = tuple(n for n in calls if n.id in inside)
     if not kept:
         return Miss(f"no call belongs to a module {path!r}")
-    values = [Value(n.id, i) for n in kept for i in range(len(n.results))]
+    values = [v for n in kept for v in n.made]
     leaving = [v for v in values if any(u.node not in inside for u in graph.uses(v))]
     if len(leaving) != 1:
         return Miss(f"{len(leaving) or 'none'} of its results are used outside it", tuple(v.node for v in leaving))
     (out,) = leaving
     type_ = graph.type_of(out)
-    read = dict.fromkeys(v for n in kept for _, v in n.operands() if v.node not in inside)
+    read = dict.fromkeys(v for n in kept for v in n.values if v.node not in inside)
     given = tuple(v for v in read if graph.node(v.node).op != PARAMETER and graph.type_of(v) == type_)
     if not isinstance(type_, TensorType) or not given:
         return Miss("it is given no value of the type of its result", (out.node,))

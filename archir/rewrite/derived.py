@@ -89,7 +89,7 @@ class DerivedPerturbation:
 
 def added_tensors(patch: Patch) -> tuple[int, ...]:
     """Return the trainable stored tensors a rewrite has added, in the order it made them."""
-    return tuple(n.id for n in patch.added if n.parameter and n.parameter.trainable)
+    return tuple(n.id for n in patch.added if n.is_trainable)
 
 
 def add_theta(tensors: Mapping[int, torch.Tensor], added: Sequence[int], theta: Theta) -> dict[int, torch.Tensor]:
@@ -143,8 +143,8 @@ def derive_perturbation(patch: Patch) -> DerivedPerturbation | Miss:
     theta: dict[Key, torch.Tensor] = {Added(i): measure(after.tensors[id_]) for i, id_ in enumerate(added)}
     masks: dict[Key, torch.Tensor] = {}
     for id_, by in patch.maps.items():
-        parameter, old_tensor, tensor = after.node(id_).parameter, before.tensors[id_], after.tensors[id_]
-        if parameter is None or not parameter.trainable or tensor.shape == old_tensor.shape:
+        old_tensor, tensor = before.tensors[id_], after.tensors[id_]
+        if not after.node(id_).is_trainable or tensor.shape == old_tensor.shape:
             continue
         fresh = None if by is None else by.fresh(old_tensor)
         if fresh is not None and bool(fresh.any()):
@@ -218,9 +218,9 @@ class _Change:
         A call upstream of an altered one and downstream of any change is not before the first change in the old order,
         for upstream of what has not been touched that order falls.
         """
-        rank = self._before.structure.rank
+        position = self._before.structure.position
         starts = self.altered | self.rewired
-        first = min((rank[i] for i in starts if i in rank), default=len(rank))
+        first = min((position[i] for i in starts if i in position), default=len(position))
         above = self._reach(self.altered, lambda i: (v.node for v in self._after.node(i).values), first)
         users = self._after.structure.users
         inside = above | self.altered | self.rewired
@@ -228,11 +228,11 @@ class _Change:
         return {i for i in (below | self.rewired) & above if self._after.node(i).is_call}
 
     def _reach(self, starts: Collection[int], step: Callable[[int], Iterable[int]], first: int) -> set[int]:
-        """Return the nodes that some steps lead to, those of the old graph before a rank left out."""
-        rank, found, waiting = self._before.structure.rank, set[int](), list(starts)
+        """Return the nodes that some steps lead to, those of the old graph before a position left out."""
+        position, found, waiting = self._before.structure.position, set[int](), list(starts)
         while waiting:
             for near in step(waiting.pop()):
-                if near not in found and rank.get(near, first) >= first:
+                if near not in found and position.get(near, first) >= first:
                     found.add(near)
                     waiting.append(near)
         return found

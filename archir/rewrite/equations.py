@@ -73,12 +73,11 @@ class Equations:
 
     def operands(self, node: Node) -> list[Value]:
         """Return every tensor a call uses, in order."""
-        return [v for _, v in node.operands() if v in self.widths.axes]
+        return [v for v in node.values if v in self.widths.axes]
 
     def results(self, node: Node) -> list[Value]:
         """Return every tensor a call makes, in order."""
-        every = (Value(node.id, i) for i in range(len(node.results)))
-        return [v for v in every if v in self.widths.axes]
+        return [v for v in node.made if v in self.widths.axes]
 
     def rank(self, value: Value) -> int:
         """Return the number of axes of a tensor."""

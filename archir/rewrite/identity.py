@@ -83,7 +83,7 @@ def is_residual(graph: Graph, block: Block) -> bool:
     """Say whether a block adds up two activations of the type of its result."""
     type_ = graph.type_of(block.out)
     for node in block.calls:
-        made = [v for _, v in node.operands() if graph.node(v.node).op != PARAMETER and graph.type_of(v) == type_]
+        made = [v for v in node.values if graph.node(v.node).op != PARAMETER and graph.type_of(v) == type_]
         if operator_of(node.op).linear == SUMMANDS and node.results[0] == type_ and len(made) == 2:
             return True
     return False
@@ -101,7 +101,7 @@ def run(graph: Graph, block: Block, source: Value, zeros: frozenset[int]) -> Map
     states = {source: State.SAME} | {Value(id_): State.NOUGHT for id_ in zeros}
     for node in block.calls:
         state = _state(graph, block, node, states)
-        states |= {Value(node.id, i): state for i in range(len(node.results))}
+        states |= dict.fromkeys(node.made, state)
     return states
 
 
@@ -214,7 +214,7 @@ def _limits(graph: Graph, value: Value, depth: int) -> tuple[float, float]:
         return window
     if name in ("sigmoid", "softmax", "hardsigmoid"):
         return 0.0, 1.0
-    operands = [v for _, v in node.operands()]
+    operands = [*node.values]
     if not depth or not node.is_call or not operands:
         return -math.inf, math.inf
     if name == "add" and "alpha" not in node.arguments and len(operands) == 2:
@@ -246,12 +246,12 @@ def _last_layer(graph: Graph, block: Block, value: Value) -> frozenset[int]:
     """Return the stored tensors of a block that have to be zero for a value to be; none if that cannot be."""
     nothing: frozenset[int] = frozenset()
     node = graph.node(value.node)
-    if node.parameter is not None:
-        return frozenset({node.id}) if node.parameter.trainable and node.id in block.stored else nothing
+    if node.op == PARAMETER:
+        return frozenset({node.id}) if node.is_trainable and node.id in block.stored else nothing
     if node not in block.calls:
         return nothing
     known, adds = operator_of(node.op), short_name(node) == "addmm"
-    operands = [v for _, v in node.operands()]
+    operands = [*node.values]
     if known.kind in LAYERS or known.kind is Kind.NORM or adds:
         names = ("mat2", "self") if adds else ("weight", "bias")
         given = [a for n in names if (a := node.arguments.get(n)) is not None]
@@ -283,8 +283,8 @@ def _blocker(graph: Graph, block: Block, states: Mapping[Value, State]) -> Node:
     """Return the call at which the input of a block ceases to be the same on its way to the result."""
     node = graph.node(block.out.node)
     inside = {n.id: n for n in block.calls}
-    while not any(states.get(v) is State.SAME for _, v in node.operands()):
-        above = [inside[v.node] for _, v in node.operands() if v.node in inside]
+    while not any(states.get(v) is State.SAME for v in node.values):
+        above = [inside[v.node] for v in node.values if v.node in inside]
         alike = [n for n in above if graph.type_of(block.out) in n.results]
         if not above:
             break

@@ -263,7 +263,7 @@ def _remove_unused_numbers(e: Edit, candidates: set[int]) -> None:
     while candidates:
         node = e.node(candidates.pop())
         numbers = node.is_call and all(isinstance(t, ScalarType) for t in node.results)
-        if numbers and not any(e.uses(Value(node.id, i)) for i in range(len(node.results))):
+        if numbers and not any(map(e.uses, node.made)):
             e.remove(node.id)
             candidates |= {v.node for v in node.values}
 

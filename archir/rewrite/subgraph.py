@@ -53,7 +53,7 @@ class Subgraph:
     @cached_property
     def types(self) -> Mapping[Value, Type]:
         """The types of the results of the calls."""
-        return {Value(n.id, i): t for n in self.nodes for i, t in enumerate(n.results)}
+        return {v: t for n in self.nodes for v, t in zip(n.made, n.results, strict=True)}
 
     @cached_property
     def changes(self) -> Mapping[int, Call]:
@@ -91,9 +91,9 @@ def subgraph_of(widths: Widths, width: Width) -> Subgraph | Miss:
         if graph.node(value.node).is_call and overlaps(widths.axes[value], width.atom):
             return Miss("a value has two axes of it, so its units cannot be told apart", (value.node,))
     ended = set(equations.ends)
-    made = sorted({v.node for v in carrying}, key=graph.structure.rank.__getitem__)
+    made = sorted({v.node for v in carrying}, key=graph.structure.position.__getitem__)
     nodes = tuple(n for n in map(graph.node, made) if n.is_call)
-    carried = {n.id: frozenset(v for _, v in n.operands() if v in carrying and (n.id, v) not in ended) for n in nodes}
+    carried = {n.id: frozenset(v for v in n.values if v in carrying and (n.id, v) not in ended) for n in nodes}
     ends: list[tuple[Use, Value]] = []
     members: dict[Edge, Members] = {}
     seen: set[int] = set()
@@ -135,8 +135,7 @@ def overlaps(terms: Sequence[Term], atom: Atom) -> bool:
 
 def _makes_units(widths: Widths, value: Value, ended: set[tuple[int, Value]]) -> bool:
     """Say whether a stored tensor carries a width into some call without being summed over it there."""
-    parameter = widths.graph.node(value.node).parameter
-    trainable = parameter is not None and parameter.trainable
+    trainable = widths.graph.node(value.node).is_trainable
     return trainable and any((u.node, value) not in ended for u in widths.graph.uses(value))
 
 

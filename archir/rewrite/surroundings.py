@@ -120,7 +120,7 @@ def _backwards(graph: Graph, value: Value) -> Iterator[Node]:
         keeps = operator_of(node.op).pointwise or kind_of(node) in _KEEPING or short_name(node) in ("roll", "cat")
         if not keeps:
             continue
-        for _, operand in node.operands():
+        for operand in node.values:
             type_ = graph.type_of(operand)
             stored = graph.node(operand.node).op == PARAMETER
             if isinstance(type_, TensorType) and len(type_.shape) == rank and not stored and operand not in seen:

@@ -79,7 +79,7 @@ class Downstream:
         device = next((t.device for t in graph.tensors.values()), None)
         self.operators = tuple(compile_operator(n, device) for n in graph.calls if n.id in reached and n.id in needed)
         self.shared = frozenset(v for o in self.operators for v in o.operands if len(graph.uses(v)) > 1)
-        self.results = tuple(v for _, v in graph.output.operands())
+        self.results = graph.output.values
         self.output_uses = tuple(u for u, _ in graph.output.operands())
         last = {v: i for i, o in enumerate(self.operators) for v in o.operands}
         self.dropped: tuple[tuple[Value, ...], ...] = tuple(
@@ -91,5 +91,5 @@ class Downstream:
     def needs(self) -> frozenset[Value]:
         """The values forward mode reads."""
         read = {v for o in self.operators for v in o.operands}
-        made = {Value(o.node.id, i) for o in self.operators for i in range(len(o.node.results))}
+        made = {v for o in self.operators for v in o.node.made}
         return frozenset(read | made | set(self.results))

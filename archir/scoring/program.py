@@ -97,7 +97,7 @@ class Program:
         self.device = next((t.device for t in graph.tensors.values()), torch.device("cpu"))
         self._stored = {Value(i): t for i, t in graph.tensors.items()}
         self._tapped_values = frozenset(e for e in self.edges if isinstance(e, Value))
-        self._results = tuple(v for _, v in graph.output.operands())
+        self._results = graph.output.values
         self._tapped_results = {i: u for i, (u, _) in enumerate(graph.output.operands()) if u in self.edges}
         self._channels_last = self._images_on_cpu()
         self._steps = tuple(self._compile())
@@ -207,7 +207,7 @@ class Program:
 
         tapped = {e: Value(-1 - i) for i, e in enumerate(self.edges) if isinstance(e, Use)}
         needed = self.keep | frozenset(self._results)
-        last: dict[Value, int] = {v: n.id for n in calls for _, v in n.operands()}
+        last: dict[Value, int] = {v: n.id for n in calls for v in n.values}
         for node in calls:
             aliases: list[tuple[Use, Value, Value]] = []
 
@@ -218,10 +218,10 @@ class Program:
                 return tapped[use]
 
             mapped = {name: _map_uses(node.id, name, a, (), tap) for name, a in node.arguments.items()}
-            operands = {v for _, v in node.operands()}
+            operands = {*node.values}
             dropped = [v for v in operands if last[v] == node.id and v not in needed and v not in self._stored]
             dropped += [alias for _, _, alias in aliases]
-            dropped += [v for i in range(len(node.results)) if (v := Value(node.id, i)) not in last and v not in needed]
+            dropped += [v for v in node.made if v not in last and v not in needed]
             call = prepare(replace(node, arguments=mapped))
             yield _Step(node.id, call, tuple(aliases), len(node.results), tuple(dropped))
 

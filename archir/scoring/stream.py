@@ -199,7 +199,7 @@ def end_early(graph: Graph, last: Node) -> Graph:
 
 def _last_call(graph: Graph) -> Node | None:
     """Return the call of a linear layer with stored weights whose result is all that a graph returns, if any."""
-    results = [v for _, v in graph.output.operands()]
+    results = graph.output.values
     if len(results) != 1 or not isinstance(graph.signature.result, int) or len(graph.uses(results[0])) != 1:
         return None
     node = graph.node(results[0].node)

@@ -232,7 +232,7 @@ def _fresh_units(family: Family, widths: Widths, width: Width) -> int:
 
 def _pointwise_operand(subgraph: Subgraph, node: Node) -> Value | None:
     """Return the one operand of a pointwise function of one tensor, None for any other call."""
-    operands = {v for _, v in node.operands()}
+    operands = {*node.values}
     carriers = subgraph.carried[node.id]
     alone = operator_of(node.op).pointwise and len(operands) == 1 and operands == carriers
     return next(iter(carriers)) if alone else None
