@@ -20,7 +20,7 @@ from archir.rewrite.morphism import Site, UnitMorphism, check_units
 from archir.rewrite.multiplicity import Exponents, solve_exponents
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.replay import Replay
-from archir.rewrite.subgraph import Subgraph, Values, overlaps, subgraph_of
+from archir.rewrite.subgraph import Subgraph, Values, overlaps, unmatched_subgraph_of
 from archir.rewrite.theta import Theta
 
 
@@ -63,11 +63,9 @@ class Merge(UnitMorphism):
         """Return the change of activations for all pairs of a family at once."""
         widths = site.found
         width = widths[site.label]
-        subgraph = subgraph_of(widths, width)
+        subgraph = unmatched_subgraph_of(widths, width)
         if isinstance(subgraph, Miss):
             return subgraph
-        if subgraph.matched is not None:
-            return subgraph.matched
         nodes = [place.node for place in width.places]
         twice = next((node for i, node in enumerate(nodes) if node in nodes[:i]), None)
         if twice is not None:

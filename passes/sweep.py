@@ -165,13 +165,13 @@ def counters(graph: Graph) -> dict[int, int]:
     return found
 
 
+def statistics_of(node: Node) -> set[int]:
+    """Return the nodes of the running statistics that a call is given."""
+    return {v.node for use, v in node.operands() if use.argument in ("running_mean", "running_var")}
+
+
 def written_in_training(graph: Graph) -> frozenset[int]:
     """Return the nodes of the stored tensors that training writes: running statistics and their counters."""
-    statistics = {
-        value.node
-        for node in graph.calls
-        for use, value in node.operands()
-        if use.argument in ("running_mean", "running_var")
-    }
+    statistics = {id_ for node in graph.calls for id_ in statistics_of(node)}
     counted = counters(graph)
     return frozenset(statistics | {counted[id_] for id_ in statistics if id_ in counted})

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 
 from archir.axes.positions import mixes, positions
-from archir.axes.terms import Atom, Term, resolve
+from archir.axes.terms import Term, resolve
 from archir.axes.widths import Width, Widths
 from archir.errors import PassError
 from archir.ir.execute import Call, compile_call
@@ -22,8 +22,8 @@ from archir.rewrite.morphism import Site, UnitMorphism
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.reindex import plan_reindexing
-from archir.rewrite.subgraph import Values, makes_linearly, members_of, subgraph_of
-from archir.rewrite.theta import Key, Theta, by_node
+from archir.rewrite.subgraph import Values, call_for, makes_linearly, members_of, unmatched_subgraph_of
+from archir.rewrite.theta import Key, Theta, by_node, noise_like
 
 BYTES_OF_UNIT = 100
 """What a unit takes at least, whatever tensors it stands in: its number, and where that goes in each."""
@@ -113,8 +113,7 @@ class WidenPerturbation:
             if bool(fixed.any()):
                 found[id_] = fixed.clone()
             else:
-                noise = torch.randn(fixed.shape, generator=generator, dtype=fixed.dtype).to(fixed.device)
-                found[id_] = noise * values[Value(id_)].std() * 0.1
+                found[id_] = noise_like(fixed, generator) * values[Value(id_)].std() * 0.1
         return found
 
     def delta(self, values: Values, theta: Theta) -> Mapping[Edge, torch.Tensor]:
@@ -127,11 +126,9 @@ class WidenPerturbation:
 
 
 def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPerturbation | Miss:
-    subgraph = subgraph_of(widths, width)
+    subgraph = unmatched_subgraph_of(widths, width)
     if isinstance(subgraph, Miss):
         return subgraph
-    if subgraph.matched is not None:
-        return subgraph.matched
     graph, atom, count = widths.graph, width.atom, candidate.count
     ends = [graph.node(use.node) for use, _ in subgraph.ends]
     nodes = [place.node for place in width.places]
@@ -162,8 +159,8 @@ def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPertur
         for place in width.places
         if graph.node(place.node).is_trainable and fixed[place.node].dim() > 1
     }
-    calls = {n.id: compile_call(_alone(widths, n, atom, count, bias=True)) for n in subgraph.nodes}
-    calls |= {n.id: compile_call(_alone(widths, n, atom, count, bias=False)) for n in ends}
+    calls = {n.id: compile_call(call_for(widths, n, atom, count, bias=True)) for n in subgraph.nodes}
+    calls |= {n.id: compile_call(call_for(widths, n, atom, count, bias=False)) for n in ends}
     ordered = dict(sorted(calls.items(), key=lambda item: graph.structure.position[item[0]]))
     read = {v for n in (*subgraph.nodes, *ends) for v in n.values if v.node not in {**fixed, **calls}}
     needs = frozenset(read | set(map(Value, by_node(learned))))
@@ -173,10 +170,3 @@ def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPertur
 def _terms(widths: Widths, node: Node) -> Iterator[Term]:
     for value in (*node.values, *node.made):
         yield from map(resolve, widths.axes.get(value, ()))
-
-
-def _alone(widths: Widths, node: Node, atom: Atom, count: int, *, bias: bool) -> Node:
-    """Return a call as it is for the fresh units alone."""
-    spelling = widths.spell(node.id, {atom: count})
-    arguments = {n: a for n, a in node.arguments.items() if n not in spelling.drop and (bias or n != "bias")}
-    return replace(node, op=spelling.op or node.op, arguments=arguments | dict(spelling.arguments))

@@ -159,6 +159,13 @@ class Widths:
             known[width.atom] = self._reach(width)
         return known[width.atom]
 
+    def nodes(self, width: Width) -> tuple[int, ...]:
+        """Return the nodes that make or use a value in which a width stands, each maker before the users."""
+        found: dict[int, None] = {}
+        for value in self.values(width):
+            found |= dict.fromkeys((value.node, *(use.node for use in self.graph.uses(value))))
+        return tuple(found)
+
     def _reach(self, width: Width) -> tuple[Value, ...]:
         """Return the values in which a width stands: calls hand it on, so they hang together with its places."""
         axes, structure = self.axes, self.graph.structure

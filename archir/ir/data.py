@@ -88,6 +88,11 @@ class GraphData:
         """The output node; its arguments `0`, `1`, ... are the returned values."""
         return self.structure.by_id[self.structure.output]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the stored tensors are; the CPU if there are none."""
+        return next((t.device for t in self.tensors.values()), torch.device("cpu"))
+
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
         """Parameter nodes by every name they have."""

@@ -24,7 +24,7 @@ from archir.ir.node import OUTPUT, PARAMETER, Argument, Node, Use, Value, map_va
 from archir.rewrite.equations import Miss
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.subgraph import Values, members_of
-from archir.rewrite.theta import Added, Key, Theta
+from archir.rewrite.theta import Added, Key, Theta, noise_like
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,11 @@ class DerivedPerturbation:
         return 1
 
     def initial_theta(self, values: Values, seed: int) -> Theta:
-        """Return a tenth of the scale of each tensor, at random."""
+        """Return a hundredth of the scale of each tensor, at random."""
         generator = torch.Generator().manual_seed(seed)
         found: dict[Key, torch.Tensor] = {}
         for key, like in self.theta.items():
-            noise = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
-            found[key] = self._masked(key, noise * like.square().mean().sqrt() * 0.01)
+            found[key] = self._masked(key, noise_like(like, generator) * like.square().mean().sqrt() * 0.01)
         return found
 
     def delta(self, values: Values, theta: Theta) -> Mapping[Edge, torch.Tensor]:

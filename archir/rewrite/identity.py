@@ -33,12 +33,12 @@ class State(Enum):
     """What is known of a value in a block.
 
     Attributes:
-        NOUGHT: every number is zero.
+        ZERO: every number is zero.
         SAME: the numbers are those of the input, in its order.
         OTHER: nothing.
     """
 
-    NOUGHT = "zero"
+    ZERO = "zero"
     SAME = "same"
     OTHER = "other"
 
@@ -98,7 +98,7 @@ def run(graph: Graph, block: Block, source: Value, zeros: frozenset[int]) -> Map
         source: what it is given, which has the range of its result.
         zeros: stored tensors that are zero.
     """
-    states = {source: State.SAME} | {Value(id_): State.NOUGHT for id_ in zeros}
+    states = {source: State.SAME} | {Value(id_): State.ZERO for id_ in zeros}
     for node in block.calls:
         state = _state(graph, block, node, states)
         states |= dict.fromkeys(node.made, state)
@@ -113,32 +113,32 @@ def _state(graph: Graph, block: Block, node: Node, states: Mapping[Value, State]
 
     def zero(*arguments: str) -> bool:
         given = [node.arguments.get(a) for a in arguments]
-        return all(a is None or of(a) is State.NOUGHT for a in given)
+        return all(a is None or of(a) is State.ZERO for a in given)
 
     first = next(iter(node.arguments.values()), None)
     if layer or known.kind is Kind.NORM:
         by_weight = node.arguments.get("weight") is not None and zero("weight", "bias")
-        return State.NOUGHT if by_weight or (layer and zero("input", "bias")) else State.OTHER
+        return State.ZERO if by_weight or (layer and zero("input", "bias")) else State.OTHER
     if short_name(node) == "addmm":
         both = zero("self") and (zero("mat1") or zero("mat2"))
-        return State.NOUGHT if both else State.OTHER
+        return State.ZERO if both else State.OTHER
     if _is_product(node):
-        if any(of(v) is State.NOUGHT for u, v in node.operands() if u.argument in known.multilinear):
-            return State.NOUGHT
+        if any(of(v) is State.ZERO for u, v in node.operands() if u.argument in known.multilinear):
+            return State.ZERO
     elif known.linear == SUMMANDS:
         one, other = of(node.arguments["self"]), of(node.arguments["other"])
-        if one is other is State.NOUGHT:
-            return State.NOUGHT
+        if one is other is State.ZERO:
+            return State.ZERO
         commutes = short_name(node) == "add" and "alpha" not in node.arguments
         for skip, branch in (("self", "other"), ("other", "self")) if commutes else (("self", "other"),):
             same = node.arguments[skip]
-            if of(same) is State.SAME and of(node.arguments[branch]) is State.NOUGHT and isinstance(same, Value):
+            if of(same) is State.SAME and of(node.arguments[branch]) is State.ZERO and isinstance(same, Value):
                 return State.SAME if node.results[0] == graph.type_of(same) else State.OTHER
         return State.OTHER
     elif known.moves is Movement.JOIN and isinstance(first, tuple):
-        return State.NOUGHT if all(of(part) is State.NOUGHT for part in first) else State.OTHER
-    elif of(first) is State.NOUGHT and _keeps_zero(node):
-        return State.NOUGHT
+        return State.ZERO if all(of(part) is State.ZERO for part in first) else State.OTHER
+    elif of(first) is State.ZERO and _keeps_zero(node):
+        return State.ZERO
     elif of(first) is State.SAME and (_keeps_all(graph, block, node) or _passes(graph, block, node)):
         return State.SAME
     return State.OTHER

@@ -65,9 +65,7 @@ def relate(widths: Widths, width: Width) -> Equations:
     """Return the equations between the exponents of a width, from every call it touches."""
     graph = widths.graph
     equations = Equations(widths, width)
-    carrying = widths.values(width)
-    touched = {v.node for v in carrying} | {u.node for v in carrying for u in graph.uses(v)}
-    for id_ in sorted(touched):
+    for id_ in sorted(widths.nodes(width)):
         node = graph.node(id_)
         if node.is_call and not _only_asks_sizes(node):
             relation = RELATIONS.get(node.op.rpartition(".")[0], Equations.exact)

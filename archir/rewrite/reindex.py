@@ -143,7 +143,11 @@ class Reindexing:
         for axis, term in enumerate(self._terms(node)):
             index = gather_index(term, self._sources, self._extended)
             divisions = tuple(d for width, change in touching for d in self._divisions(node, axis, width, change))
-            if divisions or len(index) != size_of(term, self._extended) or not torch.equal(index, _same(index)):
+            if (
+                divisions
+                or len(index) != size_of(term, self._extended)
+                or not torch.equal(index, torch.arange(len(index)))
+            ):
                 here = tuple(Division(d.copies[index], d.exponent) for d in divisions)
                 yield AxisMap(axis, index, divisions=here)
 
@@ -171,10 +175,6 @@ class Reindexing:
                     shaped = along(axis, here, len(terms))
                     result = torch.where(shaped != 0, shaped, result)
         return result
-
-
-def _same(index: torch.Tensor) -> torch.Tensor:
-    return torch.arange(len(index))
 
 
 def plan_reindexing(widths: Widths, changes: Mapping[str, Change], *, seed: int = 0) -> Reindexing:
@@ -242,19 +242,15 @@ def reindex(plan: Reindexing, *, by: str) -> Patch:
     """
     widths, graph, sizes = plan.widths, plan.widths.graph, plan.sizes
     with graph.edit(by=by) as e:
-        users: dict[int, None] = {}
-        for name in plan.changes:
-            for value in widths.values(widths[name]):
-                users[value.node] = None
-                users.update(dict.fromkeys(u.node for u in graph.uses(value)))
-        for id_ in users:
+        near = dict.fromkeys(id_ for name in plan.changes for id_ in widths.nodes(widths[name]))
+        for id_ in near:
             node = graph.node(id_)
             if node.op == PARAMETER:
                 how = plan.map(id_)
                 e.remap(id_, how, plan.theta(id_, how))
             elif node.is_call:
                 _respell(e, widths, id_, sizes)
-        _remove_unused_numbers(e, {v.node for id_ in users for v in graph.node(id_).values})
+        _remove_unused_numbers(e, {v.node for id_ in near for v in graph.node(id_).values})
     return e.patch
 
 

@@ -16,6 +16,7 @@ from archir.ir.node import Node, Value
 from archir.ir.operators.normalisation import BATCH_NORM, scale_of
 from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
+from archir.ir.tensor_map import along
 from archir.rewrite.subgraph import Subgraph, Values
 
 _Kind = Literal["weight", "sum", "norm", "call"]
@@ -125,9 +126,9 @@ def _step(stage: _Stage, values: Values, steps: Mapping[Value, torch.Tensor]) ->
     if stage.kind == "sum":
         return found if len(moved) == 1 else found + moved[1]
     if stage.kind == "norm":
-        return found * _scale(stage.node, values).reshape([-1] + [1] * (found.dim() - 2))
+        return found * along(1, _scale(stage.node, values), found.dim())
     if stage.norm is not None:
-        found = found * _scale(stage.norm, values).reshape([-1] + [1] * (found.dim() - 1))
+        found = found * along(0, _scale(stage.norm, values), found.dim())
     result: torch.Tensor = stage.call(lambda v: found if v in stage.moved else values[v])[0]
     return result
 

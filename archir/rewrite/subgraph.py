@@ -121,6 +121,25 @@ def subgraph_of(widths: Widths, width: Width) -> Subgraph | Miss:
     return Subgraph(width, nodes, tuple(ends), weights, members, matched, carried)
 
 
+def unmatched_subgraph_of(widths: Widths, width: Width) -> Subgraph | Miss:
+    """Return the subgraph of a width that is summed over against stored weights alone, or why there is none."""
+    found = subgraph_of(widths, width)
+    return found if isinstance(found, Miss) else found.matched or found
+
+
+def weighted_subgraph_of(widths: Widths, width: Width) -> Subgraph | Miss:
+    """Return the subgraph of a width whose units trainable weights make, or why there is none."""
+    found = subgraph_of(widths, width)
+    return found if isinstance(found, Miss) or found.weights else Miss("no trainable weight makes its units")
+
+
+def call_for(widths: Widths, node: Node, atom: Atom, units: int, *, bias: bool) -> Node:
+    """Return a call as it is for so many units of an atom alone, with its bias or without."""
+    spelling = widths.spell(node.id, {atom: units})
+    arguments = {n: a for n, a in node.arguments.items() if n not in spelling.drop and (bias or n != "bias")}
+    return replace(node, op=spelling.op or node.op, arguments=arguments | dict(spelling.arguments))
+
+
 def overlaps(terms: Sequence[Term], atom: Atom) -> bool:
     """Say whether one element of a value can belong to two units of an atom."""
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.ir.node import OUTPUT, PARAMETER, Argument, Node, Value
 from archir.ir.operators.operator import Kind
@@ -161,14 +160,3 @@ def layer_ends(graph: Graph) -> Iterator[tuple[Value, Surroundings]]:
 def _continues(node: Node) -> bool:
     """Say whether a call takes a layer further: a norm, an activation or a sum."""
     return kind_of(node) in (Kind.NORM, Kind.ACTIVATION) or node.op.startswith("aten.add.")
-
-
-def require(found: Surroundings | Miss, what: str) -> Surroundings:
-    """Return surroundings that a rewrite needs.
-
-    Raises:
-        PassError: they cannot be told.
-    """
-    if isinstance(found, Miss):
-        raise PassError(what, why=found.reason)
-    return found

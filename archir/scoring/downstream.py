@@ -76,8 +76,9 @@ class Downstream:
         structure = graph.networkx
         reached = starts.union(*(nx.descendants(structure, s) for s in starts))
         needed = nx.ancestors(structure, graph.output.id)
-        device = next((t.device for t in graph.tensors.values()), None)
-        self.operators = tuple(compile_operator(n, device) for n in graph.calls if n.id in reached and n.id in needed)
+        self.operators = tuple(
+            compile_operator(n, graph.device) for n in graph.calls if n.id in reached and n.id in needed
+        )
         self.shared = frozenset(v for o in self.operators for v in o.operands if len(graph.uses(v)) > 1)
         self.results = graph.output.values
         self.output_uses = tuple(u for u, _ in graph.output.operands())

@@ -94,7 +94,7 @@ class Program:
         self.coupled = is_coupled(graph)
         self.keep = frozenset(keep)
         self.edges = tuple(dict.fromkeys(edges))
-        self.device = next((t.device for t in graph.tensors.values()), torch.device("cpu"))
+        self.device = graph.device
         self._stored = {Value(i): t for i, t in graph.tensors.items()}
         self._tapped_values = frozenset(e for e in self.edges if isinstance(e, Value))
         self._results = graph.output.values
