@@ -56,8 +56,7 @@ class AddBias(Morphism[Node]):
 
     def rewrite(self, graph: Graph, found: Node) -> Patch:
         """Add the bias."""
-        weight, type_ = found.argument("weight"), found.tensor_type()
-        assert isinstance(weight, Value)
+        weight, type_ = found.operand("weight"), found.tensor_type()
         axis = operator_of(found.op).features
         features = None if axis is None else type_.shape[axis]
         assert isinstance(features, int)
@@ -77,9 +76,7 @@ def _is_centred(node: Node) -> bool:
 
 def _calls(graph: Graph, node: Node) -> list[Node]:
     """Return the calls of a layer: those without a bias that use its weight as it does, in order."""
-    weight = node.argument("weight")
-    assert isinstance(weight, Value)
-    users = {u.node for u in graph.uses(weight) if u.argument == "weight"}
+    users = {u.node for u in graph.uses(node.operand("weight")) if u.argument == "weight"}
     found = map(graph.node, sorted(users, key=graph.structure.position.__getitem__))
     return [n for n in found if n.op == node.op and n.argument("bias") is None]
 

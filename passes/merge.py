@@ -20,7 +20,7 @@ from archir.rewrite.morphism import Site, UnitMorphism, check_units
 from archir.rewrite.multiplicity import Exponents, solve_exponents
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.replay import Replay
-from archir.rewrite.subgraph import Subgraph, Values, overlaps, unmatched_subgraph_of
+from archir.rewrite.subgraph import Subgraph, Values, overlaps, standing_twice, unmatched_subgraph_of
 from archir.rewrite.theta import Theta
 
 
@@ -66,10 +66,8 @@ class Merge(UnitMorphism):
         subgraph = unmatched_subgraph_of(widths, width)
         if isinstance(subgraph, Miss):
             return subgraph
-        nodes = [place.node for place in width.places]
-        twice = next((node for i, node in enumerate(nodes) if node in nodes[:i]), None)
-        if twice is not None:
-            return Miss("a tensor has it on two axes, so its units act on each other", (twice,))
+        if (miss := standing_twice(width, "its units")) is not None:
+            return miss
         change = Change((), merged=tuple(m.change(width).merged[0] for m in site.members if isinstance(m, Merge)))
         carried = {v for values in subgraph.carried.values() for v in values if graph.node(v.node).op == PARAMETER}
         partners: dict[int, tuple[int, torch.Tensor]] = {}

@@ -92,8 +92,7 @@ class ParallelBranch(Morphism[Window | None]):
         return splice(graph, Value(node.id), lambda e: self._build(graph, e, node, found), by=format_spec(self))
 
     def _build(self, graph: Graph, e: Edit, node: Node, window: Window | None) -> Value:
-        source, made = node.argument("input"), Value(node.id)
-        assert isinstance(source, Value)
+        source, made = node.operand("input"), Value(node.id)
         new = Insertion(e, made, "parallel", "ParallelBranch")
         outer, inner, *_ = _weight_shape(graph, node)
         if window is None:
@@ -156,15 +155,11 @@ class ParallelBranch(Morphism[Window | None]):
 
 
 def _weight_shape(graph: Graph, node: Node) -> tuple[int, ...]:
-    weight = node.argument("weight")
-    assert isinstance(weight, Value)
-    type_ = graph.type_of(weight)
+    type_ = graph.type_of(node.operand("weight"))
     assert isinstance(type_, TensorType)
     return tuple(s for s in type_.shape if isinstance(s, int))
 
 
 def _image(graph: Graph, node: Node, axes: int) -> tuple[float, ...]:
     """Return the spatial sizes of what a convolution is called with, infinite where known only at run time."""
-    source = node.argument("input")
-    assert isinstance(source, Value)
-    return tuple(s if isinstance(s, int) else math.inf for s in spatial_sizes(graph, source, axes))
+    return tuple(s if isinstance(s, int) else math.inf for s in spatial_sizes(graph, node.operand("input"), axes))

@@ -158,6 +158,22 @@ class Node:
             return schema.defaults[name]  # type: ignore[return-value]
         raise GraphError(f"{self.op} has no argument {name!r}", hint=f"it has {', '.join(schema.names)}")
 
+    def operand(self, name: str) -> Value:
+        """Return an argument that is a value.
+
+        Raises:
+            GraphError: it is none, or the operator has no such argument.
+        """
+        found = self.argument(name)
+        if not isinstance(found, Value):
+            raise GraphError(f"{name} of {self.op} is no value", where=self.place)
+        return found
+
+    @property
+    def place(self) -> str:
+        """Its id and where it comes from, for errors."""
+        return f"node {self.id} {self.location or ''}".strip()
+
     def to(self, dtype: torch.dtype) -> Node:
         """Return the node with every floating-point type and element type in another precision."""
 

@@ -143,11 +143,7 @@ class Reindexing:
         for axis, term in enumerate(self._terms(node)):
             index = gather_index(term, self._sources, self._extended)
             divisions = tuple(d for width, change in touching for d in self._divisions(node, axis, width, change))
-            if (
-                divisions
-                or len(index) != size_of(term, self._extended)
-                or not torch.equal(index, torch.arange(len(index)))
-            ):
+            if divisions or not torch.equal(index, torch.arange(size_of(term, self._extended))):
                 here = tuple(Division(d.copies[index], d.exponent) for d in divisions)
                 yield AxisMap(axis, index, divisions=here)
 

@@ -133,6 +133,13 @@ def weighted_subgraph_of(widths: Widths, width: Width) -> Subgraph | Miss:
     return found if isinstance(found, Miss) or found.weights else Miss("no trainable weight makes its units")
 
 
+def standing_twice(width: Width, units: str) -> Miss | None:
+    """Return why some units cannot be evaluated apart where a width stands on two axes of a tensor, None elsewhere."""
+    nodes = [place.node for place in width.places]
+    twice = next((node for i, node in enumerate(nodes) if node in nodes[:i]), None)
+    return None if twice is None else Miss(f"a tensor has it on two axes, so {units} act on each other", (twice,))
+
+
 def call_for(widths: Widths, node: Node, atom: Atom, units: int, *, bias: bool) -> Node:
     """Return a call as it is for so many units of an atom alone, with its bias or without."""
     spelling = widths.spell(node.id, {atom: units})

@@ -253,7 +253,7 @@ class Program:
         node = self.graph.node(id_)
         return ScoreError(
             f"{node.op} rejects its operands",
-            where=f"node {id_} {node.location or ''}".strip(),
+            where=node.place,
             why=f"{type(error).__name__}: {error}",
             hint="check the shapes of the batches",
         )
@@ -292,7 +292,7 @@ def _refuse_noise(graph: Graph, batch_statistics: bool) -> None:
     if noisy:
         raise ScoreError(
             f"the model cannot be scored: {', '.join(sorted({n.op for n in noisy}))} is active in evaluation mode",
-            where="; ".join(f"node {n.id} {n.location or ''}".strip() for n in noisy[:5]),
+            where="; ".join(n.place for n in noisy[:5]),
             why="scores would be noise",
             hint="capture the model in evaluation mode, with running statistics; or score with batch_statistics=True",
         )
