@@ -72,7 +72,7 @@ class DerivedPerturbation:
     def delta(self, values: Values, theta: Theta) -> Mapping[Edge, torch.Tensor]:
         """Return Δ on every edge."""
         masked = {key: self._masked(key, change) for key, change in theta.items()}
-        new = {Value(i): t for i, t in add_theta(self.stored, self.added, masked).items()}
+        new = {Value(i): t for i, t in _add_theta(self.stored, self.added, masked).items()}
 
         def look_up(value: Value) -> torch.Tensor:
             return new[value] if value in new else values[value]
@@ -86,12 +86,12 @@ class DerivedPerturbation:
         return change * self.masks[key] if key in self.masks else change
 
 
-def added_tensors(patch: Patch) -> tuple[int, ...]:
+def _added_tensors(patch: Patch) -> tuple[int, ...]:
     """Return the trainable stored tensors a rewrite has added, in the order it made them."""
     return tuple(n.id for n in patch.added if n.is_trainable)
 
 
-def add_theta(tensors: Mapping[int, torch.Tensor], added: Sequence[int], theta: Theta) -> dict[int, torch.Tensor]:
+def _add_theta(tensors: Mapping[int, torch.Tensor], added: Sequence[int], theta: Theta) -> dict[int, torch.Tensor]:
     """Return stored tensors with θ added, which is for some of them or for those that a rewrite has added, in order."""
     changes = {added[key.number] if isinstance(key, Added) else key: change for key, change in theta.items()}
     return {i: t + changes[i].to(t) if i in changes else t for i, t in tensors.items()}
@@ -103,7 +103,7 @@ def with_theta(patch: Patch, theta: Theta) -> Patch:
     Raises:
         PassError: the rewrite has brought other tensors than θ was found for, as it may after other rewrites.
     """
-    after, added = patch.after, added_tensors(patch)
+    after, added = patch.after, _added_tensors(patch)
     nodes = {Added(i): node for i, node in enumerate(added)}
     for key, change in theta.items():
         node = nodes.get(key) if isinstance(key, Added) else key
@@ -116,7 +116,7 @@ def with_theta(patch: Patch, theta: Theta) -> Patch:
                 hint="rewrites before it have changed its surroundings: apply it first, or alone",
             )
     near = {node: after.tensors[node] for node in {*added, *(key for key in theta if isinstance(key, int))}}
-    return replace(patch, after=after.with_stored(add_theta(near, added, theta)))
+    return replace(patch, after=after.with_stored(_add_theta(near, added, theta)))
 
 
 def derive_perturbation(patch: Patch) -> DerivedPerturbation | Miss:
@@ -138,8 +138,8 @@ def derive_perturbation(patch: Patch) -> DerivedPerturbation | Miss:
         if members is None:
             return Miss("a value it changes does not depend on the examples of a batch", (old.node,))
         edges[edge] = members
-    added = added_tensors(patch)
-    theta: dict[Key, torch.Tensor] = {Added(i): measure(after.tensors[id_]) for i, id_ in enumerate(added)}
+    added = _added_tensors(patch)
+    theta: dict[Key, torch.Tensor] = {Added(i): _measure(after.tensors[id_]) for i, id_ in enumerate(added)}
     masks: dict[Key, torch.Tensor] = {}
     for id_, by in patch.maps.items():
         old_tensor, tensor = before.tensors[id_], after.tensors[id_]
@@ -149,7 +149,7 @@ def derive_perturbation(patch: Patch) -> DerivedPerturbation | Miss:
         if fresh is not None and bool(fresh.any()):
             masks[id_] = fresh.to(tensor.dtype)
         if id_ in masks or by is None or not added:
-            theta[id_] = measure(tensor)
+            theta[id_] = _measure(tensor)
     outer = {*found.read, *(new for _, new in changes.values() if new.node not in found.evaluated)}
     return DerivedPerturbation(
         edges=edges,
@@ -164,7 +164,7 @@ def derive_perturbation(patch: Patch) -> DerivedPerturbation | Miss:
     )
 
 
-def measure(tensor: torch.Tensor) -> torch.Tensor:
+def _measure(tensor: torch.Tensor) -> torch.Tensor:
     """Return what changes of a stored tensor are measured by: itself, or its usual size if it is zero.
 
     That is `1/√fan-in` for a matrix or kernel, 1 for a vector.

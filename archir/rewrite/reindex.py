@@ -37,13 +37,11 @@ class Reindexing:
         widths: the widths of the graph before the change.
         changes: by width name.
         exponents: for the widths that gain units, how they are stored.
-        seed: of the random fresh units.
     """
 
     widths: Widths
     changes: Mapping[str, Change]
     exponents: Mapping[str, Exponents]
-    seed: int = 0
 
     @cached_property
     def _pairs(self) -> Sequence[tuple[Width, Change]]:
@@ -112,7 +110,7 @@ class Reindexing:
                 if len(where):
                     index = gather_index(term, {width.atom: source}, sizes)
                     present = self._present(node, width, axis, where, new)
-                    fresh = Fresh(change.values.get(node), derived_seed(self.seed, node), present)
+                    fresh = Fresh(change.values.get(node), derived_seed(0, node), present)
                     yield AxisMap(axis, index, fresh=fresh)
             sizes = new
 
@@ -173,7 +171,7 @@ class Reindexing:
         return result
 
 
-def plan_reindexing(widths: Widths, changes: Mapping[str, Change], *, seed: int = 0) -> Reindexing:
+def plan_reindexing(widths: Widths, changes: Mapping[str, Change]) -> Reindexing:
     """Check that units of widths may become other units, and find out how.
 
     Raises:
@@ -200,7 +198,7 @@ def plan_reindexing(widths: Widths, changes: Mapping[str, Change], *, seed: int 
         if found.fresh and change.fresh:
             raise missed(widths.graph, f"width {name} cannot take fresh units", found.fresh)
         exponents[name] = found
-    plan = Reindexing(widths, changes, exponents, seed)
+    plan = Reindexing(widths, changes, exponents)
     _check_room(plan)
     return plan
 

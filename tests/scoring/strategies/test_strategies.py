@@ -52,7 +52,7 @@ def test_every_strategy_is_repeatable_and_keeps_to_budgets_and_to_sets_that_go_t
     assert len(scores.choose(k=1)) == 1
 
 
-def test_strategys_that_use_chance_depend_on_the_seed() -> None:
+def test_strategies_that_use_chance_depend_on_the_seed() -> None:
     for strategy in ("random", "uniform", "cheapest", "net2net"):
         assert [r.spec for r in scored(strategy, 0)] != [r.spec for r in scored(strategy, 1)]
 
@@ -141,7 +141,7 @@ def test_nothing_is_known_together_of_what_was_not_refined(strategy: str) -> Non
         scores.choose(model="linearised")
 
 
-def test_prices_are_paid_by_strategys_that_predict_and_stop_no_others() -> None:
+def test_prices_are_paid_by_strategies_that_predict_and_stop_no_others() -> None:
     scores = scored("additive")
     cheap = scores.choose(price=lambda c: 10.0 * c.parameters)
     assert cheap and all(r.candidate.cost.parameters < 0 for r in cheap)
