@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
 from archir.ir.registry import operator_of
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec

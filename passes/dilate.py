@@ -10,7 +10,7 @@ import torch
 
 from archir.ir.graph import Graph, Patch
 from archir.ir.tensor_map import AxisMap, TensorMap
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec

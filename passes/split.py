@@ -16,7 +16,7 @@ from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.ir.tensor_map import along
 from archir.rewrite.changes import Change
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Site, UnitMorphism, check_units
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members

@@ -17,7 +17,7 @@ from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
 from archir.ir.room import too_large
 from archir.rewrite.changes import Change
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Site, UnitMorphism
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members

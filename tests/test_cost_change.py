@@ -12,7 +12,7 @@ from archir.cost import Cost, cost, cost_change
 from archir.errors import PassError
 from archir.ir.graph import Patch
 from archir.memory import Memory
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.pipeline import apply_together
 from archir.rewrite.set_cost import cost_of_set

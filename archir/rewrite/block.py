@@ -11,7 +11,7 @@ from archir.ir.edit import Edit
 from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Argument, Location, Node, Parameter, Value, map_values
 from archir.ir.types import ScalarType, TensorType
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 
 
 @dataclass(frozen=True)

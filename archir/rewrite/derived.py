@@ -21,7 +21,7 @@ from archir.errors import PassError
 from archir.ir.execute import Call, compile_call
 from archir.ir.graph import Patch
 from archir.ir.node import OUTPUT, PARAMETER, Argument, Node, Use, Value, map_values
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.subgraph import Values, members_of
 from archir.rewrite.theta import Added, Key, Theta, noise_like

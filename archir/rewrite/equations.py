@@ -10,20 +10,7 @@ from archir.axes.positions import mixes, occurrences
 from archir.axes.widths import Width, Widths
 from archir.errors import GraphError
 from archir.ir.node import Node, Value
-
-
-@dataclass(frozen=True)
-class Miss:
-    """A rewrite that does not apply.
-
-    Attributes:
-        reason: why, for a person.
-        nodes: ids of the nodes that stand in the way.
-    """
-
-    reason: str
-    nodes: tuple[int, ...] = ()
-
+from archir.rewrite.miss import Miss
 
 Variable = tuple[Value, int, int]
 """One occurrence of a width: the value, its axis, and the number of the occurrence within the axis."""

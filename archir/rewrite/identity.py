@@ -22,7 +22,7 @@ from archir.ir.operators.operator import SUMMANDS, Kind, Movement
 from archir.ir.registry import operator_of
 from archir.ir.types import TensorType
 from archir.rewrite.block import Block
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.surroundings import LAYERS, kind_of, short_name
 
 _DEEPEST = 64

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from archir.axes.widths import Width, Widths
 from archir.ir.node import Node, Value
 from archir.ir.types import TensorType
-from archir.rewrite.equations import Equations, Miss, Relation, Variable, solve
+from archir.rewrite.equations import Equations, Relation, Variable, solve
+from archir.rewrite.miss import Miss
 from archir.rewrite.relations import (
     arithmetic,
     attention,

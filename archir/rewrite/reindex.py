@@ -18,14 +18,14 @@ from archir.axes.terms import Atom, Term, leaves
 from archir.axes.widths import Width, Widths
 from archir.errors import PassError
 from archir.ir.edit import Edit
-from archir.ir.graph import Graph, Patch
+from archir.ir.graph import Patch
 from archir.ir.node import PARAMETER, Value
 from archir.ir.room import too_large
 from archir.ir.seeds import derived_seed
 from archir.ir.tensor_map import AxisMap, Division, Fresh, TensorMap, along
 from archir.ir.types import ScalarType, Size, TensorType, as_size
 from archir.rewrite.changes import Change
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss, missed
 from archir.rewrite.multiplicity import Exponents, solve_exponents
 
 
@@ -216,12 +216,6 @@ def _check_room(plan: Reindexing) -> None:
     why = too_large(size)
     if why:
         raise PassError(f"the graph would be too large with other sizes of {', '.join(plan.changes)}", why=why)
-
-
-def missed(graph: Graph, what: str, miss: Miss) -> PassError:
-    """Return the error that says why a rewrite does not apply."""
-    lines = [f"{n.op} {n.location or ''}".strip() for n in (graph.node(i) for i in miss.nodes if i in graph)]
-    return PassError(what, where="; ".join(lines), why=miss.reason)
 
 
 def reindex(plan: Reindexing, *, by: str) -> Patch:

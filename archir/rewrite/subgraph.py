@@ -15,7 +15,7 @@ from archir.ir.execute import Call, compile_call
 from archir.ir.node import Node, Use, Value
 from archir.ir.registry import operator_of
 from archir.ir.types import TensorType, Type
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.multiplicity import relate
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.remembered import remembered

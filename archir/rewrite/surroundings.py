@@ -11,7 +11,7 @@ from archir.ir.node import OUTPUT, PARAMETER, Argument, Node, Value
 from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
 from archir.ir.types import TensorType
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 
 CONVOLUTIONS = frozenset({Kind.CONVOLUTION, Kind.TRANSPOSED})
 LAYERS = CONVOLUTIONS | {Kind.LINEAR}

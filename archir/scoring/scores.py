@@ -11,7 +11,7 @@ import torch
 from archir.cost import Cost
 from archir.errors import ScoreError, suggest
 from archir.ir.graph import Graph
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.theta import Theta
 from archir.scoring.batches import AnyBatch
 from archir.scoring.families import Candidate

@@ -8,7 +8,7 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.errors import PassError
 from archir.rewrite.compose import Compose
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.pipeline import Rewrites, apply_together, rewrite_together
 from archir.rewrite.reference import Later
 from archir.rewrite.spec import format_spec, parse_specs

@@ -14,7 +14,7 @@ from archir.ir.execute import Call, compile_call
 from archir.ir.node import PARAMETER, Node, Value
 from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.registry import operator_of
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.subgraph import Subgraph, call_for, weighted_subgraph_of
 from archir.rewrite.theta import by_node
 from archir.scoring.families import Family

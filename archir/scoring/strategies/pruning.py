@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from archir.axes.infer import infer_widths
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.subgraph import weighted_subgraph_of
 from archir.scoring.families import Family
 from archir.scoring.objective import Curvature

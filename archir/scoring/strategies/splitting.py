@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from archir.axes.infer import infer_widths
 from archir.errors import ScoreError
 from archir.ir.node import Node, Value
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.replay import Replay
 from archir.rewrite.subgraph import Subgraph, subgraph_of
 from archir.rewrite.theta import noise_like
