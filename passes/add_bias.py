@@ -83,8 +83,6 @@ def _calls(graph: Graph, node: Node) -> list[Node]:
 
 def _name(graph: Graph, node: Node, weight: Value) -> str:
     """Return the name of a bias beside a weight, in the module that makes the call if the weight is tied."""
-    parameter = graph.node(weight.node).parameter
-    assert parameter is not None
     here = node.location.module if node.location else ""
-    path, dot, leaf = max(parameter.names, key=lambda n: n.rpartition(".")[0] == here).rpartition(".")
+    path, dot, leaf = max(graph.node(weight.node).names, key=lambda n: n.rpartition(".")[0] == here).rpartition(".")
     return f"{path}{dot}{'bias' if leaf == 'weight' else f'{leaf}_bias'}"

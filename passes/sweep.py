@@ -157,7 +157,7 @@ def counters(graph: Graph) -> dict[int, int]:
     """Return, by the node of each running mean, the node of the buffer that counts its batches."""
     found: dict[int, int] = {}
     for node in graph.parameters:
-        for name in node.parameter.names if node.parameter else ():
+        for name in node.names:
             path, _, field = name.rpartition(".")
             counter = graph.by_name.get(f"{path}.{COUNTER}".lstrip("."))
             if field == "running_mean" and counter is not None:

@@ -66,7 +66,7 @@ class Program:
         self.graph = graph
         self.stock = stock
         self.trial = Trial(graph)
-        self.names: dict[int, tuple[str, ...]] = {n.id: n.parameter.names for n in graph.parameters if n.parameter}
+        self.names: dict[int, tuple[str, ...]] = {n.id: n.names for n in graph.parameters}
         self._operands: dict[int, list[Value]] = {}
         absorbed = {i for call in stock.calls.values() for i in call.absorbed}
         needed = {graph.output.id}

@@ -145,6 +145,11 @@ class Node:
         """Whether it is a stored tensor that has gradients."""
         return self.parameter is not None and self.parameter.trainable
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name of the tensor it stores; none if it stores none."""
+        return self.parameter.names if self.parameter else ()
+
     def argument(self, name: str) -> Argument:
         """Return an argument by schema name, its default if it is not given.
 

@@ -73,8 +73,8 @@ def _module(graph: Graph, node: Node) -> str:
     """Return the path of the module a call belongs to: where it comes from, else that of its first stored tensor."""
     if node.location is not None:
         return node.location.module
-    stored = (p for v in node.values if (p := graph.node(v.node).parameter))
-    return next((p.names[0].rpartition(".")[0] for p in stored), "")
+    names = (names[0] for v in node.values if (names := graph.node(v.node).names))
+    return next((name.rpartition(".")[0] for name in names), "")
 
 
 def _block(graph: Graph, path: str, calls: Sequence[Node]) -> Block | Miss:
@@ -96,7 +96,7 @@ def _block(graph: Graph, path: str, calls: Sequence[Node]) -> Block | Miss:
     given = tuple(v for v in read if graph.node(v.node).op != PARAMETER and graph.type_of(v) == type_)
     if not isinstance(type_, TensorType) or not given:
         return Miss("it is given no value of the type of its result", (out.node,))
-    stored = (n for n in graph.parameters if n.parameter and any(_lies_in(name, path) for name in n.parameter.names))
+    stored = (n for n in graph.parameters if any(_lies_in(name, path) for name in n.names))
     return Block(path, kept, given, out, tuple(n.id for n in stored))
 
 

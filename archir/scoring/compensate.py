@@ -111,14 +111,8 @@ def compensated(
         empty = False
     if empty:
         raise no_batches()
-    weights = {_name(graph, c.weight): c.compensate(graph.tensors[c.weight.node], ridge) for c in consumers}
-    return apply_together(graph.with_tensors(weights), [(prune, None) for prune in prunes])
-
-
-def _name(graph: Graph, stored: Value) -> str:
-    parameter = graph.node(stored.node).parameter
-    assert parameter is not None
-    return parameter.names[0]
+    weights = {c.weight.node: c.compensate(graph.tensors[c.weight.node], ridge) for c in consumers}
+    return apply_together(graph.with_stored(weights), [(prune, None) for prune in prunes])
 
 
 def _find_consumers(widths: Widths, changes: Mapping[str, Change]) -> list[_Consumer]:
