@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from archir.ir.node import Value
     from archir.ir.registry import admit
     from archir.rewrite.compose import Compose
-    from archir.rewrite.equations import Miss
     from archir.rewrite.insertion import Insertion, Start, splice
+    from archir.rewrite.miss import Miss
     from archir.rewrite.morphism import Morphism, Site
     from archir.rewrite.passes import Pass
     from archir.rewrite.reference import Reference, find_value, refer
@@ -144,7 +144,7 @@ _HOMES = {
     "Value": "archir.ir.node",
     "admit": "archir.ir.registry",
     "Compose": "archir.rewrite.compose",
-    "Miss": "archir.rewrite.equations",
+    "Miss": "archir.rewrite.miss",
     **dict.fromkeys(("Insertion", "Start", "splice"), "archir.rewrite.insertion"),
     **dict.fromkeys(("Morphism", "Site"), "archir.rewrite.morphism"),
     "Pass": "archir.rewrite.passes",

@@ -142,13 +142,12 @@ def _operators(one: Graph, other: Graph) -> Iterator[OperatorChange]:
 
 
 def _name(node: Node) -> str:
-    return node.parameter.names[0] if node.parameter else ""
+    return node.names[0] if node.names else ""
 
 
 def _counterpart(one: Graph, node: Node) -> Node | None:
     """Return the stored tensor of the first graph that has a name in common with one of the second."""
-    names = node.parameter.names if node.parameter else ()
-    return next((one.by_name[n] for n in names if n in one.by_name), None)
+    return next((one.by_name[n] for n in node.names if n in one.by_name), None)
 
 
 def _names_after(one: Graph, other: Graph) -> Names:

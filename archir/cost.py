@@ -7,10 +7,11 @@ way are not counted, other operators count one FLOP an element, and moving data 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -20,6 +21,7 @@ from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Node, Value
 from archir.ir.operators.operator import Shape
 from archir.ir.registry import operator_of
+from archir.ir.structure import Structure
 from archir.ir.types import Size, TensorType, Type, evaluate, symbols_of
 from archir.memory import Memory, memory_of
 
@@ -56,14 +58,20 @@ class Cost:
         return min(self.parameters, self.flops, self.peak_bytes) < 0
 
 
+_known: WeakKeyDictionary[Structure, dict[int, Cost]] = WeakKeyDictionary()
+
+
 def cost(graph: Graph, batch: int = 1) -> Cost:
     """Return the cost of a graph for a batch of `batch` examples.
 
-    Sizes that are not known until run time are all taken to be `batch`.
+    Sizes that are not known until run time are all taken to be `batch`. Graphs of the same nodes are counted once.
     """
-    flops = sum(node_flops(graph, node, batch) for node in graph.calls)
-    kept = memory(graph, batch)
-    return Cost(graph.parameter_count, flops, kept.total, kept.peak)
+    known = _known.setdefault(graph.structure, {})
+    if batch not in known:
+        flops = sum(node_flops(graph, node, batch) for node in graph.calls)
+        kept = memory(graph, batch)
+        known[batch] = Cost(graph.parameter_count, flops, kept.total, kept.peak)
+    return known[batch]
 
 
 def memory(graph: Graph, batch: int = 1) -> Memory:
@@ -73,7 +81,7 @@ def memory(graph: Graph, batch: int = 1) -> Memory:
 
 def result_bytes(node: Node, batch: int = 1) -> int:
     """Return the bytes of all results of a call."""
-    return sum(_numel(_sizes(t, batch)) * t.dtype.itemsize for t in node.results if isinstance(t, TensorType))
+    return _bytes(node.results, batch)
 
 
 class Types(Protocol):
@@ -87,11 +95,9 @@ class Types(Protocol):
 def node_cost(types: Types, node: Node, batch: int = 1) -> Cost:
     """Return what one stored tensor or call costs, the memory of its results apart from all others."""
     flops = node_flops(types, node, batch) if node.is_call else 0
-    results = [types.type_of(Value(node.id, i)) for i in range(len(node.results))]
-    made = sum(_numel(_sizes(t, batch)) * t.dtype.itemsize for t in results if isinstance(t, TensorType))
-    trained = node.parameter is not None and node.parameter.trainable
-    parameters = sum(_numel(_sizes(t, 1)) for t in results if isinstance(t, TensorType)) if trained else 0
-    return Cost(parameters, flops, made)
+    results = [types.type_of(value) for value in node.made]
+    parameters = sum(math.prod(shape) for shape in _shapes(results, 1)) if node.is_trainable else 0
+    return Cost(parameters, flops, _bytes(results, batch))
 
 
 def cost_change(patch: Patch, batch: int = 1) -> Cost:
@@ -114,15 +120,13 @@ def node_flops(types: Types, node: Node, batch: int = 1) -> int:
     if not node.is_call:
         raise GraphError(f"a node {node.op} does not compute anything")
     operator = operator_of(node.op)
-    results = [types.type_of(Value(node.id, i)) for i in range(len(node.results))]
-    made = [_sizes(t, batch) for t in results if isinstance(t, TensorType)]
+    made = _shapes(map(types.type_of, node.made), batch)
     if not made or operator.moves or is_view(node.op):
         return 0
     if operator.multiply_adds is not None:
         return 2 * operator.multiply_adds(_Call(types, node, batch, made[0]))
-    operands = (types.type_of(value) for _, value in node.operands())
-    read = [_numel(_sizes(t, batch)) for t in operands if isinstance(t, TensorType)]
-    return max(*read, _numel(made[0])) if read else 0
+    read = _shapes(map(types.type_of, node.values), batch)
+    return max(map(math.prod, (*read, made[0]))) if read else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +164,13 @@ def _at(size: Size, batch: int) -> int:
     return evaluate(size, dict.fromkeys(symbols_of(size), batch), floored=True)
 
 
-def _numel(shape: Sequence[int]) -> int:
-    return math.prod(shape)
+def _shapes(types: Iterable[Type], batch: int) -> list[Shape]:
+    """Return the shapes of those that are types of tensors."""
+    return [_sizes(t, batch) for t in types if isinstance(t, TensorType)]
+
+
+def _bytes(types: Iterable[Type], batch: int) -> int:
+    return sum(math.prod(_sizes(t, batch)) * t.dtype.itemsize for t in types if isinstance(t, TensorType))
 
 
 @lru_cache(maxsize=4096)

@@ -78,7 +78,7 @@ class Evaluation:
         """Return what a call makes that is one of this graph, on the very same values; None if it is not."""
         if not self.has(node) or any(self.values[v] is not values[v] for v in node.values):
             return None
-        return tuple(self.values[Value(node.id, i)] for i in range(len(node.results)))
+        return tuple(map(self.values.__getitem__, node.made))
 
     def has(self, node: Node) -> bool:
         """Say whether a node of another graph is one of this."""
@@ -140,7 +140,7 @@ def outputs(
 ) -> list[Any]:
     """Return what a graph returns, in evaluation mode; arguments and errors are those of `evaluate`."""
     values = evaluate(graph, inputs, zeros, known)
-    return [values[value] for _, value in graph.output.operands()]
+    return [values[value] for value in graph.output.values]
 
 
 def leaves_of(args: Sequence[object], kwargs: Mapping[str, object] | None = None) -> list[Tensor]:
@@ -271,7 +271,7 @@ def check_widths(
 
 def _check(widths: Widths, width: Width, inputs: Sequence[Tensor], known: Evaluation, units: int) -> Verdict:
     size, middle = width.size, width.size // 2
-    right = [known.values[value] for _, value in known.graph.output.operands()]
+    right = [known.values[value] for value in known.graph.output.values]
 
     def outcome(change: Change, expected: Sequence[Tensor] = right) -> Outcome:
         try:

@@ -152,9 +152,7 @@ def _is_idle(graph: Graph, name: str) -> bool:
     kind, _, path = name.partition(" ")
     if kind != "buffer":
         return False
-    used = [
-        n for node in graph.parameters if graph.uses(Value(node.id)) and node.parameter for n in node.parameter.names
-    ]
+    used = [n for node in graph.parameters if graph.uses(Value(node.id)) for n in node.names]
     return path.rpartition(".")[0] not in {n.rpartition(".")[0] for n in used}
 
 

@@ -124,7 +124,7 @@ class _Conversion:
         for node in _stored(self._model, len(self._nodes)):
             self._nodes.append(node[0])
             self._tensors[node[0].id] = node[1]
-        by_name = {n: node.id for node in self._nodes if node.parameter for n in node.parameter.names}
+        by_name = {n: node.id for node in self._nodes for n in node.names}
         for spec, placeholder in specs:
             if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
                 self._values[placeholder] = Value(by_name[str(spec.target)])

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
 from archir.ir.registry import operator_of
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
@@ -56,8 +56,7 @@ class AddBias(Morphism[Node]):
 
     def rewrite(self, graph: Graph, found: Node) -> Patch:
         """Add the bias."""
-        weight, type_ = found.argument("weight"), found.tensor_type()
-        assert isinstance(weight, Value)
+        weight, type_ = found.operand("weight"), found.tensor_type()
         axis = operator_of(found.op).features
         features = None if axis is None else type_.shape[axis]
         assert isinstance(features, int)
@@ -77,17 +76,13 @@ def _is_centred(node: Node) -> bool:
 
 def _calls(graph: Graph, node: Node) -> list[Node]:
     """Return the calls of a layer: those without a bias that use its weight as it does, in order."""
-    weight = node.argument("weight")
-    assert isinstance(weight, Value)
-    users = {u.node for u in graph.uses(weight) if u.argument == "weight"}
-    found = map(graph.node, sorted(users, key=graph.structure.rank.__getitem__))
+    users = {u.node for u in graph.uses(node.operand("weight")) if u.argument == "weight"}
+    found = map(graph.node, sorted(users, key=graph.structure.position.__getitem__))
     return [n for n in found if n.op == node.op and n.argument("bias") is None]
 
 
 def _name(graph: Graph, node: Node, weight: Value) -> str:
     """Return the name of a bias beside a weight, in the module that makes the call if the weight is tied."""
-    parameter = graph.node(weight.node).parameter
-    assert parameter is not None
     here = node.location.module if node.location else ""
-    path, dot, leaf = max(parameter.names, key=lambda n: n.rpartition(".")[0] == here).rpartition(".")
+    path, dot, leaf = max(graph.node(weight.node).names, key=lambda n: n.rpartition(".")[0] == here).rpartition(".")
     return f"{path}{dot}{'bias' if leaf == 'weight' else f'{leaf}_bias'}"

@@ -11,8 +11,8 @@ from archir.errors import suggest
 from archir.ir.edit import Edit
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
-from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, splice
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec

@@ -42,8 +42,8 @@ class CommonSubexpressions(Pass):
             key = (node.op, node.results, *((n, _key(a)) for n, a in node.arguments.items()))
             first = seen.setdefault(key, node.id)
             if first != node.id:
-                for index in range(len(node.results)):
-                    walk.edit.replace_uses(Value(node.id, index), Value(first, index))
+                for old in node.made:
+                    walk.edit.replace_uses(old, Value(first, old.index))
                 walk.drop(node.id)
 
         return sweep(graph, self, merge)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from archir.ir.graph import Graph, Patch
-from archir.ir.node import INPUT, Node
+from archir.ir.node import INPUT
 from archir.ir.patch import no_patch
 from archir.rewrite.passes import Pass
 from archir.rewrite.spec import format_spec
-from passes.sweep import counters
+from passes.sweep import counters, statistics_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DeadCode(Pass):
 
 def _needed(graph: Graph) -> set[int]:
     waiting = [graph.output.id]
-    normalisations = [n for n in graph.calls if _statistics(n)]
+    normalisations = [n for n in graph.calls if statistics_of(n)]
     counted = counters(graph)
     needed: set[int] = set()
     while waiting:
@@ -49,13 +49,9 @@ def _needed(graph: Graph) -> set[int]:
         if id_ in needed:
             continue
         needed.add(id_)
-        waiting += [value.node for _, value in graph.node(id_).operands()]
+        waiting += [value.node for value in graph.node(id_).values]
         if id_ in counted:
             waiting.append(counted[id_])
         if not waiting:
-            waiting += [n.id for n in normalisations if n.id not in needed and _statistics(n) & needed]
+            waiting += [n.id for n in normalisations if n.id not in needed and statistics_of(n) & needed]
     return needed
-
-
-def _statistics(node: Node) -> set[int]:
-    return {v.node for use, v in node.operands() if use.argument in ("running_mean", "running_var")}

@@ -11,8 +11,8 @@ from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
 from archir.ir.operators.operator import Kind
 from archir.ir.types import TensorType
-from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
@@ -91,9 +91,7 @@ def _is_made_by(graph: Graph, value: Value, activation: Activation) -> bool:
     """Say whether a value comes from an activation, pooled at most, that changes nothing when applied once more."""
     node = graph.node(value.node)
     while kind_of(node) is Kind.POOL and not {"padding", "divisor_override"} & _averaging(node):
-        source = node.argument("self")
-        assert isinstance(source, Value)
-        node = graph.node(source.node)
+        node = graph.node(node.operand("self").node)
     return activation_of(node) == activation and short_name(node) in PROJECTIONS
 
 

@@ -10,7 +10,7 @@ import torch
 
 from archir.ir.graph import Graph, Patch
 from archir.ir.tensor_map import AxisMap, TensorMap
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
@@ -69,18 +69,6 @@ class Dilate(Morphism[Layout]):
             if not isinstance(kernel, Miss) and any(size > 1 for size in kernel.sizes):
                 yield replace(self, layer=refer(graph, value))
 
-    def rewrite(self, graph: Graph, found: Layout) -> Patch:
-        """Lay the kernel out anew."""
-        kernel, dilation = found.kernel, (self.dilation,) * len(found.grids)
-        axes = tuple(AxisMap(axis, torch.tensor(grid.old)) for axis, grid in enumerate(found.grids, start=2))
-        with graph.edit(by=format_spec(self)) as e:
-            if tuple(grid.size for grid in found.grids) != kernel.sizes:
-                e.remap(kernel.weight.node, TensorMap(axes))
-            for call in kernel.calls:
-                pad_more(e, call, tuple(-grid.margin for grid in found.grids))
-                e.update(call.id, arguments={"dilation": dilation})
-        return e.patch
-
     def match(self, graph: Graph) -> Layout | Miss:
         """Return how the kernel is laid out, or why the convolution cannot have that dilation."""
         if self.dilation < 1:
@@ -105,6 +93,18 @@ class Dilate(Morphism[Layout]):
                 return Miss(f"{grid} (spatial axis {axis})" if len(old) > 1 else grid, ids)
             grids.append(grid)
         return Layout(kernel, tuple(grids))
+
+    def rewrite(self, graph: Graph, found: Layout) -> Patch:
+        """Lay the kernel out anew."""
+        kernel, dilation = found.kernel, (self.dilation,) * len(found.grids)
+        axes = tuple(AxisMap(axis, torch.tensor(grid.old)) for axis, grid in enumerate(found.grids, start=2))
+        with graph.edit(by=format_spec(self)) as e:
+            if tuple(grid.size for grid in found.grids) != kernel.sizes:
+                e.remap(kernel.weight.node, TensorMap(axes))
+            for call in kernel.calls:
+                pad_more(e, call, tuple(-grid.margin for grid in found.grids))
+                e.update(call.id, arguments={"dilation": dilation})
+        return e.patch
 
 
 def _find_grid(taps: tuple[int, ...], size: int, dilation: int, new: int, padding: int) -> Grid | str:

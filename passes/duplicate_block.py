@@ -11,9 +11,9 @@ from archir.ir.graph import Graph, Patch
 from archir.ir.node import Value
 from archir.rewrite.block import Block, copy_block, find_block, find_blocks
 from archir.rewrite.derived import derive_perturbation
-from archir.rewrite.equations import Miss
 from archir.rewrite.identity import find_identity
 from archir.rewrite.insertion import splice
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism, Site
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.spec import format_spec

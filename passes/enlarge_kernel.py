@@ -11,7 +11,7 @@ import torch
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
 from archir.ir.tensor_map import AxisMap, TensorMap
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
@@ -82,9 +82,7 @@ def _ring_meets_data(graph: Graph, call: Node, sizes: tuple[int, ...]) -> bool:
     A convolution adds up `weight[t] * input[stride * o + dilation * t - padding]`; in a transposed one input and result
     change places.
     """
-    source = call.argument("input")
-    assert isinstance(source, Value)
-    read, made = (spatial_sizes(graph, v, len(sizes)) for v in (source, Value(call.id)))
+    read, made = (spatial_sizes(graph, v, len(sizes)) for v in (call.operand("input"), Value(call.id)))
     if is_transposed(call):
         read, made = made, read
     strides, dilations = along_axes(call, "stride"), along_axes(call, "dilation")

@@ -69,11 +69,11 @@ class FoldConstants(Pass):
         written = written_in_training(graph)
         known: dict[Value, torch.Tensor] = {}
         for node in graph.parameters:
-            if node.parameter and not node.parameter.trainable and node.id not in written:
+            if not node.is_trainable and node.id not in written:
                 known[Value(node.id)] = graph.tensors[node.id]
         found: dict[Value, torch.Tensor] = {}
         for node in graph.calls:
-            if all(v in known for _, v in node.operands()) and self._is_foldable(node):
+            if all(v in known for v in node.values) and self._is_foldable(node):
                 with torch.no_grad():
                     results = call(node, known.__getitem__)
                 made = {Value(node.id, i): r for i, r in enumerate(results)}
@@ -108,9 +108,9 @@ def _name(graph: Graph, node: Node) -> str:
 def _drop_unused(edit: Edit, graph: Graph, constants: Mapping[Value, torch.Tensor]) -> None:
     """Remove the calls that were computed, and the stored tensors that only they used."""
     made = {v.node for v in constants}
-    read = {v.node for i in made for _, v in graph.node(i).operands()}
+    read = {v.node for i in made for v in graph.node(i).values}
     for node in _latest_first(graph, made | read):
-        if not any(edit.uses(Value(node.id, i)) for i in range(len(node.results))):
+        if not any(map(edit.uses, node.made)):
             edit.remove(node.id)
 
 

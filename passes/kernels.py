@@ -11,7 +11,7 @@ from archir.ir.node import PARAMETER, Node, Value
 from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
 from archir.ir.types import Size, TensorType
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.surroundings import CONVOLUTIONS, kind_of
 
 

@@ -15,12 +15,12 @@ from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Value
 from archir.rewrite.changes import Change
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Site, UnitMorphism, check_units
 from archir.rewrite.multiplicity import Exponents, solve_exponents
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.replay import Replay
-from archir.rewrite.subgraph import Subgraph, Values, overlaps, subgraph_of
+from archir.rewrite.subgraph import Subgraph, Values, overlaps, standing_twice, unmatched_subgraph_of
 from archir.rewrite.theta import Theta
 
 
@@ -63,15 +63,11 @@ class Merge(UnitMorphism):
         """Return the change of activations for all pairs of a family at once."""
         widths = site.found
         width = widths[site.label]
-        subgraph = subgraph_of(widths, width)
+        subgraph = unmatched_subgraph_of(widths, width)
         if isinstance(subgraph, Miss):
             return subgraph
-        if subgraph.matched is not None:
-            return subgraph.matched
-        nodes = [place.node for place in width.places]
-        twice = next((node for i, node in enumerate(nodes) if node in nodes[:i]), None)
-        if twice is not None:
-            return Miss("a tensor has it on two axes, so its units act on each other", (twice,))
+        if (miss := standing_twice(width, "its units")) is not None:
+            return miss
         change = Change((), merged=tuple(m.change(width).merged[0] for m in site.members if isinstance(m, Merge)))
         carried = {v for values in subgraph.carried.values() for v in values if graph.node(v.node).op == PARAMETER}
         partners: dict[int, tuple[int, torch.Tensor]] = {}
@@ -173,10 +169,9 @@ def _incoming(widths: Widths, width: Width, exponents: Exponents) -> torch.Tenso
     graph = widths.graph
     parts = [torch.zeros(width.size, 0, dtype=torch.float64)]
     for place in width.places:
-        parameter = graph.node(place.node).parameter
         tensor = graph.tensors[place.node].double().movedim(place.axis, 0).cpu()
         for occurrence, exponent in enumerate(exponents.of(Value(place.node), place.axis)):
-            if exponent == 0 and parameter is not None and parameter.trainable and contains(place.term, width.atom):
+            if exponent == 0 and graph.node(place.node).is_trainable and contains(place.term, width.atom):
                 owner = unit_index(place.term, width.atom, occurrence)
                 order = owner.argsort(stable=True)[int((owner < 0).sum()) :]
                 parts.append(tensor[order].reshape(width.size, -1))

@@ -9,14 +9,15 @@ from typing import ClassVar, Self
 
 from archir.ir.edit import Edit
 from archir.ir.graph import Graph, Patch
-from archir.ir.node import Argument, Node, Value
+from archir.ir.node import Node, Value
 from archir.ir.types import TensorType
-from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
 from archir.rewrite.surroundings import is_layer, short_name, usual_activation
+from passes.kernels import along_axes, padding_of, spatial_sizes
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ class ParallelBranch(Morphism[Window | None]):
         return splice(graph, Value(node.id), lambda e: self._build(graph, e, node, found), by=format_spec(self))
 
     def _build(self, graph: Graph, e: Edit, node: Node, window: Window | None) -> Value:
-        source, made = node.argument("input"), Value(node.id)
-        assert isinstance(source, Value)
+        source, made = node.operand("input"), Value(node.id)
         new = Insertion(e, made, "parallel", "ParallelBranch")
         outer, inner, *_ = _weight_shape(graph, node)
         if window is None:
@@ -134,15 +134,11 @@ class ParallelBranch(Morphism[Window | None]):
     def _window(self, graph: Graph, node: Node) -> Window | Miss:
         """Return the window of the first, or only, convolution of the branch, or why there is none."""
         kernel = _weight_shape(graph, node)[2:]
-        stride, dilation = (_spread(node.argument(name), len(kernel)) for name in ("stride", "dilation"))
+        stride, dilation = along_axes(node, "stride"), along_axes(node, "dilation")
         reach = tuple((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
-        padding = node.argument("padding")
-        if padding == "same" and any(r % 2 for r in reach):
+        if node.argument("padding") == "same" and any(r % 2 for r in reach):
             return Miss("the layer is padded more on one side than on the other", (node.id,))
-        if isinstance(padding, str):
-            around = tuple(r // 2 if padding == "same" else 0 for r in reach)
-        else:
-            around = _spread(padding, len(kernel))
+        around = padding_of(node, kernel)
         if self.rank:
             return Window(kernel, stride, around, dilation)
         last = self.kernel - 1
@@ -159,23 +155,11 @@ class ParallelBranch(Morphism[Window | None]):
 
 
 def _weight_shape(graph: Graph, node: Node) -> tuple[int, ...]:
-    weight = node.argument("weight")
-    assert isinstance(weight, Value)
-    type_ = graph.type_of(weight)
+    type_ = graph.type_of(node.operand("weight"))
     assert isinstance(type_, TensorType)
     return tuple(s for s in type_.shape if isinstance(s, int))
 
 
-def _image(graph: Graph, node: Node, rank: int) -> tuple[float, ...]:
+def _image(graph: Graph, node: Node, axes: int) -> tuple[float, ...]:
     """Return the spatial sizes of what a convolution is called with, infinite where known only at run time."""
-    source = node.argument("input")
-    assert isinstance(source, Value)
-    type_ = graph.type_of(source)
-    assert isinstance(type_, TensorType)
-    return tuple(s if isinstance(s, int) else math.inf for s in type_.shape[-rank:])
-
-
-def _spread(value: Argument, rank: int) -> tuple[int, ...]:
-    """Return one number for each spatial axis."""
-    items = tuple(i for i in (value if isinstance(value, tuple) else (value,)) if isinstance(i, int))
-    return items * rank if len(items) == 1 else items
+    return tuple(s if isinstance(s, int) else math.inf for s in spatial_sizes(graph, node.operand("input"), axes))

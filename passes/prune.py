@@ -13,7 +13,7 @@ from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.changes import Change
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Site, UnitMorphism, check_units
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.subgraph import Subgraph, Values, subgraph_of

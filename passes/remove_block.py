@@ -10,8 +10,8 @@ from archir.ir.edit import Edit
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Value
 from archir.rewrite.block import Block, find_block, find_blocks
-from archir.rewrite.equations import Miss
 from archir.rewrite.identity import find_identity, is_residual
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.spec import format_spec
 from passes.sweep import Sweep

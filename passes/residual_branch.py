@@ -9,8 +9,8 @@ from typing import ClassVar, Self
 from archir.ir.edit import Edit
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Value
-from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec

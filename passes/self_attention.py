@@ -13,8 +13,8 @@ from archir.ir.edit import Edit
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node, Value
 from archir.ir.types import Size, TensorType
-from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
@@ -139,7 +139,7 @@ def has_causal_mask(graph: Graph) -> bool:
     It may if an attention is causal or has a mask, if a triangle is cut out of a matrix, if positions are compared
     with each other, or if a square matrix that is no parameter is stored with nothing above (or below) its diagonal.
     """
-    stored = (graph.tensors[n.id] for n in graph.parameters if n.parameter and not n.parameter.trainable)
+    stored = (graph.tensors[n.id] for n in graph.parameters if not n.is_trainable)
     return any(_masks(graph, node) for node in graph.calls) or any(map(_is_triangle, stored))
 
 

@@ -10,8 +10,8 @@ from archir.ir.edit import Edit
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Value
 from archir.ir.types import TensorType
-from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec
@@ -104,13 +104,13 @@ def _build(e: Edit, found: Connection) -> Value:
 
 def _is_made_of(graph: Graph, source: Value, target: Value) -> bool:
     """Say whether a value is made of another: only what comes after the other in the order of the graph can be."""
-    rank = graph.structure.rank
+    position = graph.structure.position
     waiting, seen = [source.node], {source.node}
     while waiting:
         for value in graph.node(waiting.pop()).values:
             if value.node == target.node:
                 return True
-            if value.node not in seen and rank[value.node] > rank[target.node]:
+            if value.node not in seen and position[value.node] > position[target.node]:
                 seen.add(value.node)
                 waiting.append(value.node)
     return False

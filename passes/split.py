@@ -14,14 +14,15 @@ from archir.axes.terms import Term
 from archir.axes.widths import Width, Widths
 from archir.ir.graph import Graph
 from archir.ir.node import Value
+from archir.ir.tensor_map import along
 from archir.rewrite.changes import Change
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Site, UnitMorphism, check_units
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.replay import Replay
-from archir.rewrite.subgraph import Subgraph, Values, subgraph_of
-from archir.rewrite.theta import Key, Theta, by_node
+from archir.rewrite.subgraph import Subgraph, Values, unmatched_subgraph_of
+from archir.rewrite.theta import Key, Theta, by_node, noise_like
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,9 @@ class Split(UnitMorphism):
         """Return the change of activations for all units of a width at once."""
         widths = site.found
         width = widths[site.label]
-        subgraph = subgraph_of(widths, width)
+        subgraph = unmatched_subgraph_of(widths, width)
         if isinstance(subgraph, Miss):
             return subgraph
-        if subgraph.matched is not None:
-            return subgraph.matched
         if not subgraph.weights:
             return Miss("no trainable weight makes its units")
         weights: Theta = {w: graph.tensors[w] for w in subgraph.weights}
@@ -89,8 +88,7 @@ def _mask(terms: tuple[Term, ...], subgraph: Subgraph) -> torch.Tensor | None:
     for axis, term in enumerate(terms):
         owner = unit_index(term, subgraph.width.atom)
         if (owner >= 0).any() and not (owner >= 0).all():
-            shape = [-1 if d == axis else 1 for d in range(len(terms))]
-            return (owner >= 0).reshape(shape)
+            return along(axis, owner >= 0, len(terms))
     return None
 
 
@@ -134,8 +132,7 @@ class SplitPerturbation:
         found: dict[Key, torch.Tensor] = {}
         for w in self.subgraph.weights:
             weight = values[Value(w)]
-            noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype).to(weight.device)
-            found[w] = noise * weight.std() * 0.1
+            found[w] = noise_like(weight, generator) * weight.std() * 0.1
         return found
 
     def delta(self, values: Values, theta: Theta) -> Mapping[Edge, torch.Tensor]:

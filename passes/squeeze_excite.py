@@ -11,8 +11,8 @@ from archir.ir.graph import Graph, Patch
 from archir.ir.node import PARAMETER, Value
 from archir.ir.operators.operator import Kind
 from archir.ir.types import TensorType
-from archir.rewrite.equations import Miss
 from archir.rewrite.insertion import Insertion, Start, splice
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import Reference, find_value, refer
 from archir.rewrite.spec import format_spec

@@ -66,7 +66,7 @@ class Sweep:
         self, node: int, arguments: Mapping[str, Argument], *, op: str | None = None, drop: Collection[str] = ()
     ) -> None:
         """Change the operator or some arguments of a call; operands that nothing needs any more go."""
-        before = {value.node for _, value in self.edit.node(node).operands()}
+        before = {value.node for value in self.edit.node(node).values}
         self.edit.update(node, op=op, arguments=arguments, drop=drop)
         self.changed = True
         for id_ in before:
@@ -85,9 +85,9 @@ class Sweep:
             found = self.find(waiting.pop())
             if found is None or not (found.is_call or found.op == PARAMETER):
                 continue
-            if any(self.uses(Value(found.id, i)) for i in range(len(found.results))):
+            if any(map(self.uses, found.made)):
                 continue
-            operands = list(dict.fromkeys(value.node for _, value in found.operands()))
+            operands = list(dict.fromkeys(value.node for value in found.values))
             self.edit.remove(found.id)
             self.changed = True
             waiting += operands
@@ -157,7 +157,7 @@ def counters(graph: Graph) -> dict[int, int]:
     """Return, by the node of each running mean, the node of the buffer that counts its batches."""
     found: dict[int, int] = {}
     for node in graph.parameters:
-        for name in node.parameter.names if node.parameter else ():
+        for name in node.names:
             path, _, field = name.rpartition(".")
             counter = graph.by_name.get(f"{path}.{COUNTER}".lstrip("."))
             if field == "running_mean" and counter is not None:
@@ -165,13 +165,13 @@ def counters(graph: Graph) -> dict[int, int]:
     return found
 
 
+def statistics_of(node: Node) -> set[int]:
+    """Return the nodes of the running statistics that a call is given."""
+    return {v.node for use, v in node.operands() if use.argument in ("running_mean", "running_var")}
+
+
 def written_in_training(graph: Graph) -> frozenset[int]:
     """Return the nodes of the stored tensors that training writes: running statistics and their counters."""
-    statistics = {
-        value.node
-        for node in graph.calls
-        for use, value in node.operands()
-        if use.argument in ("running_mean", "running_var")
-    }
+    statistics = {id_ for node in graph.calls for id_ in statistics_of(node)}
     counted = counters(graph)
     return frozenset(statistics | {counted[id_] for id_ in statistics if id_ in counted})

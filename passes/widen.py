@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
 
 from archir.axes.positions import mixes, positions
-from archir.axes.terms import Atom, Term, resolve
+from archir.axes.terms import Term, resolve
 from archir.axes.widths import Width, Widths
 from archir.errors import PassError
 from archir.ir.execute import Call, compile_call
@@ -17,13 +17,13 @@ from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
 from archir.ir.room import too_large
 from archir.rewrite.changes import Change
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Site, UnitMorphism
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.reindex import plan_reindexing
-from archir.rewrite.subgraph import Values, makes_linearly, members_of, subgraph_of
-from archir.rewrite.theta import Key, Theta, by_node
+from archir.rewrite.subgraph import Values, call_for, makes_linearly, members_of, standing_twice, unmatched_subgraph_of
+from archir.rewrite.theta import Key, Theta, by_node, noise_like
 
 BYTES_OF_UNIT = 100
 """What a unit takes at least, whatever tensors it stands in: its number, and where that goes in each."""
@@ -113,8 +113,7 @@ class WidenPerturbation:
             if bool(fixed.any()):
                 found[id_] = fixed.clone()
             else:
-                noise = torch.randn(fixed.shape, generator=generator, dtype=fixed.dtype).to(fixed.device)
-                found[id_] = noise * values[Value(id_)].std() * 0.1
+                found[id_] = noise_like(fixed, generator) * values[Value(id_)].std() * 0.1
         return found
 
     def delta(self, values: Values, theta: Theta) -> Mapping[Edge, torch.Tensor]:
@@ -127,62 +126,67 @@ class WidenPerturbation:
 
 
 def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPerturbation | Miss:
-    subgraph = subgraph_of(widths, width)
+    subgraph = unmatched_subgraph_of(widths, width)
     if isinstance(subgraph, Miss):
         return subgraph
-    if subgraph.matched is not None:
-        return subgraph.matched
     graph, atom, count = widths.graph, width.atom, candidate.count
     ends = [graph.node(use.node) for use, _ in subgraph.ends]
-    nodes = [place.node for place in width.places]
-    twice = next((node for i, node in enumerate(nodes) if node in nodes[:i]), None)
-    if twice is not None:
-        return Miss("a tensor has it on two axes, so fresh units act on each other", (twice,))
-    mixed = [n for n in (*subgraph.nodes, *ends) if any(mixes(t, atom) for t in _terms(widths, n))]
-    if mixed:
-        return Miss("it is concatenated with other widths", (mixed[0].id,))
-    unknown = [n for n in ends if not makes_linearly(n)]
-    if unknown:
-        return Miss(f"it ends in {unknown[0].op}, which is not linear in a stored weight", (unknown[0].id,))
+    miss = _obstacle(widths, width, (*subgraph.nodes, *ends), ends)
+    if miss is not None:
+        return miss
     edges: dict[Edge, Members] = {}
     for node in ends:
         found = members_of(widths, Value(node.id), None)
         if found is None:
             return Miss("a value it is summed into does not depend on the examples of a batch", (node.id,))
         edges[Value(node.id)] = found
-    plan = plan_reindexing(widths, {width.name: candidate.change(width)})
-    fresh = torch.arange(width.size, width.size + count)
-    fixed: dict[int, torch.Tensor] = {}
-    for place in width.places:
-        extended = plan.map(place.node).weight(graph.tensors[place.node])
-        where = positions(place.term, atom, fresh, {atom: width.size + count})
-        fixed[place.node] = extended.index_select(place.axis, where)
+    fixed = _born(widths, width, candidate)
     learned: dict[Key, torch.Tensor] = {
         place.node: torch.full_like(fixed[place.node], float(graph.tensors[place.node].square().mean().sqrt()) or 1.0)
         for place in width.places
-        if graph.node(place.node).parameter and fixed[place.node].dim() > 1 and _trainable(graph, place.node)
+        if graph.node(place.node).is_trainable and fixed[place.node].dim() > 1
     }
-    calls = {n.id: compile_call(_alone(widths, n, atom, count, bias=True)) for n in subgraph.nodes}
-    calls |= {n.id: compile_call(_alone(widths, n, atom, count, bias=False)) for n in ends}
-    ordered = dict(sorted(calls.items(), key=lambda item: graph.structure.rank[item[0]]))
-    read = {v for n in (*subgraph.nodes, *ends) for _, v in n.operands() if v.node not in {**fixed, **calls}}
+    calls = {n.id: compile_call(call_for(widths, n, atom, count, bias=True)) for n in subgraph.nodes}
+    calls |= {n.id: compile_call(call_for(widths, n, atom, count, bias=False)) for n in ends}
+    ordered = dict(sorted(calls.items(), key=lambda item: graph.structure.position[item[0]]))
+    read = {v for n in (*subgraph.nodes, *ends) for v in n.values if v.node not in {**fixed, **calls}}
     needs = frozenset(read | set(map(Value, by_node(learned))))
     return WidenPerturbation(edges, learned, fixed, ordered, tuple(n.id for n in ends), needs)
 
 
-def _trainable(graph: Graph, node: int) -> bool:
-    parameter = graph.node(node).parameter
-    return parameter is not None and parameter.trainable
+def _obstacle(widths: Widths, width: Width, nodes: Sequence[Node], ends: Sequence[Node]) -> Miss | None:
+    """Return why fresh units cannot be evaluated apart from the others, None if they can.
+
+    Args:
+        widths: the widths of the graph.
+        width: the width.
+        nodes: the calls of its subgraph, its ends among them.
+        ends: the calls that sum over it.
+    """
+    miss = standing_twice(width, "fresh units")
+    if miss is not None:
+        return miss
+    for node in nodes:
+        if any(mixes(term, width.atom) for term in _terms(widths, node)):
+            return Miss("it is concatenated with other widths", (node.id,))
+    for node in ends:
+        if not makes_linearly(node):
+            return Miss(f"it ends in {node.op}, which is not linear in a stored weight", (node.id,))
+    return None
+
+
+def _born(widths: Widths, width: Width, candidate: Widen) -> dict[int, torch.Tensor]:
+    """Return what the fresh units hold in every stored tensor as they are born."""
+    size = width.size + candidate.count
+    plan = plan_reindexing(widths, {width.name: candidate.change(width)})
+    fresh, sizes = torch.arange(width.size, size), {width.atom: size}
+    found: dict[int, torch.Tensor] = {}
+    for place in width.places:
+        extended = plan.map(place.node).weight(widths.graph.tensors[place.node])
+        found[place.node] = extended.index_select(place.axis, positions(place.term, width.atom, fresh, sizes))
+    return found
 
 
 def _terms(widths: Widths, node: Node) -> Iterator[Term]:
-    values = [v for _, v in node.operands()] + [Value(node.id, i) for i in range(len(node.results))]
-    for value in values:
+    for value in (*node.values, *node.made):
         yield from map(resolve, widths.axes.get(value, ()))
-
-
-def _alone(widths: Widths, node: Node, atom: Atom, count: int, *, bias: bool) -> Node:
-    """Return a call as it is for the fresh units alone."""
-    spelling = widths.spell(node.id, {atom: count})
-    arguments = {n: a for n, a in node.arguments.items() if n not in spelling.drop and (bias or n != "bias")}
-    return replace(node, op=spelling.op or node.op, arguments=arguments | dict(spelling.arguments))

@@ -16,7 +16,7 @@ from archir.ir.builder import GraphBuilder
 from archir.ir.graph import Patch
 from archir.ir.patch import no_patch
 from archir.memory import Memory
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.pipeline import apply_together
 from archir.rewrite.set_cost import cost_of_set

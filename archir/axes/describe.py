@@ -34,4 +34,4 @@ def axis_names(widths: Widths) -> AxisNames:
         terms = widths.axes.get(value, ())
         return tuple(widths.notation(t) if not free.isdisjoint(leaves(t)) else "" for t in terms)
 
-    return {n.id: tuple(names(Value(n.id, i)) for i in range(len(n.results))) for n in widths.graph.nodes}
+    return {n.id: tuple(map(names, n.made)) for n in widths.graph.nodes}

@@ -196,7 +196,7 @@ def _collect(
 ) -> tuple[tuple[Width, ...], tuple[Width, ...]]:
     places: defaultdict[Atom, list[Place]] = defaultdict(list)
     for node in _by_first_use(graph):
-        name = node.parameter.names[0] if node.parameter else ""
+        name = node.names[0] if node.names else ""
         (terms,) = axes[node.id]
         for axis, term in enumerate(map(resolve, terms or ())):
             place = Place(name, axis, node.id, term)

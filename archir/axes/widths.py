@@ -159,6 +159,13 @@ class Widths:
             known[width.atom] = self._reach(width)
         return known[width.atom]
 
+    def nodes(self, width: Width) -> tuple[int, ...]:
+        """Return the nodes that make or use a value in which a width stands, each maker before the users."""
+        found: dict[int, None] = {}
+        for value in self.values(width):
+            found |= dict.fromkeys((value.node, *(use.node for use in self.graph.uses(value))))
+        return tuple(found)
+
     def _reach(self, width: Width) -> tuple[Value, ...]:
         """Return the values in which a width stands: calls hand it on, so they hang together with its places."""
         axes, structure = self.axes, self.graph.structure
@@ -171,11 +178,11 @@ class Widths:
                     continue
                 seen.add(id_)
                 node = structure.by_id[id_]
-                near = {*node.values, *(Value(id_, i) for i in range(len(node.results)))} - found
+                near = {*node.values, *node.made} - found
                 more = [v for v in near if any(width.atom in leaves(t) for t in axes.find(v) or ())]
                 found.update(more)
                 waiting += more
-        return tuple(sorted(found, key=lambda v: (structure.rank[v.node], v.index)))
+        return tuple(sorted(found, key=lambda v: (structure.position[v.node], v.index)))
 
     def spell(self, node: int, sizes: Mapping[Atom, int]) -> Spelling:
         """Return the arguments of a call as they are where some atoms have new sizes."""
@@ -205,7 +212,7 @@ class Widths:
         free = {w.atom for w in self.free}
         reached = total = 0.0
         for node in self.graph.parameters:
-            if node.parameter and node.parameter.trainable:
+            if node.is_trainable:
                 count = self.graph.tensors[node.id].numel()
                 missed = math.prod(1 - _share(term, free) for term in self.axes[Value(node.id)])
                 reached, total = reached + count * (1 - missed), total + count

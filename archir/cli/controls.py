@@ -16,7 +16,7 @@ from archir.growing.data import Dataset
 from archir.growing.options import GrowOptions
 from archir.growing.static_training import train_static
 from archir.ir.graph import Graph
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.pipeline import apply_together
 from archir.scoring.losses import Loss
 from passes.widen import Widen

@@ -23,7 +23,7 @@ from archir.ir.inputs import random_inputs
 from archir.ir.load import load
 from archir.ir.running import run
 from archir.plugins import Registry, find_passes, type_name
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism, Site, UnitMorphism, cost_of
 from archir.rewrite.passes import Pass
 from archir.rewrite.pipeline import apply_passes

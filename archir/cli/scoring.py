@@ -25,7 +25,6 @@ from archir.growing.data import load_data
 from archir.ir.files import write_file
 from archir.ir.graph import Graph
 from archir.ir.load import load
-from archir.ir.node import Value
 from archir.ir.text import print_graph
 from archir.plugins import find_passes
 from archir.rewrite.morphism import Morphism
@@ -208,7 +207,7 @@ def _place(family: Family, widths: Widths, order: dict[int, int]) -> int | None:
     atom = next((w.atom for w in widths if w.name == family.site.label), None)
     if atom is not None:
         for node in widths.graph.calls:
-            axes = (widths.axes.get(Value(node.id, i), ()) for i in range(len(node.results)))
+            axes = (widths.axes.get(value, ()) for value in node.made)
             if any(atom in leaves(term) for terms in axes for term in terms):
                 return node.id
     return min((e.node for e in family.perturbation.edges if e.node in order), key=order.__getitem__, default=None)

@@ -292,7 +292,7 @@ class _Writer:
         type_ = self._program.graph.type_of(value)
         if not isinstance(type_, ScalarType) or type_.value is None:
             raise EmitError(f"a value of {source.op} is used before it is computed", where=self._plan.path)
-        operands = tuple(v for _, v in near.operands()) if near else ()
+        operands = near.values if near else ()
         return self._size(sympy.sympify(type_.value), operands)
 
     def device(self, node: Node) -> str:

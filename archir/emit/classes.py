@@ -57,7 +57,7 @@ class Classes:
         for found in _walk(plan):
             self._plans.setdefault(found.path, found)
         self._layers = {p: text for p, found in self._plans.items() if (text := self._layer(found))}
-        names = [n for node in program.graph.parameters if node.parameter for n in node.parameter.names]
+        names = [n for node in program.graph.parameters for n in node.names]
         chains = {p for p, found in self._plans.items() if found.elements is not None and p}
         forwards = set(self._plans) - chains - set(self._layers) - {""}
         paths = {parent(n) for n in names} | set(program.stock.modules) | set(self._plans)
@@ -75,7 +75,7 @@ class Classes:
                 self._kinds.setdefault(node.location.module, node.location.kind)
             if node.location and node.born:
                 self._grown |= _above(parent(node.location.module))
-        self._tied = [n for n in program.graph.parameters if n.parameter and len(n.parameter.names) > 1]
+        self._tied = [n for n in program.graph.parameters if len(n.names) > 1]
         self._frozen_parts = [m for m in program.stock.modules.values() if m.frozen]
         self._taken: set[str] = {name}
         self.sources: list[str] = []

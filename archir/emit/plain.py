@@ -46,7 +46,7 @@ def plain_class(graph: Graph, name: str) -> str:
 
 def _stores(graph: Graph) -> Iterator[str]:
     """Yield the statements that make the modules and the tensors in them."""
-    paths = {parent(n) for node in graph.parameters if node.parameter for n in node.parameter.names}
+    paths = {parent(n) for node in graph.parameters for n in node.names}
     paths |= {_module(node) for node in graph.calls if mode_argument(node) is not None}
     parts = (path.split(".") for path in paths if path)
     made = {".".join(names[: i + 1]) for names in parts for i in range(len(names))}

@@ -66,7 +66,7 @@ class Program:
         self.graph = graph
         self.stock = stock
         self.trial = Trial(graph)
-        self.names: dict[int, tuple[str, ...]] = {n.id: n.parameter.names for n in graph.parameters if n.parameter}
+        self.names: dict[int, tuple[str, ...]] = {n.id: n.names for n in graph.parameters}
         self._operands: dict[int, list[Value]] = {}
         absorbed = {i for call in stock.calls.values() for i in call.absorbed}
         needed = {graph.output.id}
@@ -131,8 +131,8 @@ class Program:
     def _between(self, node: Node) -> str:
         """Return the innermost module that holds the neighbours of a call without a place."""
         graph = self.graph
-        near = [graph.node(v.node) for _, v in node.operands()]
-        near += [graph.node(u.node) for i in range(len(node.results)) for u in graph.uses(Value(node.id, i))]
+        near = [graph.node(v.node) for v in node.values]
+        near += [graph.node(u.node) for v in node.made for u in graph.uses(v)]
         places = [n.location.module.split(".") for n in near if n.is_call and n.location]
         if not places:
             return ""

@@ -77,7 +77,7 @@ def find_stock(graph: Graph) -> StockModules:
     """Return the stock modules a graph can be written with."""
     owned: dict[str, dict[str, Node]] = {}
     for node in graph.parameters:
-        for name in node.parameter.names if node.parameter else ():
+        for name in node.names:
             path, _, leaf = name.rpartition(".")
             owned.setdefault(path, {})[leaf] = node
     parents = {name[:i] for name in owned for i, sign in enumerate(name) if sign == "."}

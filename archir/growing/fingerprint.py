@@ -53,7 +53,7 @@ def fingerprint(
         "version.torch": torch.__version__,
         "seed.parameters": graph.parameter_count,
         "seed.graph": print_graph(graph),
-        "seed.tensors": _checksum({n.parameter.names[0]: graph.tensors[n.id] for n in graph.parameters if n.parameter}),
+        "seed.tensors": _checksum({n.names[0]: graph.tensors[n.id] for n in graph.parameters}),
         **_items(budget, "budget"),
         **_items(options, "options"),
         "loss": loss.name,

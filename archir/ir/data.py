@@ -88,6 +88,11 @@ class GraphData:
         """The output node; its arguments `0`, `1`, ... are the returned values."""
         return self.structure.by_id[self.structure.output]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the stored tensors are; the CPU if there are none."""
+        return next((t.device for t in self.tensors.values()), torch.device("cpu"))
+
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
         """Parameter nodes by every name they have."""
@@ -131,7 +136,7 @@ class GraphData:
     @property
     def parameter_count(self) -> int:
         """Number of trainable parameters, tied ones once."""
-        return sum(self.tensors[n.id].numel() for n in self.parameters if n.parameter and n.parameter.trainable)
+        return sum(self.tensors[n.id].numel() for n in self.parameters if n.is_trainable)
 
     def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Self:
         """Return the same program with some stored tensors replaced, by name (a state dict will do).

@@ -92,7 +92,7 @@ def table_rows(graph: Graph, value: Value) -> int | None:
             user = graph.node(use.node)
             known = operator_of(user.op)
             if known.moves and use.argument in known.linear:
-                waiting += [Value(user.id, i) for i in range(len(user.results))]
+                waiting += user.made
             else:
                 found += _rows(graph, user, use.argument, use.position)
     return min(found, default=None)

@@ -140,6 +140,16 @@ class Node:
         """Whether it calls an operator."""
         return self.op not in (INPUT, PARAMETER, OUTPUT)
 
+    @property
+    def is_trainable(self) -> bool:
+        """Whether it is a stored tensor that has gradients."""
+        return self.parameter is not None and self.parameter.trainable
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name of the tensor it stores; none if it stores none."""
+        return self.parameter.names if self.parameter else ()
+
     def argument(self, name: str) -> Argument:
         """Return an argument by schema name, its default if it is not given.
 
@@ -152,6 +162,22 @@ class Node:
         if name in schema.defaults:
             return schema.defaults[name]  # type: ignore[return-value]
         raise GraphError(f"{self.op} has no argument {name!r}", hint=f"it has {', '.join(schema.names)}")
+
+    def operand(self, name: str) -> Value:
+        """Return an argument that is a value.
+
+        Raises:
+            GraphError: it is none, or the operator has no such argument.
+        """
+        found = self.argument(name)
+        if not isinstance(found, Value):
+            raise GraphError(f"{name} of {self.op} is no value", where=self.place)
+        return found
+
+    @property
+    def place(self) -> str:
+        """Its id and where it comes from, for errors."""
+        return f"node {self.id} {self.location or ''}".strip()
 
     def to(self, dtype: torch.dtype) -> Node:
         """Return the node with every floating-point type and element type in another precision."""
@@ -179,6 +205,11 @@ class Node:
     def values(self) -> tuple[Value, ...]:
         """Every value it uses, one that it uses twice twice."""
         return tuple(value for _, value in self._operands)
+
+    @property
+    def made(self) -> tuple[Value, ...]:
+        """The values it makes: its results, in order."""
+        return tuple(Value(self.id, i) for i in range(len(self.results)))
 
     def tensor_type(self, index: int = 0) -> TensorType:
         """Return the type of a result that is a tensor.

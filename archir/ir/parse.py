@@ -105,8 +105,8 @@ class _Parser:
         return self._finish(name, signature, history)
 
     def _finish(self, name: str, signature: Signature, history: tuple[str, ...]) -> Graph:
-        rank = {INPUT: 0, PARAMETER: 1, OUTPUT: 3}
-        ordered = sorted(self._nodes, key=lambda n: (rank.get(n.op, 2), n.id))
+        kinds = {INPUT: 0, PARAMETER: 1, OUTPUT: 3}
+        ordered = sorted(self._nodes, key=lambda n: (kinds.get(n.op, 2), n.id))
         first = max(self._told.values(), default=-1) + 1
         fresh = (n.id for n in ordered if n.id not in self._told)
         ids = self._told | {i: first + number for number, i in enumerate(fresh)}

@@ -13,7 +13,7 @@ from archir.errors import GraphError
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Node, Use, Value
 from archir.ir.overlay import copy_of, frozen
 
-_RANK = {INPUT: 0, PARAMETER: 1, OUTPUT: 3}
+_KIND_ORDER = {INPUT: 0, PARAMETER: 1, OUTPUT: 3}
 
 _Users = tuple[tuple[Use, int], ...]
 
@@ -65,7 +65,7 @@ class Structure:
         return _paths(self.by_id.values())
 
     @cached_property
-    def rank(self) -> Mapping[int, int]:
+    def position(self) -> Mapping[int, int]:
         """The position of each node in the topological order.
 
         Raises:
@@ -81,7 +81,7 @@ class Structure:
             GraphError: there is a cycle.
         """
         by_id, last = self.by_id, max(self.by_id, default=0) + 1
-        keys = {i: _RANK.get(node.op, 2) * last + i for i, node in by_id.items()}
+        keys = {i: _KIND_ORDER.get(node.op, 2) * last + i for i, node in by_id.items()}
         if all(keys[value.node] < keys[i] for i, node in by_id.items() for value in node.values if value.node in keys):
             # No call waits for an operand with a higher id, so the order is that of the keys; sorting is much quicker.
             return tuple(sorted(keys, key=keys.__getitem__))

@@ -99,11 +99,11 @@ def _operands(graph: GraphData, nodes: Sequence[Node], outputs: int) -> list[str
 def _new_cycle(patch: GraphPatch[GraphData], rewired: Collection[int]) -> list[int]:
     """Return the nodes of a cycle, none if there is none.
 
-    A cycle goes through a node whose operands have changed. Upstream of a node that has not been touched the rank
-    falls, so that nothing before the first of them need be looked at.
+    A cycle goes through a node whose operands have changed. Upstream of a node that has not been touched the
+    position falls, so that nothing before the first of them need be looked at.
     """
-    old, rank = patch.before.structure, patch.before.structure.rank
-    first = min((rank[i] for i in rewired if i in old.by_id), default=len(rank))
+    old, position = patch.before.structure, patch.before.structure.position
+    first = min((position[i] for i in rewired if i in old.by_id), default=len(position))
     done: set[int] = set()
     for start in sorted(rewired):
         path: dict[int, Iterator[int]] = {}
@@ -111,7 +111,7 @@ def _new_cycle(patch: GraphPatch[GraphData], rewired: Collection[int]) -> list[i
         while True:
             if found in path:
                 return list(path)[list(path).index(found) :]
-            if found not in done and not (found in old.by_id and rank[found] < first):
+            if found not in done and not (found in old.by_id and position[found] < first):
                 path[found] = iter([v.node for v in patch.after.node(found).values])
             following = None
             while path and following is None:

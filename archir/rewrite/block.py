@@ -11,7 +11,7 @@ from archir.ir.edit import Edit
 from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Argument, Location, Node, Parameter, Value, map_values
 from archir.ir.types import ScalarType, TensorType
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 
 
 @dataclass(frozen=True)
@@ -73,30 +73,30 @@ def _module(graph: Graph, node: Node) -> str:
     """Return the path of the module a call belongs to: where it comes from, else that of its first stored tensor."""
     if node.location is not None:
         return node.location.module
-    stored = (p for _, v in node.operands() if (p := graph.node(v.node).parameter))
-    return next((p.names[0].rpartition(".")[0] for p in stored), "")
+    names = (names[0] for v in node.values if (names := graph.node(v.node).names))
+    return next((name.rpartition(".")[0] for name in names), "")
 
 
 def _block(graph: Graph, path: str, calls: Sequence[Node]) -> Block | Miss:
     inside = {n.id for n in calls}
     for node in calls:
         numbers = all(isinstance(t, ScalarType) for t in node.results)
-        if numbers and not any(v.node in inside for _, v in node.operands()):
+        if numbers and not any(v.node in inside for v in node.values):
             inside.discard(node.id)
     kept = tuple(n for n in calls if n.id in inside)
     if not kept:
         return Miss(f"no call belongs to a module {path!r}")
-    values = [Value(n.id, i) for n in kept for i in range(len(n.results))]
+    values = [v for n in kept for v in n.made]
     leaving = [v for v in values if any(u.node not in inside for u in graph.uses(v))]
     if len(leaving) != 1:
         return Miss(f"{len(leaving) or 'none'} of its results are used outside it", tuple(v.node for v in leaving))
     (out,) = leaving
     type_ = graph.type_of(out)
-    read = dict.fromkeys(v for n in kept for _, v in n.operands() if v.node not in inside)
+    read = dict.fromkeys(v for n in kept for v in n.values if v.node not in inside)
     given = tuple(v for v in read if graph.node(v.node).op != PARAMETER and graph.type_of(v) == type_)
     if not isinstance(type_, TensorType) or not given:
         return Miss("it is given no value of the type of its result", (out.node,))
-    stored = (n for n in graph.parameters if n.parameter and any(_lies_in(name, path) for name in n.parameter.names))
+    stored = (n for n in graph.parameters if any(_lies_in(name, path) for name in n.names))
     return Block(path, kept, given, out, tuple(n.id for n in stored))
 
 

@@ -85,13 +85,7 @@ def merge(width: Width, changes: Sequence[Change]) -> Change:
             if node in theta and theta[node] is not tensor:
                 raise PassError(f"two changes of width {width.name} disagree about θ")
             theta[node] = tensor
-    torn = removed & {u for u, _ in appended}
-    if torn:
-        raise PassError(f"unit {min(torn)} of width {width.name} is both removed and copied in one set")
-    pairs = [u for pair in merged for u in pair]
-    torn = set(pairs) & (removed | {u for u, _ in appended}) or {u for u in pairs if pairs.count(u) > 1}
-    if torn:
-        raise PassError(f"unit {min(torn)} of width {width.name} is merged and changed otherwise in one set")
+    _check_apart(width, removed, {u for u, _ in appended}, [u for pair in merged for u in pair])
     removed |= {other for _, other in merged}
     source = [(u, sign.get(u, 0)) for u in range(width.size) if u not in removed] + appended
     first = next((c for c in changes if c.theta), changes[0])
@@ -103,3 +97,17 @@ def merge(width: Width, changes: Sequence[Change]) -> Change:
         values=fresh.values if fresh else {},
         merged=tuple(merged),
     )
+
+
+def _check_apart(width: Width, removed: set[int], copied: set[int], paired: Sequence[int]) -> None:
+    """Check that no unit is changed in two ways.
+
+    Raises:
+        PassError: one is both removed and copied, or merged and changed otherwise.
+    """
+    torn = removed & copied
+    if torn:
+        raise PassError(f"unit {min(torn)} of width {width.name} is both removed and copied in one set")
+    torn = set(paired) & (removed | copied) or {u for u in paired if paired.count(u) > 1}
+    if torn:
+        raise PassError(f"unit {min(torn)} of width {width.name} is merged and changed otherwise in one set")

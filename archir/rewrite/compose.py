@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from archir.errors import PassError
 from archir.ir.graph import Graph, Patch
 from archir.ir.patch import no_patch
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.passes import Pass
 from archir.rewrite.reference import Later

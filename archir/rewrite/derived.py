@@ -21,10 +21,10 @@ from archir.errors import PassError
 from archir.ir.execute import Call, compile_call
 from archir.ir.graph import Patch
 from archir.ir.node import OUTPUT, PARAMETER, Argument, Node, Use, Value, map_values
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.subgraph import Values, members_of
-from archir.rewrite.theta import Added, Key, Theta
+from archir.rewrite.theta import Added, Key, Theta, noise_like
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,17 @@ class DerivedPerturbation:
         return 1
 
     def initial_theta(self, values: Values, seed: int) -> Theta:
-        """Return a tenth of the scale of each tensor, at random."""
+        """Return a hundredth of the scale of each tensor, at random."""
         generator = torch.Generator().manual_seed(seed)
         found: dict[Key, torch.Tensor] = {}
         for key, like in self.theta.items():
-            noise = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
-            found[key] = self._masked(key, noise * like.square().mean().sqrt() * 0.01)
+            found[key] = self._masked(key, noise_like(like, generator) * like.square().mean().sqrt() * 0.01)
         return found
 
     def delta(self, values: Values, theta: Theta) -> Mapping[Edge, torch.Tensor]:
         """Return Δ on every edge."""
         masked = {key: self._masked(key, change) for key, change in theta.items()}
-        new = {Value(i): t for i, t in add_theta(self.stored, self.added, masked).items()}
+        new = {Value(i): t for i, t in _add_theta(self.stored, self.added, masked).items()}
 
         def look_up(value: Value) -> torch.Tensor:
             return new[value] if value in new else values[value]
@@ -87,12 +86,12 @@ class DerivedPerturbation:
         return change * self.masks[key] if key in self.masks else change
 
 
-def added_tensors(patch: Patch) -> tuple[int, ...]:
+def _added_tensors(patch: Patch) -> tuple[int, ...]:
     """Return the trainable stored tensors a rewrite has added, in the order it made them."""
-    return tuple(n.id for n in patch.added if n.parameter and n.parameter.trainable)
+    return tuple(n.id for n in patch.added if n.is_trainable)
 
 
-def add_theta(tensors: Mapping[int, torch.Tensor], added: Sequence[int], theta: Theta) -> dict[int, torch.Tensor]:
+def _add_theta(tensors: Mapping[int, torch.Tensor], added: Sequence[int], theta: Theta) -> dict[int, torch.Tensor]:
     """Return stored tensors with θ added, which is for some of them or for those that a rewrite has added, in order."""
     changes = {added[key.number] if isinstance(key, Added) else key: change for key, change in theta.items()}
     return {i: t + changes[i].to(t) if i in changes else t for i, t in tensors.items()}
@@ -104,7 +103,7 @@ def with_theta(patch: Patch, theta: Theta) -> Patch:
     Raises:
         PassError: the rewrite has brought other tensors than θ was found for, as it may after other rewrites.
     """
-    after, added = patch.after, added_tensors(patch)
+    after, added = patch.after, _added_tensors(patch)
     nodes = {Added(i): node for i, node in enumerate(added)}
     for key, change in theta.items():
         node = nodes.get(key) if isinstance(key, Added) else key
@@ -117,7 +116,7 @@ def with_theta(patch: Patch, theta: Theta) -> Patch:
                 hint="rewrites before it have changed its surroundings: apply it first, or alone",
             )
     near = {node: after.tensors[node] for node in {*added, *(key for key in theta if isinstance(key, int))}}
-    return replace(patch, after=after.with_stored(add_theta(near, added, theta)))
+    return replace(patch, after=after.with_stored(_add_theta(near, added, theta)))
 
 
 def derive_perturbation(patch: Patch) -> DerivedPerturbation | Miss:
@@ -139,18 +138,18 @@ def derive_perturbation(patch: Patch) -> DerivedPerturbation | Miss:
         if members is None:
             return Miss("a value it changes does not depend on the examples of a batch", (old.node,))
         edges[edge] = members
-    added = added_tensors(patch)
-    theta: dict[Key, torch.Tensor] = {Added(i): measure(after.tensors[id_]) for i, id_ in enumerate(added)}
+    added = _added_tensors(patch)
+    theta: dict[Key, torch.Tensor] = {Added(i): _measure(after.tensors[id_]) for i, id_ in enumerate(added)}
     masks: dict[Key, torch.Tensor] = {}
     for id_, by in patch.maps.items():
-        parameter, old_tensor, tensor = after.node(id_).parameter, before.tensors[id_], after.tensors[id_]
-        if parameter is None or not parameter.trainable or tensor.shape == old_tensor.shape:
+        old_tensor, tensor = before.tensors[id_], after.tensors[id_]
+        if not after.node(id_).is_trainable or tensor.shape == old_tensor.shape:
             continue
         fresh = None if by is None else by.fresh(old_tensor)
         if fresh is not None and bool(fresh.any()):
             masks[id_] = fresh.to(tensor.dtype)
         if id_ in masks or by is None or not added:
-            theta[id_] = measure(tensor)
+            theta[id_] = _measure(tensor)
     outer = {*found.read, *(new for _, new in changes.values() if new.node not in found.evaluated)}
     return DerivedPerturbation(
         edges=edges,
@@ -165,7 +164,7 @@ def derive_perturbation(patch: Patch) -> DerivedPerturbation | Miss:
     )
 
 
-def measure(tensor: torch.Tensor) -> torch.Tensor:
+def _measure(tensor: torch.Tensor) -> torch.Tensor:
     """Return what changes of a stored tensor are measured by: itself, or its usual size if it is zero.
 
     That is `1/√fan-in` for a matrix or kernel, 1 for a vector.
@@ -218,9 +217,9 @@ class _Change:
         Those are upstream of an altered call, or of what a rewired one was or is given, and downstream of any change.
         None is before the first change in the old order, for upstream of what has not been touched that order falls.
         """
-        before, after, rank = self._before, self._after, self._before.structure.rank
+        before, after, position = self._before, self._after, self._before.structure.position
         starts = self.altered | self.rewired
-        first = min((rank[i] for i in starts if i in rank), default=len(rank))
+        first = min((position[i] for i in starts if i in position), default=len(position))
         swapped: set[int] = set()
         for i in self.rewired:
             swapped |= {v.node for _, v in {*before.node(i).operands()} ^ {*after.node(i).operands()}}
@@ -237,11 +236,11 @@ class _Change:
         return {i for i in (below | self.rewired) & above if i in after and after.node(i).is_call}
 
     def _reach(self, starts: Collection[int], step: Callable[[int], Iterable[int]], first: int) -> set[int]:
-        """Return the nodes that some steps lead to, those of the old graph before a rank left out."""
-        rank, found, waiting = self._before.structure.rank, set[int](), list(starts)
+        """Return the nodes that some steps lead to, those of the old graph before a position left out."""
+        position, found, waiting = self._before.structure.position, set[int](), list(starts)
         while waiting:
             for near in step(waiting.pop()):
-                if near not in found and rank.get(near, first) >= first:
+                if near not in found and position.get(near, first) >= first:
                     found.add(near)
                     waiting.append(near)
         return found

@@ -10,20 +10,7 @@ from archir.axes.positions import mixes, occurrences
 from archir.axes.widths import Width, Widths
 from archir.errors import GraphError
 from archir.ir.node import Node, Value
-
-
-@dataclass(frozen=True)
-class Miss:
-    """A rewrite that does not apply.
-
-    Attributes:
-        reason: why, for a person.
-        nodes: ids of the nodes that stand in the way.
-    """
-
-    reason: str
-    nodes: tuple[int, ...] = ()
-
+from archir.rewrite.miss import Miss
 
 Variable = tuple[Value, int, int]
 """One occurrence of a width: the value, its axis, and the number of the occurrence within the axis."""
@@ -73,12 +60,11 @@ class Equations:
 
     def operands(self, node: Node) -> list[Value]:
         """Return every tensor a call uses, in order."""
-        return [v for _, v in node.operands() if v in self.widths.axes]
+        return [v for v in node.values if v in self.widths.axes]
 
     def results(self, node: Node) -> list[Value]:
         """Return every tensor a call makes, in order."""
-        every = (Value(node.id, i) for i in range(len(node.results)))
-        return [v for v in every if v in self.widths.axes]
+        return [v for v in node.made if v in self.widths.axes]
 
     def rank(self, value: Value) -> int:
         """Return the number of axes of a tensor."""

@@ -22,7 +22,7 @@ from archir.ir.operators.operator import SUMMANDS, Kind, Movement
 from archir.ir.registry import operator_of
 from archir.ir.types import TensorType
 from archir.rewrite.block import Block
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.surroundings import LAYERS, kind_of, short_name
 
 _DEEPEST = 64
@@ -33,12 +33,12 @@ class State(Enum):
     """What is known of a value in a block.
 
     Attributes:
-        NOUGHT: every number is zero.
+        ZERO: every number is zero.
         SAME: the numbers are those of the input, in its order.
         OTHER: nothing.
     """
 
-    NOUGHT = "zero"
+    ZERO = "zero"
     SAME = "same"
     OTHER = "other"
 
@@ -83,7 +83,7 @@ def is_residual(graph: Graph, block: Block) -> bool:
     """Say whether a block adds up two activations of the type of its result."""
     type_ = graph.type_of(block.out)
     for node in block.calls:
-        made = [v for _, v in node.operands() if graph.node(v.node).op != PARAMETER and graph.type_of(v) == type_]
+        made = [v for v in node.values if graph.node(v.node).op != PARAMETER and graph.type_of(v) == type_]
         if operator_of(node.op).linear == SUMMANDS and node.results[0] == type_ and len(made) == 2:
             return True
     return False
@@ -98,10 +98,10 @@ def run(graph: Graph, block: Block, source: Value, zeros: frozenset[int]) -> Map
         source: what it is given, which has the range of its result.
         zeros: stored tensors that are zero.
     """
-    states = {source: State.SAME} | {Value(id_): State.NOUGHT for id_ in zeros}
+    states = {source: State.SAME} | {Value(id_): State.ZERO for id_ in zeros}
     for node in block.calls:
         state = _state(graph, block, node, states)
-        states |= {Value(node.id, i): state for i in range(len(node.results))}
+        states |= dict.fromkeys(node.made, state)
     return states
 
 
@@ -113,32 +113,32 @@ def _state(graph: Graph, block: Block, node: Node, states: Mapping[Value, State]
 
     def zero(*arguments: str) -> bool:
         given = [node.arguments.get(a) for a in arguments]
-        return all(a is None or of(a) is State.NOUGHT for a in given)
+        return all(a is None or of(a) is State.ZERO for a in given)
 
     first = next(iter(node.arguments.values()), None)
     if layer or known.kind is Kind.NORM:
         by_weight = node.arguments.get("weight") is not None and zero("weight", "bias")
-        return State.NOUGHT if by_weight or (layer and zero("input", "bias")) else State.OTHER
+        return State.ZERO if by_weight or (layer and zero("input", "bias")) else State.OTHER
     if short_name(node) == "addmm":
         both = zero("self") and (zero("mat1") or zero("mat2"))
-        return State.NOUGHT if both else State.OTHER
+        return State.ZERO if both else State.OTHER
     if _is_product(node):
-        if any(of(v) is State.NOUGHT for u, v in node.operands() if u.argument in known.multilinear):
-            return State.NOUGHT
+        if any(of(v) is State.ZERO for u, v in node.operands() if u.argument in known.multilinear):
+            return State.ZERO
     elif known.linear == SUMMANDS:
         one, other = of(node.arguments["self"]), of(node.arguments["other"])
-        if one is other is State.NOUGHT:
-            return State.NOUGHT
+        if one is other is State.ZERO:
+            return State.ZERO
         commutes = short_name(node) == "add" and "alpha" not in node.arguments
         for skip, branch in (("self", "other"), ("other", "self")) if commutes else (("self", "other"),):
             same = node.arguments[skip]
-            if of(same) is State.SAME and of(node.arguments[branch]) is State.NOUGHT and isinstance(same, Value):
+            if of(same) is State.SAME and of(node.arguments[branch]) is State.ZERO and isinstance(same, Value):
                 return State.SAME if node.results[0] == graph.type_of(same) else State.OTHER
         return State.OTHER
     elif known.moves is Movement.JOIN and isinstance(first, tuple):
-        return State.NOUGHT if all(of(part) is State.NOUGHT for part in first) else State.OTHER
-    elif of(first) is State.NOUGHT and _keeps_zero(node):
-        return State.NOUGHT
+        return State.ZERO if all(of(part) is State.ZERO for part in first) else State.OTHER
+    elif of(first) is State.ZERO and _keeps_zero(node):
+        return State.ZERO
     elif of(first) is State.SAME and (_keeps_all(graph, block, node) or _passes(graph, block, node)):
         return State.SAME
     return State.OTHER
@@ -214,7 +214,7 @@ def _limits(graph: Graph, value: Value, depth: int) -> tuple[float, float]:
         return window
     if name in ("sigmoid", "softmax", "hardsigmoid"):
         return 0.0, 1.0
-    operands = [v for _, v in node.operands()]
+    operands = [*node.values]
     if not depth or not node.is_call or not operands:
         return -math.inf, math.inf
     if name == "add" and "alpha" not in node.arguments and len(operands) == 2:
@@ -246,12 +246,12 @@ def _last_layer(graph: Graph, block: Block, value: Value) -> frozenset[int]:
     """Return the stored tensors of a block that have to be zero for a value to be; none if that cannot be."""
     nothing: frozenset[int] = frozenset()
     node = graph.node(value.node)
-    if node.parameter is not None:
-        return frozenset({node.id}) if node.parameter.trainable and node.id in block.stored else nothing
+    if node.op == PARAMETER:
+        return frozenset({node.id}) if node.is_trainable and node.id in block.stored else nothing
     if node not in block.calls:
         return nothing
     known, adds = operator_of(node.op), short_name(node) == "addmm"
-    operands = [v for _, v in node.operands()]
+    operands = [*node.values]
     if known.kind in LAYERS or known.kind is Kind.NORM or adds:
         names = ("mat2", "self") if adds else ("weight", "bias")
         given = [a for n in names if (a := node.arguments.get(n)) is not None]
@@ -283,8 +283,8 @@ def _blocker(graph: Graph, block: Block, states: Mapping[Value, State]) -> Node:
     """Return the call at which the input of a block ceases to be the same on its way to the result."""
     node = graph.node(block.out.node)
     inside = {n.id: n for n in block.calls}
-    while not any(states.get(v) is State.SAME for _, v in node.operands()):
-        above = [inside[v.node] for _, v in node.operands() if v.node in inside]
+    while not any(states.get(v) is State.SAME for v in node.values):
+        above = [inside[v.node] for v in node.values if v.node in inside]
         alike = [n for n in above if graph.type_of(block.out) in n.results]
         if not above:
             break

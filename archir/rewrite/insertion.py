@@ -91,7 +91,7 @@ class Insertion:
 
     def activate(self, activation: Activation, x: Value) -> Value:
         """Add an activation."""
-        return self.edit.call(activation.op, x, location=self.location(), **dict(activation.options))
+        return self.call(activation.op, x, **dict(activation.options))
 
     def parameter(self, name: str, tensor: torch.Tensor, *, kind: str = "parameter") -> Value:
         """Add a stored tensor, where the others are."""

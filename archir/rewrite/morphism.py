@@ -16,11 +16,11 @@ from archir.errors import PassError
 from archir.ir.graph import Graph, Patch
 from archir.rewrite.changes import Change
 from archir.rewrite.derived import derive_perturbation
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss, missed
 from archir.rewrite.passes import Pass
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.reference import Later
-from archir.rewrite.reindex import missed, plan_reindexing, reindex
+from archir.rewrite.reindex import plan_reindexing, reindex
 from archir.rewrite.spec import format_spec
 from archir.rewrite.theta import Theta
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from archir.axes.widths import Width, Widths
 from archir.ir.node import Node, Value
 from archir.ir.types import TensorType
-from archir.rewrite.equations import Equations, Miss, Relation, Variable, solve
+from archir.rewrite.equations import Equations, Relation, Variable, solve
+from archir.rewrite.miss import Miss
 from archir.rewrite.relations import (
     arithmetic,
     attention,
@@ -65,9 +66,7 @@ def relate(widths: Widths, width: Width) -> Equations:
     """Return the equations between the exponents of a width, from every call it touches."""
     graph = widths.graph
     equations = Equations(widths, width)
-    carrying = widths.values(width)
-    touched = {v.node for v in carrying} | {u.node for v in carrying for u in graph.uses(v)}
-    for id_ in sorted(touched):
+    for id_ in sorted(widths.nodes(width)):
         node = graph.node(id_)
         if node.is_call and not _only_asks_sizes(node):
             relation = RELATIONS.get(node.op.rpartition(".")[0], Equations.exact)

@@ -21,7 +21,7 @@ from archir.rewrite.reindex import plan_reindexing, reindex
 from archir.rewrite.spec import format_spec, format_specs
 from archir.rewrite.theta import Added, Key, Theta
 
-Members = Sequence[tuple[Morphism, Theta | None]]
+Rewrites = Sequence[tuple[Morphism, Theta | None]]
 """A set of candidates of one graph, each with its θ."""
 
 
@@ -43,7 +43,7 @@ def apply_passes(graph: Graph, passes: Iterable[Pass]) -> Graph:
     return graph
 
 
-def rewrite_together(graph: Graph, members: Members) -> Patch:
+def rewrite_together(graph: Graph, members: Rewrites) -> Patch:
     """Return what a set of candidates that all were found in the same graph changes.
 
     Splices come first, one after another; changes of widths are then carried out as one reindexing, so that units keep
@@ -70,7 +70,7 @@ def rewrite_together(graph: Graph, members: Members) -> Patch:
     return spliced.then(reindex(plan, by=format_specs([m for m, _ in named])))
 
 
-def apply_together(graph: Graph, members: Members) -> Graph:
+def apply_together(graph: Graph, members: Rewrites) -> Graph:
     """Return the graph with a set of candidates applied, as `rewrite_together` does.
 
     Raises:

@@ -18,14 +18,14 @@ from archir.axes.terms import Atom, Term, leaves
 from archir.axes.widths import Width, Widths
 from archir.errors import PassError
 from archir.ir.edit import Edit
-from archir.ir.graph import Graph, Patch
+from archir.ir.graph import Patch
 from archir.ir.node import PARAMETER, Value
 from archir.ir.room import too_large
 from archir.ir.seeds import derived_seed
 from archir.ir.tensor_map import AxisMap, Division, Fresh, TensorMap, along
 from archir.ir.types import ScalarType, Size, TensorType, as_size
 from archir.rewrite.changes import Change
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss, missed
 from archir.rewrite.multiplicity import Exponents, solve_exponents
 
 
@@ -37,13 +37,11 @@ class Reindexing:
         widths: the widths of the graph before the change.
         changes: by width name.
         exponents: for the widths that gain units, how they are stored.
-        seed: of the random fresh units.
     """
 
     widths: Widths
     changes: Mapping[str, Change]
     exponents: Mapping[str, Exponents]
-    seed: int = 0
 
     @cached_property
     def _pairs(self) -> Sequence[tuple[Width, Change]]:
@@ -112,7 +110,7 @@ class Reindexing:
                 if len(where):
                     index = gather_index(term, {width.atom: source}, sizes)
                     present = self._present(node, width, axis, where, new)
-                    fresh = Fresh(change.values.get(node), derived_seed(self.seed, node), present)
+                    fresh = Fresh(change.values.get(node), derived_seed(0, node), present)
                     yield AxisMap(axis, index, fresh=fresh)
             sizes = new
 
@@ -143,7 +141,7 @@ class Reindexing:
         for axis, term in enumerate(self._terms(node)):
             index = gather_index(term, self._sources, self._extended)
             divisions = tuple(d for width, change in touching for d in self._divisions(node, axis, width, change))
-            if divisions or len(index) != size_of(term, self._extended) or not torch.equal(index, _same(index)):
+            if divisions or not torch.equal(index, torch.arange(size_of(term, self._extended))):
                 here = tuple(Division(d.copies[index], d.exponent) for d in divisions)
                 yield AxisMap(axis, index, divisions=here)
 
@@ -173,11 +171,7 @@ class Reindexing:
         return result
 
 
-def _same(index: torch.Tensor) -> torch.Tensor:
-    return torch.arange(len(index))
-
-
-def plan_reindexing(widths: Widths, changes: Mapping[str, Change], *, seed: int = 0) -> Reindexing:
+def plan_reindexing(widths: Widths, changes: Mapping[str, Change]) -> Reindexing:
     """Check that units of widths may become other units, and find out how.
 
     Raises:
@@ -204,7 +198,7 @@ def plan_reindexing(widths: Widths, changes: Mapping[str, Change], *, seed: int 
         if found.fresh and change.fresh:
             raise missed(widths.graph, f"width {name} cannot take fresh units", found.fresh)
         exponents[name] = found
-    plan = Reindexing(widths, changes, exponents, seed)
+    plan = Reindexing(widths, changes, exponents)
     _check_room(plan)
     return plan
 
@@ -224,12 +218,6 @@ def _check_room(plan: Reindexing) -> None:
         raise PassError(f"the graph would be too large with other sizes of {', '.join(plan.changes)}", why=why)
 
 
-def missed(graph: Graph, what: str, miss: Miss) -> PassError:
-    """Return the error that says why a rewrite does not apply."""
-    lines = [f"{n.op} {n.location or ''}".strip() for n in (graph.node(i) for i in miss.nodes if i in graph)]
-    return PassError(what, where="; ".join(lines), why=miss.reason)
-
-
 def reindex(plan: Reindexing, *, by: str) -> Patch:
     """Carry out a reindexing.
 
@@ -242,19 +230,15 @@ def reindex(plan: Reindexing, *, by: str) -> Patch:
     """
     widths, graph, sizes = plan.widths, plan.widths.graph, plan.sizes
     with graph.edit(by=by) as e:
-        users: dict[int, None] = {}
-        for name in plan.changes:
-            for value in widths.values(widths[name]):
-                users[value.node] = None
-                users.update(dict.fromkeys(u.node for u in graph.uses(value)))
-        for id_ in users:
+        near = dict.fromkeys(id_ for name in plan.changes for id_ in widths.nodes(widths[name]))
+        for id_ in near:
             node = graph.node(id_)
             if node.op == PARAMETER:
                 how = plan.map(id_)
                 e.remap(id_, how, plan.theta(id_, how))
             elif node.is_call:
                 _respell(e, widths, id_, sizes)
-        _remove_unused_numbers(e, {v.node for id_ in users for v in graph.node(id_).values})
+        _remove_unused_numbers(e, {v.node for id_ in near for v in graph.node(id_).values})
     return e.patch
 
 
@@ -263,7 +247,7 @@ def _remove_unused_numbers(e: Edit, candidates: set[int]) -> None:
     while candidates:
         node = e.node(candidates.pop())
         numbers = node.is_call and all(isinstance(t, ScalarType) for t in node.results)
-        if numbers and not any(e.uses(Value(node.id, i)) for i in range(len(node.results))):
+        if numbers and not any(map(e.uses, node.made)):
             e.remove(node.id)
             candidates |= {v.node for v in node.values}
 

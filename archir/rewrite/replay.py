@@ -16,6 +16,7 @@ from archir.ir.node import Node, Value
 from archir.ir.operators.normalisation import BATCH_NORM, scale_of
 from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
+from archir.ir.tensor_map import along
 from archir.rewrite.subgraph import Subgraph, Values
 
 _Kind = Literal["weight", "sum", "norm", "call"]
@@ -45,8 +46,7 @@ class _Stage:
     @property
     def results(self) -> tuple[Value, ...]:
         """The values it makes."""
-        node = self.norm or self.node
-        return tuple(Value(node.id, i) for i in range(len(node.results)))
+        return (self.norm or self.node).made
 
 
 class Replay:
@@ -121,14 +121,14 @@ def _operand(moved: Values, values: Values, value: Value) -> torch.Tensor:
 
 def _step(stage: _Stage, values: Values, steps: Mapping[Value, torch.Tensor]) -> torch.Tensor:
     """Return the change of the result of a linear call."""
-    moved = [steps[v] for _, v in stage.node.operands() if v in stage.moved]
+    moved = [steps[v] for v in stage.node.values if v in stage.moved]
     found = moved[0]
     if stage.kind == "sum":
         return found if len(moved) == 1 else found + moved[1]
     if stage.kind == "norm":
-        return found * _scale(stage.node, values).reshape([-1] + [1] * (found.dim() - 2))
+        return found * along(1, _scale(stage.node, values), found.dim())
     if stage.norm is not None:
-        found = found * _scale(stage.norm, values).reshape([-1] + [1] * (found.dim() - 1))
+        found = found * along(0, _scale(stage.norm, values), found.dim())
     result: torch.Tensor = stage.call(lambda v: found if v in stage.moved else values[v])[0]
     return result
 
@@ -153,7 +153,7 @@ def _plan(
         if not moved:
             continue
         kind, number = _kind(subgraph, node, moved, stored, stepped.keys()), len(stages)
-        read, call = {v for _, v in node.operands()} - moved, subgraph.calls[node.id]
+        read, call = {*node.values} - moved, subgraph.calls[node.id]
         if kind == "weight":
             call = subgraph.changes[node.id]
             read.discard(node.arguments.get("bias"))
@@ -170,11 +170,10 @@ def _plan(
             read |= moved & stepped.keys()
         if number == len(stages):
             stages.append(_Stage(kind, node, moved, call))
-        results = {Value(node.id, i) for i in range(len(node.results))}
-        changed |= results
+        changed.update(node.made)
         needs |= read
         if kind != "call":
-            stepped |= dict.fromkeys(results, number)
+            stepped |= dict.fromkeys(node.made, number)
     return stages, frozenset(needs)
 
 

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from archir.axes.infer import infer_widths
 from archir.axes.positions import size_of
 from archir.axes.terms import Atom, Term, leaves
-from archir.axes.widths import Width, Widths
+from archir.axes.widths import Widths
 from archir.cost import Cost, cost, cost_change, memory, node_cost
 from archir.ir.graph import Graph
 from archir.ir.node import Value
@@ -96,7 +96,7 @@ def _resizing(widths: Widths, sizes: Mapping[Atom, int]) -> Cost:
     near: dict[int, list[Atom]] = {}
     for width in widths:
         if sizes.get(width.atom, width.size) != width.size:
-            for id_ in _touched(widths, width):
+            for id_ in widths.nodes(width):
                 near.setdefault(id_, []).append(width.atom)
     parameters = flops = 0
     made: dict[int, int] = {}
@@ -114,15 +114,6 @@ def _resizing(widths: Widths, sizes: Mapping[Atom, int]) -> Cost:
     kept = memory(graph)
     total, peak = kept.resized(made)
     return Cost(parameters, flops, total - kept.total, peak - kept.peak)
-
-
-def _touched(widths: Widths, width: Width) -> dict[int, None]:
-    """Return the nodes that make or use a value in which a width stands, in order."""
-    found: dict[int, None] = {}
-    for value in widths.values(width):
-        found[value.node] = None
-        found |= dict.fromkeys(use.node for use, _ in widths.graph.structure.users.get(value.node, ()))
-    return found
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from archir.ir.execute import Call, compile_call
 from archir.ir.node import Node, Use, Value
 from archir.ir.registry import operator_of
 from archir.ir.types import TensorType, Type
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.multiplicity import relate
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.remembered import remembered
@@ -53,7 +53,7 @@ class Subgraph:
     @cached_property
     def types(self) -> Mapping[Value, Type]:
         """The types of the results of the calls."""
-        return {Value(n.id, i): t for n in self.nodes for i, t in enumerate(n.results)}
+        return {v: t for n in self.nodes for v, t in zip(n.made, n.results, strict=True)}
 
     @cached_property
     def changes(self) -> Mapping[int, Call]:
@@ -91,9 +91,9 @@ def subgraph_of(widths: Widths, width: Width) -> Subgraph | Miss:
         if graph.node(value.node).is_call and overlaps(widths.axes[value], width.atom):
             return Miss("a value has two axes of it, so its units cannot be told apart", (value.node,))
     ended = set(equations.ends)
-    made = sorted({v.node for v in carrying}, key=graph.structure.rank.__getitem__)
+    made = sorted({v.node for v in carrying}, key=graph.structure.position.__getitem__)
     nodes = tuple(n for n in map(graph.node, made) if n.is_call)
-    carried = {n.id: frozenset(v for _, v in n.operands() if v in carrying and (n.id, v) not in ended) for n in nodes}
+    carried = {n.id: frozenset(v for v in n.values if v in carrying and (n.id, v) not in ended) for n in nodes}
     ends: list[tuple[Use, Value]] = []
     members: dict[Edge, Members] = {}
     seen: set[int] = set()
@@ -121,6 +121,32 @@ def subgraph_of(widths: Widths, width: Width) -> Subgraph | Miss:
     return Subgraph(width, nodes, tuple(ends), weights, members, matched, carried)
 
 
+def unmatched_subgraph_of(widths: Widths, width: Width) -> Subgraph | Miss:
+    """Return the subgraph of a width that is summed over against stored weights alone, or why there is none."""
+    found = subgraph_of(widths, width)
+    return found if isinstance(found, Miss) else found.matched or found
+
+
+def weighted_subgraph_of(widths: Widths, width: Width) -> Subgraph | Miss:
+    """Return the subgraph of a width whose units trainable weights make, or why there is none."""
+    found = subgraph_of(widths, width)
+    return found if isinstance(found, Miss) or found.weights else Miss("no trainable weight makes its units")
+
+
+def standing_twice(width: Width, units: str) -> Miss | None:
+    """Return why some units cannot be evaluated apart where a width stands on two axes of a tensor, None elsewhere."""
+    nodes = [place.node for place in width.places]
+    twice = next((node for i, node in enumerate(nodes) if node in nodes[:i]), None)
+    return None if twice is None else Miss(f"a tensor has it on two axes, so {units} act on each other", (twice,))
+
+
+def call_for(widths: Widths, node: Node, atom: Atom, units: int, *, bias: bool) -> Node:
+    """Return a call as it is for so many units of an atom alone, with its bias or without."""
+    spelling = widths.spell(node.id, {atom: units})
+    arguments = {n: a for n, a in node.arguments.items() if n not in spelling.drop and (bias or n != "bias")}
+    return replace(node, op=spelling.op or node.op, arguments=arguments | dict(spelling.arguments))
+
+
 def overlaps(terms: Sequence[Term], atom: Atom) -> bool:
     """Say whether one element of a value can belong to two units of an atom."""
 
@@ -135,8 +161,7 @@ def overlaps(terms: Sequence[Term], atom: Atom) -> bool:
 
 def _makes_units(widths: Widths, value: Value, ended: set[tuple[int, Value]]) -> bool:
     """Say whether a stored tensor carries a width into some call without being summed over it there."""
-    parameter = widths.graph.node(value.node).parameter
-    trainable = parameter is not None and parameter.trainable
+    trainable = widths.graph.node(value.node).is_trainable
     return trainable and any((u.node, value) not in ended for u in widths.graph.uses(value))
 
 

@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.ir.node import OUTPUT, PARAMETER, Argument, Node, Value
 from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
 from archir.ir.types import TensorType
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 
 CONVOLUTIONS = frozenset({Kind.CONVOLUTION, Kind.TRANSPOSED})
 LAYERS = CONVOLUTIONS | {Kind.LINEAR}
@@ -120,7 +119,7 @@ def _backwards(graph: Graph, value: Value) -> Iterator[Node]:
         keeps = operator_of(node.op).pointwise or kind_of(node) in _KEEPING or short_name(node) in ("roll", "cat")
         if not keeps:
             continue
-        for _, operand in node.operands():
+        for operand in node.values:
             type_ = graph.type_of(operand)
             stored = graph.node(operand.node).op == PARAMETER
             if isinstance(type_, TensorType) and len(type_.shape) == rank and not stored and operand not in seen:
@@ -161,14 +160,3 @@ def layer_ends(graph: Graph) -> Iterator[tuple[Value, Surroundings]]:
 def _continues(node: Node) -> bool:
     """Say whether a call takes a layer further: a norm, an activation or a sum."""
     return kind_of(node) in (Kind.NORM, Kind.ACTIVATION) or node.op.startswith("aten.add.")
-
-
-def require(found: Surroundings | Miss, what: str) -> Surroundings:
-    """Return surroundings that a rewrite needs.
-
-    Raises:
-        PassError: they cannot be told.
-    """
-    if isinstance(found, Miss):
-        raise PassError(what, why=found.reason)
-    return found

@@ -26,6 +26,11 @@ Theta = Mapping[Key, torch.Tensor]
 """Learnable tensors of a family of candidates, by what they are added to."""
 
 
+def noise_like(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return normal random numbers in the shape and element type of a tensor and on its device, drawn on the CPU."""
+    return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
+
+
 def by_node(theta: Theta) -> dict[int, torch.Tensor]:
     """Return what is added to stored tensors, by parameter node."""
     return {key: tensor for key, tensor in theta.items() if isinstance(key, int)}

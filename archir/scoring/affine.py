@@ -13,6 +13,7 @@ from archir.ir.node import Node, Value
 from archir.ir.operators.normalisation import BATCH_NORM, scale_of, shift_of
 from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
+from archir.ir.tensor_map import along
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Affine:
     def __call__(self, argument_values: Callable[[Value], Any]) -> tuple[torch.Tensor]:
         """Return the result."""
         x: torch.Tensor = argument_values(self.x)
-        shape = [-1] + [1] * (x.dim() - 2)
-        return (x if self.done else torch.addcmul(self.shift.reshape(shape), x, self.scale.reshape(shape)),)
+        shift, scale = (along(1, t, x.dim()) for t in (self.shift, self.scale))
+        return (x if self.done else torch.addcmul(shift, x, scale),)
 
 
 def affine_of(node: Node, stored: Mapping[Value, torch.Tensor]) -> Affine | None:
@@ -64,7 +65,7 @@ def absorb(
     if operator_of(layer.op).kind is not Kind.CONVOLUTION or not isinstance(weight, Value) or not known:
         return None
     old, w, b = stored[weight], Value(layer.id, -1), Value(layer.id, -2)
-    scaled = old * affine.scale.reshape([-1] + [1] * (old.dim() - 1))
+    scaled = old * along(0, affine.scale, old.dim())
     shift = affine.shift + affine.scale * stored[bias] if isinstance(bias, Value) else affine.shift
     if not old.dtype == scaled.dtype == shift.dtype:
         return None

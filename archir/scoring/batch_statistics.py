@@ -24,7 +24,7 @@ def with_batch_statistics(graph: Graph) -> Graph:
     if frozen:
         raise ScoreError(
             f"{_FROZEN} cannot take its statistics from the batch",
-            where="; ".join(f"node {n.id} {n.location or ''}".strip() for n in frozen[:5]),
+            where="; ".join(n.place for n in frozen[:5]),
             hint="capture the model without decomposing its operators",
         )
     calls = [n for n in graph.calls if n.op == BATCH_NORM and not uses_batch_statistics(n)]

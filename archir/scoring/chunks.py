@@ -66,7 +66,7 @@ class Candidates:
         """
         self._perturbations, self._thetas, self._chosen = perturbations, thetas, chosen
         self._reductions = Reductions()
-        position = {node.id: i for i, node in enumerate(graph.nodes)}
+        position = graph.structure.position
         self.families = sorted({family for family, _ in chosen})
         start = {f: min(position[e.node] for e in perturbations[f].edges) for f in self.families}
         self._order = sorted(range(len(chosen)), key=lambda c: (start[chosen[c][0]], chosen[c]))

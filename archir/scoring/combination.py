@@ -92,11 +92,3 @@ class Combination:
         followed = [(m.followed(later), None) for name in names for m in self.on_widths[name]]
         widths = infer_widths(self.spliced.after)
         plan_reindexing(widths, merged_changes(widths, followed))
-
-
-def combine(graph: Graph, candidates: Iterable[Candidate]) -> Combination | None:
-    """Return candidates of a graph as a combination, None if they do not go together."""
-    found: Combination | None = Combination(graph)
-    for candidate in candidates:
-        found = None if found is None else found.plus(candidate)
-    return found

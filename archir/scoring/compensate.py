@@ -111,14 +111,8 @@ def compensated(
         empty = False
     if empty:
         raise no_batches()
-    weights = {_name(graph, c.weight): c.compensate(graph.tensors[c.weight.node], ridge) for c in consumers}
-    return apply_together(graph.with_tensors(weights), [(prune, None) for prune in prunes])
-
-
-def _name(graph: Graph, stored: Value) -> str:
-    parameter = graph.node(stored.node).parameter
-    assert parameter is not None
-    return parameter.names[0]
+    weights = {c.weight.node: c.compensate(graph.tensors[c.weight.node], ridge) for c in consumers}
+    return apply_together(graph.with_stored(weights), [(prune, None) for prune in prunes])
 
 
 def _find_consumers(widths: Widths, changes: Mapping[str, Change]) -> list[_Consumer]:
@@ -132,8 +126,7 @@ def _find_consumers(widths: Widths, changes: Mapping[str, Change]) -> list[_Cons
             node = graph.node(id_)
             if node.arguments.get("input") != value or not _takes_over(graph, node):
                 continue
-            weight = node.arguments["weight"]
-            assert isinstance(weight, Value)
+            weight = node.operand("weight")
             axis = _axis(graph, node, weight)
             size = widths.axes[value][axis].size
             if size > LARGEST:
@@ -150,8 +143,7 @@ def _find_consumers(widths: Widths, changes: Mapping[str, Change]) -> list[_Cons
 
 def _axis(graph: Graph, node: Node, weight: Value) -> int:
     """Return the axis of a layer's input along which it is summed over, counted from the first."""
-    source = node.arguments["input"]
-    assert isinstance(source, Value)
+    source = node.operand("input")
     rank = len(graph.node(source.node).tensor_type(source.index).shape)
     return rank + 1 - graph.tensors[weight.node].dim()
 

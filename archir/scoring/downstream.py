@@ -42,7 +42,6 @@ class Operator:
 
 def compile_operator(node: Node, device: torch.device | None = None) -> Operator:
     """Make a call ready to be executed on operands in order."""
-    pairs = tuple(node.operands())
     plain = plain_call(node)
     count = 0
 
@@ -61,7 +60,7 @@ def compile_operator(node: Node, device: torch.device | None = None) -> Operator
         if "bias" in arguments and operator_of(node.op).multilinear
         else call
     )
-    return Operator(node, tuple(u for u, _ in pairs), tuple(v for _, v in pairs), call, unbiased)
+    return Operator(node, tuple(use for use, _ in node.operands()), node.values, call, unbiased)
 
 
 class Downstream:
@@ -69,17 +68,14 @@ class Downstream:
 
     def __init__(self, graph: Graph, edges: Iterable[Edge]) -> None:
         """Find the calls between the edges and the outputs."""
-        self.graph = graph
-        self.edges = frozenset(edges)
-        starts = {e.node for e in self.edges if isinstance(e, Use)}
-        starts |= {u.node for e in self.edges if isinstance(e, Value) for u in graph.uses(e)}
+        starts = {u.node for e in edges for u in ([e] if isinstance(e, Use) else graph.uses(e))}
         structure = graph.networkx
         reached = starts.union(*(nx.descendants(structure, s) for s in starts))
         needed = nx.ancestors(structure, graph.output.id)
-        device = next((t.device for t in graph.tensors.values()), None)
-        self.operators = tuple(compile_operator(n, device) for n in graph.calls if n.id in reached and n.id in needed)
+        between = reached & needed
+        self.operators = tuple(compile_operator(n, graph.device) for n in graph.calls if n.id in between)
         self.shared = frozenset(v for o in self.operators for v in o.operands if len(graph.uses(v)) > 1)
-        self.results = tuple(v for _, v in graph.output.operands())
+        self.results = graph.output.values
         self.output_uses = tuple(u for u, _ in graph.output.operands())
         last = {v: i for i, o in enumerate(self.operators) for v in o.operands}
         self.dropped: tuple[tuple[Value, ...], ...] = tuple(
@@ -91,5 +87,5 @@ class Downstream:
     def needs(self) -> frozenset[Value]:
         """The values forward mode reads."""
         read = {v for o in self.operators for v in o.operands}
-        made = {Value(o.node.id, i) for o in self.operators for i in range(len(o.node.results))}
+        made = {v for o in self.operators for v in o.node.made}
         return frozenset(read | made | set(self.results))

@@ -9,10 +9,9 @@ from functools import cached_property
 from archir.cost import Cost
 from archir.ir.graph import Graph
 from archir.rewrite.derived import DerivedPerturbation
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss, missed
 from archir.rewrite.morphism import Morphism, Site, cost_of
 from archir.rewrite.perturbation import Perturbation
-from archir.rewrite.reindex import missed
 from archir.rewrite.spec import format_spec
 
 

@@ -343,7 +343,7 @@ def _two_reverse_passes(
         except RuntimeError as error:
             raise ScoreError(
                 f"{node.op} can be differentiated neither in forward nor twice in reverse mode",
-                where=f"node {node.id} {node.location or ''}".strip(),
+                where=node.place,
                 why=str(error),
                 hint="use screening alone (refine=0), or replace the operator",
             ) from error

@@ -12,6 +12,7 @@ import torch
 
 from archir.ir.node import Value
 from archir.ir.seeds import derived_seed
+from archir.ir.tensor_map import along
 from archir.rewrite.perturbation import Edge, Perturbation
 from archir.rewrite.theta import Added, Key, Theta
 from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, in_parts
@@ -315,4 +316,4 @@ def _project(theta: torch.Tensor, limit: torch.Tensor) -> None:
     """Scale rows that are too long back to the limit."""
     norm = theta.norm() if limit.dim() == 0 else theta.flatten(1).norm(dim=1)
     factor = (limit / norm.clamp(min=1e-30)).clamp(max=1)
-    theta *= factor.reshape([-1] + [1] * (theta.dim() - 1)) if limit.dim() else factor
+    theta *= along(0, factor, theta.dim()) if limit.dim() else factor

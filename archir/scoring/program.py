@@ -94,10 +94,10 @@ class Program:
         self.coupled = is_coupled(graph)
         self.keep = frozenset(keep)
         self.edges = tuple(dict.fromkeys(edges))
-        self.device = next((t.device for t in graph.tensors.values()), torch.device("cpu"))
+        self.device = graph.device
         self._stored = {Value(i): t for i, t in graph.tensors.items()}
         self._tapped_values = frozenset(e for e in self.edges if isinstance(e, Value))
-        self._results = tuple(v for _, v in graph.output.operands())
+        self._results = graph.output.values
         self._tapped_results = {i: u for i, (u, _) in enumerate(graph.output.operands()) if u in self.edges}
         self._channels_last = self._images_on_cpu()
         self._steps = tuple(self._compile())
@@ -207,7 +207,7 @@ class Program:
 
         tapped = {e: Value(-1 - i) for i, e in enumerate(self.edges) if isinstance(e, Use)}
         needed = self.keep | frozenset(self._results)
-        last: dict[Value, int] = {v: n.id for n in calls for _, v in n.operands()}
+        last: dict[Value, int] = {v: n.id for n in calls for v in n.values}
         for node in calls:
             aliases: list[tuple[Use, Value, Value]] = []
 
@@ -218,10 +218,10 @@ class Program:
                 return tapped[use]
 
             mapped = {name: _map_uses(node.id, name, a, (), tap) for name, a in node.arguments.items()}
-            operands = {v for _, v in node.operands()}
+            operands = {*node.values}
             dropped = [v for v in operands if last[v] == node.id and v not in needed and v not in self._stored]
             dropped += [alias for _, _, alias in aliases]
-            dropped += [v for i in range(len(node.results)) if (v := Value(node.id, i)) not in last and v not in needed]
+            dropped += [v for v in node.made if v not in last and v not in needed]
             call = prepare(replace(node, arguments=mapped))
             yield _Step(node.id, call, tuple(aliases), len(node.results), tuple(dropped))
 
@@ -253,7 +253,7 @@ class Program:
         node = self.graph.node(id_)
         return ScoreError(
             f"{node.op} rejects its operands",
-            where=f"node {id_} {node.location or ''}".strip(),
+            where=node.place,
             why=f"{type(error).__name__}: {error}",
             hint="check the shapes of the batches",
         )
@@ -292,7 +292,7 @@ def _refuse_noise(graph: Graph, batch_statistics: bool) -> None:
     if noisy:
         raise ScoreError(
             f"the model cannot be scored: {', '.join(sorted({n.op for n in noisy}))} is active in evaluation mode",
-            where="; ".join(f"node {n.id} {n.location or ''}".strip() for n in noisy[:5]),
+            where="; ".join(n.place for n in noisy[:5]),
             why="scores would be noise",
             hint="capture the model in evaluation mode, with running statistics; or score with batch_statistics=True",
         )

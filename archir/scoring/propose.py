@@ -7,7 +7,7 @@ import itertools
 from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.rewrite.compose import Compose
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.reference import Later
 from archir.scoring.families import Candidate

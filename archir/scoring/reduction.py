@@ -9,6 +9,7 @@ import torch
 from archir.axes.positions import size_of, unit_index
 from archir.axes.terms import Atom
 from archir.errors import ScoreError
+from archir.ir.tensor_map import along
 from archir.rewrite.perturbation import Members
 
 
@@ -32,7 +33,7 @@ class Reduction:
         """
         self.examples, self.count = examples, count
         self._axis, self._example_axis = members.axis % len(shape), members.example_axis % len(shape)
-        self._shape = tuple(shape)
+        self._rank = len(shape)
         self._others = tuple(d for d in range(len(shape)) if d not in (self._axis, self._example_axis))
         example, member = _example_index(members, shape[self._example_axis], examples), members.index
         if len(member) != shape[self._axis]:
@@ -62,7 +63,7 @@ class Reduction:
         Args:
             amounts: `[examples, members]`, or `[1, members]` for the same in every example.
         """
-        sizes, amounts = [1] * len(self._shape), amounts.expand(self.examples, -1)
+        sizes, amounts = [1] * self._rank, amounts.expand(self.examples, -1)
         if self._axis == self._example_axis:
             found = amounts[self._example, self._member.clamp(min=0)] * (self._member >= 0)
             sizes[self._axis] = len(found)
@@ -74,9 +75,7 @@ class Reduction:
 
     def mask(self, member: int, like: torch.Tensor) -> torch.Tensor:
         """Return ones at the positions of one member, in the element type of `like`; broadcastable to the shape."""
-        sizes = [1] * len(self._shape)
-        sizes[self._axis] = self._shape[self._axis]
-        return (self._member == member).to(like.dtype).reshape(sizes)
+        return along(self._axis, (self._member == member).to(like.dtype), self._rank)
 
 
 def _example_index(members: Members, size: int, examples: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from archir.errors import ScoreError
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.scoring.batches import AnyBatch
 from archir.scoring.families import Candidate

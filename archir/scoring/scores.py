@@ -11,7 +11,7 @@ import torch
 from archir.cost import Cost
 from archir.errors import ScoreError, suggest
 from archir.ir.graph import Graph
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.theta import Theta
 from archir.scoring.batches import AnyBatch
 from archir.scoring.families import Candidate
@@ -152,14 +152,6 @@ class Scores:
         """
         return self.together(subset).linearised(batches)
 
-    def modelled(self, subset: Subset) -> float | None:
-        """Return what the strategy's own model says of a set, in nats; None if it has none.
-
-        Raises:
-            ScoreError: a candidate cannot be part of sets.
-        """
-        return None if self.model is None else self.model.predict(self._chosen_from(subset))
-
     def choose(
         self,
         k: int | None = None,
@@ -239,12 +231,9 @@ class Scores:
         return found.predicted
 
     def _refined(self, subset: Subset) -> list[int]:
-        if self.refinement is None and subset:
-            raise self._unrefined(self._find(subset[0]))
-        return self._chosen_from(subset)
-
-    def _chosen_from(self, subset: Subset) -> list[int]:
         found = [self._find(c) for c in subset]
+        if self.refinement is None and found:
+            raise self._unrefined(found[0])
         for s in found:
             if s.candidate not in self._numbers:
                 raise self._unrefined(s)

@@ -44,10 +44,6 @@ class GrowingSet(Protocol):
 class SetModel(Protocol):
     """Predicts the change of the loss for sets of candidates, which are given by their numbers."""
 
-    def predict(self, chosen: Sequence[int]) -> float:
-        """Return the predicted change of the loss for a set, in nats for likelihoods."""
-        ...
-
     def start(self) -> GrowingSet:
         """Return the empty set."""
         ...
@@ -62,10 +58,6 @@ class Additive:
     """
 
     alone: torch.Tensor
-
-    def predict(self, chosen: Sequence[int]) -> float:
-        """Return the sum over a set."""
-        return float(self.alone[list(chosen)].sum())
 
     def start(self) -> GrowingSet:
         """Return the empty set."""
@@ -82,10 +74,6 @@ class Joint:
 
     refinement: Refinement = field(repr=False)
 
-    def predict(self, chosen: Sequence[int]) -> float:
-        """Return the joint prediction for a set."""
-        return self.refinement.joint(chosen) if chosen else 0.0
-
     def start(self) -> GrowingSet:
         """Return the empty set."""
         found = self.refinement
@@ -101,10 +89,6 @@ class Linearised:
     """
 
     refinement: Refinement = field(repr=False)
-
-    def predict(self, chosen: Sequence[int]) -> float:
-        """Return the change of the linearised network's loss for a set."""
-        return self.refinement.linearised(chosen) if chosen else 0.0
 
     def start(self) -> GrowingSet:
         """Return the empty set; that of the joint model where the outputs were too large to be kept."""

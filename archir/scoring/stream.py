@@ -13,7 +13,7 @@ from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
 from archir.rewrite.perturbation import Perturbation
 from archir.scoring.batches import BoundBatch
-from archir.scoring.losses import LOSSES, NO_LABEL, check_finite, class_axis, label_weights, unknown_classes
+from archir.scoring.losses import LOSSES, NO_LABEL, check_finite, class_axis, is_unknown, label_weights, unknown_classes
 from archir.scoring.objective import Curvature, Objective, Pair, cross_entropy_root, random_signs
 from archir.scoring.program import Program
 from archir.scoring.targets import Targets
@@ -27,12 +27,10 @@ class LastLayer:
     """The linear layer a model ends in: `z = W h + b`.
 
     Attributes:
-        node: the id of its call.
         weight: `W`, `[classes, features]`.
         bias: `b`, `[classes]`, or None.
     """
 
-    node: int
     weight: torch.Tensor = field(repr=False)
     bias: torch.Tensor | None = field(repr=False)
 
@@ -134,7 +132,7 @@ class StreamedObjective(Objective):
         assert isinstance(targets, torch.Tensor), "a loss with a name takes one tensor"
         class_axis(torch.empty((*hidden.shape[:-1], classes), device="meta"), targets)
         labels = targets.reshape(-1).long()
-        if bool(((labels >= classes) | (labels < 0) & (labels != NO_LABEL)).any()):
+        if bool(is_unknown(labels, classes).any()):
             raise unknown_classes(labels, classes)
         size = max(1, LARGEST_OUTPUTS // classes)
         for start in range(0, len(labels), size):
@@ -148,7 +146,7 @@ class StreamedObjective(Objective):
 
 
 def streamed(objective: Objective, perturbations: Sequence[Perturbation], batches: Sequence[BoundBatch]) -> Objective:
-    """Return a objective that makes wide outputs in chunks, or the same objective where they are not wide or cannot be.
+    """Return an objective that makes wide outputs in chunks, or the same one where they are not wide or cannot be.
 
     They are wide if a batch has more than `LARGEST_OUTPUTS`. They can be made in chunks if the loss is the
     cross-entropy with class numbers, and the one output of the model is that of an `aten.linear` with stored weights,
@@ -176,7 +174,7 @@ def streamed(objective: Objective, perturbations: Sequence[Perturbation], batche
     if any(beyond & p.edges.keys() or result in p.needs for p in perturbations):
         return objective
     bias = places.get("bias")
-    layer = LastLayer(node.id, graph.tensors[places["weight"].node], None if bias is None else graph.tensors[bias.node])
+    layer = LastLayer(graph.tensors[places["weight"].node], None if bias is None else graph.tensors[bias.node])
     program = Program(end_early(graph, node), batch_statistics=objective.program.batch_statistics)
     return StreamedObjective(objective.graph, program, objective.loss, objective.processes, layer=layer)
 
@@ -199,7 +197,7 @@ def end_early(graph: Graph, last: Node) -> Graph:
 
 def _last_call(graph: Graph) -> Node | None:
     """Return the call of a linear layer with stored weights whose result is all that a graph returns, if any."""
-    results = [v for _, v in graph.output.operands()]
+    results = graph.output.values
     if len(results) != 1 or not isinstance(graph.signature.result, int) or len(graph.uses(results[0])) != 1:
         return None
     node = graph.node(results[0].node)

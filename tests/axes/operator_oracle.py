@@ -13,7 +13,8 @@ from archir.axes.widths import Width, Widths
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
 from archir.rewrite.changes import Change
-from archir.rewrite.equations import Miss, Variable, solve
+from archir.rewrite.equations import Variable, solve
+from archir.rewrite.miss import Miss
 from archir.rewrite.multiplicity import Exponents, relate
 from archir.rewrite.reindex import Reindexing, reindex
 from archir.testing import evaluate, relative_difference, zeroed

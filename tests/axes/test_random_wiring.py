@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archir.axes.infer import infer_widths
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.testing import check_widths, outputs, without
 from frontends.pytorch import trace
 from passes.merge import Merge

@@ -16,7 +16,7 @@ PLUGIN = '''"""A kind of rewrite that archir does not have."""
 from dataclasses import dataclass
 from typing import ClassVar
 
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Site
 from archir.rewrite.passes import Pass
 from passes.widen import Widen

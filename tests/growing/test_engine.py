@@ -22,7 +22,7 @@ from archir.growing.run import Event, open_run
 from archir.growing.trainer import carry_over
 from archir.growing.training import evaluate
 from archir.ir.graph import Graph
-from archir.rewrite.pipeline import Members, rewrite_together
+from archir.rewrite.pipeline import Rewrites, rewrite_together
 from archir.scoring.losses import find_loss
 from passes.residual_branch import ResidualBranch
 from passes.split import Split as SplitUnits
@@ -200,7 +200,11 @@ def test_fresh_units_start_without_momentum(seed_graph: Graph) -> None:
 def test_momentum_goes_with_the_weights_through_splices_and_changes_of_widths(seed_graph: Graph) -> None:
     inner = next(w for w in infer_widths(seed_graph) if w.size == 6)
     sites = list(ResidualBranch().sites(seed_graph))
-    members: Members = [(sites[0].members[0], None), (SplitUnits(inner.name, (1,)), None), (sites[-1].members[0], None)]
+    members: Rewrites = [
+        (sites[0].members[0], None),
+        (SplitUnits(inner.name, (1,)), None),
+        (sites[-1].members[0], None),
+    ]
     rewriting = rewrite_together(seed_graph, members)
     momentum = {"exp_avg/inner.0.weight": torch.randn(6, 3, 3, 3)}
     carried = carry_over(momentum, rewriting)

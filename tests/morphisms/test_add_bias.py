@@ -13,7 +13,7 @@ from archir.errors import PassError
 from archir.ir.builder import GraphBuilder as Builder
 from archir.ir.graph import Graph
 from archir.ir.node import Value
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.reference import refer
 from frontends.pytorch import trace
 from passes.add_bias import AddBias

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.rewrite.derived import with_theta
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.theta import Added
 from frontends.pytorch import trace
 from passes.blend_activation import FUNCTIONS, BlendActivation

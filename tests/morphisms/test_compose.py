@@ -8,8 +8,8 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.errors import PassError
 from archir.rewrite.compose import Compose
-from archir.rewrite.equations import Miss
-from archir.rewrite.pipeline import Members, apply_together, rewrite_together
+from archir.rewrite.miss import Miss
+from archir.rewrite.pipeline import Rewrites, apply_together, rewrite_together
 from archir.rewrite.reference import Later
 from archir.rewrite.spec import format_spec, parse_specs
 from archir.rewrite.theta import Added
@@ -59,7 +59,7 @@ def test_two_composites_and_a_change_of_a_width_go_together() -> None:
     graph, inputs, before = capture("resnet")
     other = Compose((ResidualBranch("%10", hidden=3), ResidualBranch("%12")))
     width = infer_widths(graph).free[-1]
-    members: Members = [(NESTED, None), (Split(width.name, (0,)), None), (other, None)]
+    members: Rewrites = [(NESTED, None), (Split(width.name, (0,)), None), (other, None)]
     rewriting = rewrite_together(graph, members)
     found = outputs_of(rewriting.after, evaluate(rewriting.after, inputs))
     assert relative_difference(found, outputs_of(graph, before)) < 1e-9

@@ -12,7 +12,7 @@ from torch import nn
 from archir.errors import PassError
 from archir.ir.graph import Graph
 from archir.ir.node import Value
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.reference import refer
 from archir.testing import relative_difference
 from frontends.pytorch import trace

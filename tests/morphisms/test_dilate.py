@@ -15,7 +15,7 @@ from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.errors import PassError
 from archir.rewrite.derived import DerivedPerturbation
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import parse_specs
 from passes.catalog import PASSES

@@ -18,7 +18,7 @@ from archir.growing.batches import Batches
 from archir.growing.examples import Examples
 from archir.growing.training import evaluate as evaluate_on
 from archir.ir.graph import Graph
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import parse_specs
 from archir.scoring.losses import find_loss

@@ -15,7 +15,7 @@ from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.errors import PassError
 from archir.rewrite.derived import DerivedPerturbation
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from passes.enlarge_kernel import EnlargeKernel
 from tests.models.captured import graph_of
 from tests.morphisms.convolutions import CONVOLUTIONS, change_of_outputs, predictions, trace_layer

@@ -10,7 +10,7 @@ import torch
 
 from archir.emit.python import to_python
 from archir.ir.parse import parse_graph
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.pipeline import apply_passes, apply_together, rewrite_together
 from archir.rewrite.spec import format_spec, parse_specs

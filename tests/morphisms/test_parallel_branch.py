@@ -11,7 +11,7 @@ from torch import nn
 
 from archir.errors import PassError
 from archir.ir.graph import Graph
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from frontends.pytorch import trace
 from passes.parallel_branch import ParallelBranch
 from tests.models.captured import graph_of

@@ -11,7 +11,7 @@ from archir.errors import PassError
 from archir.growing.batches import Batches
 from archir.growing.examples import Examples
 from archir.growing.training import evaluate as evaluate_on
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.scoring.losses import find_loss
 from archir.testing import outputs, relative_difference
 from frontends.pytorch import trace

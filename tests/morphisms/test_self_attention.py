@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from archir.axes.infer import infer_widths
 from archir.errors import PassError
 from archir.ir.graph import Graph
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.testing import randomise
 from frontends.pytorch import trace
 from passes.self_attention import SelfAttention, has_causal_mask

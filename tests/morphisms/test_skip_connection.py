@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from archir.errors import PassError
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.pipeline import apply_together
 from archir.testing import randomise
 from frontends.pytorch import trace

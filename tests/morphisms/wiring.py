@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from archir.ir.graph import Graph
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.testing import evaluate, outputs, randomise, relative_difference
 from frontends.pytorch import trace

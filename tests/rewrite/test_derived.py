@@ -21,7 +21,7 @@ from archir.ir.graph import Graph, Patch
 from archir.ir.node import Argument, Node, Use, Value
 from archir.ir.patch import no_patch
 from archir.rewrite.derived import DerivedPerturbation, derive_perturbation, with_theta
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.perturbation import Edge
 from archir.testing import evaluate, relative_difference
 from tests.models.random_patches import random_graph, random_patch

@@ -14,7 +14,7 @@ from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.ir.types import TensorType
 from archir.rewrite.changes import Change, merge
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism, Site
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.pipeline import apply_passes, apply_together

@@ -14,7 +14,7 @@ from archir.axes.positions import occurrences, unit_index
 from archir.ir.execute import call
 from archir.ir.graph import Graph
 from archir.ir.node import Value
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Site, UnitMorphism
 from archir.rewrite.perturbation import Members, Perturbation
 from archir.rewrite.pipeline import apply_together

@@ -12,7 +12,7 @@ from archir.axes.infer import infer_widths
 from archir.errors import PassError
 from archir.ir.node import Value
 from archir.ir.parse import parse_graph
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.pipeline import apply_passes, apply_together, rewrite_together
 from archir.rewrite.spec import parse_specs

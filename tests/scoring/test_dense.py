@@ -124,13 +124,13 @@ def test_joint_and_linearised_predictions_are_their_formulas() -> None:
     moved = case.loss.mean((flat + u[index].sum(0)).reshape(case.output.shape), case.targets)
     change = float(moved - case.loss.mean(case.output, case.targets))
     assert found.linearised(chosen) == pytest.approx(change, rel=1e-9)
-    for model in (Joint(found), Linearised(found)):
+    for model, predict in ((Joint(found), found.joint), (Linearised(found), found.linearised)):
         growing = model.start()
         for i, c in enumerate(chosen):
-            growing.add(c, model.predict(chosen[: i + 1]))
-        assert growing.change == pytest.approx(model.predict(chosen), rel=1e-9)
+            growing.add(c, predict(chosen[: i + 1]))
+        assert growing.change == pytest.approx(predict(chosen), rel=1e-9)
         few = [c for c in range(len(u)) if c not in chosen]
-        expected = torch.tensor([model.predict([*chosen, c]) for c in few], dtype=torch.float64)
+        expected = torch.tensor([predict([*chosen, c]) for c in few], dtype=torch.float64)
         assert torch.allclose(growing.judge(few), expected, rtol=1e-9)
         assert torch.allclose(growing.estimates[few], expected, rtol=1e-9)
 

@@ -25,7 +25,7 @@ from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.spec import format_spec
 from archir.rewrite.theta import by_node
-from archir.scoring.combination import combine
+from archir.scoring.combination import Combination
 from archir.scoring.families import Candidate
 from archir.scoring.learn import learn
 from archir.scoring.losses import find_loss
@@ -250,18 +250,20 @@ def test_a_few_candidates_are_judged_and_the_choice_is_that_of_judging_all(
     for price in (0.0, 2e-5):
         path = scores.choose(k=8, price=lambda c, price=price: price * c.parameters)  # type: ignore[misc]
         expected: list[Score] = []
+        combination: Combination | None = Combination(trained)
         while len(expected) < 8:
             gains = {
                 s.spec: scores.linearised([*expected, s])
                 - scores.linearised(expected)
                 + price * s.candidate.cost.parameters
                 for s in scores.choice
-                if combine(trained, [c.candidate for c in (*expected, s)]) is not None
+                if combination is not None and combination.plus(s.candidate) is not None
             }
             best = min(gains, key=gains.__getitem__)
             if gains[best] >= 0:
                 break
             expected.append(scores[best])
+            combination = combination and combination.plus(scores[best].candidate)
         assert [s.spec for s in path] == [s.spec for s in expected] and len(path) > 4
 
 

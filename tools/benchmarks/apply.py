@@ -18,7 +18,7 @@ from archir.axes.infer import infer_widths
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from archir.ir.node import Value
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.reference import refer
 from archir.rewrite.spec import format_specs

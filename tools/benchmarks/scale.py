@@ -23,7 +23,7 @@ from archir.axes.infer import infer_widths
 from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.ir.parse import parse_graph
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism, Site
 from archir.rewrite.reference import refer
 from archir.rewrite.set_cost import cost_of_set

@@ -93,7 +93,7 @@ def check_source(text: str) -> None:
 
 
 def _read_again(graph: Graph, text: str) -> None:
-    tensors = {n.parameter.names[0]: graph.tensors[n.id] for n in graph.parameters if n.parameter}
+    tensors = {n.names[0]: graph.tensors[n.id] for n in graph.parameters}
     try:
         again = print_graph(parse_graph(text, tensors), locations=True)
     except ArchirError as error:

@@ -8,7 +8,7 @@ import torch
 
 from archir.ir.node import Value
 from archir.ir.seeds import derived_seed
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.scoring.strategies.context import ScoringContext, only
 from archir.scoring.strategies.result import FamilyResult, StrategyResult
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -12,9 +12,10 @@ from archir.axes.positions import size_of
 from archir.axes.widths import Width, Widths
 from archir.ir.execute import Call, compile_call
 from archir.ir.node import PARAMETER, Node, Value
+from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.registry import operator_of
-from archir.rewrite.equations import Miss
-from archir.rewrite.subgraph import Subgraph, subgraph_of
+from archir.rewrite.miss import Miss
+from archir.rewrite.subgraph import Subgraph, call_for, weighted_subgraph_of
 from archir.rewrite.theta import by_node
 from archir.scoring.families import Family
 from archir.scoring.objective import Curvature
@@ -164,9 +165,7 @@ class _Fresh:
 
     def _call(self, node: Node, units: int) -> Call:
         """Return a call as it is for fresh units alone, without its bias."""
-        spelling = self.widths.spell(node.id, {self.width.atom: units})
-        arguments = {n: a for n, a in node.arguments.items() if n not in spelling.drop and n != "bias"}
-        return compile_call(replace(node, op=spelling.op or node.op, arguments={**arguments, **spelling.arguments}))
+        return compile_call(call_for(self.widths, node, self.width.atom, units, bias=False))
 
     def result(self, context: ScoringContext, matrix: torch.Tensor) -> FamilyResult:
         """Return what follows from the singular values and vectors of M."""
@@ -192,11 +191,9 @@ class _Fresh:
 def _prepare(context: ScoringContext, family: Family) -> _Fresh | Miss:
     widths = infer_widths(context.graph)
     width = widths[family.site.label]
-    subgraph = subgraph_of(widths, width)
+    subgraph = weighted_subgraph_of(widths, width)
     if isinstance(subgraph, Miss):
         return subgraph
-    if not subgraph.weights:
-        return Miss("no trainable weight makes its units")
     skipped: dict[int, Value] = {}
     ones: set[int] = set()
     dead = False
@@ -204,7 +201,7 @@ def _prepare(context: ScoringContext, family: Family) -> _Fresh | Miss:
         if node.id in subgraph.changes or operator_of(node.op).linear_in(node.arguments):
             continue
         carrier = _pointwise_operand(subgraph, node)
-        if node.op == "aten.batch_norm.default" and isinstance(node.arguments["input"], Value):
+        if node.op == BATCH_NORM and isinstance(node.arguments["input"], Value):
             skipped[node.id] = node.arguments["input"]
             scales = (node.arguments.get("weight"), node.arguments.get("running_var"))
             ones |= {v.node for v in scales if isinstance(v, Value)}
@@ -232,7 +229,7 @@ def _fresh_units(family: Family, widths: Widths, width: Width) -> int:
 
 def _pointwise_operand(subgraph: Subgraph, node: Node) -> Value | None:
     """Return the one operand of a pointwise function of one tensor, None for any other call."""
-    operands = {v for _, v in node.operands()}
+    operands = {*node.values}
     carriers = subgraph.carried[node.id]
     alone = operator_of(node.op).pointwise and len(operands) == 1 and operands == carriers
     return next(iter(carriers)) if alone else None

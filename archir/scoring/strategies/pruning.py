@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from archir.axes.infer import infer_widths
-from archir.rewrite.equations import Miss
-from archir.rewrite.subgraph import subgraph_of
+from archir.rewrite.miss import Miss
+from archir.rewrite.subgraph import weighted_subgraph_of
 from archir.scoring.families import Family
 from archir.scoring.objective import Curvature
 from archir.scoring.screen import Reductions, backward, tapped_program
@@ -68,11 +68,9 @@ class Taylor:
 def _magnitude(context: ScoringContext, family: Family) -> FamilyResult | Miss:
     widths = infer_widths(context.graph)
     width = widths[family.site.label]
-    subgraph = subgraph_of(widths, width)
+    subgraph = weighted_subgraph_of(widths, width)
     if isinstance(subgraph, Miss):
         return subgraph
-    if not subgraph.weights:
-        return Miss("no trainable weight makes its units")
     packed = unit_vectors(widths, width, subgraph.weights).pack(context.graph.tensors)
     return FamilyResult(_normalised(packed.double().square().mean(1).cpu()))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.theta import Theta
 from archir.scoring.refine import Refinement
 from archir.scoring.screen import Estimate

@@ -11,9 +11,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from archir.axes.infer import infer_widths
 from archir.errors import ScoreError
 from archir.ir.node import Node, Value
-from archir.rewrite.equations import Miss
+from archir.rewrite.miss import Miss
 from archir.rewrite.replay import Replay
 from archir.rewrite.subgraph import Subgraph, subgraph_of
+from archir.rewrite.theta import noise_like
 from archir.scoring.families import Family
 from archir.scoring.objective import Curvature
 from archir.scoring.screen import Gradient, backward, tapped_program
@@ -93,7 +94,7 @@ class SplittingIndex:
         units = unit_vectors(widths, width, subgraph.weights)
         packed = units.pack(context.graph.tensors)
         generator = torch.Generator().manual_seed(context.options.seed)
-        start = torch.randn(packed.shape, generator=generator, dtype=packed.dtype).to(packed.device)
+        start = noise_like(packed, generator)
         try:
             with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
                 product = splitting_product(smooth, units, observed)
@@ -177,7 +178,7 @@ def smallest_eigenpairs(product: Product, start: torch.Tensor, steps: int) -> tu
         length = w.norm(dim=1)
         # Where the space reached so far is mapped into itself, the search goes on in a direction of its own.
         ended = length <= 100 * torch.finfo(w.dtype).eps * scale
-        other = _orthogonal(torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device), basis)
+        other = _orthogonal(noise_like(w, generator), basis)
         w = torch.where(ended[:, None], other, w)
         beside.append(torch.where(ended, 0, length))
         basis.append(w / w.norm(dim=1, keepdim=True))

@@ -31,7 +31,7 @@ def test_the_function_is_kept_and_the_gradient_is_as_large_as_said() -> None:
     assert torch.equal(grown.module().eval()(x), graph.module().eval()(x))
     gradient = incoming_gradient(grown, batches, "inner.weight", 2)
     assert float(gradient.square().sum()) == pytest.approx(-widened.order, rel=1e-9)
-    assert widened.predicted is None and scores.modelled([widened]) is None
+    assert widened.predicted is None and scores.model is None
 
 
 def test_no_other_outgoing_weights_of_that_length_get_larger_gradients() -> None:

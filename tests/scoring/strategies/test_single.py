@@ -78,4 +78,4 @@ def test_additive_is_what_screening_says_of_each_and_their_sum() -> None:
         for candidate, value in zip(family.candidates, estimate.predicted.tolist(), strict=True):
             assert scores[candidate.spec].predicted == value
     best = scores.table[:3]
-    assert scores.modelled(best) == scores.additive(best) == pytest.approx(sum(r.order for r in best), rel=1e-12)
+    assert scores.additive(best) == pytest.approx(sum(r.order for r in best), rel=1e-12)

@@ -50,10 +50,9 @@ def test_every_strategy_is_repeatable_and_keeps_to_budgets_and_to_sets_that_go_t
         assert scores.together(path[: i + 1]).cost().parameters <= limit
     assert all(w.size >= 1 for w in infer_widths(grown))
     assert len(scores.choose(k=1)) == 1
-    assert (scores.modelled(path) is None) == (scores.model is None)
 
 
-def test_strategys_that_use_chance_depend_on_the_seed() -> None:
+def test_strategies_that_use_chance_depend_on_the_seed() -> None:
     for strategy in ("random", "uniform", "cheapest", "net2net"):
         assert [r.spec for r in scored(strategy, 0)] != [r.spec for r in scored(strategy, 1)]
 
@@ -102,8 +101,9 @@ def test_sets_are_chosen_on_the_model_of_the_strategy(strategy: str) -> None:
         path = scores.choose(price=price)
         assert len(path) > 1
         assert [s.spec for s in path] == [s.spec for s in other.choose(price=price, model=strategy)]
-        assert scores.modelled(path) == getattr(other, strategy)([s.candidate for s in path])
-    assert scores.modelled([]) == 0
+        predict = getattr(scores, strategy)
+        assert predict(path) == getattr(other, strategy)([s.candidate for s in path])
+        assert predict([]) == 0
     assert DEFAULT in STRATEGIES
 
 
@@ -120,7 +120,7 @@ def test_a_strategy_of_ones_own_is_used_like_the_others() -> None:
 
     graph, batches = images()
     scores = make_scores(Reverse(), graph, batches, Prune())
-    assert scores.strategy == "reverse" and scores.modelled(scores.table) is None
+    assert scores.strategy == "reverse" and scores.model is None
     assert [s.order for s in scores] == [-3, -2, -2, -1, -1, -1, 0, 0, 0]
     assert [s.spec for s in scores.choose(2)] == ["prune{width=w1, units=[3]}", "prune{width=w0, units=[2]}"]
     with pytest.raises(ScoreError, match="the strategy reverse predicts nothing of"):
@@ -141,7 +141,7 @@ def test_nothing_is_known_together_of_what_was_not_refined(strategy: str) -> Non
         scores.choose(model="linearised")
 
 
-def test_prices_are_paid_by_strategys_that_predict_and_stop_no_others() -> None:
+def test_prices_are_paid_by_strategies_that_predict_and_stop_no_others() -> None:
     scores = scored("additive")
     cheap = scores.choose(price=lambda c: 10.0 * c.parameters)
     assert cheap and all(r.candidate.cost.parameters < 0 for r in cheap)
@@ -170,7 +170,7 @@ def test_any_strategy_can_be_measured_by_the_linearised_network(strategy: str) -
     path = scores.choose(k=3)
     found = scores.together(path).linearised(batches)
     if strategy == "linearised":
-        assert scores.modelled(path) == pytest.approx(found, rel=1e-12)
+        assert scores.linearised(path) == pytest.approx(found, rel=1e-12)
     if strategy == "gradmax":
         assert found == pytest.approx(0, abs=1e-12)
     if strategy == "magnitude":
