@@ -34,8 +34,8 @@ class Cost:
         parameters: trainable numbers, tied ones once.
         flops: floating-point operations of the forward pass.
         bytes: total size of the tensors the forward pass makes, views left out; what training keeps, at most.
-        peak_bytes: size of those among them that are alive at once, at most: each is made when its call is due and let
-            go after its last use. Inputs and stored tensors belong to the caller and are left out.
+        peak_bytes: size of those among them that are alive at once, at most: each is made when its call is due and
+            released after its last use. Inputs and stored tensors belong to the caller and are left out.
     """
 
     parameters: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -84,8 +84,8 @@ class AxisMap:
         new = (self.index < 0).nonzero()[:, 0]
         if len(new):
             shape = [len(new) if d == self.axis else n for d, n in enumerate(tensor.shape)]
-            filled = weight and self.fresh is not None
-            content = self.fresh.content(tensor, shape, self.axis) if filled and self.fresh else tensor.new_zeros(shape)
+            fresh = self.fresh if weight else None
+            content = tensor.new_zeros(shape) if fresh is None else fresh.content(tensor, shape, self.axis)
             found = found.index_copy(self.axis, new.to(tensor.device), content)
         for division in self.divisions:
             exponent = power * (division.exponent - 1) if power else -division.exponent
@@ -108,7 +108,7 @@ class TensorMap:
     Source: ours.
     """
 
-    axes: tuple[AxisMap, ...] = field(default=())
+    axes: tuple[AxisMap, ...] = ()
 
     def weight(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the stored tensor, new places filled."""

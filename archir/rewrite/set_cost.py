@@ -25,9 +25,10 @@ _known: WeakKeyDictionary[Structure, dict[tuple[int, tuple[tuple[Atom, int], ...
 _effects_of: WeakKeyDictionary[Structure, dict[WidthMorphism, list[tuple[Atom, frozenset[int], int]]]] = (
     WeakKeyDictionary()
 )
-
+"""For each width that a morphism changes, the units that go and how many come."""
 
 _run_time: WeakKeyDictionary[Structure, Sequence[Term]] = WeakKeyDictionary()
+"""What `_run_time_axes` has found."""
 
 
 def cost_of_set(graph: Graph, members: Sequence[Morphism]) -> Cost:

@@ -91,3 +91,39 @@ def write_models(folder: Path) -> Path:
     file = folder / "models.py"
     file.write_text(MODELS)
     return file
+
+
+CONFIG = """
+output = "run"
+[model]
+factory = "models.py:digits"
+[data]
+source = "digits"
+validation = 0.25
+limit = 800
+[budget]
+parameters = 700
+[optimiser]
+rate = 0.05
+[training]
+steps = 60
+batch_size = 32
+evaluate_every = 30
+[growth]
+growth_steps = 1
+first_growth = 0.5
+last_growth = 0.5
+learn_steps = 5
+recalibrate_batches = 2
+"""
+
+FILES = [
+    "config.toml",
+    "fingerprint.json",
+    "growth.png",
+    "history.jsonl",
+    "lock",
+    "net.onnx",
+    "net.py",
+    "net.safetensors",
+]
