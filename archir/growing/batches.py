@@ -7,55 +7,90 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pydantic
 import torch
 import torch.nn.functional as F
 
 from archir.errors import GrowError
 from archir.growing.examples import Examples, Inputs
+from archir.growing.training_loss import Mixed
 from archir.ir.seeds import derived_seed
-from archir.scoring.ranges import CLOSED, Truth, Whole, checked
+from archir.scoring.ranges import CLOSED, Real, Truth, Whole, checked
 from archir.scoring.targets import Targets, map_tensors
 
 
 @checked(GrowError, "this is no augmentation")
 @pydantic.dataclasses.dataclass(frozen=True, config=CLOSED)
 class Augmentation:
-    """Random changes of images that keep their class.
+    """Random changes of training examples.
 
     Attributes:
-        flip: mirror half of them left to right.
-        crop: shift each by up to so many pixels either way, zeros coming in.
+        flip: mirror half of the images left to right.
+        crop: shift each image by up to so many pixels either way, zeros coming in.
+        cutout: side of a square of zeros in each image, in pixels; its centre is anywhere, so that it may stick out.
+        mixup: mix each example of a batch with another one; the part of the first is drawn for the batch from
+            Beta(mixup, mixup). 0 for none.
 
     Raises:
         GrowError: a value is of another kind, or below 0; all of them at once.
+
+    Source: DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout (2017); Zhang et
+        al., mixup: Beyond Empirical Risk Minimization (2018).
     """
 
     flip: Truth = False
     crop: Whole = 0
+    cutout: Whole = 0
+    mixup: Real = 0.0
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return images `[batch, channels, height, width]`, each changed by its own draw.
+        """Return images `[batch, channels, height, width]`, each changed by its own draw, unmixed.
 
         Raises:
             GrowError: these are not images, or are smaller than the crop.
         """
+        if not (self.flip or self.crop or self.cutout):
+            return images
         if images.dim() != 4:
             raise GrowError(f"inputs {list(images.shape)} are not images", hint="turn the augmentation off")
         if self.crop > min(images.shape[2:]):
             raise GrowError(f"a crop of {self.crop} pixels leaves nothing of images {list(images.shape[2:])}")
-        count = len(images)
+        count, _, height, width = images.shape
         if self.flip:
             turned = torch.rand(count, generator=generator) < 0.5
             images = torch.where(turned[:, None, None, None], images.flip(3), images)
         if self.crop:
             padded = F.pad(images, (self.crop,) * 4)
             shifts = torch.randint(2 * self.crop + 1, (2, count), generator=generator)
-            rows = (shifts[0, :, None] + torch.arange(images.shape[2]))[:, None, :, None]
-            columns = (shifts[1, :, None] + torch.arange(images.shape[3]))[:, None, None, :]
+            rows = (shifts[0, :, None] + torch.arange(height))[:, None, :, None]
+            columns = (shifts[1, :, None] + torch.arange(width))[:, None, None, :]
             examples, channels = torch.arange(count)[:, None, None, None], torch.arange(images.shape[1])[:, None, None]
             images = padded[examples, channels, rows, columns]
+        if self.cutout:
+            rows, columns = (self._cut(count, size, generator) for size in (height, width))
+            images = images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
         return images
+
+    def _cut(self, count: int, size: int, generator: torch.Generator) -> torch.Tensor:
+        """Return which rows, or columns, of each image the square covers; `[count, size]`."""
+        first = torch.randint(size, (count, 1), generator=generator) - self.cutout // 2
+        place = torch.arange(size)
+        return (place >= first) & (place < first + self.cutout)
+
+    def mix(self, inputs: torch.Tensor, targets: Targets, generator: torch.Generator) -> tuple[torch.Tensor, Mixed]:
+        """Return a batch in which each example is mixed with another one of it.
+
+        Raises:
+            GrowError: the inputs are no floating-point numbers.
+        """
+        if not inputs.is_floating_point():
+            raise GrowError(f"inputs of type {inputs.dtype} cannot be mixed", hint="turn mixup off")
+        draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        share, others = draw.beta(self.mixup, self.mixup), torch.randperm(len(inputs), generator=generator)
+        second = map_tensors(lambda t: t[others], targets)
+        shares = torch.full((len(inputs),), share, dtype=torch.float64)
+        return share * inputs + (1 - share) * inputs[others], Mixed(targets, second, shares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,10 +126,12 @@ class Batches:
         order = torch.arange(count) if self.seed is None else torch.randperm(count, generator=generator)
         for examples in order.tensor_split(len(self)):
             batch = self.split.take(examples)
-            inputs = batch.inputs
+            inputs, targets = batch.inputs, batch.targets
             if self.augmentation and isinstance(inputs, torch.Tensor):
                 inputs = self.augmentation(inputs, generator)
-            yield tuple(map_tensors(lambda t: t.to(self.device), part) for part in (inputs, batch.targets))
+                if self.augmentation.mixup:
+                    inputs, targets = self.augmentation.mix(inputs, targets, generator)
+            yield tuple(map_tensors(lambda t: t.to(self.device), part) for part in (inputs, targets))
 
 
 def stream(batches: Batches, start: int = 0) -> Iterator[tuple[Inputs, Targets]]:

@@ -28,7 +28,7 @@ from archir.growing.lock import lock_run
 from archir.growing.options import GrowOptions
 from archir.growing.run import Checkpoint, Event, RunDirectory, create_run, open_run
 from archir.growing.trainer import Trainer
-from archir.growing.training import evaluate, recalibrate, train
+from archir.growing.training import evaluate, recalibrate
 from archir.ir.graph import Graph
 from archir.ir.seeds import derived_seed
 from archir.rewrite.morphism import Morphism
@@ -105,6 +105,7 @@ def grow_graph(
             raise GrowError(f"a {type(value).__name__} is no {kind.__name__}")
     found, kinds = find_loss(loss), tuple(morphisms)
     budget.check(cost(graph))
+    options.training_loss(found)
     check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
     if directory is None:
         if resume:
@@ -212,14 +213,14 @@ class _Engine:
         wrong += [f"growth_steps is {state.growth_steps}"] if state.growth_steps > most else []
         if wrong:
             raise GrowError("this is not the state of the run", why=", ".join(wrong))
-        Trainer(checkpoint.graph, self.options.optimiser, checkpoint.tensors)
+        Trainer(checkpoint.graph, self.options, checkpoint.tensors)
 
     def run(self, checkpoint: Checkpoint | None) -> Graph:
         """Train and grow to the end, from the beginning or from a checkpoint."""
         options, started = self.options, time.monotonic()
         if checkpoint is None:
             step, grown, spent = 0, 0, 0.0
-            trainer = Trainer(self.seed, options.optimiser)
+            trainer = Trainer(self.seed, options)
             price = cost(self.seed)
             prices = options.prices.given
             timed = "latency" in self.budget.limits | prices
@@ -237,7 +238,7 @@ class _Engine:
         else:
             state = _State(**checkpoint.state)
             step, grown, spent = state.step, state.growth_steps, state.seconds
-            trainer = Trainer(checkpoint.graph, options.optimiser, checkpoint.tensors)
+            trainer = Trainer(checkpoint.graph, options, checkpoint.tensors)
             self.log("resumed", step=step, growth=grown)
         growth_at = options.growth_at()
         while True:
@@ -251,6 +252,7 @@ class _Engine:
             if step % options.checkpoint_every == 0 and step < options.steps:
                 self._save(trainer, step, grown, spent + time.monotonic() - started)
         seconds = spent + time.monotonic() - started
+        trainer = trainer.averaged(self.train)
         metrics = evaluate(trainer.module, self.validation, self.loss, batch_size=self.options.batch_size)
         graph = trainer.graph()
         self._save(trainer, step, grown, seconds)
@@ -277,23 +279,16 @@ class _Engine:
         batches = Batches(self.train, options.batch_size, options.seed, options.augmentation)
         # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
         torch.manual_seed(derived_seed(options.seed, step))
-        done = train(
-            trainer.module,
-            itertools.islice(stream(batches, step), stop - step),
-            self.loss,
-            trainer.optimiser,
-            rate=options.rate,
-            first_step=step,
-            clip=options.clip,
-        )
+        done = trainer.train(itertools.islice(stream(batches, step), stop - step), self.loss, first_step=step)
         skipped = {"skipped": done.skipped} if done.skipped else {}
-        self.log("train", step=stop, loss=done.loss, rate=options.rate(stop - 1), examples=done.examples, **skipped)
+        self.log("train", step=stop, loss=done.loss, rate=trainer.rate(stop - 1), examples=done.examples, **skipped)
         if options.evaluate_every and (stop % options.evaluate_every == 0 or stop == options.steps):
             self._evaluate(trainer, stop, "train")
         return stop
 
     def _evaluate(self, trainer: Trainer, step: int, phase: str) -> None:
-        metrics = evaluate(trainer.module, self.validation, self.loss, batch_size=self.options.batch_size)
+        judged = trainer.averaged(self.train).module
+        metrics = evaluate(judged, self.validation, self.loss, batch_size=self.options.batch_size)
         parameters = sum(p.numel() for p in trainer.module.parameters() if p.requires_grad)
         self.log(
             "evaluated", step=step, phase=phase, loss=metrics.loss, accuracy=metrics.accuracy, parameters=parameters

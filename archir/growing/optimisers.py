@@ -1,9 +1,8 @@
-"""Optimisers and learning rates as a configuration names them, and optimiser state as named tensors."""
+"""Optimisers as a configuration names them, and their state as named tensors."""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
@@ -14,14 +13,12 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from archir.errors import GrowError, suggest
-from archir.scoring.ranges import CLOSED, PLAIN, Count, Part, Real, Truth, Whole, among, checked, problem
+from archir.scoring.ranges import CLOSED, PLAIN, Part, Real, Truth, among, checked, problem
 
 OPTIMISERS = ("sgd", "adamw")
 
 POWERS = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2}
 """The power of the gradients in each of these, but for the count of steps."""
-
-SHAPES = ("constant", "linear", "cosine")
 
 Moment = Annotated[float, Field(strict=True, ge=0, lt=1), PLAIN]
 
@@ -38,6 +35,7 @@ class OptimiserOptions:
         momentum: momentum of `sgd`.
         nesterov: whether that is Nesterov's.
         betas: decay of the first and second moments of `adamw`.
+        decay_all: whether parameters of fewer than two dimensions decay, too: biases, and the scales of norms.
 
     Raises:
         GrowError: there is no such optimiser, or a value is of another kind or out of range; all of them at once.
@@ -49,6 +47,7 @@ class OptimiserOptions:
     momentum: Part = 0.9
     nesterov: Truth = True
     betas: tuple[Moment, Moment] = (0.9, 0.999)
+    decay_all: Truth = False
 
     @model_validator(mode="after")
     def _is_nesterovs(self) -> Self:
@@ -65,54 +64,19 @@ class OptimiserOptions:
         parameters = [p for p in module.parameters() if p.requires_grad]
         if not parameters:
             raise GrowError("the model has no trainable parameters")
+        kept = [] if self.decay_all else [p for p in parameters if p.dim() < 2]
+        decayed = [p for p in parameters if self.decay_all or p.dim() >= 2]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+        groups = [group for group in groups if group["params"]]
         if self.name == "adamw":
-            return torch.optim.AdamW(parameters, self.rate, betas=self.betas, weight_decay=self.weight_decay)
+            return torch.optim.AdamW(groups, self.rate, betas=self.betas, weight_decay=self.weight_decay)
         return torch.optim.SGD(
-            parameters,
+            groups,
             self.rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             nesterov=self.nesterov,
         )
-
-
-@checked(GrowError, "this is no schedule")
-@dataclass(frozen=True, config=CLOSED)
-class Schedule:
-    """Learning rate of each step: a linear warm-up, then constant, linear or cosine down to `last`.
-
-    Attributes:
-        rate: highest learning rate.
-        steps: number of steps, warm-up included; the rate stays `last` after them.
-        warmup: number of steps of the warm-up.
-        shape: `constant`, `linear` or `cosine`.
-        last: learning rate at the end, for the falling shapes.
-
-    Raises:
-        GrowError: there is no such shape, the warm-up does not end, or a value is out of range; all of them at once.
-    """
-
-    rate: Real
-    steps: Count
-    warmup: Whole = 0
-    shape: Annotated[str, among("schedule", SHAPES)] = "cosine"
-    last: Real = 0.0
-
-    @model_validator(mode="after")
-    def _ends(self) -> Self:
-        if self.warmup >= self.steps:
-            raise problem(f"a warm-up of {self.warmup} steps does not fit into {self.steps} steps")
-        return self
-
-    def __call__(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
-        if step < self.warmup:
-            return self.rate * (step + 1) / self.warmup
-        if self.shape == "constant":
-            return self.rate
-        done = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
-        left = 1 - done if self.shape == "linear" else (1 + math.cos(math.pi * done)) / 2
-        return self.last + (self.rate - self.last) * left
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, module: nn.Module) -> dict[str, torch.Tensor]:

@@ -5,16 +5,23 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from archir.errors import GrowError
 from archir.growing.batches import Augmentation
 from archir.growing.budget import Prices
-from archir.growing.optimisers import SHAPES, OptimiserOptions, Schedule
+from archir.growing.optimisers import OptimiserOptions
+from archir.growing.schedules import SHAPES, Schedule
+from archir.growing.training_loss import training_loss
+from archir.scoring.losses import Loss, LossFunction
 from archir.scoring.options import Price, ScoreOptions
-from archir.scoring.ranges import CLOSED, Count, Part, Positive, Seed, Truth, Whole, among, checked, problem
+from archir.scoring.ranges import CLOSED, PLAIN, Count, Part, Positive, Seed, Truth, Whole, among, checked, problem
 from archir.scoring.strategies.registry import DEFAULT, STRATEGIES
+
+Reach = Annotated[float, Field(strict=True, ge=0, le=0.5), PLAIN]
+
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 _WHAT = "these options do not make a run"
 
@@ -28,8 +35,15 @@ class Training:
         steps: optimiser steps in all.
         batch_size: examples of a training batch.
         warmup: steps in which the learning rate rises.
-        schedule: shape of the learning rate after that: `constant`, `linear` or `cosine`.
+        schedule: shape of the learning rate after that: `constant`, `linear`, `cosine` or `held`.
+        decay: part of the steps in which a held rate falls at the end.
         clip: largest norm of the gradient, above 0; None for no limit.
+        ema: part of the steps that the moving average of the weights reaches back, which is what is evaluated, and
+            kept at the end; 0 for none. After a step it keeps `1 - 1 / (ema * steps)` of what it was.
+        label_smoothing: part of every label that is spread over all classes in training, where the loss is
+            `cross_entropy`.
+        precision: `bfloat16` to compute the outputs of training steps in it where that is safe, weights and all else
+            in float32; `float32`; or `auto`, bfloat16 on CUDA.
         evaluate_every: steps between evaluations on the validation split; 0 for phase ends only.
         checkpoint_every: steps between checkpoints.
 
@@ -41,7 +55,11 @@ class Training:
     batch_size: Count = 128
     warmup: Whole = 0
     schedule: Annotated[str, among("schedule", SHAPES)] = "cosine"
+    decay: Part = 0.4
     clip: Positive | None = None
+    ema: Reach = 0.0
+    label_smoothing: Part = 0.0
+    precision: Annotated[str, among("precision", PRECISIONS)] = "auto"
     evaluate_every: Whole = 100
     checkpoint_every: Count = 500
 
@@ -50,6 +68,11 @@ class Training:
         if self.warmup >= self.steps:
             raise problem(f"a warm-up of {self.warmup} steps does not fit into {self.steps} steps")
         return self
+
+    @property
+    def average_decay(self) -> float:
+        """The part of the moving average of the weights that stays in a step."""
+        return 1 - 1 / max(1.0, self.ema * self.steps)
 
 
 @checked(GrowError, _WHAT)
@@ -131,7 +154,16 @@ class GrowOptions(Training, Growing):
     @property
     def rate(self) -> Schedule:
         """The learning rate of each step."""
-        return Schedule(self.optimiser.rate, self.steps, self.warmup, self.schedule)
+        return Schedule(self.optimiser.rate, self.steps, self.warmup, self.schedule, decay=self.decay)
+
+    def training_loss(self, loss: Loss) -> LossFunction:
+        """Return what training minimises where a loss is measured.
+
+        Raises:
+            GrowError: labels are to be smoothed or examples to be mixed, and the loss does not take that.
+        """
+        mixup = self.augmentation.mixup if self.augmentation else 0.0
+        return training_loss(loss, smoothing=self.label_smoothing, mixup=mixup)
 
     def scoring(self, price: Price, seed: int) -> ScoreOptions:
         """Return how the candidates of a growth step are scored.

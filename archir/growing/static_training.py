@@ -12,7 +12,6 @@ from archir.growing.batches import Batches, stream
 from archir.growing.examples import Examples
 from archir.growing.options import GrowOptions
 from archir.growing.trainer import Trainer
-from archir.growing.training import train
 from archir.ir.graph import Graph
 from archir.scoring.losses import Loss
 
@@ -33,16 +32,12 @@ def train_static(
         GrowError: the loss is not finite, or the model rejects a batch.
         ScoreError: outputs and targets do not fit the loss.
     """
-    trainer = Trainer(graph, options.optimiser)
+    trainer = Trainer(graph, options)
     batches = Batches(examples, options.batch_size, options.seed, options.augmentation)
     torch.manual_seed(options.seed)
-    train(
-        trainer.module,
+    trainer.train(
         itertools.islice(stream(batches), options.steps),
         loss,
-        trainer.optimiser,
-        rate=options.rate,
-        clip=options.clip,
         on_step=None if on_step is None else lambda step, _: on_step(step),
     )
-    return trainer.module.eval()
+    return trainer.averaged(examples).module.eval()

@@ -2,49 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn
 
-from archir.growing.optimisers import POWERS, OptimiserOptions, optimiser_tensors, restore_optimiser
+from archir.growing.batches import Batches, stream
+from archir.growing.examples import Examples
+from archir.growing.optimisers import POWERS, optimiser_tensors, restore_optimiser
+from archir.growing.options import GrowOptions
+from archir.growing.training import Batch, Training, recalibrate, train
+from archir.growing.weight_average import PREFIX, carry_average, follow, restore_average, weights_of
 from archir.ir.graph import Graph, Patch
+from archir.scoring.losses import Loss
 
 
 class Trainer:
-    """A live module with its optimiser, and the graph it was made from.
+    """A live module with its optimiser, the average of its weights, and the graph it was made from.
 
     Attributes:
         module: the live module.
         optimiser: its optimiser.
+        rate: learning rate of each step, counted from 0; that of the options unless it is set.
     """
 
-    def __init__(
-        self, graph: Graph, options: OptimiserOptions, state: Mapping[str, torch.Tensor] | None = None
-    ) -> None:
-        """Make the module of a graph, with a fresh optimiser or one that goes on from a state.
+    def __init__(self, graph: Graph, options: GrowOptions, state: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Make the module of a graph, with a fresh optimiser and average, or those that go on from a state.
 
         Raises:
             GrowError: the graph has no trainable parameters, or the state does not fit.
         """
         self._graph = graph
         self._options = options
+        self.rate: Callable[[int], float] = options.rate
         self.module: nn.Module = graph.module()
-        self.optimiser = options.build(self.module)
-        if state:
-            restore_optimiser(self.optimiser, self.module, state)
+        self.optimiser = options.optimiser.build(self.module)
+        self._average = weights_of(self.module) if options.ema else {}
+        if state is not None:
+            averages = {key: t for key, t in state.items() if options.ema and key.startswith(PREFIX)}
+            if options.ema:
+                self._average = restore_average(averages, self.module)
+            restore_optimiser(self.optimiser, self.module, {k: t for k, t in state.items() if k not in averages})
+
+    def train(
+        self,
+        batches: Iterable[Batch],
+        loss: Loss,
+        *,
+        first_step: int = 0,
+        on_step: Callable[[int, float], None] | None = None,
+    ) -> Training:
+        """Take one step on each batch as the options say; see `train` for the arguments and the errors."""
+
+        def after(step: int, found: float) -> None:
+            if self._average:
+                follow(self._average, self.module, step, self._options.average_decay)
+            if on_step is not None:
+                on_step(step, found)
+
+        return train(
+            self.module,
+            batches,
+            loss,
+            self.optimiser,
+            rate=self.rate,
+            first_step=first_step,
+            clip=self._options.clip,
+            minimised=self._options.training_loss(loss),
+            precision=self._options.precision,
+            on_step=after,
+        )
 
     def graph(self) -> Graph:
         """Return the graph with the weights as they are now."""
         return self._graph.with_tensors(self.module.state_dict())
 
+    def averaged(self, examples: Examples) -> Trainer:
+        """Return the trainer of the averaged weights, or this one if none are averaged.
+
+        Args:
+            examples: training examples that its batch statistics are averaged over, where it has any: those of the
+                weights are not its own.
+
+        Raises:
+            GrowError: see `recalibrate`.
+        """
+        if not self._average:
+            return self
+        options = self._options
+        found = Trainer(self.graph().with_tensors(self._average), options, self.state())
+        if any(buffer.is_floating_point() for buffer in found.module.buffers()):
+            batches = stream(Batches(examples, options.batch_size, options.seed))
+            recalibrate(found.module, itertools.islice(batches, options.recalibrate_batches))
+        return found
+
     def state(self) -> dict[str, torch.Tensor]:
-        """Return the state of the optimiser, as named tensors."""
-        return optimiser_tensors(self.optimiser, self.module)
+        """Return the state of the optimiser and the averaged weights, as named tensors."""
+        average = {PREFIX + name: tensor.clone() for name, tensor in self._average.items()}
+        return optimiser_tensors(self.optimiser, self.module) | average
 
     def become(self, rewriting: Patch) -> Trainer:
-        """Return the trainer of a grown graph; momentum and second moments are carried over like the weights."""
-        return Trainer(rewriting.after, self._options, carry_over(self.state(), rewriting))
+        """Return the trainer of a grown graph.
+
+        Momentum, second moments and averages are carried over like the weights; what is learned of the weights in the
+        rewriting is added to the averages.
+        """
+        grown = Trainer(rewriting.after, self._options)
+        grown.rate = self.rate
+        state = carry_over(optimiser_tensors(self.optimiser, self.module), rewriting)
+        restore_optimiser(grown.optimiser, grown.module, state)
+        if self._average:
+            grown._average = carry_average(self._average, rewriting, grown.module)
+        return grown
 
 
 def carry_over(state: Mapping[str, torch.Tensor], rewriting: Patch) -> dict[str, torch.Tensor]:

@@ -16,12 +16,13 @@ from torch.overrides import TorchFunctionMode
 from archir.errors import GrowError, ScoreError
 from archir.growing.batches import Batches
 from archir.growing.examples import Examples, Inputs
+from archir.growing.training_loss import Mixed, training_loss
 from archir.ir import ops
 from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.running import failing_call
-from archir.scoring.losses import NO_LABEL, Loss, class_axis, labels_of
+from archir.scoring.losses import NO_LABEL, Loss, LossFunction, class_axis, labels_of
 from archir.scoring.program import number_of_examples
-from archir.scoring.targets import Targets
+from archir.scoring.targets import Targets, map_tensors
 
 Batch = tuple[Inputs, Targets]
 
@@ -65,6 +66,8 @@ def train(
     rate: Callable[[int], float] | None = None,
     first_step: int = 0,
     clip: float | None = None,
+    minimised: LossFunction | None = None,
+    precision: str = "float32",
     on_step: Callable[[int, float], None] | None = None,
 ) -> Training:
     """Take one optimiser step on each batch, in training mode; a batch without any label is skipped.
@@ -72,11 +75,13 @@ def train(
     Args:
         module: what is trained; left in training mode.
         batches: pairs of inputs and targets, finitely many.
-        loss: what is minimised.
+        loss: what is minimised, or stands for it in messages.
         optimiser: holds the module's parameters.
         rate: learning rate of each step, counted from `first_step`; the optimiser's own if not given.
         first_step: number of the first step.
         clip: largest norm of the gradient of all parameters together, above 0; longer ones are scaled down.
+        minimised: what is minimised in its place, if given; see `training_loss`.
+        precision: `float32`, `bfloat16` for outputs computed in it where that is safe, or `auto`: so on CUDA.
         on_step: called after each step with its number and loss.
 
     Raises:
@@ -87,16 +92,17 @@ def train(
     if clip is not None and not 0 < clip < math.inf:
         raise GrowError(f"the gradient cannot be clipped to a norm of {clip}", hint="give a number above 0")
     module.train()
+    half, minimised = _is_half(module, precision), training_loss(loss) if minimised is None else minimised
     step, examples, skipped, total = first_step, 0, 0, 0.0
     for inputs, targets in batches:
-        if _is_unlabelled(targets, loss):
+        if _is_unlabelled(targets.first if isinstance(targets, Mixed) else targets, loss):
             step, skipped = step + 1, skipped + 1
             continue
         if rate is not None:
             for group in optimiser.param_groups:
                 group["lr"] = rate(step)
         optimiser.zero_grad(set_to_none=True)
-        value = loss(call(module, inputs), targets)
+        value = minimised(_outputs(module, inputs, half), targets)
         with differentiating(loss, value):
             torch.autograd.backward(value)
         found = float(value.detach())
@@ -121,6 +127,21 @@ def train(
     if not examples and not skipped:
         raise GrowError("there are no batches to train on")
     return Training(step - first_step - skipped, examples, total / examples if examples else None, skipped)
+
+
+def _is_half(module: nn.Module, precision: str) -> bool:
+    """Say whether the outputs of training steps are computed in bfloat16."""
+    on_cuda = any(p.is_cuda for p in module.parameters())
+    return precision == "bfloat16" or (precision == "auto" and on_cuda and torch.cuda.is_bf16_supported())
+
+
+def _outputs(module: nn.Module, inputs: Inputs, half: bool) -> Any:
+    """Return the outputs of a module, in float32 even where they were computed in bfloat16."""
+    if not half:
+        return call(module, inputs)
+    with torch.autocast(next(module.parameters()).device.type, torch.bfloat16):
+        outputs = call(module, inputs)
+    return map_tensors(lambda t: t.float() if t.dtype is torch.bfloat16 else t, outputs)
 
 
 @contextmanager

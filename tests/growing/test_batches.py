@@ -6,12 +6,14 @@ from itertools import islice
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
 from archir.errors import GrowError
 from archir.growing.batches import Augmentation, Batches, stream
 from archir.growing.examples import Examples
+from archir.growing.training_loss import Mixed
 from archir.scoring.targets import Targets
 
 
@@ -51,7 +53,7 @@ def test_the_order_depends_on_the_seed_alone() -> None:
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 13])
 def test_a_stream_goes_on_where_it_was(start: int) -> None:
     images = Examples(torch.arange(320.0).view(20, 1, 4, 4), torch.arange(20))
-    batches = Batches(images, 5, seed=2, augmentation=Augmentation(flip=True, crop=1))
+    batches = Batches(images, 5, seed=2, augmentation=Augmentation(flip=True, crop=1, cutout=2))
     whole = list(islice(stream(batches), 20))
     again = list(islice(stream(batches, start), 20 - start))
     for (x, t), (y, u) in zip(whole[start:], again, strict=True):
@@ -101,6 +103,45 @@ def test_cropping_shifts_each_image_and_fills_with_zeros() -> None:
     assert len(shifts) == 9
 
 
+@pytest.mark.parametrize("side", [1, 2, 3, 9])
+def test_cutting_out_blanks_one_square_of_each_image(side: int) -> None:
+    images = torch.ones(200, 2, 5, 4)
+    changed = Augmentation(cutout=side)(images, torch.Generator().manual_seed(0))
+    assert torch.equal(changed[:, 0], changed[:, 1])
+    blank, places = changed[:, 0] == 0, set()
+    for image in blank:
+        rows, columns = image.any(1), image.any(0)
+        assert torch.equal(image, rows[:, None] & columns), "a rectangle"
+        assert 0 < rows.sum() <= side and 0 < columns.sum() <= side
+        places.add((tuple(rows.tolist()), tuple(columns.tolist())))
+    if side <= 3:
+        assert len(places) == 20, "the centre is anywhere"
+
+
+def test_mixing_takes_two_examples_with_their_targets() -> None:
+    split = Examples(torch.eye(12, dtype=torch.float64), torch.arange(12))
+    shares = []
+    for inputs, targets in islice(stream(Batches(split, 6, 1, Augmentation(mixup=0.5))), 60):
+        assert isinstance(targets, Mixed) and isinstance(inputs, torch.Tensor)
+        share = float(targets.share[0])
+        assert torch.equal(targets.share, torch.full((6,), share, dtype=torch.float64))
+        first, second = (F.one_hot(torch.tensor(_numbers(t)), 12).double() for t in (targets.first, targets.second))
+        torch.testing.assert_close(inputs, share * first + (1 - share) * second, rtol=1e-12, atol=1e-15)
+        assert sorted(_numbers(targets.first)) == sorted(_numbers(targets.second))
+        shares.append(share)
+    assert min(shares) < 0.1 and max(shares) > 0.9 and len(set(shares)) == 60
+    assert abs(sum(shares) / 60 - 0.5) < 0.15
+
+
+def test_a_stream_of_mixes_goes_on_where_it_was() -> None:
+    batches = Batches(Examples(torch.randn(20, 3), torch.arange(20)), 5, seed=2, augmentation=Augmentation(mixup=0.2))
+    whole, again = list(islice(stream(batches), 12)), list(islice(stream(batches, 7), 5))
+    for (x, t), (y, u) in zip(whole[7:], again, strict=True):
+        assert isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)
+        assert isinstance(t, Mixed) and isinstance(u, Mixed)
+        assert torch.equal(x, y) and torch.equal(t.share, u.share) and _numbers(t.second) == _numbers(u.second)
+
+
 def test_bad_options_are_refused() -> None:
     with pytest.raises(GrowError, match="the batch size is 0"):
         Batches(_numbered(3), 0)
@@ -108,3 +149,6 @@ def test_bad_options_are_refused() -> None:
         Batches(_numbered(3), 2, augmentation=Augmentation(flip=True))
     with pytest.raises(GrowError, match="are not images"):
         list(Batches(_numbered(3), 2, seed=0, augmentation=Augmentation(flip=True)))
+    tokens = Examples(torch.arange(3)[:, None], torch.arange(3))
+    with pytest.raises(GrowError, match=r"inputs of type torch\.int64 cannot be mixed"):
+        list(Batches(tokens, 2, seed=0, augmentation=Augmentation(mixup=0.2)))

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from archir.axes.infer import infer_widths
 from archir.errors import PassError
 from archir.growing.optimisers import OptimiserOptions
+from archir.growing.options import GrowOptions
 from archir.growing.trainer import Trainer, carry_over
 from archir.ir.graph import Graph
 from archir.rewrite.compose import Compose
@@ -47,7 +48,7 @@ def batches(name: str) -> list[tuple[Sequence[object], Mapping[str, object]]]:
 
 def gathered(graph: Graph, options: OptimiserOptions, name: str) -> dict[str, Tensor]:
     """Return the state after some steps of the loss `Σ sin(outputs)`, in evaluation mode."""
-    trainer = Trainer(graph, options)
+    trainer = Trainer(graph, GrowOptions(optimiser=options))
     trainer.module.eval()
     for args, kwargs in batches(name):
         trainer.optimiser.zero_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from archir.errors import GrowError
-from archir.growing.optimisers import OptimiserOptions, Schedule, optimiser_tensors, restore_optimiser
+from archir.growing.optimisers import OptimiserOptions, optimiser_tensors, restore_optimiser
 
 
 class Tied(nn.Module):
@@ -92,6 +92,27 @@ def test_optimisers_are_those_of_torch() -> None:
     assert (adamw.defaults["lr"], adamw.defaults["betas"]) == (0.002, (0.8, 0.9))
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_biases_and_norms_do_not_decay_unless_all_do(name: str, decay_all: bool) -> None:
+    """Without gradients, one step of AdamW or SGD takes `rate * weight_decay` of what decays."""
+    module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)).double()
+    nn.init.ones_(module[0].bias)  # type: ignore[arg-type]
+    before = {n: p.detach().clone() for n, p in module.named_parameters()}
+    optimiser = OptimiserOptions(name, rate=0.5, weight_decay=0.1, nesterov=False, decay_all=decay_all).build(module)
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    for n, parameter in module.named_parameters():
+        left = 0.95 if decay_all or n == "0.weight" else 1.0
+        torch.testing.assert_close(parameter.detach(), left * before[n], rtol=1e-12, atol=0)
+
+
+def test_networks_of_vectors_alone_are_optimised() -> None:
+    assert [len(g["params"]) for g in OptimiserOptions().build(nn.LayerNorm(3)).param_groups] == [2]
+    assert [len(g["params"]) for g in OptimiserOptions().build(nn.Linear(3, 1, bias=False)).param_groups] == [1]
+
+
 def test_bad_optimisers_are_refused() -> None:
     with pytest.raises(GrowError, match=r"no optimiser 'adam': did you mean adamw\?"):
         OptimiserOptions("adam")
@@ -101,25 +122,6 @@ def test_bad_optimisers_are_refused() -> None:
         OptimiserOptions("sgd", rate=-1.0)
     with pytest.raises(GrowError, match="no trainable parameters"):
         OptimiserOptions().build(nn.ReLU())
-
-
-def test_schedules() -> None:
-    cosine = Schedule(1.0, 12, warmup=2, last=0.1)
-    assert [cosine(s) for s in (0, 1)] == [0.5, 1.0]
-    assert cosine(2) == 1.0
-    assert cosine(7) == pytest.approx(0.55, rel=1e-12)
-    assert cosine(4) == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 5)) / 2, rel=1e-12)
-    assert cosine(12) == cosine(99) == pytest.approx(0.1, rel=1e-12)
-    linear = Schedule(1.0, 10, shape="linear")
-    assert [linear(s) for s in (0, 5, 10)] == [1.0, 0.5, 0.0]
-    assert {Schedule(0.3, 10, shape="constant")(s) for s in range(20)} == {0.3}
-
-
-def test_bad_schedules_are_refused() -> None:
-    with pytest.raises(GrowError, match=r"no schedule 'cosin': did you mean cosine\?"):
-        Schedule(1.0, 10, shape="cosin")
-    with pytest.raises(GrowError, match="a warm-up of 10 steps does not fit into 10"):
-        Schedule(1.0, 10, warmup=10)
 
 
 KINDS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {

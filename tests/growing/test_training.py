@@ -60,7 +60,7 @@ def test_training_is_the_plain_loop() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(50, 3)).double()
     twin, split = copy.deepcopy(module), _split()
-    options = OptimiserOptions("sgd", rate=0.5)
+    options = OptimiserOptions("sgd", rate=0.5, decay_all=True)
     done = train(module, Batches(split, 8), find_loss("cross_entropy"), options.build(module))
     optimiser = torch.optim.SGD(twin.parameters(), 0.5, momentum=0.9, weight_decay=5e-4, nesterov=True)
     losses = []
@@ -110,6 +110,34 @@ def test_long_gradients_are_clipped() -> None:
     optimiser = OptimiserOptions("sgd", rate=1.0, momentum=0.0, nesterov=False, weight_decay=0.0).build(module)
     train(module, Batches(split, 4), find_loss("mse"), optimiser, clip=0.01)
     assert (module.weight - before).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_outputs_are_computed_in_bfloat16_where_asked() -> None:
+    """Weights, gradients, the loss and the optimiser stay in float32; a lowered graph does as its model."""
+    split, seen = _split(), list[torch.dtype]()
+    inputs = _images(split).float()
+    split, model = Examples(inputs, _labels(split)), _net().float()
+    model.drop.p = 0.0
+    graph, states = trace(model, inputs), []
+
+    def minimised(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(outputs.dtype)
+        return F.cross_entropy(outputs, targets)
+
+    for precision in ("auto", "float32", "bfloat16"):
+        module = graph.module()
+        module.register_forward_hook(lambda _, __, outputs: seen.append(outputs.dtype))
+        optimiser = OptimiserOptions("sgd", rate=0.1).build(module)
+        train(
+            module, Batches(split, 8), find_loss("cross_entropy"), optimiser, minimised=minimised, precision=precision
+        )
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in module.parameters() if p.grad is not None)
+        states.append(module.state_dict())
+    assert seen == 4 * 3 * [torch.float32] + 3 * [torch.bfloat16, torch.float32]
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), "auto is float32 on the CPU"
+        torch.testing.assert_close(states[2][name], tensor, rtol=0.05, atol=0.02)
+    assert not all(torch.equal(t, states[2][n]) for n, t in states[0].items())
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_weights() -> None:

@@ -19,6 +19,7 @@ from archir.errors import ScoreError
 from archir.growing.batches import Batches, stream
 from archir.growing.examples import Examples
 from archir.growing.optimisers import OptimiserOptions
+from archir.growing.options import GrowOptions
 from archir.growing.trainer import Trainer
 from archir.growing.training import evaluate, recalibrate, train
 from archir.ir.graph import Graph
@@ -71,7 +72,7 @@ def digits() -> Examples:
 @pytest.fixture(scope="module")
 def trained(digits: Examples) -> Graph:
     torch.manual_seed(0)
-    trainer = Trainer(trace(Net(), (torch.randn(4, 1, 8, 8),)), OptimiserOptions(rate=0.05))
+    trainer = Trainer(trace(Net(), (torch.randn(4, 1, 8, 8),)), GrowOptions(optimiser=OptimiserOptions(rate=0.05)))
     batches = Batches(digits.take(slice(0, 1000)), 64, seed=0)
     several = stream(batches)
     train(trainer.module, (next(several) for _ in range(100)), LOSS, trainer.optimiser)
