@@ -44,6 +44,11 @@ class Budget:
         """Say whether a network that takes so many seconds an example is within the limit."""
         return self.latency is None or seconds <= self.latency
 
+    def scaled(self, factor: float) -> Budget:
+        """Return a multiple of all limits, whole ones rounded down."""
+        whole = (None if limit is None else int(limit * factor) for limit in (self.parameters, self.flops, self.peak_bytes))
+        return Budget(*whole, None if self.latency is None else self.latency * factor)
+
     def check(self, seed: Cost) -> None:
         """Check that a seed network leaves room to grow.
 

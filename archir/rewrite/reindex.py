@@ -171,8 +171,13 @@ class Reindexing:
         return result
 
 
-def plan_reindexing(widths: Widths, changes: Mapping[str, Change]) -> Reindexing:
+def plan_reindexing(widths: Widths, changes: Mapping[str, Change], *, keep: bool = True) -> Reindexing:
     """Check that units of widths may become other units, and find out how.
+
+    Args:
+        widths: the widths of the graph.
+        changes: by width name.
+        keep: whether the function has to be kept; if not, units are repeated as they are, in any numbers.
 
     Raises:
         PassError: there is no such width, a unit is out of range, no unit would be left, or the function cannot be
@@ -187,7 +192,7 @@ def plan_reindexing(widths: Widths, changes: Mapping[str, Change]) -> Reindexing
             why = f"unit {wrong[0]} is not below {width.size}" if wrong else "no unit would be left"
             raise PassError(f"width {name} cannot be changed so", why=why)
         counts = change.multiplicity(width.size)
-        if not change.fresh and not change.merged and int(counts.max()) <= 1:
+        if not keep or (not change.fresh and not change.merged and int(counts.max()) <= 1):
             continue
         found = solve_exponents(widths, width)
         verb = "merged" if change.merged else "repeated"

@@ -59,6 +59,22 @@ def cost_of_set(graph: Graph, members: Sequence[Morphism]) -> Cost:
     return found + _resizing(widths, sizes)
 
 
+def cost_of_sizes(graph: Graph, sizes: Mapping[str, int]) -> Cost:
+    """Return the cost of a graph with other sizes of widths, for one example.
+
+    Its peak may be lower, where sizes known at run time are no longer asked for once -1 can take their place.
+
+    Args:
+        graph: the graph.
+        sizes: the new size of each width that changes, by name.
+
+    Raises:
+        PassError: there is no such width.
+    """
+    widths = infer_widths(graph)
+    return cost(graph) + _resizing(widths, {widths[name].atom: size for name, size in sizes.items()})
+
+
 def _run_time_axes(widths: Widths) -> Sequence[Term]:
     """Return the axes with widths in them that run-time sizes are given for.
 
