@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from archir.growing.batches import Augmentation
     from archir.growing.budget import Budget, Prices
     from archir.growing.data import load_data
-    from archir.growing.engine import Run
+    from archir.growing.grow import Run
     from archir.growing.optimisers import OptimiserOptions
     from archir.growing.options import GrowOptions
     from archir.ir.builder import GraphBuilder
@@ -134,7 +134,7 @@ _HOMES = {
     "Augmentation": "archir.growing.batches",
     **dict.fromkeys(("Budget", "Prices"), "archir.growing.budget"),
     "load_data": "archir.growing.data",
-    "Run": "archir.growing.engine",
+    "Run": "archir.growing.grow",
     "OptimiserOptions": "archir.growing.optimisers",
     "GrowOptions": "archir.growing.options",
     "GraphBuilder": "archir.ir.builder",

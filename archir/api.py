@@ -14,7 +14,8 @@ from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
 from archir.errors import GrowError, PassError, ScoreError
 from archir.growing.budget import Budget
-from archir.growing.engine import Listener, Run, grow_graph
+from archir.growing.grow import Run, grow_graph
+from archir.growing.log import Listener
 from archir.growing.examples import Examples, Inputs
 from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph

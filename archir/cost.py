@@ -74,6 +74,14 @@ def cost(graph: Graph, batch: int = 1) -> Cost:
     return known[batch]
 
 
+def training_flops(graph: Graph, examples: int) -> int:
+    """Return the FLOPs of training on so many examples: three times the forward pass, the backward pass taken for two.
+
+    Source: Kaplan et al. 2020, section 2.1.
+    """
+    return 3 * cost(graph).flops * examples
+
+
 def memory(graph: Graph, batch: int = 1) -> Memory:
     """Return the memory that the forward pass takes for a batch of `batch` examples."""
     return memory_of(graph, batch, lambda: Memory(graph, lambda node: result_bytes(node, batch), is_view))

@@ -16,7 +16,8 @@ from archir.errors import ArchirError
 from archir.ir.printable import printable
 
 if TYPE_CHECKING:
-    from archir.growing.run import Event
+    from archir.growing.report import loss_change
+from archir.growing.run import Event
 
 WIDTH = 120
 """Columns of what is printed where there is no terminal."""
@@ -101,6 +102,7 @@ class RunProgress:
             disable=quiet or not self._console.is_terminal,
         )
         self._task = self._progress.add_task(label, total=None, note="")
+        self._kind = "growth"
 
     def __enter__(self) -> Self:
         """Show the bar."""
@@ -140,14 +142,23 @@ class RunProgress:
             case "evaluated":
                 phase = "score" if event["phase"] == "before growth" else "train"
                 self._describe(phase, completed=event["step"], note=f"{_quality(event)}, {event['parameters']:,} par.")
-            case "grown":
-                predicted = "" if event["predicted"] is None else f"{event['predicted']:+.4f} predicted, "
+            case "expanded":
                 self.line(
-                    f"growth step {event['growth']} at step {event['step']}: {event['parameters_before']:,} -> "
-                    f"{event['parameters']:,} parameters, loss {predicted}{event['realised']:+.4f} realised"
+                    f"expanded: {event['widths']} widths {event['factor']:.2f}-fold, born {event['birth']}, "
+                    f"{event['parameters']:,} parameters, {event['flops']:,} FLOPs"
                 )
+            case "scored":
+                self._kind = event["kind"]
+            case "grown":
+                predicted = "" if event["predicted"] is None else f"{loss_change(event['predicted'])} predicted, "
+                self.line(
+                    f"{self._kind} {event['growth']} at step {event['step']}: {event['parameters_before']:,} -> "
+                    f"{event['parameters']:,} parameters, loss {predicted}{loss_change(event['realised'])} realised"
+                )
+                if event["note"]:
+                    self.line(f"  {event['note']}")
             case "rejected":
-                self.line(f"growth step {event['growth']} at step {event['step']}: nothing that lowers the loss")
+                self.line(f"{self._kind} {event['growth']} at step {event['step']}: {event['note']}")
 
     def _describe(self, phase: str, **fields: object) -> None:
         note = fields.pop("note", None)

@@ -17,13 +17,13 @@ from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.growing.config import RunConfig, read_config
 from archir.growing.data import Dataset
-from archir.growing.engine import Run, grow_graph
+from archir.growing.grow import Run, grow_graph
 from archir.growing.examples import Examples
 from archir.growing.latency import measure_latency
 from archir.growing.lock import lock_run
 from archir.growing.model import load_model
 from archir.growing.plot import plot
-from archir.growing.report import Report, columns, columns_of_test, make_report, rows, rows_of_test
+from archir.growing.report import Report, columns, columns_of_test, make_report, notes, rows, rows_of_test
 from archir.growing.run import RunDirectory, open_run
 from archir.growing.training import evaluate
 from archir.ir.graph import Graph
@@ -201,6 +201,8 @@ def cost_line(graph: Graph) -> str:
 def _print_report(found: Report) -> None:
     """Print the tables of a finished run."""
     print_table(columns(found), rows(found), title="growth (predicted, realised: changes of the loss)")
+    for note in notes(found):
+        say(note)
     say("")
     print_table(columns_of_test(found), rows_of_test(found), title=_test_title(found))
     say("")

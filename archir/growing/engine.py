@@ -1,191 +1,72 @@
-"""The engine: train, recalibrate, learn, score, select, verify, apply, carry the optimiser over, train on."""
+"""The engine: expand, train, recalibrate, learn, score, select, verify, apply, carry the optimiser over, train on."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import pydantic
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
 
-from archir.cost import cost
-from archir.errors import ArchirError, FileError, GrowError
+from archir.cost import cost, training_flops
+from archir.errors import GrowError
 from archir.growing.batches import Batches, stream
-from archir.growing.budget import Budget
-from archir.growing.checks import check_examples, labelled
+from archir.growing.checks import labelled
 from archir.growing.examples import Examples
-from archir.growing.fingerprint import differences, fingerprint
+from archir.growing.expansion import Expansion, widen_uniformly
 from archir.growing.growth import Growth, grow_once
 from archir.growing.latency import measure_latency
-from archir.growing.lock import lock_run
-from archir.growing.options import GrowOptions
-from archir.growing.run import Checkpoint, Event, RunDirectory, create_run, open_run
+from archir.growing.learned import compare_with_fresh
+from archir.growing.log import Log
+from archir.growing.options import EXPANSION, GrowOptions
+from archir.growing.run import Checkpoint, RunDirectory
 from archir.growing.trainer import Trainer
 from archir.growing.training import evaluate, recalibrate
 from archir.ir.graph import Graph
 from archir.ir.seeds import derived_seed
-from archir.rewrite.morphism import Morphism
-from archir.scoring.losses import Loss, find_loss
+from archir.rewrite.morphism import Morphism, cost_of
+from archir.scoring.budget import Budget
+from archir.scoring.losses import Loss
 from archir.scoring.ranges import CLOSED, Real, Whole, problems_of
+from archir.scoring.strategies.registry import DEFAULT
 
-Listener = Callable[[Event], None]
 
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
+@pydantic.dataclasses.dataclass(frozen=True, config=CLOSED, kw_only=True)
+class _State:
+    """What a run goes on from besides its network.
 
     Attributes:
-        graph: the grown program with its trained weights.
-        model: the live module made of it, in evaluation mode.
-        history: all events, in order.
-        directory: where the run was kept, None if nowhere.
+        step: optimiser steps done.
+        growth_steps: growth steps done.
+        seconds: seconds spent.
+        training_flops: FLOPs spent on training and on growth steps.
+        begun: parameters, FLOPs and peak bytes of the network training began with.
     """
-
-    graph: Graph
-    model: nn.Module
-    history: tuple[Event, ...]
-    directory: Path | None
-
-
-def grow_graph(
-    graph: Graph,
-    *,
-    train: Examples,
-    validation: Examples,
-    budget: Budget,
-    morphisms: Sequence[Morphism],
-    loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",
-    options: GrowOptions | None = None,
-    directory: Path | None = None,
-    config: str = "",
-    resume: bool = False,
-    replace: bool = False,
-    on_event: Listener | None = None,
-) -> Run:
-    """Train a network and let it grow under a budget.
-
-    Everything is chosen on the validation split: one part of it selects the candidates, another checks the set they
-    make. A run that was interrupted goes on from its last whole checkpoint and ends as it would have, bit for bit, if
-    it is the same: its seed, examples, loss, budget, options and kinds of rewrite are those that it was started with.
-    One process at a time can do so.
-
-    Args:
-        graph: the seed.
-        train: examples the weights and θ are learned on.
-        validation: examples everything is chosen on.
-        budget: hard limits on the cost of the grown network.
-        morphisms: the kinds of rewrite it may grow by.
-        loss: name of a loss, or a callable of outputs and targets.
-        options: how it is trained and grown.
-        directory: where to keep the run; nothing is kept if not given.
-        config: text that tells what the run is, kept in the directory.
-        resume: go on with the run in the directory.
-        replace: remove the run that is in the directory, if any.
-        on_event: is told every event as it happens.
-
-    Raises:
-        GrowError: the budget is below the seed, the loss is not finite or does not depend on the weights, nothing is
-            labelled, the options make no sense, or the run in the directory is another one, whose differences are
-            listed.
-        ScoreError: the network cannot be scored, or its outputs and the targets do not fit the loss.
-        FileError: examples are not finite or have labels the network does not know; or the directory cannot be
-            written, holds another run, is in use, or all its checkpoints are damaged.
-    """
-    options = GrowOptions() if options is None else options
-    for value, kind in ((options, GrowOptions), (budget, Budget)):
-        if not isinstance(value, kind):
-            raise GrowError(f"a {type(value).__name__} is no {kind.__name__}")
-    found, kinds = find_loss(loss), tuple(morphisms)
-    budget.check(cost(graph))
-    options.training_loss(found)
-    check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
-    if directory is None:
-        if resume:
-            raise GrowError("a run that was kept nowhere cannot go on", hint="give its directory")
-        log = _Log(None, on_event)
-        final = _Engine(graph, train, validation, budget, kinds, found, options, None, log).run(None)
-        return Run(final, final.module().eval(), tuple(log.events), None)
-    decided = fingerprint(
-        graph, train=train, validation=validation, budget=budget, options=options, loss=found, morphisms=kinds
-    )
-    with _opened(directory, config, decided, resume, replace) as run:
-        log = _Log(run, on_event)
-        engine = _Engine(graph, train, validation, budget, kinds, found, options, run, log)
-        final = engine.run(run.latest(accept=engine.check, on_damage=log.damaged) if resume else None)
-        return Run(final, final.module().eval(), tuple(log.events), directory)
-
-
-@contextmanager
-def _opened(
-    directory: Path, config: str, decided: Mapping[str, Any], resume: bool, replace: bool
-) -> Iterator[RunDirectory]:
-    """Hold the directory of a new run, or of one that goes on and is the same.
-
-    Raises:
-        FileError: it cannot be written, is in use, or holds a run or none.
-        GrowError: the run in it was started with something else.
-    """
-    if resume:
-        run = open_run(directory)
-        with lock_run(directory):
-            different = differences(run.fingerprint, decided)
-            if different:
-                raise GrowError(
-                    f"the run in {directory} was started with another configuration",
-                    why="\n         ".join(different),
-                    hint="go on with what it was started with, or choose another directory for a new run",
-                )
-            run.clear()
-            yield run
-        return
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot write into {directory}", why=str(error)) from error
-    with lock_run(directory):
-        yield create_run(directory, config, fingerprint=decided, replace=replace)
-
-
-class _Log:
-    """Collects events, writes them to the run directory, and tells the listener."""
-
-    def __init__(self, run: RunDirectory | None, on_event: Listener | None) -> None:
-        self._run = run
-        self._on_event = on_event
-        self.events: list[Event] = run.history() if run is not None else []
-
-    def __call__(self, event: str, **fields: Any) -> None:
-        line: Event = {"event": event, "time": round(time.time(), 3), **fields}
-        if self._run is not None:
-            line = self._run.append(event, **fields)
-        self.events.append(line)
-        if self._on_event is not None:
-            self._on_event(line)
-
-    def damaged(self, step: int, error: ArchirError) -> None:
-        """Record that the checkpoint of a step was passed over."""
-        self("damaged", checkpoint=step, why=error.why or error.what)
-
-
-@pydantic.dataclasses.dataclass(frozen=True, config=CLOSED)
-class _State:
-    """What a run goes on from besides its network: steps done, growth steps done, seconds spent."""
 
     step: Whole
     growth_steps: Whole
     seconds: Real
+    training_flops: Whole
+    begun: tuple[Whole, Whole, Whole]
+
+
+class _Clock:
+    """Tells how long a run has taken, what it took before it was interrupted included."""
+
+    def __init__(self, before: float) -> None:
+        self._before, self._started = before, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self._before + time.monotonic() - self._started
 
 
 @dataclass(frozen=True)
-class _Engine:
+class Engine:
     """One run: the seed, the data and the options."""
 
     seed: Graph
@@ -196,7 +77,7 @@ class _Engine:
     loss: Loss
     options: GrowOptions
     directory: RunDirectory | None
-    log: _Log
+    log: Log
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Check that the run can go on from a checkpoint.
@@ -217,56 +98,90 @@ class _Engine:
 
     def run(self, checkpoint: Checkpoint | None) -> Graph:
         """Train and grow to the end, from the beginning or from a checkpoint."""
-        options, started = self.options, time.monotonic()
+        options = self.options
         if checkpoint is None:
-            step, grown, spent = 0, 0, 0.0
-            trainer = Trainer(self.seed, options)
-            price = cost(self.seed)
-            prices = options.prices.given
-            timed = "latency" in self.budget.limits | prices
-            self.log(
-                "started",
-                parameters=price.parameters,
-                flops=price.flops,
-                peak_bytes=price.peak_bytes,
-                latency=measure_latency(self.seed.module(), self.validation) if timed else None,
-                budget=self.budget.limits,
-                prices=prices,
-                steps=options.steps,
-                growth_at=options.growth_at(),
-            )
+            trainer, state = self._begin()
         else:
             state = _State(**checkpoint.state)
-            step, grown, spent = state.step, state.growth_steps, state.seconds
             trainer = Trainer(checkpoint.graph, options, checkpoint.tensors)
-            self.log("resumed", step=step, growth=grown)
-        growth_at = options.growth_at()
+            self.log("resumed", step=state.step, growth=state.growth_steps)
+        growth_at, clock = options.growth_at(), _Clock(state.seconds)
         while True:
-            while grown < len(growth_at) and growth_at[grown] <= step:
-                trainer = self._grow(trainer, step, grown)
-                grown += 1
-                self._save(trainer, step, grown, spent + time.monotonic() - started)
-            if step >= options.steps:
+            while state.growth_steps < len(growth_at) and growth_at[state.growth_steps] <= state.step:
+                trainer, state = self._grow(trainer, state)
+                self._save(trainer, state, clock)
+            if state.step >= options.steps:
                 break
-            step = self._train(trainer, step, self._next_stop(step, growth_at[grown:]))
-            if step % options.checkpoint_every == 0 and step < options.steps:
-                self._save(trainer, step, grown, spent + time.monotonic() - started)
-        seconds = spent + time.monotonic() - started
+            stop = self._next_stop(state.step, growth_at[state.growth_steps :])
+            state = self._train(trainer, state, stop)
+            if stop % options.checkpoint_every == 0 and stop < options.steps:
+                self._save(trainer, state, clock)
         trainer = trainer.averaged(self.train)
         metrics = evaluate(trainer.module, self.validation, self.loss, batch_size=self.options.batch_size)
         graph = trainer.graph()
-        self._save(trainer, step, grown, seconds)
+        self._save(trainer, state, clock)
         price = cost(graph)
         self.log(
             "finished",
-            step=step,
+            step=state.step,
             loss=metrics.loss,
             accuracy=metrics.accuracy,
             parameters=price.parameters,
             flops=price.flops,
-            seconds=seconds,
+            training_flops=state.training_flops,
+            seconds=clock.seconds,
         )
         return graph
+
+    def _begin(self) -> tuple[Trainer, _State]:
+        """Return the network training begins with, and the state of a run that has done nothing."""
+        options, price = self.options, cost(self.seed)
+        prices = options.prices.given
+        timed = "latency" in self.budget.limits | prices
+        self.log(
+            "started",
+            parameters=price.parameters,
+            flops=price.flops,
+            peak_bytes=price.peak_bytes,
+            latency=measure_latency(self.seed.module(), self.validation) if timed else None,
+            budget=self.budget.limits,
+            prices=prices,
+            steps=options.steps,
+            growth_at=options.growth_at(),
+        )
+        graph, factor = self.seed, self._factor()
+        if factor > 1 and options.growth_steps:
+            expansion = self._expand(factor)
+            graph, price = expansion.graph, expansion.cost
+        begun = price.parameters, price.flops, price.peak_bytes
+        return Trainer(graph, options), _State(step=0, growth_steps=0, seconds=0.0, training_flops=0, begun=begun)
+
+    def _factor(self) -> float:
+        """Return by how much the network is expanded beyond the final budget before training."""
+        if self.options.expansion is not None:
+            return self.options.expansion
+        sites = (site for morphism in self.morphisms for site in morphism.sites(self.seed))
+        shrinks = self.options.rule == DEFAULT and any(cost_of(self.seed, site).frees for site in sites)
+        return EXPANSION if shrinks else 1.0
+
+    def _expand(self, factor: float) -> Expansion:
+        """Return the seed widened beyond the final budget."""
+        options = self.options
+        birth = options.birth
+        if birth == "auto":
+            few = self._held_out(options.seed)[0]
+            birth = compare_with_fresh(self.seed, Batches(few, options.batch_size), self.loss, options.seed).birth
+        found = widen_uniformly(self.seed, self.budget.scaled(factor), birth=birth, seed=options.seed)
+        self.log(
+            "expanded",
+            birth=birth,
+            widths=len(found.sizes),
+            factor=found.factor,
+            parameters=found.cost.parameters,
+            flops=found.cost.flops,
+            peak_bytes=found.cost.peak_bytes,
+        )
+        return found
 
     def _next_stop(self, step: int, growth_at: Sequence[int]) -> int:
         """Return the step up to which to train before something else is due."""
@@ -274,17 +189,19 @@ class _Engine:
         every = [n for n in (options.evaluate_every, options.checkpoint_every) if n]
         return min([options.steps, *growth_at[:1], *((step // n + 1) * n for n in every)])
 
-    def _train(self, trainer: Trainer, step: int, stop: int) -> int:
+    def _train(self, trainer: Trainer, state: _State, stop: int) -> _State:
         options = self.options
         batches = Batches(self.train, options.batch_size, options.seed, options.augmentation)
         # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
-        torch.manual_seed(derived_seed(options.seed, step))
-        done = trainer.train(itertools.islice(stream(batches, step), stop - step), self.loss, first_step=step)
+        torch.manual_seed(derived_seed(options.seed, state.step))
+        few = itertools.islice(stream(batches, state.step), stop - state.step)
+        done = trainer.train(few, self.loss, first_step=state.step)
         skipped = {"skipped": done.skipped} if done.skipped else {}
         self.log("train", step=stop, loss=done.loss, rate=trainer.rate(stop - 1), examples=done.examples, **skipped)
         if options.evaluate_every and (stop % options.evaluate_every == 0 or stop == options.steps):
             self._evaluate(trainer, stop, "train")
-        return stop
+        spent = training_flops(trainer.graph(), done.examples)
+        return replace(state, step=stop, training_flops=state.training_flops + spent)
 
     def _evaluate(self, trainer: Trainer, step: int, phase: str) -> None:
         judged = trainer.averaged(self.train).module
@@ -294,9 +211,9 @@ class _Engine:
             "evaluated", step=step, phase=phase, loss=metrics.loss, accuracy=metrics.accuracy, parameters=parameters
         )
 
-    def _grow(self, trainer: Trainer, step: int, number: int) -> Trainer:
-        options = self.options
-        seed = derived_seed(options.seed, number + 1)
+    def _grow(self, trainer: Trainer, state: _State) -> tuple[Trainer, _State]:
+        options, step, number = self.options, state.step, state.growth_steps + 1
+        seed = derived_seed(options.seed, number)
         self._recalibrate(trainer, seed)
         # Evaluated after that, so that what growth did is not mixed with what fresh batch statistics did.
         self._evaluate(trainer, step, "before growth")
@@ -308,35 +225,40 @@ class _Engine:
             selection=selection,
             check=check,
             loss=self.loss,
-            budget=self.budget.stage(cost(self.seed), number + 1, options.growth_steps),
+            budget=self.budget.stage(state.begun, min(number, options.growth_steps), options.growth_steps),
             options=options,
             morphisms=self.morphisms,
             seed=seed,
         )
+        kind = "exchange" if number > options.growth_steps else "contraction" if growth.contracts else "growth"
         self.log(
             "scored",
             step=step,
-            growth=number + 1,
+            growth=number,
+            kind=kind,
             rule=growth.rule,
             candidates=growth.candidates,
             ranked=growth.ranked,
+            budget=growth.budget.limits,
+            price=growth.price,
             seconds=growth.seconds,
         )
+        state = replace(state, growth_steps=number, training_flops=state.training_flops + growth.flops)
         if growth.rewriting is None:
-            self.log("rejected", step=step, growth=number + 1, chosen=growth.chosen)
-            return trainer
-        self._log_growth(growth, step, number + 1, cost(graph).parameters)
+            self.log("rejected", step=step, growth=number, chosen=growth.chosen, note=growth.note)
+            return trainer, state
+        self._log_growth(growth, step, number)
         grown = trainer.become(growth.rewriting)
         if options.batch_statistics:
             self._recalibrate(grown, seed)
         self._evaluate(grown, step, "after growth")
-        return grown
+        return grown, state
 
     def _recalibrate(self, trainer: Trainer, seed: int) -> None:
         batches = stream(Batches(self.train, self.options.batch_size, seed))
         recalibrate(trainer.module, itertools.islice(batches, self.options.recalibrate_batches))
 
-    def _log_growth(self, growth: Growth, step: int, number: int, before: int) -> None:
+    def _log_growth(self, growth: Growth, step: int, number: int) -> None:
         self.log(
             "grown",
             growth=number,
@@ -346,12 +268,13 @@ class _Engine:
             expected=growth.expected,
             realised=growth.realised,
             scale=growth.scale,
-            parameters_before=before,
+            parameters_before=growth.before.parameters,
             parameters=growth.cost.parameters,
             flops=growth.cost.flops,
             peak_bytes=growth.cost.peak_bytes,
             latency=growth.latency,
             backed_off=growth.chosen - len(growth.specs),
+            note=growth.note,
         )
 
     def _held_out(self, seed: int) -> tuple[Examples, Examples]:
@@ -364,7 +287,7 @@ class _Engine:
         order = examples[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
         return self.validation.take(order[:size]), self.validation.take(order[size : 2 * size])
 
-    def _save(self, trainer: Trainer, step: int, grown: int, seconds: float) -> None:
+    def _save(self, trainer: Trainer, state: _State, clock: _Clock) -> None:
         if self.directory is not None:
-            state = _State(step=step, growth_steps=grown, seconds=seconds)
-            self.directory.save(Checkpoint(step, trainer.graph(), trainer.state(), asdict(state)))
+            kept = asdict(replace(state, seconds=clock.seconds))
+            self.directory.save(Checkpoint(state.step, trainer.graph(), trainer.state(), kept))

@@ -42,7 +42,7 @@ def fingerprint(
     loss: Loss,
     morphisms: Sequence[Morphism],
 ) -> dict[str, Any]:
-    """Return what decides a run: see `archir.growing.engine.grow_graph` for the arguments.
+    """Return what decides a run: see `archir.growing.grow.grow_graph` for the arguments.
 
     Returns:
         JSON values by item.

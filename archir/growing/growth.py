@@ -1,4 +1,4 @@
-"""One growth step: learn θ, score, select a set, check its true loss on held-out examples, apply."""
+"""One growth step: learn θ, score, select a set within a budget, check its true loss on held-out examples, apply."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from torch.utils.flop_counter import FlopCounterMode
+
 from archir.cost import Cost, cost
-from archir.growing.batches import Batches
-from archir.growing.budget import Budget
 from archir.growing.examples import Examples
-from archir.growing.latency import measure_latency
 from archir.growing.options import GrowOptions
-from archir.growing.training import evaluate
+from archir.growing.step import StepContext
 from archir.ir.graph import Graph, Patch
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import rewrite_together
-from archir.scoring.batch_statistics import with_batch_statistics
-from archir.scoring.batches import BoundBatch, bind_batches
+from archir.scoring.batches import BoundBatch
+from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
-from archir.scoring.objective import make_objective
-from archir.scoring.propose import propose_composites
-from archir.scoring.score import score
-from archir.scoring.scores import Score, Scores
+from archir.scoring.scores import Score, Scores, Selection
 from archir.scoring.sets import CandidateSet
 
 TOLERANCE = 1e-3
 """The largest rise of the loss, relative to it, that is let pass where the rule predicts nothing: rewrites that keep
 the function but for rounding, or for noise that tells new units apart, would else be refused by chance."""
+
+ENOUGH = 0.9
+"""The part of its budget that a growth step has to use or else says why it does not."""
 
 SHRUNK = (0.5, 0.25)
 """What θ of a set is multiplied with in turn before members are dropped: all units stay, and training moves them on."""
@@ -38,6 +37,7 @@ class Growth:
     """What a growth step did.
 
     Attributes:
+        before: cost of the graph before.
         graph: the grown graph, or the old one if nothing was committed.
         rewriting: how it was rewritten, None if nothing was committed.
         specs: the committed candidates.
@@ -53,9 +53,14 @@ class Growth:
         ranked: number of candidates the rule chose from.
         cost: cost of the graph.
         latency: seconds of its forward pass of one example; None where neither a budget nor a price asks for it.
+        budget: limits of the step.
+        price: what all of the limits that are tight are worth, in nats, as the selection found it.
+        why: why the set holds no more, or why nothing was committed.
+        flops: FLOPs the step has spent on learning, scoring and checking.
         seconds: wall-clock time.
     """
 
+    before: Cost
     graph: Graph
     rewriting: Patch | None
     specs: tuple[str, ...]
@@ -69,7 +74,28 @@ class Growth:
     ranked: int
     cost: Cost
     latency: float | None
+    budget: Budget
+    price: float
+    why: str
+    flops: int
     seconds: float
+
+    @property
+    def contracts(self) -> bool:
+        """Whether the network had to come down to the budget."""
+        return not self.budget.allows(self.before)
+
+    @property
+    def note(self) -> str:
+        """What a user would want to be told of where it ended, and why; empty if it ended where it should."""
+        share = self.budget.share(self.cost)
+        if self.contracts:
+            return f"still at {share:.0%} of the budget: {self.why}" if share > 1 else ""
+        if self.rewriting is None:
+            return f"nothing was committed: {self.why}"
+        if self.cost.parameters < self.before.parameters and self.cost.flops < self.before.flops:
+            return f"it removed more than it added: {self.why}"
+        return f"{share:.0%} of the budget is used: {self.why}" if share < ENOUGH else ""
 
 
 def grow_once(
@@ -84,14 +110,16 @@ def grow_once(
     morphisms: Sequence[Morphism],
     seed: int,
 ) -> Growth:
-    """Grow a network by the best set of candidates under a budget.
+    """Rewrite a network by the best set of candidates under a budget, above or below what it costs now.
 
-    θ is learned on training batches and the set is selected on other examples. Its θ is then learned again, for all of
+    Within the budget it grows, units for units where there is no more room. θ is learned on training batches and the set is selected on other examples. Its θ is then learned again, for all of
     it together, and its true effect is measured on a third set of examples. While the loss there rises, is predicted to
     rise, or falls by less than `options.agreement` of what is predicted there, its θ is made smaller (`SHRUNK`), and
     then the set is shortened along the path it was selected on. Where no set keeps its promise the first of these that
     lowers the loss is taken; one that raises it is never committed. A rule that predicts nothing promises nothing,
     keeps its own θ, and need not pay prices: its sets may only not raise the loss by more than `TOLERANCE`.
+
+    Above the budget it comes down to it with the least predicted loss; that is committed whatever the loss does.
 
     Latency is measured where a budget or a price asks for it: what candidates add to it is taken to be proportional to
     their FLOPs, but a set is committed only if what is measured then is within the budget and worth its price.
@@ -110,78 +138,86 @@ def grow_once(
     Raises:
         ScoreError: the loss is not finite, or the network cannot be scored.
     """
-    started, size = time.monotonic(), options.batch_size
-    objective = make_objective(graph, loss, batch_statistics=options.batch_statistics)
-    held_out = Batches(check, size)
-    scored, checked = (bind_batches(objective.program, b) for b in (Batches(selection, size), held_out))
-    learn = bind_batches(objective.program, Batches(train, size, seed), most=options.learn_steps)
-    timed = "latency" in budget.limits | options.prices.given
+    started = time.monotonic()
+    step = StepContext(graph, train, selection, check, loss, budget, options, morphisms, seed)
+    with FlopCounterMode(display=False) as counted:
+        scores = step.score()
+        chosen = scores.select(budget, price=step.prices.of)
+        nothing = Growth(
+            before=step.cost,
+            graph=graph,
+            rewriting=None,
+            specs=(),
+            rule=scores.strategy,
+            predicted=None,
+            expected=None,
+            realised=0.0,
+            scale=1.0,
+            chosen=len(chosen.path),
+            candidates=scores.candidates,
+            ranked=len(scores.choice),
+            cost=step.cost,
+            latency=step.latency if step.timed else None,
+            budget=budget,
+            price=chosen.price,
+            why=_why(chosen, scores),
+            flops=0,
+            seconds=0.0,
+        )
+        take = _grow if budget.allows(step.cost) else _shrink
+        found = take(step, scores, chosen, nothing)
+    return replace(found, flops=counted.get_total_flops(), seconds=time.monotonic() - started)
 
-    def latency_of(of: Graph) -> float:
-        return measure_latency(of.module(), check) if timed else 0.0
 
-    old, old_latency = cost(graph), latency_of(graph)
-    prices = options.prices.by_flops(old_latency / max(old.flops, 1))
-
-    def score_all(morphisms: Sequence[Morphism]) -> Scores:
-        scoring = options.scoring(prices.of, seed)
-        return score(objective, scored, morphisms=morphisms, learn=learn, strategy=options.rule, options=scoring)
-
-    def measure(graph: Graph) -> float:
-        judged = with_batch_statistics(graph) if options.batch_statistics else graph
-        return evaluate(judged.module(), held_out, loss).loss
-
-    scores = score_all(morphisms)
-    if options.composites and (proposed := propose_composites(scores, options.composites)):
-        scores = score_all((*morphisms, *proposed))
-    path = scores.choose(budget=budget.allows, price=prices.of)
-    chosen, before = len(path), measure(graph)
-    rejected = Growth(
-        graph=graph,
-        rewriting=None,
-        specs=(),
-        rule=scores.strategy,
-        predicted=None,
-        expected=None,
-        realised=0.0,
-        scale=1.0,
-        chosen=chosen,
-        candidates=scores.candidates,
-        ranked=len(scores.choice),
-        cost=old,
-        latency=old_latency if timed else None,
-        seconds=0.0,
-    )
-    found = rejected
-    again = bind_batches(objective.program, Batches(train, size, seed + 1), most=options.learn_steps)
-    for together, scale in _fallbacks(scores, path, again):
-        expected = None if scores.model is None else together.linearised(checked)
+def _grow(step: StepContext, scores: Scores, chosen: Selection, nothing: Growth) -> Growth:
+    """Return what the first set does that keeps its promise; else the first that lowers the loss, or nothing."""
+    found, before = nothing, step.measure(step.graph)
+    prices, agreement = step.options.prices, step.options.agreement
+    for together, scale in _fallbacks(scores, chosen.path, step.learned_on(1)):
+        expected = None if scores.model is None else together.linearised(step.checked)
         if expected is not None and not expected < 0:
             continue
-        rewriting = rewrite_together(graph, together.rewrites)
-        grown, latency = cost(rewriting.after), latency_of(rewriting.after)
-        realised = measure(rewriting.after) - before
+        grown = _applied(step, together, nothing, before, expected, scale)
         if expected is None:
-            allowed, agrees = realised <= TOLERANCE * abs(before), True
+            allowed, agrees = grown.realised <= TOLERANCE * abs(before), True
         else:
-            price = options.prices.of(grown - old) + options.prices.latency * (latency - old_latency)
-            allowed, agrees = max(realised, expected) < min(0.0, -price), realised <= options.agreement * expected
-        if allowed and budget.allows_latency(latency) and (agrees or found is rejected):
-            found = replace(
-                rejected,
-                graph=rewriting.after,
-                rewriting=rewriting,
-                specs=together.specs,
-                predicted=None if expected is None else together.linearised(scored),
-                expected=expected,
-                realised=realised,
-                scale=scale,
-                cost=grown,
-                latency=latency if timed else None,
-            )
+            price = prices.of(grown.cost - step.cost) + prices.latency * ((grown.latency or 0.0) - step.latency)
+            allowed, agrees = max(grown.realised, expected) < min(0.0, -price), grown.realised <= agreement * expected
+        if allowed and step.budget.allows_latency(grown.latency or 0.0) and (agrees or found is nothing):
+            predicted = None if expected is None else together.linearised(step.scored)
+            found = replace(grown, predicted=predicted)
             if agrees:
                 break
-    return replace(found, seconds=time.monotonic() - started)
+    if found is nothing and chosen.path:
+        return replace(nothing, why="no set lowers the loss on the examples it is checked on")
+    return found
+
+
+def _shrink(step: StepContext, scores: Scores, chosen: Selection, nothing: Growth) -> Growth:
+    """Return what the set does that comes down to the budget, or as near to it as can be."""
+    if not chosen.path:
+        return nothing
+    together = scores.together(chosen.path).learned(step.learned_on(1))
+    done = _applied(step, together, nothing, step.measure(step.graph), None, 1.0)
+    return replace(done, predicted=chosen.predicted)
+
+
+def _applied(
+    step: StepContext, together: CandidateSet, nothing: Growth, before: float, expected: float | None, scale: float
+) -> Growth:
+    """Return what a set does, its true effect included."""
+    rewriting = rewrite_together(step.graph, together.rewrites)
+    return replace(
+        nothing,
+        graph=rewriting.after,
+        rewriting=rewriting,
+        specs=together.specs,
+        expected=expected,
+        realised=step.measure(rewriting.after) - before,
+        scale=scale,
+        cost=cost(rewriting.after),
+        latency=step.latency_of(rewriting.after) if step.timed else None,
+    )
 
 
 def _fallbacks(
@@ -201,3 +237,20 @@ def _fallbacks(
             if any(m.theta for m in learned.members):
                 yield from ((learned.scaled(factor), factor) for factor in SHRUNK)
         path = path[: len(path) // 2]
+
+
+def _why(chosen: Selection, scores: Scores) -> str:
+    """Return in words why a set holds no more."""
+    match chosen.ended:
+        case Ended.LIMIT:
+            return "the budget of the step is used"
+        case Ended.GAINLESS:
+            return "no other candidate is predicted to lower the loss by more than its price"
+        case Ended.UNREFINED:
+            return f"no other of the {scores.refined} refined candidates is, and {len(scores) - scores.refined} were not"
+        case Ended.TAKEN:
+            return "there are no other candidates"
+        case Ended.MOST:
+            return "it has as many members as it may have"
+        case Ended.UNREACHED:
+            return "no candidate is left that comes nearer to the budget"

@@ -21,6 +21,11 @@ from archir.scoring.strategies.registry import DEFAULT, STRATEGIES
 
 Reach = Annotated[float, Field(strict=True, ge=0, le=0.5), PLAIN]
 
+Multiple = Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False), PLAIN]
+
+EXPANSION = 2.2
+"""The multiple of the final budget that a network is expanded to, as the study of docs/growth.md chose it."""
+
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 _WHAT = "these options do not make a run"
@@ -78,12 +83,21 @@ class Training:
 @checked(GrowError, _WHAT)
 @dataclass(frozen=True, config=CLOSED, kw_only=True)
 class Growing:
-    """How a network is grown.
+    """How a network is grown: on a trajectory of budgets, from where training begins to the final one.
+
+    The budgets of the growth steps are spaced geometrically between what the network costs when training begins and
+    the final budget: one that was expanded beyond it is contracted, any other grows.
 
     Attributes:
-        growth_steps: how often it grows.
-        first_growth: part of the steps done before the first growth.
-        last_growth: part of the steps done before the last growth.
+        expansion: before training the network is widened, all widths alike, to so many times the final budget; 1 to
+            begin with the seed. None takes `EXPANSION` where the default rule has units to remove, else 1.
+        birth: how the weights of the expanded network start, `fresh`, `split`, or `auto`: see `archir.growing.birth`.
+        growth_steps: how many growth steps lead to the final budget.
+        first_growth: part of the steps done before the first growth step.
+        last_growth: part of the steps done before the last one of these.
+        exchanges: growth steps after these, as far apart, in which units are exchanged for others.
+        retrain: train the network that was found from scratch, too, and keep the better one on the validation data.
+        counterfactual: train a copy that does not take the growth steps to the end, too, and report it.
         learn_steps: steps of Adam on θ in each growth step.
         learn_rate: its step size, relative to the root mean square of the weight θ is added to.
         radius: trust region: largest norm of θ relative to that of the weights it changes.
@@ -102,9 +116,14 @@ class Growing:
             statistics of batches; all of them at once.
     """
 
+    expansion: Multiple | None = None
+    birth: Annotated[str, among("birth", BIRTHS)] = "auto"
     growth_steps: Whole = 4
     first_growth: Part = 0.1
     last_growth: Part = 0.6
+    exchanges: Whole = 0
+    retrain: Truth = False
+    counterfactual: Truth = False
     learn_steps: Count = 100
     learn_rate: Positive = 0.05
     radius: Positive = 0.5
@@ -149,6 +168,8 @@ class GrowOptions(Training, Growing):
     def _has_time_to_grow(self) -> Self:
         if self.growth_steps > self.steps:
             raise problem(f"{self.growth_steps} growth steps do not fit into {self.steps} steps")
+        if self.growth_at()[-1:] > [self.steps]:
+            raise problem(f"the last of {self.exchanges} exchanges is due after {self.growth_at()[-1]} steps")
         return self
 
     @property
@@ -183,7 +204,7 @@ class GrowOptions(Training, Growing):
         )
 
     def growth_at(self) -> list[int]:
-        """Return the number of optimiser steps done before each growth step, in order."""
+        """Return the number of optimiser steps done before each growth step, exchanges included, in order."""
         first, last = self.first_growth * self.steps, self.last_growth * self.steps
-        gaps = max(self.growth_steps - 1, 1)
-        return [round(first + (last - first) * k / gaps) for k in range(self.growth_steps)]
+        gap = (last - first) / max(self.growth_steps - 1, 1)
+        return [round(first + gap * k) for k in range(self.growth_steps + self.exchanges)]

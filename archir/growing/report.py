@@ -35,6 +35,7 @@ class Step:
 
     Attributes:
         number: its number, from 1.
+        kind: `growth`, `contraction` or `exchange`.
         step: optimiser steps done before it.
         changes: what was done, such as `8 split, 2 prune`; empty if nothing was committed.
         rule: the rule the candidates were chosen by; None if it was not recorded.
@@ -47,9 +48,11 @@ class Step:
         latency: seconds of the forward pass of one example after it; None if that was not measured.
         backed_off: candidates that were chosen but not committed.
         seconds: time spent on scoring and selecting.
+        note: what there is to say of where it ended, and why.
     """
 
     number: int
+    kind: str
     step: int
     changes: str
     rule: str | None
@@ -62,6 +65,7 @@ class Step:
     latency: float | None
     backed_off: int
     seconds: float | None
+    note: str
 
 
 @dataclass(frozen=True)
@@ -254,6 +258,7 @@ def _steps(by_kind: dict[str, list[Event]], started: Event) -> list[Step]:
         steps.append(
             Step(
                 number=number,
+                kind=_perhaps(_text, found, "kind") or "growth",
                 step=_whole(event, "step"),
                 changes=summarise([_text({"spec": s}, "spec") for s in event.get("specs", ())]),
                 rule=_perhaps(_text, found, "rule"),
@@ -266,6 +271,7 @@ def _steps(by_kind: dict[str, list[Event]], started: Event) -> list[Step]:
                 latency=latency,
                 backed_off=_whole(event, "backed_off" if "backed_off" in event else "chosen"),
                 seconds=_perhaps(_number, found, "seconds"),
+                note=_perhaps(_text, event, "note") or "",
             )
         )
     return steps
@@ -297,18 +303,28 @@ def rows(report: Report) -> list[tuple[str, ...]]:
     for g in report.growth:
         costs = _costs(report, g)
         after = [p for p in report.points if p.step <= g.step]
-        predicted = "" if g.predicted is None else f"{g.predicted:+.4f}"
-        losses = (predicted, f"{g.realised:+.4f}") if g.changes else ("", "")
+        predicted = "" if g.predicted is None else loss_change(g.predicted)
+        losses = (predicted, loss_change(g.realised)) if g.changes else ("", "")
         quality = _quality(after[-1]) if after else ""
         seconds = "" if g.seconds is None else f"{g.seconds:.1f}"
         cells = (g.changes or "rejected", *costs, *losses, quality, seconds)
-        found.append((str(g.step), f"growth {g.number}", *cells))
+        found.append((str(g.step), f"{g.kind} {g.number}", *cells))
     if report.last is not None:
         seconds = "" if report.seconds is None else f"{report.seconds:.0f}"
         what = "so far" if report.seconds is None else "end"
         quality = _quality(report.last)
         found.append((str(report.last.step), what, "", *costs, "", "", quality, seconds))
     return found
+
+
+def notes(report: Report) -> list[str]:
+    """Return what there is to say of growth steps that did not end where they should."""
+    return [f"{g.kind} {g.number} at step {g.step}: {g.note}" for g in report.growth if g.note]
+
+
+def loss_change(value: float) -> str:
+    """Return a change of the loss with four digits after the point, or more where it needs them."""
+    return f"{value:+.1e}" if 0 < abs(value) < 1e-3 else f"{value:+.4f}"
 
 
 def columns_of_test(report: Report) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from archir.cost import cost
 from archir.emit.check import tensors_in
 from archir.errors import EmitError, FileError, GrowError
 from archir.growing import engine, growth
-from archir.growing.engine import Run, grow_graph
+from archir.growing.grow import Run, grow_graph
 from archir.growing.lock import lock_run
 from archir.growing.run import Event, open_run
 from archir.ir.graph import Graph

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from archir.growing.budget import Budget
-from archir.growing.engine import Run, grow_graph
+from archir.growing.grow import Run, grow_graph
 from archir.growing.examples import Examples
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
@@ -19,6 +19,7 @@ from passes.split import Split
 
 OPTIONS = GrowOptions(
     steps=60,
+    expansion=1.0,
     growth_steps=2,
     batch_size=32,
     optimiser=OptimiserOptions(rate=0.05),

@@ -16,7 +16,7 @@ from archir.errors import ArchirError, FileError, GrowError, ScoreError
 from archir.growing.batches import Augmentation, Batches
 from archir.growing.budget import Budget
 from archir.growing.checks import check_examples, labelled
-from archir.growing.engine import Run, grow_graph
+from archir.growing.grow import Run, grow_graph
 from archir.growing.examples import Examples
 from archir.growing.training import evaluate, train
 from archir.ir.graph import Graph

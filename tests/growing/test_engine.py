@@ -14,7 +14,7 @@ from archir.axes.infer import infer_widths
 from archir.cost import cost
 from archir.errors import FileError, GrowError
 from archir.growing.budget import Budget, Prices
-from archir.growing.engine import grow_graph
+from archir.growing.grow import grow_graph
 from archir.growing.growth import SHRUNK
 from archir.growing.options import GrowOptions
 from archir.growing.report import make_report, rows

@@ -18,7 +18,7 @@ import archir
 from archir.errors import FileError, GrowError
 from archir.growing.budget import Budget, Prices
 from archir.growing.code_checksum import checksum_of_code
-from archir.growing.engine import grow_graph
+from archir.growing.grow import grow_graph
 from archir.growing.fingerprint import differences
 from archir.growing.importing import load_object
 from archir.growing.optimisers import OptimiserOptions

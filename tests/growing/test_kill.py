@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from archir.growing.engine import Run
+from archir.growing.grow import Run
 from archir.growing.report import make_report
 from archir.growing.run import HISTORY, open_run
 from archir.ir.graph import Graph

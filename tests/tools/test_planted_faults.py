@@ -51,7 +51,7 @@ def unchecked_checkpoints() -> Any:
 
 
 def any_run_goes_on() -> Any:
-    return patch("archir.growing.engine.differences", lambda before, now: [])
+    return patch("archir.growing.grow.differences", lambda before, now: [])
 
 
 def _loading(effect: Callable[[], object]) -> Any:

@@ -1,0 +1,143 @@
+"""Growing a network: a run from its seed to its end, in a directory or kept nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from archir.cost import cost
+from archir.errors import FileError, GrowError
+from archir.growing.checks import check_examples
+from archir.growing.engine import Engine
+from archir.growing.examples import Examples
+from archir.growing.fingerprint import differences, fingerprint
+from archir.growing.lock import lock_run
+from archir.growing.log import Listener, Log
+from archir.growing.options import GrowOptions
+from archir.growing.run import Event, RunDirectory, create_run, open_run
+from archir.ir.graph import Graph
+from archir.rewrite.morphism import Morphism
+from archir.scoring.budget import Budget
+from archir.scoring.losses import Loss, find_loss
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        graph: the grown program with its trained weights.
+        model: the live module made of it, in evaluation mode.
+        history: all events, in order.
+        directory: where the run was kept, None if nowhere.
+    """
+
+    graph: Graph
+    model: nn.Module
+    history: tuple[Event, ...]
+    directory: Path | None
+
+
+def grow_graph(
+    graph: Graph,
+    *,
+    train: Examples,
+    validation: Examples,
+    budget: Budget,
+    morphisms: Sequence[Morphism],
+    loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",
+    options: GrowOptions | None = None,
+    directory: Path | None = None,
+    config: str = "",
+    resume: bool = False,
+    replace: bool = False,
+    on_event: Listener | None = None,
+) -> Run:
+    """Train a network and let it grow under a budget.
+
+    Everything is chosen on the validation split: one part of it selects the candidates, another checks the set they
+    make. A run that was interrupted goes on from its last whole checkpoint and ends as it would have, bit for bit, if
+    it is the same: its seed, examples, loss, budget, options and kinds of rewrite are those that it was started with.
+    One process at a time can do so.
+
+    Args:
+        graph: the seed.
+        train: examples the weights and θ are learned on.
+        validation: examples everything is chosen on.
+        budget: hard limits on the cost of the grown network.
+        morphisms: the kinds of rewrite it may grow by.
+        loss: name of a loss, or a callable of outputs and targets.
+        options: how it is trained and grown.
+        directory: where to keep the run; nothing is kept if not given.
+        config: text that tells what the run is, kept in the directory.
+        resume: go on with the run in the directory.
+        replace: remove the run that is in the directory, if any.
+        on_event: is told every event as it happens.
+
+    Raises:
+        GrowError: the budget is below the seed, the loss is not finite or does not depend on the weights, nothing is
+            labelled, the options make no sense, or the run in the directory is another one, whose differences are
+            listed.
+        ScoreError: the network cannot be scored, or its outputs and the targets do not fit the loss.
+        FileError: examples are not finite or have labels the network does not know; or the directory cannot be
+            written, holds another run, is in use, or all its checkpoints are damaged.
+    """
+    options = GrowOptions() if options is None else options
+    for value, kind in ((options, GrowOptions), (budget, Budget)):
+        if not isinstance(value, kind):
+            raise GrowError(f"a {type(value).__name__} is no {kind.__name__}")
+    found, kinds = find_loss(loss), tuple(morphisms)
+    budget.check(cost(graph))
+    options.training_loss(found)
+    check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
+    if directory is None:
+        if resume:
+            raise GrowError("a run that was kept nowhere cannot go on", hint="give its directory")
+        log = Log(None, on_event)
+        final = Engine(graph, train, validation, budget, kinds, found, options, None, log).run(None)
+        return Run(final, final.module().eval(), tuple(log.events), None)
+    decided = fingerprint(
+        graph, train=train, validation=validation, budget=budget, options=options, loss=found, morphisms=kinds
+    )
+    with _opened(directory, config, decided, resume, replace) as run:
+        log = Log(run, on_event)
+        engine = Engine(graph, train, validation, budget, kinds, found, options, run, log)
+        final = engine.run(run.latest(accept=engine.check, on_damage=log.damaged) if resume else None)
+        return Run(final, final.module().eval(), tuple(log.events), directory)
+
+
+@contextmanager
+def _opened(
+    directory: Path, config: str, decided: Mapping[str, Any], resume: bool, replace: bool
+) -> Iterator[RunDirectory]:
+    """Hold the directory of a new run, or of one that goes on and is the same.
+
+    Raises:
+        FileError: it cannot be written, is in use, or holds a run or none.
+        GrowError: the run in it was started with something else.
+    """
+    if resume:
+        run = open_run(directory)
+        with lock_run(directory):
+            different = differences(run.fingerprint, decided)
+            if different:
+                raise GrowError(
+                    f"the run in {directory} was started with another configuration",
+                    why="\n         ".join(different),
+                    hint="go on with what it was started with, or choose another directory for a new run",
+                )
+            run.clear()
+            yield run
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot write into {directory}", why=str(error)) from error
+    with lock_run(directory):
+        yield create_run(directory, config, fingerprint=decided, replace=replace)

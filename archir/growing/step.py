@@ -1,0 +1,130 @@
+"""What a growth step is taken on: a network, the batches bound to it, and how costs and losses are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from archir.cost import Cost, cost
+from archir.growing.batches import Batches
+from archir.growing.examples import Examples
+from archir.growing.latency import measure_latency
+from archir.growing.options import GrowOptions
+from archir.growing.training import evaluate
+from archir.ir.graph import Graph
+from archir.rewrite.morphism import Morphism
+from archir.scoring.batch_statistics import with_batch_statistics
+from archir.scoring.batches import BoundBatch, bind_batches
+from archir.scoring.budget import Budget, Prices
+from archir.scoring.losses import Loss
+from archir.scoring.objective import Objective, make_objective
+from archir.scoring.propose import propose_composites
+from archir.scoring.score import score
+from archir.scoring.scores import Scores
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """A network that is about to be rewritten.
+
+    Attributes:
+        graph: the network, batch statistics recalibrated.
+        train: examples that θ is learned on.
+        selection: held-out examples the candidates are scored on.
+        check: other held-out examples the chosen set is checked on.
+        loss: the loss.
+        budget: hard limits on the cost of the network after the step.
+        options: how it is grown.
+        morphisms: the kinds of candidates.
+        seed: seed of everything random in this step.
+    """
+
+    graph: Graph
+    train: Examples = field(repr=False)
+    selection: Examples = field(repr=False)
+    check: Examples = field(repr=False)
+    loss: Loss
+    budget: Budget
+    options: GrowOptions
+    morphisms: Sequence[Morphism]
+    seed: int
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Cost of the network as it is."""
+        return cost(self.graph)
+
+    @property
+    def timed(self) -> bool:
+        """Whether a budget or a price asks for latency."""
+        return "latency" in self.budget.limits | self.options.prices.given
+
+    @cached_property
+    def latency(self) -> float:
+        """Seconds of the forward pass of the network as it is; 0 where nothing asks for it."""
+        return self.latency_of(self.graph)
+
+    @cached_property
+    def prices(self) -> Prices:
+        """What cost is worth, where latency is taken to be proportional to FLOPs."""
+        return self.options.prices.by_flops(self.latency / max(self.cost.flops, 1))
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The loss on top of the network."""
+        return make_objective(self.graph, self.loss, batch_statistics=self.options.batch_statistics)
+
+    @cached_property
+    def scored(self) -> Sequence[BoundBatch]:
+        """The batches candidates are scored on."""
+        return bind_batches(self.objective.program, Batches(self.selection, self.options.batch_size))
+
+    @cached_property
+    def checked(self) -> Sequence[BoundBatch]:
+        """The batches the set is checked on."""
+        return bind_batches(self.objective.program, self._held_out)
+
+    def learned_on(self, turn: int) -> Sequence[BoundBatch]:
+        """Return the batches θ is learned on the first time (0), and again for the set (1)."""
+        batches = Batches(self.train, self.options.batch_size, self.seed + turn)
+        return bind_batches(self.objective.program, batches, most=self.options.learn_steps)
+
+    def latency_of(self, graph: Graph) -> float:
+        """Return the seconds of the forward pass of a network; 0 where nothing asks for it."""
+        return measure_latency(graph.module(), self.check) if self.timed else 0.0
+
+    def measure(self, graph: Graph) -> float:
+        """Return the true loss of a network on the examples that are checked on."""
+        judged = with_batch_statistics(graph) if self.options.batch_statistics else graph
+        return evaluate(judged.module(), self._held_out, self.loss).loss
+
+    def score(self) -> Scores:
+        """Return the scores of all candidates, proposed composites included.
+
+        Raises:
+            ScoreError: the loss is not finite, or the network cannot be scored.
+        """
+        found = self._score(self.morphisms)
+        most = self.options.composites
+        if most and (proposed := propose_composites(found, most)):
+            found = self._score((*self.morphisms, *proposed))
+        return found
+
+    def _score(self, morphisms: Sequence[Morphism]) -> Scores:
+        return score(
+            self.objective,
+            self.scored,
+            morphisms=morphisms,
+            learn=self._learn,
+            strategy=self.options.rule,
+            options=self.options.scoring(self.prices.of, self.seed, self.budget),
+        )
+
+    @cached_property
+    def _learn(self) -> Sequence[BoundBatch]:
+        return self.learned_on(0)
+
+    @property
+    def _held_out(self) -> Batches:
+        return Batches(self.check, self.options.batch_size)

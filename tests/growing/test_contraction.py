@@ -1,0 +1,135 @@
+"""Expansion beyond the budget, contraction into it, and exchanges at it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from archir.cost import cost, training_flops
+from archir.growing.examples import Examples
+from archir.growing.growth import grow_once
+from archir.growing.report import make_report, notes, rows
+from archir.growing.training import evaluate
+from archir.ir.graph import Graph
+from archir.scoring.budget import Budget
+from archir.scoring.losses import find_loss
+from passes.prune import Prune
+from passes.split import Split
+from tests.growing.small_run import MORPHISMS, OPTIONS, data, grow
+
+WIDE = replace(OPTIONS, expansion=2.0, growth_steps=2, first_growth=0.3)
+
+
+def test_an_expanded_network_is_contracted_into_its_budget(seed_graph: Graph) -> None:
+    run = grow(seed_graph, options=WIDE)
+    (expanded,) = [e for e in run.history if e["event"] == "expanded"]
+    assert 900 < expanded["parameters"] <= 1800
+    grown = [e for e in run.history if e["event"] == "grown"]
+    limits = [Budget(parameters=900).stage((expanded["parameters"], 0, 0), k, 2).parameters for k in (1, 2)]
+    assert limits[1] == 900
+    for event, limit in zip(grown, limits, strict=True):
+        assert 0.9 * (limit or 0) < event["parameters"] <= (limit or 0) < event["parameters_before"]
+        assert {spec.partition("{")[0] for spec in event["specs"]} <= {"prune", "split"}
+    assert cost(run.graph).parameters == grown[-1]["parameters"]
+    scored = [e for e in run.history if e["event"] == "scored"]
+    assert [e["kind"] for e in scored] == ["contraction", "contraction"] and all(e["price"] > 0 for e in scored)
+    found = make_report(run.history)
+    assert [r[1] for r in rows(found)[1:-1]] == ["contraction 1", "contraction 2"] and not notes(found)
+
+
+def test_a_contraction_is_committed_though_the_loss_rises(seed_graph: Graph) -> None:
+    trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=150)).graph
+    check = data(200, 2)
+    limit = round(0.6 * cost(trained).parameters)
+    growth = grow_once(
+        trained,
+        train=data(400, 1),
+        selection=data(100, 3),
+        check=check,
+        loss=find_loss("cross_entropy"),
+        budget=Budget(parameters=limit),
+        options=OPTIONS,
+        morphisms=(Prune(),),
+        seed=0,
+    )
+    assert growth.contracts and growth.rewriting is not None
+    assert 0.9 * limit < growth.cost.parameters <= limit
+    before, after = (evaluate(g.module(), check, find_loss("cross_entropy")).loss for g in (trained, growth.graph))
+    assert growth.realised == pytest.approx(after - before, abs=1e-6)
+    assert growth.realised > 0
+    assert growth.flops > 0 and growth.note == ""
+
+
+def test_a_budget_that_no_set_reaches_is_told(seed_graph: Graph) -> None:
+    growth = grow_once(
+        seed_graph,
+        train=data(400, 1),
+        selection=data(100, 3),
+        check=data(100, 2),
+        loss=find_loss("cross_entropy"),
+        budget=Budget(parameters=20),
+        options=OPTIONS,
+        morphisms=(Prune(),),
+        seed=0,
+    )
+    assert growth.contracts and growth.cost.parameters > 20
+    assert "no candidate is left that comes nearer to the budget" in growth.note
+
+
+def test_exchanges_stay_within_the_budget(seed_graph: Graph) -> None:
+    options = replace(WIDE, exchanges=1, last_growth=0.6)
+    assert len(options.growth_at()) == 3
+    run = grow(seed_graph, options=options)
+    scored = [e for e in run.history if e["event"] == "scored"]
+    assert [e["kind"] for e in scored] == ["contraction", "contraction", "exchange"]
+    assert scored[-1]["budget"] == {"parameters": 900}
+    assert cost(run.graph).parameters <= 900
+
+
+def test_training_flops_are_those_of_all_networks_on_the_way(seed_graph: Graph) -> None:
+    run = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=30))
+    examples = sum(e["examples"] for e in run.history if e["event"] == "train")
+    assert run.history[-1]["training_flops"] == training_flops(seed_graph, examples) == 3 * cost(seed_graph).flops * examples
+
+
+def test_growth_that_does_not_use_its_budget_says_why(seed_graph: Graph) -> None:
+    """Labels drawn at random: nothing that is learned of them lowers the loss on others."""
+    noise = torch.Generator().manual_seed(3)
+
+    def drawn(count: int, seed: int) -> Examples:
+        return Examples(data(count, seed).inputs, torch.randint(3, (count,), generator=noise))
+
+    run = grow(seed_graph, options=replace(OPTIONS, steps=20, growth_steps=1), morphisms=(Split(),))
+    growth = grow_once(
+        run.graph,
+        train=drawn(400, 1),
+        selection=drawn(60, 4),
+        check=drawn(60, 5),
+        loss=find_loss("cross_entropy"),
+        budget=Budget(parameters=100_000),
+        options=OPTIONS,
+        morphisms=(Split(),),
+        seed=1,
+    )
+    assert growth.note and ("% of the budget is used: " in growth.note or "nothing was committed: " in growth.note)
+
+
+def test_an_interrupted_contraction_ends_as_if_it_had_not_been(seed_graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("runs")
+    whole = grow(seed_graph, options=WIDE, directory=folder / "whole", morphisms=MORPHISMS)
+
+    class PowerCut(Exception):
+        pass
+
+    def cut(event: dict[str, object]) -> None:
+        if event["event"] == "train" and int(str(event["step"])) > 25:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        grow(seed_graph, options=WIDE, directory=folder / "cut", on_event=cut)
+    resumed = grow(seed_graph, options=WIDE, directory=folder / "cut", resume=True)
+    assert str(resumed.graph) == str(whole.graph)
+    assert all(torch.equal(whole.graph.tensor(n), resumed.graph.tensor(n)) for n in whole.graph.by_name)
+    assert resumed.history[-1]["training_flops"] == whole.history[-1]["training_flops"]
