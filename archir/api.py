@@ -13,7 +13,6 @@ from torch.distributed import ProcessGroup
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
 from archir.errors import GrowError, PassError, ScoreError
-from archir.growing.budget import Budget
 from archir.growing.engine import Listener, Run, grow_graph
 from archir.growing.examples import Examples, Inputs
 from archir.growing.options import GrowOptions
@@ -24,6 +23,7 @@ from archir.rewrite.passes import Pass
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import format_spec, parse_specs
 from archir.scoring.batches import AnyBatch
+from archir.scoring.budget import Budget
 from archir.scoring.compensate import compensated
 from archir.scoring.families import Candidate, Family
 from archir.scoring.losses import Loss, LossFunction

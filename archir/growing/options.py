@@ -10,8 +10,8 @@ from pydantic.dataclasses import dataclass
 
 from archir.errors import GrowError
 from archir.growing.batches import Augmentation
-from archir.growing.budget import Prices
 from archir.growing.optimisers import SHAPES, OptimiserOptions, Schedule
+from archir.scoring.budget import Prices
 from archir.scoring.options import Price, ScoreOptions
 from archir.scoring.ranges import CLOSED, Count, Part, Positive, Seed, Truth, Whole, among, checked, problem
 from archir.scoring.strategies.registry import DEFAULT, STRATEGIES
