@@ -13,10 +13,9 @@ from torch.distributed import ProcessGroup
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
 from archir.errors import GrowError, PassError, ScoreError
-from archir.growing.budget import Budget
+from archir.growing.examples import Examples, Inputs
 from archir.growing.grow import Run, grow_graph
 from archir.growing.log import Listener
-from archir.growing.examples import Examples, Inputs
 from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph
 from archir.plugins import Plugin, Registry, find_passes
@@ -25,6 +24,7 @@ from archir.rewrite.passes import Pass
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import format_spec, parse_specs
 from archir.scoring.batches import AnyBatch
+from archir.scoring.budget import Budget
 from archir.scoring.compensate import compensated
 from archir.scoring.families import Candidate, Family
 from archir.scoring.losses import Loss, LossFunction

@@ -17,8 +17,8 @@ from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.growing.config import RunConfig, read_config
 from archir.growing.data import Dataset
-from archir.growing.grow import Run, grow_graph
 from archir.growing.examples import Examples
+from archir.growing.grow import Run, grow_graph
 from archir.growing.latency import measure_latency
 from archir.growing.lock import lock_run
 from archir.growing.model import load_model

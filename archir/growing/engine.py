@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from archir.cost import cost, training_flops
 from archir.errors import GrowError
 from archir.growing.batches import Batches, stream
+from archir.growing.birth import Birth
 from archir.growing.checks import labelled
 from archir.growing.examples import Examples
 from archir.growing.expansion import Expansion, widen_uniformly
@@ -167,10 +168,10 @@ class Engine:
     def _expand(self, factor: float) -> Expansion:
         """Return the seed widened beyond the final budget."""
         options = self.options
-        birth = options.birth
-        if birth == "auto":
-            few = self._held_out(options.seed)[0]
-            birth = compare_with_fresh(self.seed, Batches(few, options.batch_size), self.loss, options.seed).birth
+        birth: Birth = "split" if options.birth == "split" else "fresh"
+        if options.birth == "auto":
+            few = Batches(self._held_out(options.seed)[0], options.batch_size)
+            birth = compare_with_fresh(self.seed, few, self.loss, options.seed).birth
         found = widen_uniformly(self.seed, self.budget.scaled(factor), birth=birth, seed=options.seed)
         self.log(
             "expanded",

@@ -12,12 +12,12 @@ from archir.axes.widths import Widths
 from archir.cost import Cost, cost
 from archir.errors import GrowError
 from archir.growing.birth import Birth, born
-from archir.growing.budget import Budget
 from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.miss import Miss
 from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.set_cost import cost_of_sizes
+from archir.scoring.budget import Budget
 
 MOST = 1024.0
 """The largest factor that is tried."""

@@ -19,6 +19,7 @@ from archir.scoring.batches import BoundBatch
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
 from archir.scoring.scores import Score, Scores, Selection
+from archir.scoring.selection import Ended
 from archir.scoring.sets import CandidateSet
 
 TOLERANCE = 1e-3

@@ -10,16 +10,18 @@ from pydantic.dataclasses import dataclass
 
 from archir.errors import GrowError
 from archir.growing.batches import Augmentation
-from archir.growing.budget import Prices
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.schedules import SHAPES, Schedule
 from archir.growing.training_loss import training_loss
+from archir.scoring.budget import Prices
 from archir.scoring.losses import Loss, LossFunction
 from archir.scoring.options import Price, ScoreOptions
 from archir.scoring.ranges import CLOSED, PLAIN, Count, Part, Positive, Seed, Truth, Whole, among, checked, problem
 from archir.scoring.strategies.registry import DEFAULT, STRATEGIES
 
 Reach = Annotated[float, Field(strict=True, ge=0, le=0.5), PLAIN]
+
+BIRTHS = ("auto", "fresh", "split")
 
 Multiple = Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False), PLAIN]
 

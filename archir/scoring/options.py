@@ -16,6 +16,9 @@ from archir.scoring.ranges import CLOSED, Count, Positive, Seed, Truth, Whole, c
 Price = Callable[[Cost], float]
 """What a difference of cost is worth, in nats."""
 
+Limit = Callable[[Cost], bool]
+"""Says whether a graph of some cost may be made."""
+
 
 @checked(ScoreError, "these options are out of range")
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(**CLOSED, arbitrary_types_allowed=True))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from archir.growing.budget import Budget
+from archir.scoring.budget import Budget
 from archir.growing.grow import Run, grow_graph
 from archir.growing.examples import Examples
 from archir.growing.optimisers import OptimiserOptions

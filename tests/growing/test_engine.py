@@ -13,7 +13,7 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.cost import cost
 from archir.errors import FileError, GrowError
-from archir.growing.budget import Budget, Prices
+from archir.scoring.budget import Budget, Prices
 from archir.growing.grow import grow_graph
 from archir.growing.growth import SHRUNK
 from archir.growing.options import GrowOptions

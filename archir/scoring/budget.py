@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 
 from pydantic.dataclasses import dataclass
@@ -45,9 +46,12 @@ class Budget:
         return self.latency is None or seconds <= self.latency
 
     def scaled(self, factor: float) -> Budget:
-        """Return a multiple of all limits, whole ones rounded down."""
-        whole = (None if limit is None else int(limit * factor) for limit in (self.parameters, self.flops, self.peak_bytes))
-        return Budget(*whole, None if self.latency is None else self.latency * factor)
+        """Return limits so many times as large, rounded down; that on latency as it is."""
+
+        def times(limit: int | None) -> int | None:
+            return None if limit is None else int(limit * factor)
+
+        return Budget(times(self.parameters), times(self.flops), times(self.peak_bytes), self.latency)
 
     def check(self, seed: Cost) -> None:
         """Check that a seed network leaves room to grow.
@@ -65,21 +69,34 @@ class Budget:
                 hint="raise the budget or start from a smaller network",
             )
 
-    def stage(self, seed: Cost, step: int, steps: int) -> Budget:
-        """Return the limits of one growth step: geometrically spaced between the seed and the final budget.
+    def stage(self, begun: tuple[int, int, int], step: int, steps: int) -> Budget:
+        """Return the limits of one growth step: geometrically spaced between where it all began and this budget.
 
         That on latency is the final one in every step.
+
+        Args:
+            begun: parameters, FLOPs and peak bytes of the network that training began with, above the limits or below.
+            step: number of the step, from 1.
+            steps: number of steps.
         """
 
-        def between(low: int, high: int | None) -> int | None:
-            return None if high is None else min(high, round(low * (high / max(low, 1)) ** (step / steps)))
+        def between(first: int, last: int | None) -> int | None:
+            if last is None or last <= 0 or step >= steps:
+                return last
+            return round(first * math.pow(last / max(first, 1), step / steps))
 
+        parameters, flops, peak_bytes = begun
         return Budget(
-            between(seed.parameters, self.parameters),
-            between(seed.flops, self.flops),
-            between(seed.peak_bytes, self.peak_bytes),
+            between(parameters, self.parameters),
+            between(flops, self.flops),
+            between(peak_bytes, self.peak_bytes),
             self.latency,
         )
+
+    def share(self, cost: Cost) -> float:
+        """Return what part of a limit a network of some cost uses, of the limit it uses most of; latency left out."""
+        limits = {name: limit for name, limit in self.limits.items() if name != "latency"}
+        return max((getattr(cost, name) / max(limit, 1) for name, limit in limits.items()), default=0.0)
 
     def __str__(self) -> str:
         units = {"parameters": "parameters", "flops": "FLOPs", "peak_bytes": "peak bytes", "latency": "seconds"}
