@@ -11,7 +11,7 @@ import pydantic
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from archir.cost import cost, training_flops
+from archir.cost import Cost, cost, training_flops
 from archir.errors import GrowError
 from archir.growing.batches import Batches, stream
 from archir.growing.birth import Birth
@@ -44,14 +44,14 @@ class _State:
         growth_steps: growth steps done.
         seconds: seconds spent.
         training_flops: FLOPs spent on training and on growth steps.
-        begun: parameters, FLOPs and peak bytes of the network training began with.
+        begun: cost of the network that training began with.
     """
 
     step: Whole
     growth_steps: Whole
     seconds: Real
     training_flops: Whole
-    begun: tuple[Whole, Whole, Whole]
+    begun: tuple[Whole, Whole, Whole, Whole]
 
 
 class _Clock:
@@ -154,7 +154,7 @@ class Engine:
         if factor > 1 and options.growth_steps:
             expansion = self._expand(factor)
             graph, price = expansion.graph, expansion.cost
-        begun = price.parameters, price.flops, price.peak_bytes
+        begun = price.parameters, price.flops, price.bytes, price.peak_bytes
         return Trainer(graph, options), _State(step=0, growth_steps=0, seconds=0.0, training_flops=0, begun=begun)
 
     def _factor(self) -> float:
@@ -226,7 +226,7 @@ class Engine:
             selection=selection,
             check=check,
             loss=self.loss,
-            budget=self.budget.stage(state.begun, min(number, options.growth_steps), options.growth_steps),
+            budget=self.budget.stage(Cost(*state.begun), min(number, options.growth_steps), options.growth_steps),
             options=options,
             morphisms=self.morphisms,
             seed=seed,

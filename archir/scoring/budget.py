@@ -69,13 +69,13 @@ class Budget:
                 hint="raise the budget or start from a smaller network",
             )
 
-    def stage(self, begun: tuple[int, int, int], step: int, steps: int) -> Budget:
+    def stage(self, begun: Cost, step: int, steps: int) -> Budget:
         """Return the limits of one growth step: geometrically spaced between where it all began and this budget.
 
         That on latency is the final one in every step.
 
         Args:
-            begun: parameters, FLOPs and peak bytes of the network that training began with, above the limits or below.
+            begun: cost of the network that training began with, above the limits or below.
             step: number of the step, from 1.
             steps: number of steps.
         """
@@ -85,11 +85,10 @@ class Budget:
                 return last
             return round(first * math.pow(last / max(first, 1), step / steps))
 
-        parameters, flops, peak_bytes = begun
         return Budget(
-            between(parameters, self.parameters),
-            between(flops, self.flops),
-            between(peak_bytes, self.peak_bytes),
+            between(begun.parameters, self.parameters),
+            between(begun.flops, self.flops),
+            between(begun.peak_bytes, self.peak_bytes),
             self.latency,
         )
 

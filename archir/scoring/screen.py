@@ -221,15 +221,93 @@ def screen(
 
     Source: SCORING model after Lawton, Galstyan, Ver Steeg 2024; the per-example estimator is ours.
     """
+    moments = [Moments(p.members) for p in perturbations]
+    for terms, examples in _every(objective, perturbations, thetas, batches, curvature, seed):
+        for moment, term in zip(moments, terms, strict=True):
+            moment.add(term.first, term.second, examples)
+    return [m.estimate(objective.processes) for m in moments]
+
+
+def screen_jointly(
+    objective: Objective,
+    perturbations: Sequence[Perturbation],
+    thetas: Sequence[Theta],
+    batches: Iterable[AnyBatch],
+    *,
+    curvature: Curvature = Curvature.SAMPLED,
+    seed: int = 0,
+) -> tuple[list[Estimate], torch.Tensor]:
+    """Predict what every member of every family would do to the loss, alone and with any others, in reverse mode.
+
+    The products `q_c = Σ g̃·Δ_c` of an example, which screening squares, are those of a linear map of all Δ: with
+    `E[g̃ g̃ᵀ] = Jᵀ H J` the mean of `q_c q_d` is `G_cd`, whatever the number of members. No tangent is pushed.
+
+    Args:
+        objective: the loss; its program gives the graph.
+        perturbations: the families.
+        thetas: θ of each family.
+        batches: the batches, bound or as pairs of inputs and targets.
+        curvature: how g̃ is chosen.
+        seed: of the samples.
+
+    Returns:
+        One estimate a family, and `G`, an unbiased estimate unless the curvature is exact; `[members, members]`, of
+        one family after another.
+
+    Raises:
+        ScoreError: the loss is not finite or does not fit a batch, or there are no batches.
+
+    Source: ours.
+    """
+    moments = [Moments(p.members) for p in perturbations]
+    size, every = sum(p.members for p in perturbations), 0
+    gram = torch.zeros(size, size, dtype=torch.float64)
+    for terms, examples in _every(objective, perturbations, thetas, batches, curvature, seed):
+        for moment, term in zip(moments, terms, strict=True):
+            moment.add(term.first, term.second, examples)
+        for pair in zip(*(term.pairs for term in terms), strict=True):
+            left, right = (torch.cat([p[side] for p in pair], 1) for side in (0, 1))
+            gram += (left.mT @ right).to("cpu", torch.float64)
+        every += examples
+    (gram,), (count,) = objective.processes.sum(gram), objective.processes.total(every)
+    return [m.estimate(objective.processes) for m in moments], (gram + gram.mT) / (2 * count)
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What the members of a family do in a batch; `[units, members]` each.
+
+    Attributes:
+        first: `a`.
+        pairs: the products with both vectors of each pair whose sum over pairs is the curvature.
+    """
+
+    first: torch.Tensor
+    pairs: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+    @property
+    def second(self) -> torch.Tensor:
+        """`q`, the curvature of each member alone."""
+        return sum((left * right for left, right in self.pairs), torch.zeros_like(self.first))
+
+
+def _every(
+    objective: Objective,
+    perturbations: Sequence[Perturbation],
+    thetas: Sequence[Theta],
+    batches: Iterable[AnyBatch],
+    curvature: Curvature,
+    seed: int,
+) -> Iterator[tuple[list[_Terms], int]]:
+    """Yield what the members of all families do in each batch, and the number of its examples."""
     program = tapped_program(objective.program, perturbations)
     generator, reductions = torch.Generator().manual_seed(objective.processes.seed(seed)), Reductions()
-    moments = [Moments(p.members) for p in perturbations]
     for part in in_parts(objective, bind_batches(objective.program, batches)):
         evaluation = program(part.inputs)
-        terms = _terms(objective, evaluation, part.targets, perturbations, thetas, reductions, curvature, generator)
-        for moment, (a, q) in zip(moments, terms, strict=True):
-            moment.add(a, q, part.examples)
-    return [m.estimate(objective.processes) for m in moments]
+        yield (
+            _terms(objective, evaluation, part.targets, perturbations, thetas, reductions, curvature, generator),
+            part.examples,
+        )
 
 
 def _terms(
@@ -241,22 +319,23 @@ def _terms(
     reductions: Reductions,
     curvature: Curvature,
     generator: torch.Generator,
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return a and q of every unit and member, `[units, members]` each, of one family after another."""
+) -> list[_Terms]:
+    """Return what the members of one family after another do in a batch."""
     examples = number_of_examples(targets)
     objective.check(evaluation.outputs, targets)
     first, second = backward(objective, evaluation, targets, curvature, generator)
-    pairs, united, terms = list(second), objective.united, {}
+    pairs, united = list(second), objective.united
+    terms: dict[int, _Terms] = {}
     with torch.no_grad():
         for i, done in in_turn(dict(enumerate(perturbations))):
             p = perturbations[i]
             delta = p.delta(evaluation.values, thetas[i])
             linear = united(reductions.total(i, p, first, delta, examples))
-            square = torch.zeros_like(linear)
+            products: list[tuple[torch.Tensor, torch.Tensor]] = []
             for left, right in pairs:
                 one = united(reductions.total(i, p, left, delta, examples))
-                square += one * (one if left is right else united(reductions.total(i, p, right, delta, examples)))
-            terms[i] = linear, square
+                products.append((one, one if left is right else united(reductions.total(i, p, right, delta, examples))))
+            terms[i] = _Terms(linear, tuple(products))
             del delta  # before that of the next family is made
             release(done, first, pairs)
     return [terms[i] for i in range(len(perturbations))]

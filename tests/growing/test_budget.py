@@ -11,7 +11,7 @@ from torch import nn
 
 from archir.cost import Cost, cost
 from archir.errors import GrowError
-from archir.growing import growth as growth_module
+from archir.growing import step as step_module
 from archir.growing.examples import Examples
 from archir.growing.growth import Growth, grow_once
 from archir.growing.latency import ROUNDS, measure_latency
@@ -112,7 +112,7 @@ def test_latency_bounds_growth_and_has_a_price(
     def units(module: nn.Module, _: Examples) -> float:
         return 1e-3 * len(dict(module.named_parameters())["0.weight"])
 
-    monkeypatch.setattr(growth_module, "measure_latency", units)
+    monkeypatch.setattr(step_module, "measure_latency", units)
     free = grow_it(graph, examples, Budget(latency=1.0))
     bound = grow_it(graph, examples, Budget(latency=7.5e-3))
     assert free.latency is not None and bound.latency is not None

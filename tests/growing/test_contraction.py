@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from archir.cost import cost, training_flops
+from archir.cost import Cost, cost, training_flops
 from archir.growing.examples import Examples
 from archir.growing.growth import grow_once
 from archir.growing.report import make_report, notes, rows
@@ -27,7 +27,7 @@ def test_an_expanded_network_is_contracted_into_its_budget(seed_graph: Graph) ->
     (expanded,) = [e for e in run.history if e["event"] == "expanded"]
     assert 900 < expanded["parameters"] <= 1800
     grown = [e for e in run.history if e["event"] == "grown"]
-    limits = [Budget(parameters=900).stage((expanded["parameters"], 0, 0), k, 2).parameters for k in (1, 2)]
+    limits = [Budget(parameters=900).stage(Cost(expanded["parameters"], 0, 0, 0), k, 2).parameters for k in (1, 2)]
     assert limits[1] == 900
     for event, limit in zip(grown, limits, strict=True):
         assert 0.9 * (limit or 0) < event["parameters"] <= (limit or 0) < event["parameters_before"]

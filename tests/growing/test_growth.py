@@ -61,8 +61,8 @@ def losses(before: Graph, after: Graph, check: Examples) -> tuple[float, float]:
 
 @pytest.fixture
 def choose_four(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = Scores.choose
-    monkeypatch.setattr(Scores, "choose", lambda self, **options: chosen(self, 4, budget=options["budget"]))
+    chosen = Scores.select
+    monkeypatch.setattr(Scores, "select", lambda self, budget, **options: chosen(self, budget, k=4))
 
 
 @pytest.mark.parametrize("price", [0.0, 1e-4, 10.0])

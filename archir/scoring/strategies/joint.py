@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from archir.scoring.families import Family
 from archir.scoring.options import Price
 from archir.scoring.refine import Refinement, refine
-from archir.scoring.screen import Estimate, screen
+from archir.scoring.screen import Estimate, screen, screen_jointly
 from archir.scoring.set_models import Joint, Linearised, SetModel
 from archir.scoring.strategies.context import ScoringContext
 from archir.scoring.strategies.result import JointResult, StrategyResult, screened
@@ -48,6 +50,38 @@ class LinearisedNetwork:
     def __call__(self, context: ScoringContext) -> StrategyResult:
         """Score the candidates of a graph."""
         return _refined(context, Linearised)
+
+
+@dataclass(frozen=True)
+class SampledJoint:
+    """Predict for a set `Σ a + ½ Σ G` over all pairs of its candidates, G sampled in reverse mode for all at once.
+
+    It takes one forward pass and two backward passes however many candidates there are, `MOST` at most; others are
+    taken for what they do alone.
+
+    Source: ours.
+    """
+
+    name: str = "sampled"
+    summary: str = "Gauss-Newton sampled in reverse mode, each candidate given those chosen before"
+    running_statistics: bool = False
+
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        options, thetas = context.options, context.thetas
+        estimates, gram = screen_jointly(
+            context.streamed,
+            context.perturbations,
+            thetas,
+            context.batches,
+            curvature=options.curvature,
+            seed=options.seed + 1,
+        )
+        places = tuple((f, m) for f, e in enumerate(estimates) for m in range(len(e.first_order)))
+        first, stderr = (torch.cat([getattr(e, name) for e in estimates]) for name in ("first_order", "stderr"))
+        found = Refinement(context.objective, first, gram, stderr, (), {})
+        families = [screened(e, theta) for e, theta in zip(estimates, thetas, strict=True)]
+        return StrategyResult(tuple(families), JointResult(places, found, Joint(found)), context.learned.estimates)
 
 
 def _refined(context: ScoringContext, model: Callable[[Refinement], SetModel]) -> StrategyResult:
