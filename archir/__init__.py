@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from archir.emit.onnx import to_onnx
     from archir.emit.python import to_python
     from archir.growing.batches import Augmentation
-    from archir.growing.budget import Budget, Prices
     from archir.growing.data import load_data
     from archir.growing.engine import Run
     from archir.growing.optimisers import OptimiserOptions
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from archir.rewrite.reference import Reference, find_value, refer
     from archir.rewrite.spec import format_spec
     from archir.rewrite.surroundings import layer_ends, look_around
+    from archir.scoring.budget import Budget, Prices
     from archir.scoring.families import Candidate
     from archir.scoring.losses import Loss, coupled
     from archir.scoring.options import ScoreOptions
@@ -132,7 +132,7 @@ _HOMES = {
     "to_onnx": "archir.emit.onnx",
     "to_python": "archir.emit.python",
     "Augmentation": "archir.growing.batches",
-    **dict.fromkeys(("Budget", "Prices"), "archir.growing.budget"),
+    **dict.fromkeys(("Budget", "Prices"), "archir.scoring.budget"),
     "load_data": "archir.growing.data",
     "Run": "archir.growing.engine",
     "OptimiserOptions": "archir.growing.optimisers",

@@ -13,7 +13,6 @@ from torch.distributed import ProcessGroup
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
 from archir.errors import GrowError, PassError, ScoreError
-from archir.growing.budget import Budget
 from archir.growing.engine import Listener, Run, grow_graph
 from archir.growing.examples import Examples, Inputs
 from archir.growing.options import GrowOptions
@@ -24,6 +23,7 @@ from archir.rewrite.passes import Pass
 from archir.rewrite.pipeline import apply_passes
 from archir.rewrite.spec import format_spec, parse_specs
 from archir.scoring.batches import AnyBatch
+from archir.scoring.budget import Budget
 from archir.scoring.compensate import compensated
 from archir.scoring.families import Candidate, Family
 from archir.scoring.losses import Loss, LossFunction
@@ -172,6 +172,7 @@ def score(
     refine: int = 64,
     chunk: int | None = None,
     price: Price | None = None,
+    budget: Budget | None = None,
     curvature: Curvature = Curvature.SAMPLED,
     batch_statistics: bool = False,
     strategy: str | Strategy = DEFAULT,
@@ -195,6 +196,7 @@ def score(
         refine: number of candidates to refine.
         chunk: most of them that are refined at once.
         price: what cost is worth, in nats.
+        budget: what sets are to be within, which also decides what is refined.
         curvature: how the second order is estimated.
         batch_statistics: normalise by the statistics of the batch.
         strategy: the strategy that scores and chooses.
@@ -214,6 +216,7 @@ def score(
         refine=refine,
         chunk=chunk,
         price=price,
+        budget=budget,
         curvature=curvature,
         batch_statistics=batch_statistics,
         shortlist=shortlist,

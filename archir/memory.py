@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Node
@@ -67,14 +68,22 @@ class Memory:
         Args:
             made: the bytes of each of them.
         """
+        total, kept = self.followed(made)
+        return total, int(kept.max(initial=0))
+
+    def followed(self, made: Mapping[int, int]) -> tuple[int, npt.NDArray[np.int64]]:
+        """Return the total, and the bytes kept while each call runs, where the results of some have other sizes.
+
+        Args:
+            made: the bytes of each of them.
+        """
         own = [(self._position[i], n) for i, n in made.items() if self._owner[i] == i]
         at, new = np.array([p for p, _ in own], dtype=np.int64), np.array([n for _, n in own], dtype=np.int64)
         more = new - self._made[at]
         steps = np.zeros(len(self._kept) + 2, dtype=np.int64)
         np.add.at(steps, at, more)
         np.add.at(steps, self._last[at] + 1, -more)
-        kept = self._kept + steps.cumsum()[: len(self._kept)]
-        return self.total + int(more.sum()), int(kept.max(initial=0))
+        return self.total + int(more.sum()), self._kept + steps.cumsum()[: len(self._kept)]
 
     def patched(self, patch: Patch) -> tuple[int, int]:
         """Return the total and the peak after a change of the graph.

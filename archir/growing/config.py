@@ -33,11 +33,11 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_
 
 from archir.errors import ArchirError, FileError, GrowError
 from archir.growing.batches import Augmentation
-from archir.growing.budget import Budget, Prices
 from archir.growing.data import Dataset, load_data
 from archir.growing.importing import load_object
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import Growing, GrowOptions, Training
+from archir.scoring.budget import Budget, Prices
 from archir.scoring.losses import Loss, find_loss
 from archir.scoring.ranges import CLOSED, Count, Seed, Text, Truth, checked, problem, problems_of
 

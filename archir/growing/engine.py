@@ -18,7 +18,6 @@ from torch import nn
 from archir.cost import cost
 from archir.errors import ArchirError, FileError, GrowError
 from archir.growing.batches import Batches, stream
-from archir.growing.budget import Budget
 from archir.growing.checks import check_examples, labelled
 from archir.growing.examples import Examples
 from archir.growing.fingerprint import differences, fingerprint
@@ -32,6 +31,7 @@ from archir.growing.training import evaluate, recalibrate, train
 from archir.ir.graph import Graph
 from archir.ir.seeds import derived_seed
 from archir.rewrite.morphism import Morphism
+from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss, find_loss
 from archir.scoring.ranges import CLOSED, Real, Whole, problems_of
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from archir.growing.budget import Budget
 from archir.growing.code_checksum import checksum_of_code
 from archir.growing.examples import Examples
 from archir.growing.options import GrowOptions
@@ -25,6 +24,7 @@ from archir.ir.graph import Graph
 from archir.ir.text import print_graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.spec import format_spec
+from archir.scoring.budget import Budget
 from archir.scoring.losses import LOSSES, Loss
 from archir.scoring.targets import tensors_of
 

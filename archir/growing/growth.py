@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from archir.cost import Cost, cost
 from archir.growing.batches import Batches
-from archir.growing.budget import Budget
 from archir.growing.examples import Examples
 from archir.growing.latency import measure_latency
 from archir.growing.options import GrowOptions
@@ -18,6 +17,7 @@ from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import rewrite_together
 from archir.scoring.batch_statistics import with_batch_statistics
 from archir.scoring.batches import BoundBatch, bind_batches
+from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
 from archir.scoring.objective import make_objective
 from archir.scoring.propose import propose_composites
@@ -124,7 +124,7 @@ def grow_once(
     prices = options.prices.by_flops(old_latency / max(old.flops, 1))
 
     def score_all(morphisms: Sequence[Morphism]) -> Scores:
-        scoring = options.scoring(prices.of, seed)
+        scoring = options.scoring(prices.of, budget, seed)
         return score(objective, scored, morphisms=morphisms, learn=learn, strategy=options.rule, options=scoring)
 
     def measure(graph: Graph) -> float:
@@ -134,7 +134,7 @@ def grow_once(
     scores = score_all(morphisms)
     if options.composites and (proposed := propose_composites(scores, options.composites)):
         scores = score_all((*morphisms, *proposed))
-    path = scores.choose(budget=budget.allows, price=prices.of)
+    path = scores.choose(budget=budget, price=prices.of)
     chosen, before = len(path), measure(graph)
     rejected = Growth(
         graph=graph,

@@ -10,8 +10,8 @@ from pydantic.dataclasses import dataclass
 
 from archir.errors import GrowError
 from archir.growing.batches import Augmentation
-from archir.growing.budget import Prices
 from archir.growing.optimisers import SHAPES, OptimiserOptions, Schedule
+from archir.scoring.budget import Budget, Prices
 from archir.scoring.options import Price, ScoreOptions
 from archir.scoring.ranges import CLOSED, Count, Part, Positive, Seed, Truth, Whole, among, checked, problem
 from archir.scoring.strategies.registry import DEFAULT, STRATEGIES
@@ -133,11 +133,12 @@ class GrowOptions(Training, Growing):
         """The learning rate of each step."""
         return Schedule(self.optimiser.rate, self.steps, self.warmup, self.schedule)
 
-    def scoring(self, price: Price, seed: int) -> ScoreOptions:
+    def scoring(self, price: Price, budget: Budget, seed: int) -> ScoreOptions:
         """Return how the candidates of a growth step are scored.
 
         Args:
             price: what cost is worth, in nats.
+            budget: what the network is to be within after the step.
             seed: seed of everything random in the step.
         """
         return ScoreOptions(
@@ -146,6 +147,7 @@ class GrowOptions(Training, Growing):
             radius=self.radius,
             refine=self.refine,
             price=price,
+            budget=budget,
             batch_statistics=self.batch_statistics,
             seed=seed,
         )

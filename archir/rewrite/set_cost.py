@@ -11,13 +11,13 @@ from archir.axes.positions import size_of
 from archir.axes.terms import Atom, Term, leaves
 from archir.axes.widths import Widths
 from archir.cost import Cost, cost, cost_change, memory, node_cost
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.ir.node import Value
 from archir.ir.structure import Structure
 from archir.ir.types import ScalarType, TensorType, Type
 from archir.rewrite.morphism import Morphism, WidthMorphism
-from archir.rewrite.pipeline import follow_widths, rewrite_together
-from archir.rewrite.reindex import resized_type
+from archir.rewrite.pipeline import follow_widths, merged_changes, rewrite_together
+from archir.rewrite.reindex import plan_reindexing, reindex, resized_type
 
 _known: WeakKeyDictionary[Structure, dict[tuple[int, tuple[tuple[Atom, int], ...]], Cost]] = WeakKeyDictionary()
 """What calls and stored tensors cost, by their node and the new sizes of the widths in them."""
@@ -41,22 +41,46 @@ def cost_of_set(graph: Graph, members: Sequence[Morphism]) -> Cost:
     Raises:
         PassError: those that are no changes of widths cannot, or a width is gone after them.
     """
-    on_widths = [(m, None) for m in members if isinstance(m, WidthMorphism)]
-    spliced = rewrite_together(graph, [(m, None) for m in members if not isinstance(m, WidthMorphism)])
-    found = cost(graph) + cost_change(spliced)
+    on_widths = [m for m in members if isinstance(m, WidthMorphism)]
+    return cost_after(
+        rewrite_together(graph, [(m, None) for m in members if not isinstance(m, WidthMorphism)]), on_widths
+    )
+
+
+def cost_after(spliced: Patch, on_widths: Sequence[WidthMorphism]) -> Cost:
+    """Return the exact cost of a graph after some rewrites and then some changes of widths, for one example.
+
+    Args:
+        spliced: what the rewrites that are no changes of widths change.
+        on_widths: the changes of widths, as they were found in the graph before.
+
+    Raises:
+        PassError: a width is gone after the other rewrites.
+    """
+    found = cost(spliced.before) + cost_change(spliced)
     if not on_widths:
         return found
     widths = infer_widths(spliced.after)
+    followed = [(m, None) for m in on_widths]
     removed: dict[Atom, set[int]] = {}
     sizes: dict[Atom, int] = {}
-    for morphism, _ in follow_widths(spliced, on_widths):
+    for morphism, _ in follow_widths(spliced, followed):
         for atom, gone, more in _effects(widths, morphism):
             removed.setdefault(atom, set()).update(gone)
             sizes[atom] = sizes.get(atom, atom.size) + more
     sizes = {atom: size - len(removed[atom]) for atom, size in sizes.items()}
     if any(size_of(term, sizes) != term.size for term in _run_time_axes(widths)):
-        return cost(rewrite_together(graph, [(m, None) for m in members]).after)
-    return found + _resizing(widths, sizes)
+        named = follow_widths(spliced, followed)
+        return cost(reindex(plan_reindexing(widths, merged_changes(widths, named)), by="").after)
+    return found + resizing_cost(widths, sizes)
+
+
+def effect_on_sizes(widths: Widths, morphism: WidthMorphism) -> Mapping[Atom, int]:
+    """Return by how much a morphism changes the size of each width it acts on."""
+    found: dict[Atom, int] = {}
+    for atom, gone, more in _effects(widths, morphism):
+        found[atom] = found.get(atom, 0) + more - len(gone)
+    return found
 
 
 def _run_time_axes(widths: Widths) -> Sequence[Term]:
@@ -91,8 +115,23 @@ def _effects(widths: Widths, morphism: WidthMorphism) -> list[tuple[Atom, frozen
     return known[morphism]
 
 
-def _resizing(widths: Widths, sizes: Mapping[Atom, int]) -> Cost:
-    """Return what other sizes of widths add to the cost of a graph."""
+def resizing_cost(widths: Widths, sizes: Mapping[Atom, int]) -> Cost:
+    """Return what other sizes of widths add to the cost of a graph, for one example."""
+    found, made = _resized_calls(widths, sizes)
+    kept = memory(widths.graph)
+    total, peak = kept.resized(made)
+    return Cost(found.parameters, found.flops, total - kept.total, peak - kept.peak)
+
+
+def bytes_alive(widths: Widths, sizes: Mapping[Atom, int]) -> Sequence[int]:
+    """Return the bytes that are kept while each call of a graph runs, where widths have other sizes."""
+    _, made = _resized_calls(widths, sizes)
+    found: Sequence[int] = memory(widths.graph).followed(made)[1].tolist()
+    return found
+
+
+def _resized_calls(widths: Widths, sizes: Mapping[Atom, int]) -> tuple[Cost, Mapping[int, int]]:
+    """Return the parameters and FLOPs that other sizes of widths add, and the bytes of the results that change."""
     graph, known = widths.graph, _known.setdefault(widths.graph.structure, {})
     near: dict[int, list[Atom]] = {}
     for width in widths:
@@ -112,9 +151,7 @@ def _resizing(widths: Widths, sizes: Mapping[Atom, int]) -> Cost:
         parameters, flops = parameters + now.parameters - was.parameters, flops + now.flops - was.flops
         if graph.node(id_).is_call:
             made[id_] = now.bytes
-    kept = memory(graph)
-    total, peak = kept.resized(made)
-    return Cost(parameters, flops, total - kept.total, peak - kept.peak)
+    return Cost(parameters, flops), made
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from archir.axes.infer import infer_widths
+from archir.cost import Cost
 from archir.errors import PassError
 from archir.ir.graph import Graph, Patch
+from archir.ir.patch import no_patch
 from archir.rewrite.derived import with_theta
 from archir.rewrite.morphism import WidthMorphism
 from archir.rewrite.pipeline import merged_changes
 from archir.rewrite.reference import Later
 from archir.rewrite.reindex import plan_reindexing
+from archir.rewrite.set_cost import cost_after
 from archir.scoring.families import Candidate
 
 
@@ -37,6 +40,11 @@ class Combination:
     spliced: Patch | None = field(default=None, repr=False)
     claimed: frozenset[int] = field(default=frozenset(), repr=False)
     on_widths: Mapping[str, tuple[WidthMorphism, ...]] = field(default_factory=dict, repr=False)
+
+    def cost(self) -> Cost:
+        """Return the exact cost of the graph with the candidates applied, for one example."""
+        on_widths = [m.morphism for m in self.members if isinstance(m.morphism, WidthMorphism)]
+        return cost_after(no_patch(self.graph) if self.spliced is None else self.spliced, on_widths)
 
     def plus(self, candidate: Candidate) -> Combination | None:
         """Return the combination with one more candidate, None if that does not go with the others."""

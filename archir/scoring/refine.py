@@ -62,6 +62,11 @@ class Refinement:
     batches: tuple[LinearBatch, ...] = field(repr=False)
     methods: Mapping[str, str]
 
+    @property
+    def quadratic(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`a + G/2` of each candidate, and G."""
+        return self.first_order + self.gram.diagonal() / 2, self.gram
+
     def joint(self, chosen: Sequence[int]) -> float:
         """Return `Σ a_c + ½ Σ G_cd` over a set of candidates."""
         index = torch.tensor(chosen, dtype=torch.long)

@@ -8,18 +8,20 @@ from functools import cached_property
 
 import torch
 
-from archir.cost import Cost
+from archir.cost import Cost, cost
 from archir.errors import ScoreError, suggest
 from archir.ir.graph import Graph
 from archir.rewrite.miss import Miss
 from archir.rewrite.theta import Theta
 from archir.scoring.batches import AnyBatch
+from archir.scoring.budget import Budget, Prices
 from archir.scoring.families import Candidate
 from archir.scoring.objective import Objective
-from archir.scoring.options import Price, ScoreOptions
+from archir.scoring.options import Limit, Price, ScoreOptions
 from archir.scoring.refine import Refinement
+from archir.scoring.selection import Ended, Pool, choose, choose_within
 from archir.scoring.set_models import Additive, Joint, Linearised, SetModel
-from archir.scoring.sets import CandidateSet, Limit, Member, choose
+from archir.scoring.sets import CandidateSet, Member
 
 MODELS = ("linearised", "joint", "additive")
 """The models a set can be chosen on, whatever the strategy, as far as they are there."""
@@ -57,6 +59,33 @@ class Score:
 
 Subset = Sequence[Score | Candidate]
 """A set of candidates of one graph."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A set of candidates that was chosen under a budget, and how it came about.
+
+    Attributes:
+        path: its members: every prefix is a set to fall back on. Above the limits those come first that come down to
+            them with the least loss for what they free; within them those that gain the most for the price.
+        predicted: predicted change of the loss, in nats for likelihoods; None if the strategy predicts none.
+        cost: exact cost of the graph with it.
+        prices: the prices of what is scarce that were found, in nats a unit; 0 where no limit is tight.
+        price: what all of the tight limits are worth, in nats: the sum of prices times limits.
+        ended: why it holds no more.
+    """
+
+    path: tuple[Score, ...]
+    predicted: float | None
+    cost: Cost
+    prices: Prices
+    price: float
+    ended: Ended
+
+    @property
+    def reached(self) -> bool:
+        """Whether the budget is what ended it: nothing more fits, or it has come down to it."""
+        return self.ended is Ended.LIMIT
 
 
 @dataclass(frozen=True)
@@ -156,18 +185,18 @@ class Scores:
         self,
         k: int | None = None,
         *,
-        budget: Limit | None = None,
+        budget: Budget | Limit | None = None,
         price: Price | None = None,
         model: str | None = None,
     ) -> list[Score]:
-        """Choose a set of candidates greedily, each one given those before it.
+        """Choose the set of candidates that is predicted to lower the loss plus the price the most.
 
-        Candidates are added while they lower the predicted change of the loss plus the price. Where the strategy only
-        gives an order they are taken in that order; no price stops that.
+        Where the strategy only gives an order they are taken in that order; no price stops that.
 
         Args:
             k: most candidates.
-            budget: says whether a graph of some cost may be made; asked about the exact cost of every set on the way.
+            budget: limits, above or below what the graph costs now: see `select`. Or a function that says whether a
+                graph of some cost may be made; it is asked about the exact cost of every set on the way.
             price: what a difference of cost is worth, in nats.
             model: `linearised`, `joint`, or the baseline `additive`; that of the strategy if not given.
 
@@ -177,9 +206,41 @@ class Scores:
         Raises:
             ScoreError: there is no such model.
         """
-        found = self.model if model is None else self._model(model)
-        path = choose(self.together(self.choice), found, k=k, budget=budget, price=price)
-        return [self.choice[c] for c in path]
+        if isinstance(budget, Budget):
+            return list(self.select(budget, k=k, price=price, model=model).path)
+        pool = self._pool(model, ())
+        return [self.choice[c] for c in choose(pool, k=k, limit=budget, price=price)]
+
+    def select(
+        self, budget: Budget, *, k: int | None = None, price: Price | None = None, model: str | None = None
+    ) -> Selection:
+        """Choose the set with the least predicted loss within a budget, growing and shrinking candidates together.
+
+        Where the graph is within the budget, room is used where it lowers the loss the most, and freed elsewhere where
+        that pays. Where it is above it, the set comes down to it with the least loss; candidates that were not refined
+        may then be taken as well, for what they are predicted to do alone.
+
+        Args:
+            budget: the limits; one on latency is none here.
+            k: most candidates.
+            price: what a difference of cost is worth, in nats; added to the loss.
+            model: `linearised`, `joint`, or the baseline `additive`; that of the strategy if not given.
+
+        Raises:
+            ScoreError: there is no such model.
+        """
+        above = not budget.allows(cost(self.graph))
+        others = [s for s in self.table if not s.refined and s.predicted is not None] if self.refined and above else []
+        found = choose_within(self._pool(model, others), budget, k=k, price=price)
+        every = (*self.choice, *others)
+        return Selection(
+            path=tuple(every[c] for c in found.path),
+            predicted=found.predicted,
+            cost=found.cost,
+            prices=found.prices,
+            price=found.price,
+            ended=found.ended,
+        )
 
     def together(self, subset: Subset) -> CandidateSet:
         """Return candidates as a set, each with θ as it was learned alone; `learned` learns it for them together.
@@ -219,6 +280,17 @@ class Scores:
     @cached_property
     def _numbers(self) -> Mapping[Candidate, int]:
         return {s.candidate: i for i, s in enumerate(self.choice)}
+
+    def _pool(self, model: str | None, others: Sequence[Score]) -> Pool:
+        """Return what sets are chosen from: those of `choice`, and others that only free room."""
+        return Pool(
+            graph=self.graph,
+            candidates=[s.candidate for s in (*self.choice, *others)],
+            model=self.model if model is None else self._model(model),
+            beyond=torch.tensor([self._predicted(s) for s in others], dtype=torch.float64),
+            shortlist=self.options.shortlist,
+            unrefined=0 < self.refined < len(self.table),
+        )
 
     def _find(self, given: Score | Candidate) -> Score:
         """Return the score of a candidate; one of other scores is found by its text."""

@@ -44,6 +44,15 @@ class GrowingSet(Protocol):
 class SetModel(Protocol):
     """Predicts the change of the loss for sets of candidates, which are given by their numbers."""
 
+    @property
+    def quadratic(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each candidate does alone, `[candidates]`, and what pairs do beyond that; `[candidates, candidates]`."""
+        ...
+
+    def predict(self, chosen: Sequence[int]) -> float:
+        """Return the change of the loss for a set, in nats for likelihoods."""
+        ...
+
     def start(self) -> GrowingSet:
         """Return the empty set."""
         ...
@@ -59,9 +68,18 @@ class Additive:
 
     alone: torch.Tensor
 
+    @property
+    def quadratic(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each candidate does alone, and no more."""
+        return self.alone, torch.zeros(0, 0, dtype=torch.float64)
+
+    def predict(self, chosen: Sequence[int]) -> float:
+        """Return the change of the loss for a set."""
+        return float(self.alone[list(chosen)].sum())
+
     def start(self) -> GrowingSet:
         """Return the empty set."""
-        return _OnGram(self.alone, None)
+        return _OnGram(*self.quadratic)
 
 
 @dataclass(frozen=True)
@@ -74,10 +92,18 @@ class Joint:
 
     refinement: Refinement = field(repr=False)
 
+    @property
+    def quadratic(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`a + G/2` of each candidate, and G."""
+        return self.refinement.quadratic
+
+    def predict(self, chosen: Sequence[int]) -> float:
+        """Return the change of the loss for a set."""
+        return self.refinement.joint(chosen)
+
     def start(self) -> GrowingSet:
         """Return the empty set."""
-        found = self.refinement
-        return _OnGram(found.first_order + found.gram.diagonal() / 2, found.gram)
+        return _OnGram(*self.quadratic)
 
 
 @dataclass(frozen=True)
@@ -90,6 +116,15 @@ class Linearised:
 
     refinement: Refinement = field(repr=False)
 
+    @property
+    def quadratic(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`a + G/2` of each candidate, and G."""
+        return self.refinement.quadratic
+
+    def predict(self, chosen: Sequence[int]) -> float:
+        """Return the change of the loss for a set."""
+        return self.refinement.linearised(chosen)
+
     def start(self) -> GrowingSet:
         """Return the empty set; that of the joint model where the outputs were too large to be kept."""
         return _OnOutputs(self.refinement) if self.refinement.batches else Joint(self.refinement).start()
@@ -98,7 +133,7 @@ class Linearised:
 class _OnGram:
     """A set under a quadratic model: the sum of its members alone, and of G over its pairs."""
 
-    def __init__(self, alone: torch.Tensor, gram: torch.Tensor | None) -> None:
+    def __init__(self, alone: torch.Tensor, gram: torch.Tensor) -> None:
         self.change, self.estimates, self._gram = 0.0, alone, gram
         self.doubts = torch.zeros_like(alone)
 
@@ -107,7 +142,7 @@ class _OnGram:
 
     def add(self, candidate: int, change: float) -> None:
         self.estimates = self.estimates + (change - self.change)
-        if self._gram is not None:
+        if len(self._gram):
             self.estimates += self._gram[candidate]
         self.change = change
 

@@ -1,8 +1,8 @@
-"""Sets of candidates of one graph: applied together, their cost, their effect, and how one is chosen."""
+"""Sets of candidates of one graph: applied together, their cost and their effect."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -16,18 +16,12 @@ from archir.rewrite.pipeline import apply_together
 from archir.rewrite.set_cost import cost_of_set
 from archir.rewrite.theta import Theta
 from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches
-from archir.scoring.combination import Combination
 from archir.scoring.families import Candidate, Family
 from archir.scoring.learn import learn
 from archir.scoring.objective import Objective
-from archir.scoring.options import Price, ScoreOptions
+from archir.scoring.options import ScoreOptions
 from archir.scoring.refine import Refinement, refine
-from archir.scoring.select import select
-from archir.scoring.set_models import SetModel
 from archir.scoring.stream import streamed
-
-Limit = Callable[[Cost], bool]
-"""Says whether a graph of some cost may be made."""
 
 SHORTER = 0.2
 """The rate at which θ is learned for a set, relative to that at which members learn alone."""
@@ -182,52 +176,3 @@ class CandidateSet:
     def _places(self) -> list[tuple[int, int]]:
         number = {f: i for i, f in enumerate(self._families)}
         return [(number[m.candidate.family], m.candidate.member) for m in self.members]
-
-
-def choose(
-    every: CandidateSet,
-    model: SetModel | None,
-    *,
-    k: int | None = None,
-    budget: Limit | None = None,
-    price: Price | None = None,
-) -> list[int]:
-    """Choose a set that can be applied together, one member after another.
-
-    Args:
-        every: what there is to choose from.
-        model: what is predicted for sets of it: the member with the lowest objective is added, while it falls. None
-            takes the members in their order; no price stops that.
-        k: most members.
-        budget: says whether a graph of some cost may be made; asked about the exact cost of every set on the way.
-        price: what a difference of cost is worth, in nats.
-
-    Returns:
-        The numbers of the members as they were added: every prefix is a smaller set to fall back on.
-    """
-    candidates = [m.candidate for m in every.members]
-
-    def fits(chosen: Sequence[int]) -> bool:
-        return budget is None or budget(replace(every, members=tuple(every.members[c] for c in chosen)).cost())
-
-    combination = Combination(every.graph)
-    if model is None:
-        chosen: list[int] = []
-        for number, candidate in enumerate(candidates):
-            if k is not None and len(chosen) >= k:
-                break
-            more = combination.plus(candidate)
-            if more is not None and fits([*chosen, number]):
-                combination = more
-                chosen.append(number)
-        return chosen
-    return select(
-        model.start(),
-        torch.tensor([0.0 if price is None else price(c.cost) for c in candidates], dtype=torch.float64),
-        combination=combination,
-        plus=lambda combined, number: combined.plus(candidates[number]),
-        fits=fits,
-        frees=[budget is not None and c.cost.frees for c in candidates],
-        shortlist=every.options.shortlist,
-        k=k,
-    )

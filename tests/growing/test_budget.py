@@ -12,12 +12,12 @@ from torch import nn
 from archir.cost import Cost, cost
 from archir.errors import GrowError
 from archir.growing import growth as growth_module
-from archir.growing.budget import Budget, Prices
 from archir.growing.examples import Examples
 from archir.growing.growth import Growth, grow_once
 from archir.growing.latency import ROUNDS, measure_latency
 from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph
+from archir.scoring.budget import Budget, Prices
 from archir.scoring.losses import find_loss
 from frontends.pytorch import trace
 from passes.split import Split

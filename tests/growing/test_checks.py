@@ -14,12 +14,12 @@ from torch import nn
 
 from archir.errors import ArchirError, FileError, GrowError, ScoreError
 from archir.growing.batches import Augmentation, Batches
-from archir.growing.budget import Budget
 from archir.growing.checks import check_examples, labelled
 from archir.growing.engine import Run, grow_graph
 from archir.growing.examples import Examples
 from archir.growing.training import evaluate, train
 from archir.ir.graph import Graph
+from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss, check_loss, find_loss
 from frontends.pytorch import trace
 from passes.split import Split

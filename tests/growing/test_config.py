@@ -9,10 +9,10 @@ import torch
 
 from archir.errors import ArchirError, FileError, GrowError, ScoreError
 from archir.growing.batches import Augmentation
-from archir.growing.budget import Budget, Prices
 from archir.growing.config import RunConfig, read_config
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions, Training
+from archir.scoring.budget import Budget, Prices
 from archir.scoring.ranges import MOST_PROBLEMS
 
 SMALL = """

@@ -16,7 +16,6 @@ from torch import nn
 
 import archir
 from archir.errors import FileError, GrowError
-from archir.growing.budget import Budget, Prices
 from archir.growing.code_checksum import checksum_of_code
 from archir.growing.engine import grow_graph
 from archir.growing.fingerprint import differences
@@ -25,6 +24,7 @@ from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.growing.run import open_run
 from archir.ir.graph import Graph
+from archir.scoring.budget import Budget, Prices
 from archir.scoring.losses import coupled, find_loss
 from passes.split import Split as SplitUnits
 from passes.widen import Widen

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from archir.growing import growth as growth_module
-from archir.growing.budget import Budget, Prices
 from archir.growing.examples import Examples
 from archir.growing.growth import SHRUNK, Growth, grow_once
 from archir.growing.options import GrowOptions
@@ -18,6 +17,7 @@ from archir.growing.training import evaluate
 from archir.ir.graph import Graph, Patch
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import rewrite_together
+from archir.scoring.budget import Budget, Prices
 from archir.scoring.losses import find_loss
 from archir.scoring.scores import Scores
 from archir.scoring.sets import CandidateSet

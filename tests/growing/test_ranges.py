@@ -15,11 +15,11 @@ from torch import nn
 import archir
 from archir.errors import ArchirError, GrowError, ScoreError
 from archir.growing.batches import Augmentation
-from archir.growing.budget import Budget, Prices
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph
 from archir.ir.seeds import MOST, derived_seed
+from archir.scoring.budget import Budget, Prices
 from archir.scoring.ranges import Real, Text, Truth, Whole
 from tests.cli.run import refused
 

@@ -14,7 +14,6 @@ from archir.api import score
 from archir.axes.infer import infer_widths
 from archir.errors import ScoreError
 from archir.growing import engine
-from archir.growing.budget import Budget
 from archir.growing.examples import Examples
 from archir.growing.growth import grow_once
 from archir.growing.optimisers import OptimiserOptions
@@ -25,6 +24,7 @@ from archir.growing.training import recalibrate
 from archir.ir.graph import Graph
 from archir.scoring.batch_statistics import with_batch_statistics
 from archir.scoring.batches import Batch
+from archir.scoring.budget import Budget
 from archir.scoring.families import find_families
 from archir.scoring.learn import Learner
 from archir.scoring.losses import Loss, LossFunction, coupled, find_loss

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from archir import coupled
 from archir.errors import ScoreError
-from archir.growing.budget import Budget
 from archir.growing.config import loss_of
 from archir.growing.examples import Examples
 from archir.growing.growth import grow_once
@@ -22,6 +21,7 @@ from archir.growing.training import evaluate as measure
 from archir.ir.graph import Graph
 from archir.scoring import objective as objectives
 from archir.scoring.batches import Batch
+from archir.scoring.budget import Budget
 from archir.scoring.families import find_families
 from archir.scoring.learn import Learner
 from archir.scoring.losses import Loss, check_loss, find_loss

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from archir.cost import cost
 from archir.growing.batches import Batches
-from archir.growing.budget import Budget
 from archir.growing.growth import grow_once
 from archir.growing.options import GrowOptions
 from archir.growing.training import evaluate
@@ -16,6 +15,7 @@ from archir.ir.graph import Graph
 from archir.rewrite.compose import Compose
 from archir.rewrite.morphism import Morphism
 from archir.scoring.batches import Batch
+from archir.scoring.budget import Budget
 from archir.scoring.combination import Combination
 from archir.scoring.losses import LOSSES
 from archir.scoring.objective import make_objective

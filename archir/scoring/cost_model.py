@@ -1,0 +1,147 @@
+"""What sets of candidates cost, as tensors: a quadratic in the sizes of the widths, and what other rewrites add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from archir.axes.infer import infer_widths
+from archir.axes.terms import Atom
+from archir.axes.widths import Widths
+from archir.cost import Cost, cost
+from archir.ir.graph import Graph
+from archir.rewrite.morphism import WidthMorphism
+from archir.rewrite.set_cost import bytes_alive, effect_on_sizes, resizing_cost
+from archir.scoring.budget import Budget
+from archir.scoring.families import Candidate, Family
+from archir.scoring.resources import PeakResource, QuadraticResource, Resource
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """What sets of candidates of a graph cost, by kinds of candidates that cost the same, and which go together.
+
+    Parameters and FLOPs of layers are products of two widths, so the quadratic is exact for most sets of changes of
+    widths. What other rewrites add is taken to be what they add alone.
+
+    Attributes:
+        kinds: the number of each candidate's kind, which is its family; `[candidates]`.
+        names: the resources that are limited.
+        resources: what the empty set uses of each, and what candidates add; 1 is the limit.
+        sizes: sizes of the widths that candidates change; `[widths]`.
+        effects: what a candidate of each kind adds to them; `[kinds, widths]`.
+        apart: which candidates do not go together as they change the same unit or call; `[candidates, candidates]`.
+    """
+
+    kinds: torch.Tensor
+    names: tuple[str, ...]
+    resources: tuple[Resource, ...]
+    sizes: torch.Tensor
+    effects: torch.Tensor
+    apart: torch.Tensor = field(repr=False)
+
+
+def model_costs(graph: Graph, candidates: Sequence[Candidate], budget: Budget) -> CostModel:
+    """Return what sets of candidates cost.
+
+    Args:
+        graph: the graph they were found in.
+        candidates: the candidates.
+        budget: what is limited; a limit on latency is none on what is read off types.
+    """
+    families = list(dict.fromkeys(c.family for c in candidates))
+    number = {f: i for i, f in enumerate(families)}
+    widths = infer_widths(graph)
+    changes: list[Mapping[Atom, int]] = [
+        effect_on_sizes(widths, m) if isinstance(m := f.site.members[0], WidthMorphism) else {} for f in families
+    ]
+    atoms = list(dict.fromkeys(a for change in changes for a in change))
+    effects = torch.tensor([[float(c.get(a, 0)) for a in atoms] for c in changes], dtype=torch.float64)
+    effects = effects.reshape(len(families), len(atoms))
+    spliced = [Cost() if change else f.cost for f, change in zip(families, changes, strict=True)]
+    return CostModel(
+        kinds=torch.tensor([number[c.family] for c in candidates], dtype=torch.long),
+        names=tuple(budget.scarce),
+        resources=_resources(graph, widths, atoms, effects, spliced, budget.scarce),
+        sizes=torch.tensor([float(a.size) for a in atoms], dtype=torch.float64),
+        effects=effects,
+        apart=_apart(widths, candidates),
+    )
+
+
+def _resources(
+    graph: Graph,
+    widths: Widths,
+    atoms: Sequence[Atom],
+    effects: torch.Tensor,
+    spliced: Sequence[Cost],
+    limits: Mapping[str, int],
+) -> tuple[Resource, ...]:
+    """Return what is limited; that of a limit of 0 is measured in ones."""
+    now = cost(graph)
+    first, second = _derivatives(widths, atoms)
+    found: list[Resource] = []
+    for name, limit in limits.items():
+        unit = max(limit, 1.0)
+        more = torch.tensor([float(getattr(c, name)) for c in spliced], dtype=torch.float64) / unit
+        over = 1.0 - limit / unit
+        if name == "peak_bytes":
+            alive = torch.tensor(bytes_alive(widths, {}), dtype=torch.float64).reshape(-1)
+            rows = [torch.tensor(bytes_alive(widths, {a: a.size + 1}), dtype=torch.float64) - alive for a in atoms]
+            by_width = torch.stack(rows) if rows else torch.zeros(0, len(alive), dtype=torch.float64)
+            found.append(PeakResource(alive / unit + over, effects @ by_width / unit + more[:, None]))
+            continue
+        slope = torch.tensor([float(getattr(c, name)) for c in first], dtype=torch.float64) / unit
+        curve = torch.zeros(len(atoms), len(atoms), dtype=torch.float64)
+        for (i, j), c in second.items():
+            curve[i, j] = curve[j, i] = float(getattr(c, name)) / unit
+        between = effects @ curve @ effects.mT
+        alone = effects @ (slope - curve.diagonal() / 2) + between.diagonal() / 2 + more
+        found.append(QuadraticResource(getattr(now, name) / unit + over, alone, between))
+    return tuple(found)
+
+
+def _derivatives(widths: Widths, atoms: Sequence[Atom]) -> tuple[list[Cost], dict[tuple[int, int], Cost]]:
+    """Return what one more unit of each width costs, and what one more of two costs beyond that."""
+    wanted = set(atoms)
+    nodes = {w.atom: frozenset(widths.nodes(w)) for w in widths if w.atom in wanted}
+    first = [resizing_cost(widths, {a: a.size + 1}) for a in atoms]
+    second: dict[tuple[int, int], Cost] = {}
+    for i, a in enumerate(atoms):
+        second[i, i] = resizing_cost(widths, {a: a.size + 2}) - first[i] - first[i]
+        for j in range(i):
+            b = atoms[j]
+            if not nodes[a].isdisjoint(nodes[b]):
+                both = resizing_cost(widths, {a: a.size + 1, b: b.size + 1})
+                second[i, j] = both - first[i] - first[j]
+    return first, second
+
+
+def _apart(widths: Widths, candidates: Sequence[Candidate]) -> torch.Tensor:
+    """Return which candidates change the same unit, bring fresh units to one width, or claim the same call."""
+    holders: dict[object, list[int]] = {}
+    for number, candidate in enumerate(candidates):
+        for claim in _claims(widths, candidate.family, candidate.member):
+            holders.setdefault(claim, []).append(number)
+    found = torch.zeros(len(candidates), len(candidates), dtype=torch.bool)
+    for numbers in holders.values():
+        if len(numbers) > 1:
+            index = torch.tensor(numbers)
+            found[index[:, None], index] = True
+    return found.fill_diagonal_(False)
+
+
+def _claims(widths: Widths, family: Family, member: int) -> set[object]:
+    morphism = family.site.members[member]
+    if not isinstance(morphism, WidthMorphism):
+        return set(family.claims)
+    found: set[object] = set()
+    for name, change in morphism.changes(widths).items():
+        uses = change.multiplicity(widths[name].size).tolist()
+        found |= {(name, unit) for unit, used in enumerate(uses[: widths[name].size]) if used != 1}
+        found |= {(name, unit) for pair in change.merged for unit in pair}
+        if change.fresh:
+            found.add((name, None))
+    return found

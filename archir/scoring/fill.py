@@ -1,0 +1,159 @@
+"""The set with the least loss within limits on its cost, found by prices of the limits and by exchanges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from archir.scoring.knapsack import ROUNDING, Knapsack, KnapsackSet
+
+DOUBLINGS = 40
+"""How often a price is doubled at most until a limit holds."""
+
+HALVINGS = 14
+"""How often the interval in which a price lies is halved at most."""
+
+ROUNDS = 3
+"""How often the prices of several limits are found in turn, each given the others."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A set of candidates.
+
+    Attributes:
+        path: its members; every prefix is a set to fall back on.
+        change: the predicted change of the loss.
+        used: what it uses of each resource, 1 at the limit.
+        prices: the price of each limit that was found, in nats for all of the limit; 0 where it is not tight.
+        gains: whether some candidate is left out that would lower the loss but does not fit.
+        all: whether no candidate is left that goes with it.
+    """
+
+    path: tuple[int, ...]
+    change: float
+    used: tuple[float, ...]
+    prices: tuple[float, ...]
+    gains: bool
+    all: bool
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is within all limits."""
+        return all(u <= 1 + ROUNDING for u in self.used)
+
+
+def fill(problem: Knapsack) -> Filled:
+    """Return the best set that is found: least loss within the limits, or else as near to them as can be.
+
+    It minimises `L(S) + Σ λ_i c_i(S)` by single flips, with the prices λ_i of the limits found by bisection, one after
+    another: that of a limit which holds anyway is zero. From the sets at both ends of the last interval, and from the
+    one that gain per price alone leads to, members are then added and dropped until the limits hold with the least
+    loss for what is freed, room that is left is used, and single candidates and pairs are exchanged while that lowers
+    the loss within the limits.
+
+    Source: ours; the relaxation is Lagrange's (Everett 1963).
+    """
+    start = KnapsackSet(problem)
+    free = start.copy().descend(torch.zeros(len(problem.resources), dtype=torch.float64))
+    if free.fits:
+        return _ordered(problem, free, [0.0] * len(problem.resources))
+    prices, ends = _find_prices(start, free)
+    best: KnapsackSet | None = None
+    for found in (*ends, start.copy()):
+        found.reach(prices)
+        found.exchange(prices)
+        if best is None or found.better_than(best):
+            best = found
+    assert best is not None
+    return _ordered(problem, best, prices.tolist())
+
+
+def greedy(problem: Knapsack) -> Filled:
+    """Return the set that gain per price alone leads to, each limit priced alike: the baseline."""
+    found, prices = KnapsackSet(problem), torch.ones(len(problem.resources), dtype=torch.float64)
+    found.reach(prices)
+    return _ordered(problem, found, prices.tolist())
+
+
+def _find_prices(start: KnapsackSet, free: KnapsackSet) -> tuple[torch.Tensor, Sequence[KnapsackSet]]:
+    """Return the prices of the limits, and the sets at both ends of the last interval in which one lies."""
+    prices, count = torch.zeros(len(free.used), dtype=torch.float64), len(free.used)
+    state, ends = free, [free]
+    for _ in range(ROUNDS if count > 1 else 1):
+        for i in (state.used - 1).argsort(descending=True).tolist():
+            if state.used[i] <= 1 + ROUNDING and not prices[i]:
+                continue
+            prices[i], ends = _find_price(start, prices, i)
+            state = ends[-1]
+        if state.fits:
+            break
+    return prices, ends
+
+
+def _find_price(start: KnapsackSet, prices: torch.Tensor, which: int) -> tuple[float, list[KnapsackSet]]:
+    """Return the lowest price of one limit at which it holds, and the sets right below and at it."""
+
+    def at(price: float, of: KnapsackSet) -> KnapsackSet:
+        with_it = prices.clone()
+        with_it[which] = price
+        return of.copy().descend(with_it)
+
+    def holds(found: KnapsackSet) -> bool:
+        return float(found.used[which]) <= 1 + ROUNDING
+
+    below = at(0.0, start)
+    if holds(below):
+        return 0.0, [below]
+    costs, losses = start.costs[which].abs(), start.losses.abs()
+    known = costs > 0
+    low, high = 0.0, float((losses[known] / costs[known]).median()) if bool(known.any()) else 1.0
+    high = max(high, 1e-12)
+    above = at(high, start)
+    for _ in range(DOUBLINGS):
+        if holds(above):
+            break
+        low, high, below = high, 2 * high, above
+        above = at(high, above)
+    for _ in range(HALVINGS):
+        if not holds(above) or (high - low < 1e-3 * high and low) or int((above.inside ^ below.inside).sum()) <= 1:
+            break
+        middle = math.sqrt(low * high) if low else high / 8
+        found = at(middle, start)
+        if holds(found):
+            high, above = middle, found
+        else:
+            low, below = middle, found
+    return high, [below, above]
+
+
+def inspect(problem: Knapsack, path: Sequence[int], prices: Sequence[float] | None = None) -> Filled:
+    """Return what is known of a set that was found in some way, with the prices it was found at."""
+    state = KnapsackSet(problem)
+    for candidate in path:
+        state.flip(candidate)
+    left = state.open & ~state.inside
+    fitting = ((state.used[:, None] + state.costs) <= 1 + ROUNDING).all(0)
+    gains = left & (state.losses < -state.least) & ~fitting
+    return Filled(
+        path=tuple(path),
+        change=state.change,
+        used=tuple(state.amounts),
+        prices=tuple(prices or (0.0,) * len(problem.resources)),
+        gains=bool(gains.any()),
+        all=not bool(left.any()),
+    )
+
+
+def _ordered(problem: Knapsack, found: KnapsackSet, prices: Sequence[float]) -> Filled:
+    """Return a set with its members in an order whose prefixes are sets to fall back on."""
+    path: list[int] = []
+    state, left = KnapsackSet(replace(problem, most=None)), found.inside.clone()
+    by = torch.tensor(prices, dtype=torch.float64)
+    while bool(left.any()):
+        path.append(state.add_next(by, left))
+        left[path[-1]] = False
+    return inspect(problem, path, prices)

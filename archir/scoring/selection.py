@@ -1,0 +1,301 @@
+"""How a set of candidates is chosen: without limits, under one that says yes or no, or under a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import torch
+
+from archir.cost import Cost, cost
+from archir.ir.graph import Graph
+from archir.rewrite.set_cost import cost_of_set
+from archir.scoring.budget import Budget, Prices
+from archir.scoring.combination import Combination
+from archir.scoring.cost_model import CostModel, model_costs
+from archir.scoring.families import Candidate
+from archir.scoring.fill import Filled, fill, inspect
+from archir.scoring.knapsack import Knapsack
+from archir.scoring.options import Limit, Price
+from archir.scoring.select import select
+from archir.scoring.set_models import SetModel
+
+NEAR = 1e-9
+"""By what part of a limit the model of the cost may be off."""
+
+CORRECTIONS = 8
+"""How often the model of the cost is corrected at most by the exact cost of what was chosen on it."""
+
+
+class Ended(StrEnum):
+    """Why a set holds no more."""
+
+    LIMIT = "limit"
+    """What still lowers the loss does not fit; or the set is above the limit no more."""
+
+    GAINLESS = "gainless"
+    """No candidate that is left lowers the loss."""
+
+    TAKEN = "taken"
+    """All candidates that there are and that go together are taken."""
+
+    UNREFINED = "unrefined"
+    """No refined candidate that is left lowers the loss; others were not refined."""
+
+    MOST = "most"
+    """It has as many members as it may have."""
+
+    UNREACHED = "unreached"
+    """It is above a limit still, and no candidate that is left takes it further down."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A set of candidates, given by their numbers, and how it came about.
+
+    Attributes:
+        path: its members: every prefix is a set to fall back on.
+        predicted: predicted change of the loss, in nats for likelihoods; None if nothing is predicted.
+        cost: exact cost of the graph with it.
+        prices: the prices of what is scarce that were found, in nats a unit of it; 0 where no limit is tight.
+        price: what all of the limits are worth, in nats: the sum of prices times limits.
+        ended: why it holds no more.
+    """
+
+    path: tuple[int, ...]
+    predicted: float | None
+    cost: Cost
+    prices: Prices
+    price: float
+    ended: Ended
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The candidates that a set may be chosen from.
+
+    Attributes:
+        graph: the graph they were found in.
+        candidates: the candidates, refined ones first, in an order in which they are taken where nothing is predicted.
+        model: what is predicted for sets of the first of them; None if nothing is.
+        beyond: what is predicted for each of the others alone; `[others]`. They are taken only to come down to a limit.
+        shortlist: number of candidates that are judged in each step, see `select`.
+        unrefined: whether there are candidates that a set cannot be grown by as they were not refined.
+    """
+
+    graph: Graph = field(repr=False)
+    candidates: Sequence[Candidate]
+    model: SetModel | None
+    beyond: torch.Tensor
+    shortlist: int
+    unrefined: bool
+
+
+def choose(pool: Pool, *, k: int | None = None, limit: Limit | None = None, price: Price | None = None) -> list[int]:
+    """Choose a set that can be applied together, one member after another.
+
+    Args:
+        pool: what there is to choose from: that with the lowest objective is added, while it falls. Where nothing is
+            predicted they are taken in their order; no price stops that.
+        k: most members.
+        limit: says whether a graph of some cost may be made; asked about the exact cost of every set on the way.
+        price: what a difference of cost is worth, in nats.
+
+    Returns:
+        The numbers of the members as they were added: every prefix is a smaller set to fall back on.
+    """
+    candidates = pool.candidates[: len(pool.candidates) - len(pool.beyond)]
+
+    def fits(chosen: Sequence[int]) -> bool:
+        return limit is None or limit(_cost(pool, chosen))
+
+    combination = Combination(pool.graph)
+    if pool.model is None:
+        chosen: list[int] = []
+        for number, candidate in enumerate(candidates):
+            if k is not None and len(chosen) >= k:
+                break
+            more = combination.plus(candidate)
+            if more is not None and fits([*chosen, number]):
+                combination = more
+                chosen.append(number)
+        return chosen
+    return select(
+        pool.model.start(),
+        torch.tensor([0.0 if price is None else price(c.cost) for c in candidates], dtype=torch.float64),
+        combination=combination,
+        plus=lambda combined, number: combined.plus(candidates[number]),
+        fits=fits,
+        frees=[limit is not None and c.cost.frees for c in candidates],
+        shortlist=pool.shortlist,
+        k=k,
+    )
+
+
+def choose_within(pool: Pool, budget: Budget, *, k: int | None = None, price: Price | None = None) -> Choice:
+    """Choose the set with the least predicted loss within a budget, which may be below what the graph costs now.
+
+    Where the budget is not scarce the set is that of `choose`. Otherwise it is found on the quadratic model of the
+    loss and a model of the cost (`fill`), which is corrected by the exact cost of what it finds until that is within
+    the budget.
+
+    Args:
+        pool: what there is to choose from. Where nothing is predicted they are taken in their order, those that fit,
+            or, if the graph is above the budget, those that take it down, until it is within.
+        budget: the limits; that on latency is left to whoever measures it.
+        k: most members.
+        price: what a difference of cost is worth, in nats; added to the loss.
+    """
+    now = cost(pool.graph)
+    if pool.model is None:
+        return _in_order(pool, budget, now, k)
+
+    def paid(path: Sequence[int]) -> float:
+        return 0.0 if price is None else sum(price(pool.candidates[c].cost) for c in path)
+
+    costs = model_costs(pool.graph, pool.candidates, budget)
+    problem = _problem(pool, pool.model, costs, budget, now, k, price)
+    if budget.allows(now) and not any(fill(problem).prices):
+        path = choose(pool, k=k, limit=budget.allows, price=price)
+        return _told(pool, budget, inspect(problem, path), k)
+    best, shift = None, [0.0] * len(costs.names)
+    for _ in range(CORRECTIONS):
+        filled = fill(problem.shifted(shift))
+        path, found, refused = _applied(pool, budget, now, filled.path)
+        modelled = inspect(problem, path, filled.prices)
+        if best is None or _is_better(budget, (modelled, found), best):
+            best = modelled, found
+        exact = [getattr(found, n) / max(budget.limits[n], 1.0) for n in costs.names]
+        off = [e - u for e, u in zip(exact, modelled.used, strict=True)]
+        problem.barred[refused] = True
+        if not refused and all(abs(o - s) < NEAR for o, s in zip(off, shift, strict=True)):
+            break
+        shift = off
+    assert best is not None
+    if budget.allows(now):
+        path = choose(pool, k=k, limit=budget.allows, price=price)
+        if pool.model.predict(path) + paid(path) < pool.model.predict(best[0].path) + paid(best[0].path):
+            return _told(pool, budget, inspect(problem, path, best[0].prices), k)
+    return _told(pool, budget, best[0], k)
+
+
+def _problem(
+    pool: Pool, model: SetModel, costs: CostModel, budget: Budget, now: Cost, k: int | None, price: Price | None
+) -> Knapsack:
+    """Return what there is to choose from as a knapsack; what was not refined may only free room."""
+    alone, gram = model.quadratic
+    barred = torch.zeros(len(pool.candidates), dtype=torch.bool)
+    if len(pool.beyond):
+        scarce = [i for i, n in enumerate(costs.names) if getattr(now, n) > budget.limits[n]]
+        frees = torch.zeros(len(costs.effects), dtype=torch.bool)
+        for i in scarce:
+            frees |= costs.resources[i].added < 0
+        barred[len(alone) :] = ~frees[costs.kinds[len(alone) :]]
+    paid = [0.0 if price is None else price(c.cost) for c in pool.candidates]
+    return Knapsack(
+        alone=torch.cat([alone, pool.beyond]) + torch.tensor(paid, dtype=torch.float64),
+        gram=gram,
+        kinds=costs.kinds,
+        resources=costs.resources,
+        apart=costs.apart,
+        sizes=costs.sizes,
+        effects=costs.effects,
+        barred=barred,
+        most=k,
+    )
+
+
+def _applied(pool: Pool, budget: Budget, now: Cost, path: Sequence[int]) -> tuple[list[int], Cost, list[int]]:
+    """Return the part of a path that can be applied together, what it costs, and what was refused.
+
+    From the first prefix within the budget on all are within it: what does not fit yet waits until room is freed.
+    """
+    combination, found, within = Combination(pool.graph), now, budget.allows(now)
+    taken: list[int] = []
+    refused: list[int] = []
+    waiting = list(path)
+    while waiting:
+        later: list[int] = []
+        for number in waiting:
+            more = combination.plus(pool.candidates[number])
+            if more is None:
+                refused.append(number)
+                continue
+            costs = more.cost()
+            if within and not budget.allows(costs):
+                later.append(number)
+                continue
+            combination, found, within = more, costs, budget.allows(costs)
+            taken.append(number)
+        if len(later) == len(waiting):
+            break
+        waiting = later
+    return taken, found, refused
+
+
+def _is_better(budget: Budget, one: tuple[Filled, Cost], other: tuple[Filled, Cost]) -> bool:
+    """Say whether a set is within the budget, or nearer to it, or as near with less loss."""
+
+    def rank(of: tuple[Filled, Cost]) -> tuple[float, float]:
+        return _over(budget, of[1]), of[0].change
+
+    return rank(one) < rank(other)
+
+
+def _told(pool: Pool, budget: Budget, found: Filled, k: int | None) -> Choice:
+    """Return a set with why it ended."""
+    now, grown, refined = cost(pool.graph), _cost(pool, found.path), len(pool.candidates) - len(pool.beyond)
+    assert pool.model is not None
+    beyond = pool.beyond[[c - refined for c in found.path if c >= refined]]
+    predicted = pool.model.predict([c for c in found.path if c < refined]) + float(beyond.sum())
+    names = list(budget.scarce)
+    prices = dict(zip(names, found.prices, strict=True)) if budget.allows(grown) else {}
+    if k is not None and len(found.path) >= k:
+        ended = Ended.MOST
+    elif not budget.allows(grown):
+        ended = Ended.UNREACHED
+    elif not budget.allows(now) or found.gains:
+        ended = Ended.LIMIT
+    elif pool.unrefined:
+        ended = Ended.UNREFINED
+    else:
+        ended = Ended.TAKEN if found.all else Ended.GAINLESS
+    each = Prices(**{n: p / max(budget.limits[n], 1.0) for n, p in prices.items()})
+    return Choice(found.path, predicted, grown, each, sum(prices.values()), ended)
+
+
+def _in_order(pool: Pool, budget: Budget, now: Cost, k: int | None) -> Choice:
+    """Take candidates in their order: those that fit; or those that take the graph down, until it is within."""
+    combination, found, within = Combination(pool.graph), now, budget.allows(now)
+    path: list[int] = []
+    left = False
+    for number, candidate in enumerate(pool.candidates):
+        if (k is not None and len(path) >= k) or (not budget.allows(now) and within):
+            break
+        more = combination.plus(candidate)
+        if more is None:
+            continue
+        costs = more.cost()
+        if budget.allows(costs) if within else _over(budget, costs) < _over(budget, found):
+            combination, found, within = more, costs, budget.allows(costs)
+            path.append(number)
+        else:
+            left = True
+    if k is not None and len(path) >= k:
+        ended = Ended.MOST
+    elif not within:
+        ended = Ended.UNREACHED
+    else:
+        ended = Ended.LIMIT if left or not budget.allows(now) else Ended.TAKEN
+    return Choice(tuple(path), None, found, Prices(), 0.0, ended)
+
+
+def _cost(pool: Pool, chosen: Sequence[int]) -> Cost:
+    """Return the exact cost of the graph with a set of candidates applied."""
+    return cost_of_set(pool.graph, [pool.candidates[c].morphism for c in chosen])
+
+
+def _over(budget: Budget, of: Cost) -> float:
+    """Return by what part of its limits a cost is above them, summed over them."""
+    return sum(max(0.0, (float(getattr(of, n)) - limit) / max(limit, 1.0)) for n, limit in budget.scarce.items())
