@@ -248,7 +248,9 @@ def _why(chosen: Selection, scores: Scores) -> str:
         case Ended.GAINLESS:
             return "no other candidate is predicted to lower the loss by more than its price"
         case Ended.UNREFINED:
-            return f"no other of the {scores.refined} refined candidates is, and {len(scores) - scores.refined} were not"
+            return (
+                f"no other of the {scores.refined} refined candidates is, and {len(scores) - scores.refined} were not"
+            )
         case Ended.TAKEN:
             return "there are no other candidates"
         case Ended.MOST:

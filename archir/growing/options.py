@@ -13,7 +13,7 @@ from archir.growing.batches import Augmentation
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.schedules import SHAPES, Schedule
 from archir.growing.training_loss import training_loss
-from archir.scoring.budget import Prices
+from archir.scoring.budget import Budget, Prices
 from archir.scoring.losses import Loss, LossFunction
 from archir.scoring.options import Price, ScoreOptions
 from archir.scoring.ranges import CLOSED, PLAIN, Count, Part, Positive, Seed, Truth, Whole, among, checked, problem
@@ -188,11 +188,12 @@ class GrowOptions(Training, Growing):
         mixup = self.augmentation.mixup if self.augmentation else 0.0
         return training_loss(loss, smoothing=self.label_smoothing, mixup=mixup)
 
-    def scoring(self, price: Price, seed: int) -> ScoreOptions:
+    def scoring(self, price: Price, budget: Budget, seed: int) -> ScoreOptions:
         """Return how the candidates of a growth step are scored.
 
         Args:
             price: what cost is worth, in nats.
+            budget: what the network is to be within after the step.
             seed: seed of everything random in the step.
         """
         return ScoreOptions(
@@ -201,6 +202,7 @@ class GrowOptions(Training, Growing):
             radius=self.radius,
             refine=self.refine,
             price=price,
+            budget=budget,
             batch_statistics=self.batch_statistics,
             seed=seed,
         )

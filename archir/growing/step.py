@@ -118,7 +118,7 @@ class StepContext:
             morphisms=morphisms,
             learn=self._learn,
             strategy=self.options.rule,
-            options=self.options.scoring(self.prices.of, self.seed),
+            options=self.options.scoring(self.prices.of, self.budget, self.seed),
         )
 
     @cached_property

@@ -37,9 +37,14 @@ class Budget:
         """The limits that are given, by name."""
         return {name: limit for name, limit in asdict(self).items() if limit is not None}
 
+    @property
+    def scarce(self) -> dict[str, int]:
+        """The limits that are given on what is read off the types of a network, by name: all but latency."""
+        return {name: int(limit) for name, limit in self.limits.items() if name != "latency"}
+
     def allows(self, cost: Cost) -> bool:
         """Say whether a network of some cost is within the limits on what is read off its types."""
-        return all(getattr(cost, name) <= limit for name, limit in self.limits.items() if name != "latency")
+        return all(getattr(cost, name) <= limit for name, limit in self.scarce.items())
 
     def allows_latency(self, seconds: float) -> bool:
         """Say whether a network that takes so many seconds an example is within the limit."""

@@ -60,12 +60,11 @@ def model_costs(graph: Graph, candidates: Sequence[Candidate], budget: Budget) -
     atoms = list(dict.fromkeys(a for change in changes for a in change))
     effects = torch.tensor([[float(c.get(a, 0)) for a in atoms] for c in changes], dtype=torch.float64)
     effects = effects.reshape(len(families), len(atoms))
-    limits = {name: limit for name, limit in budget.limits.items() if name != "latency"}
     spliced = [Cost() if change else f.cost for f, change in zip(families, changes, strict=True)]
     return CostModel(
         kinds=torch.tensor([number[c.family] for c in candidates], dtype=torch.long),
-        names=tuple(limits),
-        resources=_resources(graph, widths, atoms, effects, spliced, limits),
+        names=tuple(budget.scarce),
+        resources=_resources(graph, widths, atoms, effects, spliced, budget.scarce),
         sizes=torch.tensor([float(a.size) for a in atoms], dtype=torch.float64),
         effects=effects,
         apart=_apart(widths, candidates),
@@ -78,7 +77,7 @@ def _resources(
     atoms: Sequence[Atom],
     effects: torch.Tensor,
     spliced: Sequence[Cost],
-    limits: Mapping[str, float],
+    limits: Mapping[str, int],
 ) -> tuple[Resource, ...]:
     """Return what is limited; that of a limit of 0 is measured in ones."""
     now = cost(graph)
@@ -87,7 +86,7 @@ def _resources(
     for name, limit in limits.items():
         unit = max(limit, 1.0)
         more = torch.tensor([float(getattr(c, name)) for c in spliced], dtype=torch.float64) / unit
-        over = (1.0 - limit) / unit if limit < 1 else 0.0
+        over = 1.0 - limit / unit
         if name == "peak_bytes":
             alive = torch.tensor(bytes_alive(widths, {}), dtype=torch.float64).reshape(-1)
             rows = [torch.tensor(bytes_alive(widths, {a: a.size + 1}), dtype=torch.float64) - alive for a in atoms]

@@ -1,4 +1,4 @@
-"""A knapsack whose loss is quadratic and whose costs do not add up, and a set of its candidates that changes by flips."""
+"""A knapsack whose loss is quadratic and whose costs do not add up, and a set of it that changes by flips."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from archir.cost import Cost
 from archir.errors import ScoreError
+from archir.scoring.budget import Budget
 from archir.scoring.objective import Curvature
 from archir.scoring.ranges import CLOSED, Count, Positive, Seed, Truth, Whole, checked
 
@@ -32,6 +33,8 @@ class ScoreOptions:
         refine: number of candidates to refine in forward mode, best first; only these may be part of joint predictions.
         chunk: most of them that are refined at once; as many as fit into memory if None (see `chunks.chunk_size`).
         price: what cost is worth, in nats; part of what decides which candidates are the best.
+        budget: what the sets to be chosen are to be within; what is scarce is priced so that the candidates which pay
+            for it, were all of them additive, are within it, and that price is part of what decides, too.
         curvature: how the second order is estimated in learning and screening.
         batch_statistics: normalise by the mean and the variance of the batch, as in training, instead of running ones;
             the examples of a batch are then coupled (see `Objective.united`). Layers a rewrite brings use what they
@@ -50,6 +53,7 @@ class ScoreOptions:
     refine: Whole = 64
     chunk: Count | None = None
     price: Annotated[Price | None, WithJsonSchema({"type": "string", "description": "a function of costs"})] = None
+    budget: Budget | None = None
     curvature: Curvature = Curvature.SAMPLED
     batch_statistics: Truth = False
     shortlist: Count = 32

@@ -249,7 +249,7 @@ def _told(pool: Pool, budget: Budget, found: Filled, k: int | None) -> Choice:
     assert pool.model is not None
     beyond = pool.beyond[[c - refined for c in found.path if c >= refined]]
     predicted = pool.model.predict([c for c in found.path if c < refined]) + float(beyond.sum())
-    names = [n for n in budget.limits if n != "latency"]
+    names = list(budget.scarce)
     prices = dict(zip(names, found.prices, strict=True)) if budget.allows(grown) else {}
     if k is not None and len(found.path) >= k:
         ended = Ended.MOST
@@ -298,5 +298,4 @@ def _cost(pool: Pool, chosen: Sequence[int]) -> Cost:
 
 def _over(budget: Budget, of: Cost) -> float:
     """Return by what part of its limits a cost is above them, summed over them."""
-    names = [n for n in budget.limits if n != "latency"]
-    return sum(max(0.0, float(getattr(of, n)) / max(budget.limits[n], 1.0) - 1) for n in names)
+    return sum(max(0.0, (float(getattr(of, n)) - limit) / max(limit, 1.0)) for n, limit in budget.scarce.items())

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from archir.scoring.budget import Budget
-from archir.growing.grow import Run, grow_graph
 from archir.growing.examples import Examples
+from archir.growing.grow import Run, grow_graph
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
+from archir.scoring.budget import Budget
 from passes.prune import Prune
 from passes.split import Split
 

@@ -15,8 +15,8 @@ from torch import nn
 from archir.errors import ArchirError, FileError, GrowError, ScoreError
 from archir.growing.batches import Augmentation, Batches
 from archir.growing.checks import check_examples, labelled
-from archir.growing.grow import Run, grow_graph
 from archir.growing.examples import Examples
+from archir.growing.grow import Run, grow_graph
 from archir.growing.training import evaluate, train
 from archir.ir.graph import Graph
 from archir.scoring.budget import Budget

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,7 +92,11 @@ def test_exchanges_stay_within_the_budget(seed_graph: Graph) -> None:
 def test_training_flops_are_those_of_all_networks_on_the_way(seed_graph: Graph) -> None:
     run = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=30))
     examples = sum(e["examples"] for e in run.history if e["event"] == "train")
-    assert run.history[-1]["training_flops"] == training_flops(seed_graph, examples) == 3 * cost(seed_graph).flops * examples
+    assert (
+        run.history[-1]["training_flops"]
+        == training_flops(seed_graph, examples)
+        == 3 * cost(seed_graph).flops * examples
+    )
 
 
 def test_growth_that_does_not_use_its_budget_says_why(seed_graph: Graph) -> None:
@@ -116,9 +121,9 @@ def test_growth_that_does_not_use_its_budget_says_why(seed_graph: Graph) -> None
     assert growth.note and ("% of the budget is used: " in growth.note or "nothing was committed: " in growth.note)
 
 
-def test_an_interrupted_contraction_ends_as_if_it_had_not_been(seed_graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("runs")
-    whole = grow(seed_graph, options=WIDE, directory=folder / "whole", morphisms=MORPHISMS)
+def test_an_interrupted_contraction_ends_as_if_it_had_not_been(
+) -> None:
+    whole = grow(seed_graph, options=WIDE, directory=tmp_path / "whole", morphisms=MORPHISMS)
 
     class PowerCut(Exception):
         pass
@@ -128,8 +133,8 @@ def test_an_interrupted_contraction_ends_as_if_it_had_not_been(seed_graph: Graph
             raise PowerCut
 
     with pytest.raises(PowerCut):
-        grow(seed_graph, options=WIDE, directory=folder / "cut", on_event=cut)
-    resumed = grow(seed_graph, options=WIDE, directory=folder / "cut", resume=True)
+        grow(seed_graph, options=WIDE, directory=tmp_path / "cut", on_event=cut)
+    resumed = grow(seed_graph, options=WIDE, directory=tmp_path / "cut", resume=True)
     assert str(resumed.graph) == str(whole.graph)
     assert all(torch.equal(whole.graph.tensor(n), resumed.graph.tensor(n)) for n in whole.graph.by_name)
     assert resumed.history[-1]["training_flops"] == whole.history[-1]["training_flops"]

@@ -13,7 +13,6 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.cost import cost
 from archir.errors import FileError, GrowError
-from archir.scoring.budget import Budget, Prices
 from archir.growing.grow import grow_graph
 from archir.growing.growth import SHRUNK
 from archir.growing.options import GrowOptions
@@ -23,6 +22,7 @@ from archir.growing.trainer import carry_over
 from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.pipeline import Rewrites, rewrite_together
+from archir.scoring.budget import Budget, Prices
 from archir.scoring.losses import find_loss
 from passes.residual_branch import ResidualBranch
 from passes.split import Split as SplitUnits

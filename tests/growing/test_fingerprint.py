@@ -17,8 +17,8 @@ from torch import nn
 import archir
 from archir.errors import FileError, GrowError
 from archir.growing.code_checksum import checksum_of_code
-from archir.growing.grow import grow_graph
 from archir.growing.fingerprint import differences
+from archir.growing.grow import grow_graph
 from archir.growing.importing import load_object
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from archir.api import grow, trace_on
+from archir.growing.examples import Examples
 from archir.growing.grow import Run
 from archir.growing.log import Listener
-from archir.growing.examples import Examples
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph

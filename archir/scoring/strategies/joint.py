@@ -7,13 +7,21 @@ from dataclasses import dataclass
 
 import torch
 
+from archir.cost import cost
+from archir.scoring.budget import Budget
 from archir.scoring.families import Family
 from archir.scoring.options import Price
 from archir.scoring.refine import Refinement, refine
-from archir.scoring.screen import Estimate, screen, screen_jointly
+from archir.scoring.screen import Estimate, screen
 from archir.scoring.set_models import Joint, Linearised, SetModel
 from archir.scoring.strategies.context import ScoringContext
 from archir.scoring.strategies.result import JointResult, StrategyResult, screened
+
+HALVINGS = 40
+"""How often the interval in which a price lies is halved."""
+
+HIGHEST = 1e6
+"""The highest price of all of a limit, in nats."""
 
 
 @dataclass(frozen=True)
@@ -52,38 +60,6 @@ class LinearisedNetwork:
         return _refined(context, Linearised)
 
 
-@dataclass(frozen=True)
-class SampledJoint:
-    """Predict for a set `Σ a + ½ Σ G` over all pairs of its candidates, G sampled in reverse mode for all at once.
-
-    It takes one forward pass and two backward passes however many candidates there are, `MOST` at most; others are
-    taken for what they do alone.
-
-    Source: ours.
-    """
-
-    name: str = "sampled"
-    summary: str = "Gauss-Newton sampled in reverse mode, each candidate given those chosen before"
-    running_statistics: bool = False
-
-    def __call__(self, context: ScoringContext) -> StrategyResult:
-        """Score the candidates of a graph."""
-        options, thetas = context.options, context.thetas
-        estimates, gram = screen_jointly(
-            context.streamed,
-            context.perturbations,
-            thetas,
-            context.batches,
-            curvature=options.curvature,
-            seed=options.seed + 1,
-        )
-        places = tuple((f, m) for f, e in enumerate(estimates) for m in range(len(e.first_order)))
-        first, stderr = (torch.cat([getattr(e, name) for e in estimates]) for name in ("first_order", "stderr"))
-        found = Refinement(context.objective, first, gram, stderr, (), {})
-        families = [screened(e, theta) for e, theta in zip(estimates, thetas, strict=True)]
-        return StrategyResult(tuple(families), JointResult(places, found, Joint(found)), context.learned.estimates)
-
-
 def _refined(context: ScoringContext, model: Callable[[Refinement], SetModel]) -> StrategyResult:
     """Screen all candidates in reverse mode, and refine the best in forward mode."""
     options, objective = context.options, context.streamed
@@ -91,7 +67,7 @@ def _refined(context: ScoringContext, model: Callable[[Refinement], SetModel]) -
     estimates = screen(
         objective, perturbations, thetas, context.batches, curvature=options.curvature, seed=options.seed + 1
     )
-    best = best_of(context.families, estimates, options.price)[: options.refine]
+    best = best_of(context.families, estimates, options.price, options.budget)[: options.refine]
     joint = JointResult((), None, None)
     if best:
         found = refine(objective, perturbations, thetas, best, context.batches, chunk=options.chunk)
@@ -104,10 +80,55 @@ def _refined(context: ScoringContext, model: Callable[[Refinement], SetModel]) -
     return StrategyResult(tuple(families), joint, context.learned.estimates)
 
 
-def best_of(families: Sequence[Family], estimates: Sequence[Estimate], price: Price | None) -> list[tuple[int, int]]:
-    """Return all candidates, as numbers of family and member, by predicted change of the loss plus price."""
-    keyed: list[tuple[float, int, int]] = []
-    for f, (family, estimate) in enumerate(zip(families, estimates, strict=True)):
-        extra = 0.0 if price is None else price(family.cost)
-        keyed += [(value + extra, f, m) for m, value in enumerate(estimate.predicted.tolist())]
-    return [(f, m) for _, f, m in sorted(keyed)]
+def best_of(
+    families: Sequence[Family], estimates: Sequence[Estimate], price: Price | None, budget: Budget | None
+) -> list[tuple[int, int]]:
+    """Return all candidates, as numbers of family and member, by predicted change of the loss plus price.
+
+    Under a budget what is scarce has a price as well: `scarcity`.
+    """
+    places = [(f, m) for f, estimate in enumerate(estimates) for m in range(len(estimate.first_order))]
+    if not places:
+        return []
+    extra = [0.0 if price is None else price(f.cost) for f in families]
+    worth = torch.cat([e.predicted + x for e, x in zip(estimates, extra, strict=True)])
+    if budget is not None:
+        sizes = torch.tensor([len(e.first_order) for e in estimates])
+        worth = worth + scarcity(families, worth, sizes, budget)
+    return [places[i] for i in worth.argsort(stable=True).tolist()]
+
+
+def scarcity(families: Sequence[Family], worth: torch.Tensor, sizes: torch.Tensor, budget: Budget) -> torch.Tensor:
+    """Return the price of what each candidate takes of what is scarce, negative where it frees some; `[candidates]`.
+
+    The limits are priced in turn, each given the others, so that all candidates with a negative worth together are
+    just within it: costs and worths are taken to be additive.
+
+    Args:
+        families: the families, of one graph.
+        worth: predicted change of the loss plus price; `[candidates]`.
+        sizes: number of members of each family.
+        budget: the limits.
+    """
+    found, now = torch.zeros_like(worth), cost(families[0].measured)
+    parts = {}
+    for name, limit in budget.scarce.items():
+        each = torch.tensor([float(getattr(f.cost, name)) for f in families], dtype=torch.float64)
+        parts[name] = each.repeat_interleave(sizes) / max(limit, 1.0)
+    paid = dict.fromkeys(parts, 0.0)
+    for name in (*parts, *parts) if len(parts) > 1 else parts:
+        part, room = parts[name], 1 - getattr(now, name) / max(budget.limits[name], 1.0)
+        others = worth + found - paid[name] * part
+
+        def over(at: float, others: torch.Tensor = others, part: torch.Tensor = part, room: float = room) -> bool:
+            return float(part[others + at * part < 0].sum()) > room
+
+        low, high = 0.0, 1e-9
+        while over(high) and high < HIGHEST:
+            low, high = high, 2 * high
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if over(middle) else (low, middle)
+        found = found + ((high if over(0.0) else 0.0) - paid[name]) * part
+        paid[name] = high if over(0.0) else 0.0
+    return found

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from archir.errors import ScoreError, suggest
 from archir.scoring.strategies.data_free import Cheapest, Net2Net, Random, Uniform
 from archir.scoring.strategies.gradmax import GradMax
-from archir.scoring.strategies.joint import JointGaussNewton, LinearisedNetwork, SampledJoint
+from archir.scoring.strategies.joint import JointGaussNewton, LinearisedNetwork
 from archir.scoring.strategies.pruning import Magnitude, Taylor
+from archir.scoring.strategies.sampled import SampledJoint
 from archir.scoring.strategies.single import AdditiveGaussNewton, BruteForce, FirstOrder
 from archir.scoring.strategies.splitting import SplittingIndex
 from archir.scoring.strategies.strategy import Strategy

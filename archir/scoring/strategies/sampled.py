@@ -1,0 +1,46 @@
+"""The strategy that scores all candidates together in reverse mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from archir.scoring.refine import Refinement
+from archir.scoring.screen import screen_jointly
+from archir.scoring.set_models import Joint
+from archir.scoring.strategies.context import ScoringContext
+from archir.scoring.strategies.result import JointResult, StrategyResult, screened
+
+
+@dataclass(frozen=True)
+class SampledJoint:
+    """Predict for a set `Σ a + ½ Σ G` over all pairs of its candidates, G sampled in reverse mode for all at once.
+
+    It takes one forward pass and two backward passes however many candidates there are.
+
+    Source: ours.
+    """
+
+    name: str = "sampled"
+    summary: str = "Gauss-Newton sampled in reverse mode, each candidate given those chosen before"
+    running_statistics: bool = False
+
+    def __call__(self, context: ScoringContext) -> StrategyResult:
+        """Score the candidates of a graph."""
+        options, thetas = context.options, context.thetas
+        estimates, gram = screen_jointly(
+            context.streamed,
+            context.perturbations,
+            thetas,
+            context.batches,
+            curvature=options.curvature,
+            seed=options.seed + 1,
+        )
+        places = tuple((f, m) for f, e in enumerate(estimates) for m in range(len(e.first_order)))
+        families = tuple(screened(e, theta) for e, theta in zip(estimates, thetas, strict=True))
+        if not places:
+            return StrategyResult(families, JointResult((), None, None), context.learned.estimates)
+        first, stderr = (torch.cat([getattr(e, name) for e in estimates]) for name in ("first_order", "stderr"))
+        found = Refinement(context.objective, first, gram, stderr, (), {})
+        return StrategyResult(families, JointResult(places, found, Joint(found)), context.learned.estimates)
