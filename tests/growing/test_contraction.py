@@ -121,8 +121,7 @@ def test_growth_that_does_not_use_its_budget_says_why(seed_graph: Graph) -> None
     assert growth.note and ("% of the budget is used: " in growth.note or "nothing was committed: " in growth.note)
 
 
-def test_an_interrupted_contraction_ends_as_if_it_had_not_been(
-) -> None:
+def test_an_interrupted_contraction_ends_as_if_it_had_not_been(seed_graph: Graph, tmp_path: Path) -> None:
     whole = grow(seed_graph, options=WIDE, directory=tmp_path / "whole", morphisms=MORPHISMS)
 
     class PowerCut(Exception):
