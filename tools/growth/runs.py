@@ -55,6 +55,7 @@ def make(keys: Sequence[Key], tasks: Mapping[str, Task], records: Records, say: 
     Raises:
         ValueError: a record that is there is one of a task with other settings.
     """
+    _read(keys, tasks, records)
     for done, wanted in enumerate(keys, 1):
         with records.claim(wanted) as free:
             if free:
@@ -62,6 +63,15 @@ def make(keys: Sequence[Key], tasks: Mapping[str, Task], records: Records, say: 
                 records.write(record)
                 result = record.validation or record.failure
                 say(f"{done}/{len(keys)} {record.key.path}: {result}, {record.seconds:.0f} s")
+    return _read(keys, tasks, records)
+
+
+def _read(keys: Sequence[Key], tasks: Mapping[str, Task], records: Records) -> list[Record]:
+    """Return the records that are there.
+
+    Raises:
+        ValueError: one is of a task with other settings.
+    """
     found = [there for k in keys if (there := records.read(k)) is not None]
     for record in found:
         settings = tasks[record.key.task].settings

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from tools.growth.images import residual, vgg
+from tools.growth.segmentation import unet
+from tools.growth.table import table
 from tools.growth.tasks import Task
 from tools.growth.text import text
 
 ON_IMAGES: Mapping[str, Callable[[str], Task]] = {"residual": residual, "vgg": vgg}
 """The tasks on CIFAR-10, which takes a file."""
 
-OTHERS: Mapping[str, Callable[[], Task]] = {"text": text}
+OTHERS: Mapping[str, Callable[[], Task]] = {"text": text, "table": table, "unet": unet}
 """The tasks on data that are installed or made."""
 
 TASKS = (*ON_IMAGES, *OTHERS)
