@@ -62,7 +62,8 @@ def _criteria(records: Sequence[Record], task: Task) -> dict[str, Any]:
         "flops": lambda r: r.flops,
         **{name: lambda r, i=i: _score(r, task, i) for name, i in looks.items()},  # type: ignore[misc]
     }
-    return {name: rank_correlation([of(r) for r in records], final) for name, of in criteria.items()}
+    found = {name: [of(r) for r in records] for name, of in criteria.items()}
+    return {name: rank_correlation(values, final) for name, values in found.items() if len(set(values)) > 1}
 
 
 def _score(record: Record, task: Task, look: int) -> float:

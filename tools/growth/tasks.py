@@ -83,6 +83,8 @@ class Task:
 
     def lasting(self, steps: int) -> Task:
         """Return the same task with another number of steps."""
+        if steps == self.options.steps:
+            return self
         return replace(self, options=replace(self.options, steps=steps))
 
     def score(self, metrics: Metrics) -> float:
