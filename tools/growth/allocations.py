@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from functools import lru_cache
 
-from archir.growing.budget import Budget
+from archir.scoring.budget import Budget
 from tools.growth.tasks import REACH, Sizes, Task
 
 LEAST = 0.95

@@ -10,19 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from archir.cost import cost
+from archir.cost import training_flops
 from archir.growing.batches import Batches, stream
 from archir.growing.trainer import Trainer
-from archir.growing.training import evaluate, train
+from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from tools.growth.tasks import Task
 
 LOOKS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 """The parts of the steps after which a network is looked at."""
-
-BACKWARD = 3
-"""FLOPs of a training step over those of its forward passes."""
-
 
 @dataclass(frozen=True)
 class Point:
@@ -68,16 +64,15 @@ def train_static(task: Task, graph: Graph, seed: int, rate: float) -> Outcome:
         GrowError: the loss is not finite.
     """
     options = task.training(seed, rate)
-    trainer, step, flops = Trainer(graph, options.optimiser), 0, 0
+    trainer, step, flops = Trainer(graph, options), 0, 0
     batches = stream(Batches(task.dataset.train, options.batch_size, options.seed, options.augmentation))
-    forward, curve = cost(graph).flops, []
+    curve: list[Point] = []
     torch.manual_seed(options.seed)
     for stop in sorted({max(1, round(part * options.steps)) for part in LOOKS}):
         some = itertools.islice(batches, stop - step)
-        done = train(
-            trainer.module, some, task.loss, trainer.optimiser, rate=options.rate, first_step=step, clip=options.clip
-        )
-        step, flops = stop, flops + BACKWARD * forward * done.examples
-        found = evaluate(trainer.module, task.dataset.validation, task.loss)
+        done = trainer.train(some, task.loss, first_step=step)
+        step, flops = stop, flops + training_flops(graph, done.examples)
+        found = evaluate(trainer.averaged(task.dataset.train).module, task.dataset.validation, task.loss)
         curve.append(Point(step, flops, found.loss, found.accuracy))
+    trainer = trainer.averaged(task.dataset.train)
     return Outcome(trainer.graph(), trainer.module.eval(), flops, tuple(curve))
