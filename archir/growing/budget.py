@@ -46,8 +46,8 @@ class Budget:
 
     def scaled(self, factor: float) -> Budget:
         """Return a multiple of all limits, whole ones rounded down."""
-        whole = (None if limit is None else int(limit * factor) for limit in (self.parameters, self.flops, self.peak_bytes))
-        return Budget(*whole, None if self.latency is None else self.latency * factor)
+        whole = {n: int(limit * factor) for n, limit in self.limits.items() if n != "latency"}
+        return Budget(**whole, latency=None if self.latency is None else self.latency * factor)
 
     def check(self, seed: Cost) -> None:
         """Check that a seed network leaves room to grow.
