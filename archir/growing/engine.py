@@ -14,25 +14,22 @@ from pydantic import TypeAdapter, ValidationError
 from archir.cost import Cost, cost, training_flops
 from archir.errors import GrowError
 from archir.growing.batches import Batches, stream
-from archir.growing.birth import Birth
-from archir.growing.checks import labelled
+from archir.growing.checks import held_out
 from archir.growing.examples import Examples
-from archir.growing.expansion import Expansion, widen_uniformly
+from archir.growing.expansion import Expansion
 from archir.growing.growth import Growth, grow_once
 from archir.growing.latency import measure_latency
-from archir.growing.learned import compare_with_fresh
 from archir.growing.log import Log
-from archir.growing.options import EXPANSION, GrowOptions
+from archir.growing.options import GrowOptions
 from archir.growing.run import Checkpoint, RunDirectory
 from archir.growing.trainer import Trainer
 from archir.growing.training import evaluate, recalibrate
 from archir.ir.graph import Graph
 from archir.ir.seeds import derived_seed
-from archir.rewrite.morphism import Morphism, cost_of
+from archir.rewrite.morphism import Morphism
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
 from archir.scoring.ranges import CLOSED, Real, Whole, problems_of
-from archir.scoring.strategies.registry import DEFAULT
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=CLOSED, kw_only=True)
@@ -68,9 +65,10 @@ class _Clock:
 
 @dataclass(frozen=True)
 class Engine:
-    """One run: the seed, the data and the options."""
+    """One run: the seed, what it is expanded to before training if that is to be, the data and the options."""
 
     seed: Graph
+    expansion: Expansion | None
     train: Examples
     validation: Examples
     budget: Budget
@@ -150,39 +148,20 @@ class Engine:
             steps=options.steps,
             growth_at=options.growth_at(),
         )
-        graph, factor = self.seed, self._factor()
-        if factor > 1 and options.growth_steps:
-            expansion = self._expand(factor)
-            graph, price = expansion.graph, expansion.cost
+        graph = self.seed
+        if self.expansion is not None:
+            graph, price = self.expansion.graph, self.expansion.cost
+            self.log(
+                "expanded",
+                birth=self.expansion.birth,
+                widths=len(self.expansion.sizes),
+                factor=self.expansion.factor,
+                parameters=price.parameters,
+                flops=price.flops,
+                peak_bytes=price.peak_bytes,
+            )
         begun = price.parameters, price.flops, price.bytes, price.peak_bytes
         return Trainer(graph, options), _State(step=0, growth_steps=0, seconds=0.0, training_flops=0, begun=begun)
-
-    def _factor(self) -> float:
-        """Return by how much the network is expanded beyond the final budget before training."""
-        if self.options.expansion is not None:
-            return self.options.expansion
-        sites = (site for morphism in self.morphisms for site in morphism.sites(self.seed))
-        shrinks = self.options.rule == DEFAULT and any(cost_of(self.seed, site).frees for site in sites)
-        return EXPANSION if shrinks else 1.0
-
-    def _expand(self, factor: float) -> Expansion:
-        """Return the seed widened beyond the final budget."""
-        options = self.options
-        birth: Birth = "split" if options.birth == "split" else "fresh"
-        if options.birth == "auto":
-            few = Batches(self._held_out(options.seed)[0], options.batch_size)
-            birth = compare_with_fresh(self.seed, few, self.loss, options.seed).birth
-        found = widen_uniformly(self.seed, self.budget.scaled(factor), birth=birth, seed=options.seed)
-        self.log(
-            "expanded",
-            birth=birth,
-            widths=len(found.sizes),
-            factor=found.factor,
-            parameters=found.cost.parameters,
-            flops=found.cost.flops,
-            peak_bytes=found.cost.peak_bytes,
-        )
-        return found
 
     def _next_stop(self, step: int, growth_at: Sequence[int]) -> int:
         """Return the step up to which to train before something else is due."""
@@ -219,7 +198,7 @@ class Engine:
         # Evaluated after that, so that what growth did is not mixed with what fresh batch statistics did.
         self._evaluate(trainer, step, "before growth")
         graph = trainer.graph()
-        selection, check = self._held_out(seed)
+        selection, check = held_out(self.validation, self.loss, options.score_examples, seed)
         growth = grow_once(
             graph,
             train=self.train,
@@ -277,16 +256,6 @@ class Engine:
             backed_off=growth.chosen - len(growth.specs),
             note=growth.note,
         )
-
-    def _held_out(self, seed: int) -> tuple[Examples, Examples]:
-        """Return two disjoint parts of the validation split, of examples with labels: to select on, and to check on."""
-        examples = labelled(self.validation, self.loss)
-        count = len(examples)
-        size = min(self.options.score_examples, count // 2)
-        if size < 1:
-            raise GrowError("the validation split is too small to select on one part and check on another")
-        order = examples[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
-        return self.validation.take(order[:size]), self.validation.take(order[size : 2 * size])
 
     def _save(self, trainer: Trainer, state: _State, clock: _Clock) -> None:
         if self.directory is not None:

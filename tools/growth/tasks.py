@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,7 +12,6 @@ import torch
 from torch import nn
 
 from archir.axes.infer import infer_widths
-from archir.cli.controls import initialise
 from archir.cost import Cost
 from archir.growing.data import Dataset
 from archir.growing.options import GrowOptions
@@ -117,7 +117,7 @@ class Task:
 
     def network(self, sizes: Sizes, seed: int) -> Graph:
         """Return the network of some sizes, its matrices and kernels drawn afresh."""
-        return initialise(apply_together(self.wide, [(p, None) for p in self._prunes(sizes)]), seed)
+        return _initialised(apply_together(self.wide, [(p, None) for p in self._prunes(sizes)]), seed)
 
     def _prunes(self, sizes: Sizes) -> list[Prune]:
         return [
@@ -125,3 +125,16 @@ class Task:
             for w in infer_widths(self.wide)
             if sizes[w.name] < w.size
         ]
+
+
+def _initialised(graph: Graph, seed: int) -> Graph:
+    """Return a graph whose trainable matrices and kernels are drawn as PyTorch draws those of a new layer."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[str, torch.Tensor] = {}
+    for node in graph.parameters:
+        tensor = graph.tensors[node.id]
+        if node.is_trainable and tensor.dim() > 1:
+            drawn[node.names[0]] = nn.init.kaiming_uniform_(
+                torch.empty_like(tensor), a=math.sqrt(5), generator=generator
+            )
+    return graph.with_tensors(drawn)

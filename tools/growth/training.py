@@ -20,6 +20,7 @@ from tools.growth.tasks import Task
 LOOKS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 """The parts of the steps after which a network is looked at."""
 
+
 @dataclass(frozen=True)
 class Point:
     """A network on its way.
