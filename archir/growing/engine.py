@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,18 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from archir.cost import cost
-from archir.errors import ArchirError, FileError, GrowError
+from archir.errors import ArchirError, DivergenceError, FileError, GrowError
 from archir.growing.batches import Batches, stream
 from archir.growing.budget import Budget
 from archir.growing.checks import check_examples, labelled
+from archir.growing.divergence import Recovery, largest_loss
 from archir.growing.examples import Examples
 from archir.growing.fingerprint import differences, fingerprint
 from archir.growing.growth import Growth, grow_once
 from archir.growing.latency import measure_latency
 from archir.growing.lock import lock_run
 from archir.growing.options import GrowOptions
+from archir.growing.range_test import find_rate
 from archir.growing.run import Checkpoint, Event, RunDirectory, create_run, open_run
 from archir.growing.trainer import Trainer
 from archir.growing.training import evaluate, recalibrate
@@ -92,6 +94,7 @@ def grow_graph(
         on_event: is told every event as it happens.
 
     Raises:
+        DivergenceError: the loss diverged twice, the second time at half the rate.
         GrowError: the budget is below the seed, the loss is not finite or does not depend on the weights, nothing is
             labelled, the options make no sense, or the run in the directory is another one, whose differences are
             listed.
@@ -177,11 +180,13 @@ class _Log:
 
 @pydantic.dataclasses.dataclass(frozen=True, config=CLOSED)
 class _State:
-    """What a run goes on from besides its network: steps done, growth steps done, seconds spent."""
+    """What a run goes on from besides its network; `rate` and `diverged` are those of `Recovery`."""
 
     step: Whole
     growth_steps: Whole
     seconds: Real
+    rate: Real
+    diverged: Whole
 
 
 @dataclass(frozen=True)
@@ -197,6 +202,7 @@ class _Engine:
     options: GrowOptions
     directory: RunDirectory | None
     log: _Log
+    recovery: Recovery = field(default_factory=Recovery)
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Check that the run can go on from a checkpoint.
@@ -213,14 +219,22 @@ class _Engine:
         wrong += [f"growth_steps is {state.growth_steps}"] if state.growth_steps > most else []
         if wrong:
             raise GrowError("this is not the state of the run", why=", ".join(wrong))
-        Trainer(checkpoint.graph, self.options, checkpoint.tensors)
+        Trainer(checkpoint.graph, self.options.with_rate(state.rate), checkpoint.tensors)
 
     def run(self, checkpoint: Checkpoint | None) -> Graph:
-        """Train and grow to the end, from the beginning or from a checkpoint."""
-        options, started = self.options, time.monotonic()
+        """Train and grow to the end, from the beginning or from a checkpoint, to which a diverging loss leads back."""
+        self.recovery.most = largest_loss(self.seed.module(), self.train, self.loss, self.options.batch_size)
+        while True:
+            try:
+                return self._run(checkpoint)
+            except DivergenceError as error:
+                checkpoint = self.recovery.after(error)
+                self.log("diverged", step=error.step, why=error.what, rate=checkpoint.state["rate"])
+
+    def _run(self, checkpoint: Checkpoint | None) -> Graph:
+        options, started, recovery = self.options, time.monotonic(), self.recovery
         if checkpoint is None:
             step, grown, spent = 0, 0, 0.0
-            trainer = Trainer(self.seed, options)
             price = cost(self.seed)
             prices = options.prices.given
             timed = "latency" in self.budget.limits | prices
@@ -235,11 +249,19 @@ class _Engine:
                 steps=options.steps,
                 growth_at=options.growth_at(),
             )
+            found = find_rate(self.seed, self.train, self.loss, options)
+            if found.steps:
+                self.log("rate", rate=found.rate, steps=found.steps)
+            recovery.rate = found.rate
+            trainer = Trainer(self.seed, options.with_rate(recovery.rate))
+            checkpoint = self._checkpoint(trainer, 0, 0, 0.0)
         else:
             state = _State(**checkpoint.state)
             step, grown, spent = state.step, state.growth_steps, state.seconds
-            trainer = Trainer(checkpoint.graph, options, checkpoint.tensors)
+            recovery.rate, recovery.diverged = state.rate, state.diverged
+            trainer = Trainer(checkpoint.graph, options.with_rate(state.rate), checkpoint.tensors)
             self.log("resumed", step=step, growth=grown)
+        recovery.keep(checkpoint)
         growth_at = options.growth_at()
         while True:
             while grown < len(growth_at) and growth_at[grown] <= step:
@@ -280,6 +302,7 @@ class _Engine:
         # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
         torch.manual_seed(derived_seed(options.seed, step))
         done = trainer.train(itertools.islice(stream(batches, step), stop - step), self.loss, first_step=step)
+        self.recovery.check(done, stop)
         skipped = {"skipped": done.skipped} if done.skipped else {}
         self.log("train", step=stop, loss=done.loss, rate=trainer.rate(stop - 1), examples=done.examples, **skipped)
         if options.evaluate_every and (stop % options.evaluate_every == 0 or stop == options.steps):
@@ -365,6 +388,12 @@ class _Engine:
         return self.validation.take(order[:size]), self.validation.take(order[size : 2 * size])
 
     def _save(self, trainer: Trainer, step: int, grown: int, seconds: float) -> None:
+        checkpoint = self._checkpoint(trainer, step, grown, seconds)
+        self.recovery.keep(checkpoint)
         if self.directory is not None:
-            state = _State(step=step, growth_steps=grown, seconds=seconds)
-            self.directory.save(Checkpoint(step, trainer.graph(), trainer.state(), asdict(state)))
+            self.directory.save(checkpoint)
+
+    def _checkpoint(self, trainer: Trainer, step: int, grown: int, seconds: float) -> Checkpoint:
+        rate, diverged = self.recovery.rate, self.recovery.diverged
+        state = _State(step=step, growth_steps=grown, seconds=seconds, rate=rate, diverged=diverged)
+        return Checkpoint(step, trainer.graph(), trainer.state(), asdict(state))
