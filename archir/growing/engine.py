@@ -26,6 +26,7 @@ from archir.growing.fingerprint import differences, fingerprint
 from archir.growing.growth import Growth, grow_once
 from archir.growing.latency import measure_latency
 from archir.growing.lock import lock_run
+from archir.growing.optimisers import AUTO
 from archir.growing.options import GrowOptions
 from archir.growing.range_test import find_rate
 from archir.growing.run import Checkpoint, Event, RunDirectory, create_run, open_run
@@ -250,7 +251,7 @@ class _Engine:
                 growth_at=options.growth_at(),
             )
             found = find_rate(self.seed, self.train, self.loss, options)
-            if found.steps:
+            if options.optimiser.rate == AUTO:
                 self.log("rate", rate=found.rate, steps=found.steps)
             recovery.rate = found.rate
             trainer = Trainer(self.seed, options.with_rate(recovery.rate))
