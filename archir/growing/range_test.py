@@ -16,20 +16,20 @@ from archir.growing.trainer import Trainer
 from archir.ir.graph import Graph
 from archir.scoring.losses import Loss
 
-STEPS = 100
-"""Steps of a range test, at most."""
+FEWEST, MOST = 40, 100
+"""Steps of a range test: a quarter of those of the training, and no fewer and no more than these."""
 
 RANGES = {"sgd": (1e-4, 10.0), "adamw": (1e-5, 1.0)}
 """The lowest and the highest rate that are tried, by optimiser."""
 
 USUAL = {"sgd": 0.1, "adamw": 3e-3}
-"""The rates where a test says nothing: the loss fell at none of those tried."""
+"""The rates at most where the loss falls at none of those tried: the network is trained already, or learns late."""
 
 BELOW = 10.0
 """How far below the rate of the least loss the rate that is taken lies."""
 
-FALL = 0.02
-"""The part by which the loss has to fall for the test to say something."""
+CLEAR = 0.02
+"""The part of the loss that a fall or a rise of it has to be, or it is noise."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ def find_rate(graph: Graph, examples: Examples, loss: Loss, options: GrowOptions
     """Return the learning rate of the options; where it is `auto`, one that is found on a fork of the network.
 
     The rate rises exponentially from step to step over the range of the optimiser. The loss is smoothed over a tenth
-    of the steps. What is taken is a tenth of the rate at which it is least, or what is usual if it never falls.
-    The test sees the batches, the augmentation and the gradient clipping of the training, and draws by its seed.
+    of the steps. What is taken is a tenth of the rate at which it is least; where it never falls, a tenth of that at
+    which it begins to rise, and no more than what is usual. The test sees the batches of the training, and draws by its
+    seed.
 
     Args:
         graph: the network with its first weights, which are left as they are.
@@ -66,12 +67,12 @@ def find_rate(graph: Graph, examples: Examples, loss: Loss, options: GrowOptions
     if options.optimiser.rate != AUTO:
         return FoundRate(options.optimiser.known_rate, 0)
     lowest, highest = RANGES[options.optimiser.name]
-    steps = max(2, min(STEPS, options.steps))
+    steps = min(MOST, max(FEWEST, options.steps // 4))
     trainer = Trainer(graph, replace(options.with_rate(lowest), ema=0.0))
     trainer.rate = lambda step: lowest * (highest / lowest) ** (step / (steps - 1))
     torch.manual_seed(options.seed)
     batches = Batches(examples, options.batch_size, options.seed, options.augmentation)
-    kept, mean, smooth, done = 1 - 1 / max(2.0, steps / 10), 0.0, list[float](), 0
+    kept, mean, smooth, done = 1 - 10 / steps, 0.0, list[float](), 0
     for batch in itertools.islice(stream(batches), steps):
         try:
             found = trainer.train([batch], loss, first_step=done).loss
@@ -83,6 +84,10 @@ def find_rate(graph: Graph, examples: Examples, loss: Loss, options: GrowOptions
         smooth.append(mean / (1 - kept**done))
         if smooth[-1] > 2 * smooth[0]:
             break
-    best = min(range(len(smooth)), key=smooth.__getitem__, default=0)
-    says = bool(smooth) and smooth[best] < smooth[0] - FALL * abs(smooth[0])
-    return FoundRate(trainer.rate(best) / BELOW if says else USUAL[options.optimiser.name], done)
+    if not smooth:
+        return FoundRate(USUAL[options.optimiser.name], done)
+    least = min(smooth)
+    if least < smooth[0] - CLEAR * abs(smooth[0]):
+        return FoundRate(trainer.rate(smooth.index(least)) / BELOW, done)
+    edge = max(step for step, value in enumerate(smooth) if value <= least + CLEAR * abs(least))
+    return FoundRate(min(trainer.rate(edge) / BELOW, USUAL[options.optimiser.name]), done)

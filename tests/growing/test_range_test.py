@@ -10,16 +10,15 @@ import torch
 from torch import nn
 
 from archir.errors import GrowError
-from archir.growing.batches import Batches
 from archir.growing.budget import Budget
 from archir.growing.engine import Run, grow_graph
 from archir.growing.examples import Examples
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
-from archir.growing.range_test import RANGES, STEPS, USUAL, FoundRate, find_rate
+from archir.growing.range_test import FEWEST, MOST, RANGES, USUAL, FoundRate, find_rate
 from archir.growing.run import Event
 from archir.growing.static_training import train_static
-from archir.growing.training import train
+from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.scoring.losses import LOSSES
 from frontends.pytorch import trace
@@ -42,17 +41,14 @@ def _options(name: str = "adamw", rate: float | str = "auto", **changes: Any) ->
 
 
 def _loss_at(rate: float, name: str) -> float:
-    options, module = _options(name, rate), train_static(_graph(), EXAMPLES, LOSS, _options(name, rate, steps=60))
-    found = train(module, Batches(EXAMPLES, 64), LOSS, options.with_rate(0.0).optimiser.build(module), rate=None)
-    assert found.loss is not None
-    return found.loss
+    return evaluate(train_static(_graph(), EXAMPLES, LOSS, _options(name, rate, steps=60)), EXAMPLES, LOSS).loss
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_the_rate_that_is_found_trains_well(name: str) -> None:
     """Better than one that is thirty times lower or higher."""
     found = find_rate(_graph(), EXAMPLES, LOSS, _options(name))
-    assert RANGES[name][0] < found.rate < RANGES[name][1] and 0 < found.steps <= STEPS
+    assert RANGES[name][0] < found.rate < RANGES[name][1] and 0 < found.steps <= 40
     at = {factor: _loss_at(found.rate * factor, name) for factor in (1 / 30, 1.0, 30.0)}
     assert at[1.0] < min(at[1 / 30], at[30.0])
 
@@ -79,6 +75,19 @@ def test_a_loss_that_does_not_fall_leaves_the_usual_rate() -> None:
         assert find_rate(sure, nothing, LOSS, _options(name)).rate == rate
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_network_that_is_trained_already_stays_where_it_is(name: str) -> None:
+    """The loss only rises: what is taken lies below the rate where it does so, and it does not rise there."""
+    chance = Examples(INPUTS, torch.randint(3, (256,), generator=torch.Generator().manual_seed(1)))
+    options = _options(name, 10 * USUAL[name], steps=600)
+    trained = _graph().with_tensors(train_static(_graph(), chance, LOSS, options).state_dict())
+    found = find_rate(trained, chance, LOSS, _options(name))
+    assert found.rate <= USUAL[name]
+    short = _options(name, found.rate, steps=40, schedule="constant")
+    after = train_static(trained, chance, LOSS, short)
+    assert evaluate(after, chance, LOSS).loss < 1.05 * evaluate(trained.module(), chance, LOSS).loss
+
+
 def test_inputs_that_overflow_stop_the_test() -> None:
     """The first batch is not finite, so that nothing is known."""
     nothing = Examples(INPUTS * 1e38, LABELS)
@@ -86,7 +95,9 @@ def test_inputs_that_overflow_stop_the_test() -> None:
 
 
 def test_a_short_run_is_tested_briefly() -> None:
-    assert find_rate(_graph(), EXAMPLES, LOSS, _options(steps=50)).steps <= 50
+    nothing = Examples(0 * INPUTS, LABELS)
+    for steps, tried in ((5, FEWEST), (200, 50), (9999, MOST)):
+        assert find_rate(_graph(), nothing, LOSS, _options(steps=steps)).steps == tried
 
 
 def _run(**rest: Any) -> Run:
