@@ -5,22 +5,25 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import pydantic
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from archir.cost import Cost, cost, training_flops
-from archir.errors import GrowError
+from archir.errors import DivergenceError, GrowError
 from archir.growing.batches import Batches, stream
 from archir.growing.checks import held_out
+from archir.growing.divergence import Recovery, largest_loss
 from archir.growing.examples import Examples
 from archir.growing.expansion import Expansion
 from archir.growing.growth import Growth, grow_once
 from archir.growing.latency import measure_latency
 from archir.growing.log import Log
+from archir.growing.optimisers import AUTO
 from archir.growing.options import GrowOptions
+from archir.growing.range_test import find_rate
 from archir.growing.run import Checkpoint, RunDirectory
 from archir.growing.trainer import Trainer
 from archir.growing.training import evaluate, recalibrate
@@ -42,6 +45,8 @@ class _State:
         seconds: seconds spent.
         training_flops: FLOPs spent on training and on growth steps.
         begun: cost of the network that training began with.
+        rate: the highest learning rate.
+        diverged: how often the loss has diverged at higher rates.
     """
 
     step: Whole
@@ -49,6 +54,8 @@ class _State:
     seconds: Real
     training_flops: Whole
     begun: tuple[Whole, Whole, Whole, Whole]
+    rate: Real
+    diverged: Whole
 
 
 class _Clock:
@@ -77,6 +84,7 @@ class Engine:
     options: GrowOptions
     directory: RunDirectory | None
     log: Log
+    recovery: Recovery = field(default_factory=Recovery)
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Check that the run can go on from a checkpoint.
@@ -93,17 +101,29 @@ class Engine:
         wrong += [f"growth_steps is {state.growth_steps}"] if state.growth_steps > most else []
         if wrong:
             raise GrowError("this is not the state of the run", why=", ".join(wrong))
-        Trainer(checkpoint.graph, self.options, checkpoint.tensors)
+        Trainer(checkpoint.graph, self.options.with_rate(state.rate), checkpoint.tensors)
 
     def run(self, checkpoint: Checkpoint | None) -> Graph:
-        """Train and grow to the end, from the beginning or from a checkpoint."""
+        """Train and grow to the end, from the beginning or from a checkpoint, to which a diverging loss leads back."""
+        self.recovery.most = largest_loss(self.seed.module(), self.train, self.loss, self.options.batch_size)
+        while True:
+            try:
+                return self._run(checkpoint)
+            except DivergenceError as error:
+                checkpoint = self.recovery.after(error)
+                self.log("diverged", step=error.step, why=error.what, rate=checkpoint.state["rate"])
+
+    def _run(self, checkpoint: Checkpoint | None) -> Graph:
         options = self.options
         if checkpoint is None:
             trainer, state = self._begin()
+            checkpoint = self._checkpoint(trainer, state)
         else:
             state = _State(**checkpoint.state)
-            trainer = Trainer(checkpoint.graph, options, checkpoint.tensors)
+            trainer = Trainer(checkpoint.graph, options.with_rate(state.rate), checkpoint.tensors)
             self.log("resumed", step=state.step, growth=state.growth_steps)
+        self.recovery.rate, self.recovery.diverged = state.rate, state.diverged
+        self.recovery.keep(checkpoint)
         growth_at, clock = options.growth_at(), _Clock(state.seconds)
         while True:
             while state.growth_steps < len(growth_at) and growth_at[state.growth_steps] <= state.step:
@@ -161,7 +181,19 @@ class Engine:
                 peak_bytes=price.peak_bytes,
             )
         begun = price.parameters, price.flops, price.bytes, price.peak_bytes
-        return Trainer(graph, options), _State(step=0, growth_steps=0, seconds=0.0, training_flops=0, begun=begun)
+        found = find_rate(graph, self.train, self.loss, options)
+        if options.optimiser.rate == AUTO:
+            self.log("rate", rate=found.rate, steps=found.steps)
+        state = _State(
+            step=0,
+            growth_steps=0,
+            seconds=0.0,
+            training_flops=training_flops(graph, found.steps * options.batch_size),
+            begun=begun,
+            rate=found.rate,
+            diverged=0,
+        )
+        return Trainer(graph, options.with_rate(found.rate)), state
 
     def _next_stop(self, step: int, growth_at: Sequence[int]) -> int:
         """Return the step up to which to train before something else is due."""
@@ -176,6 +208,7 @@ class Engine:
         torch.manual_seed(derived_seed(options.seed, state.step))
         few = itertools.islice(stream(batches, state.step), stop - state.step)
         done = trainer.train(few, self.loss, first_step=state.step)
+        self.recovery.check(done, stop)
         skipped = {"skipped": done.skipped} if done.skipped else {}
         self.log("train", step=stop, loss=done.loss, rate=trainer.rate(stop - 1), examples=done.examples, **skipped)
         if options.evaluate_every and (stop % options.evaluate_every == 0 or stop == options.steps):
@@ -258,6 +291,10 @@ class Engine:
         )
 
     def _save(self, trainer: Trainer, state: _State, clock: _Clock) -> None:
+        checkpoint = self._checkpoint(trainer, replace(state, seconds=clock.seconds))
+        self.recovery.keep(checkpoint)
         if self.directory is not None:
-            kept = asdict(replace(state, seconds=clock.seconds))
-            self.directory.save(Checkpoint(state.step, trainer.graph(), trainer.state(), kept))
+            self.directory.save(checkpoint)
+
+    def _checkpoint(self, trainer: Trainer, state: _State) -> Checkpoint:
+        return Checkpoint(state.step, trainer.graph(), trainer.state(), asdict(state))

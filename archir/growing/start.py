@@ -1,4 +1,4 @@
-"""What training begins with: the seed, or the seed expanded beyond the final budget; and whether that can lead there."""
+"""What training begins with: the seed, or the seed expanded beyond the final budget if that can lead back into it."""
 
 from __future__ import annotations
 
