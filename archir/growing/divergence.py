@@ -89,7 +89,7 @@ class Recovery:
                 why=f"the learning rate was {self.rate / SLOWER:g}, and {self.rate:g} after that",
                 step=error.step,
                 loss=error.loss,
-                hint="give a lower rate, clip the gradient (`clip = 1.0`), or look for inputs that are far off",
+                hint="lower the learning rate, clip the gradient (`clip = 1.0`), or look for inputs that are far off",
             ) from error
         assert self._last is not None
         state = dict(self._last.state)

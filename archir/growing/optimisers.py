@@ -17,6 +17,9 @@ from archir.scoring.ranges import CLOSED, PLAIN, Part, Real, Truth, among, check
 
 OPTIMISERS = ("sgd", "adamw")
 
+USUAL = {"sgd": 5e-4, "adamw": 1e-2}
+"""The weight decay that is usual, by optimiser."""
+
 POWERS = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2}
 """The power of the gradients in each of these, but for the count of steps."""
 
@@ -43,7 +46,7 @@ class OptimiserOptions:
     Attributes:
         name: `sgd` or `adamw`.
         rate: learning rate; `auto` for one that a range test finds before the first step.
-        weight_decay: decay of the weights; decoupled from the gradient in `adamw`.
+        weight_decay: decay of the weights; decoupled from the gradient in `adamw`. What is usual if not given, `USUAL`.
         momentum: momentum of `sgd`.
         nesterov: whether that is Nesterov's.
         betas: decay of the first and second moments of `adamw`.
@@ -53,9 +56,9 @@ class OptimiserOptions:
         GrowError: there is no such optimiser, or a value is of another kind or out of range; all of them at once.
     """
 
-    name: Annotated[str, among("optimiser", OPTIMISERS)] = "sgd"
-    rate: Rate = 0.1
-    weight_decay: Real = 5e-4
+    name: Annotated[str, among("optimiser", OPTIMISERS)] = "adamw"
+    rate: Rate = AUTO
+    weight_decay: Real | None = None
     momentum: Part = 0.9
     nesterov: Truth = True
     betas: tuple[Moment, Moment] = (0.9, 0.999)
@@ -75,7 +78,7 @@ class OptimiserOptions:
             GrowError: it is still to be found.
         """
         if isinstance(self.rate, str):
-            raise GrowError("the learning rate is still to be found", hint="find it by archir.growing.find_rate")
+            raise GrowError("the learning rate is still to be found", hint="give one, or call find_rate")
         return self.rate
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
@@ -84,7 +87,7 @@ class OptimiserOptions:
         Raises:
             GrowError: it has none, or the rate is still to be found.
         """
-        rate = self.known_rate
+        rate, decay = self.known_rate, USUAL[self.name] if self.weight_decay is None else self.weight_decay
         parameters = [p for p in module.parameters() if p.requires_grad]
         if not parameters:
             raise GrowError("the model has no trainable parameters")
@@ -93,12 +96,12 @@ class OptimiserOptions:
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
         if self.name == "adamw":
-            return torch.optim.AdamW(groups, rate, betas=self.betas, weight_decay=self.weight_decay)
+            return torch.optim.AdamW(groups, rate, betas=self.betas, weight_decay=decay)
         return torch.optim.SGD(
             groups,
             rate,
             momentum=self.momentum,
-            weight_decay=self.weight_decay,
+            weight_decay=decay,
             nesterov=self.nesterov,
         )
 

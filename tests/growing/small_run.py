@@ -22,7 +22,7 @@ OPTIONS = GrowOptions(
     expansion=1.0,
     growth_steps=2,
     batch_size=32,
-    optimiser=OptimiserOptions(rate=0.05),
+    optimiser=OptimiserOptions("sgd", rate=0.05),
     learn_steps=15,
     score_examples=60,
     recalibrate_batches=4,

@@ -108,7 +108,7 @@ def test_a_loss_that_diverges_twice_stops_the_run(tmp_path: Path, kept: bool) ->
     error = caught.value
     assert error.step == 10 and error.loss > 10
     assert f"the learning rate was {5 * EDGE:g}, and {2.5 * EDGE:g} after that" in error.why
-    assert "lower rate" in error.hint
+    assert "lower the learning rate" in error.hint
 
 
 def test_inputs_that_are_far_off_are_told() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from archir.errors import GrowError
-from archir.growing.optimisers import OptimiserOptions, optimiser_tensors, restore_optimiser
+from archir.growing.optimisers import USUAL, OptimiserOptions, optimiser_tensors, restore_optimiser
 
 
 class Tied(nn.Module):
@@ -109,8 +109,14 @@ def test_biases_and_norms_do_not_decay_unless_all_do(name: str, decay_all: bool)
 
 
 def test_networks_of_vectors_alone_are_optimised() -> None:
-    assert [len(g["params"]) for g in OptimiserOptions().build(nn.LayerNorm(3)).param_groups] == [2]
-    assert [len(g["params"]) for g in OptimiserOptions().build(nn.Linear(3, 1, bias=False)).param_groups] == [1]
+    assert [len(g["params"]) for g in OptimiserOptions(rate=0.1).build(nn.LayerNorm(3)).param_groups] == [2]
+    assert [len(g["params"]) for g in OptimiserOptions(rate=0.1).build(nn.Linear(3, 1, bias=False)).param_groups] == [1]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_decay_is_the_usual_one_unless_it_is_given(name: str) -> None:
+    assert OptimiserOptions(name, 0.1).build(_net()).param_groups[0]["weight_decay"] == USUAL[name]
+    assert OptimiserOptions(name, 0.1, 0.0).build(_net()).param_groups[0]["weight_decay"] == 0
 
 
 def test_bad_optimisers_are_refused() -> None:
@@ -121,7 +127,7 @@ def test_bad_optimisers_are_refused() -> None:
     with pytest.raises(GrowError, match=r"rate is -1\.0"):
         OptimiserOptions("sgd", rate=-1.0)
     with pytest.raises(GrowError, match="no trainable parameters"):
-        OptimiserOptions().build(nn.ReLU())
+        OptimiserOptions(rate=0.1).build(nn.ReLU())
 
 
 KINDS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
@@ -180,12 +186,12 @@ def test_state_of_weights_that_are_not_trained_is_refused() -> None:
     module = _net()
     with pytest.raises(GrowError, match=r"'momentum_buffer/frozen' belongs to no parameter"):
         state = {"momentum_buffer/frozen": torch.zeros(3, dtype=torch.float64)}
-        restore_optimiser(OptimiserOptions("sgd").build(module), module, state)
+        restore_optimiser(OptimiserOptions("sgd", 0.1).build(module), module, state)
 
 
 def test_asking_for_the_state_changes_nothing() -> None:
     module = _net()
-    optimiser = OptimiserOptions("adamw").build(module)
+    optimiser = OptimiserOptions("adamw", 0.1).build(module)
     assert optimiser_tensors(optimiser, module) == {} and not optimiser.state
     restore_optimiser(optimiser, module, {})
     assert not optimiser.state and all(p.grad is None for p in module.parameters())

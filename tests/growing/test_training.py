@@ -91,7 +91,7 @@ def test_a_lowered_graph_trains_as_the_model_it_came_from() -> None:
 
 def test_rates_and_steps_are_reported() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(50, 3)).double()
-    optimiser = OptimiserOptions("sgd").build(module)
+    optimiser = OptimiserOptions("sgd", 0.1).build(module)
     seen: list[tuple[int, float]] = []
 
     def note(step: int, loss: float) -> None:
@@ -154,7 +154,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_weights() -> Non
             module,
             Batches(split, 8),
             find_loss("cross_entropy"),
-            OptimiserOptions().build(module),
+            OptimiserOptions(rate=0.1).build(module),
             first_step=5,
             on_step=note,
         )
@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_weights() -> Non
 def test_training_on_nothing_is_refused() -> None:
     module = nn.Linear(2, 1)
     with pytest.raises(GrowError, match="no batches to train on"):
-        train(module, [], find_loss("mse"), OptimiserOptions().build(module))
+        train(module, [], find_loss("mse"), OptimiserOptions(rate=0.1).build(module))
 
 
 def test_a_batch_the_model_rejects_is_named() -> None:

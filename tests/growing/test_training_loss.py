@@ -85,7 +85,7 @@ def test_training_takes_the_gradient_of_the_mix() -> None:
     twin.load_state_dict(module.state_dict())
     options = GrowOptions(steps=5, label_smoothing=0.1, augmentation=Augmentation(mixup=0.4))
     batches = Batches(Examples(_double(6, 3), torch.arange(6) % 4), 6, seed=3, augmentation=options.augmentation)
-    optimiser = OptimiserOptions(rate=1.0, momentum=0.0, nesterov=False, weight_decay=0.0).build(module)
+    optimiser = OptimiserOptions("sgd", rate=1.0, momentum=0.0, nesterov=False, weight_decay=0.0).build(module)
     done = train(module, batches, CE, optimiser, minimised=options.training_loss(CE))
     ((inputs, targets),) = batches
     assert isinstance(targets, Mixed) and isinstance(inputs, Tensor)

@@ -219,7 +219,7 @@ LOSS = LOSSES["cross_entropy"]
 
 def _options(**changes: Any) -> GrowOptions:
     return GrowOptions(
-        **{"steps": 20, "ema": 0.25, "batch_size": 10, "optimiser": OptimiserOptions(rate=0.1), **changes}
+        **{"steps": 20, "ema": 0.25, "batch_size": 10, "optimiser": OptimiserOptions("sgd", 0.1), **changes}
     )
 
 

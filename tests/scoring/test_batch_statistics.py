@@ -85,7 +85,7 @@ OPTIONS = GrowOptions(
     recalibrate_batches=3,
     batch_statistics=True,
     evaluate_every=0,
-    optimiser=OptimiserOptions(rate=0.05),
+    optimiser=OptimiserOptions("sgd", rate=0.05),
 )
 
 LOSSES = [find_loss("cross_entropy"), contrastive]

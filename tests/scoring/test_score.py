@@ -72,7 +72,9 @@ def digits() -> Examples:
 @pytest.fixture(scope="module")
 def trained(digits: Examples) -> Graph:
     torch.manual_seed(0)
-    trainer = Trainer(trace(Net(), (torch.randn(4, 1, 8, 8),)), GrowOptions(optimiser=OptimiserOptions(rate=0.05)))
+    trainer = Trainer(
+        trace(Net(), (torch.randn(4, 1, 8, 8),)), GrowOptions(optimiser=OptimiserOptions("sgd", rate=0.05))
+    )
     batches = Batches(digits.take(slice(0, 1000)), 64, seed=0)
     several = stream(batches)
     train(trainer.module, (next(several) for _ in range(100)), LOSS, trainer.optimiser)

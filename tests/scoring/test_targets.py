@@ -96,7 +96,7 @@ def test_growth_takes_several_targets() -> None:
         growth_steps=1,
         first_growth=0.5,
         batch_size=20,
-        optimiser=archir.OptimiserOptions(rate=0.05),
+        optimiser=archir.OptimiserOptions("sgd", rate=0.05),
         learn_steps=60,
         score_examples=60,
         evaluate_every=0,

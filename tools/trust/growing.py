@@ -21,7 +21,7 @@ OPTIONS = GrowOptions(
     steps=60,
     growth_steps=2,
     batch_size=16,
-    optimiser=OptimiserOptions(rate=0.1),
+    optimiser=OptimiserOptions("sgd", rate=0.1),
     first_growth=0.4,
     learn_steps=10,
     score_examples=40,
