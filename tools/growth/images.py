@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from archir.growing.batches import Augmentation
 from archir.growing.data import Dataset, load_data
 from archir.growing.examples import Examples
+from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.scoring.losses import LOSSES
 from examples.cifar10 import Net
@@ -67,7 +68,12 @@ def _task(name: str, data: str, build: Callable[[int], nn.Module]) -> Task:
         LOSSES["cross_entropy"],
         "accuracy",
         60_000,
-        GrowOptions(steps=2000, batch_size=128, augmentation=Augmentation(flip=True, crop=2)),
+        GrowOptions(
+            steps=2000,
+            batch_size=128,
+            optimiser=OptimiserOptions("sgd", 0.1, 5e-4),
+            augmentation=Augmentation(flip=True, crop=2),
+        ),
         (0.05, 0.1, 0.2),
     )
 
