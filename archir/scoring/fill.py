@@ -9,12 +9,16 @@ from dataclasses import dataclass, replace
 import torch
 
 from archir.scoring.knapsack import ROUNDING, Knapsack, KnapsackSet
+from archir.scoring.set_models import FlippingSet
 
 DOUBLINGS = 40
 """How often a price is doubled at most until a limit holds."""
 
 HALVINGS = 14
 """How often the interval in which a price lies is halved at most."""
+
+FORCED = 128
+"""The number of flips that are forced at most, and from which they are taken: those nearest to their price."""
 
 ROUNDS = 3
 """How often the prices of several limits are found in turn, each given the others."""
@@ -46,30 +50,63 @@ class Filled:
         return all(u <= 1 + ROUNDING for u in self.used)
 
 
-def fill(problem: Knapsack) -> Filled:
+def fill(problem: Knapsack, judged: FlippingSet | None = None, shortlist: int = 1) -> Filled:
     """Return the best set that is found: least loss within the limits, or else as near to them as can be.
 
     It minimises `L(S) + Σ λ_i c_i(S)` by single flips, with the prices λ_i of the limits found by bisection, one after
     another: that of a limit which holds anyway is zero. From the sets at both ends of the last interval, and from the
     one that gain per price alone leads to, members are then added and dropped until the limits hold with the least
     loss for what is freed, room that is left is used, and single candidates and pairs are exchanged while that lowers
-    the loss within the limits.
+    the loss within the limits. At last single flips are forced, each with what it takes to be within the limits again.
+
+    All of this is done on the quadratic model. Under another one the last steps are done again, from the set that was
+    found and from the one that single flips lead to at the prices that were found.
+
+    Args:
+        problem: the knapsack.
+        judged: the empty set under another model of the loss, which is asked about few flips.
+        shortlist: the number of flips that it judges at first in each step.
 
     Source: ours; the relaxation is Lagrange's (Everett 1963).
     """
     start = KnapsackSet(problem)
-    free = start.copy().descend(torch.zeros(len(problem.resources), dtype=torch.float64))
-    if free.fits:
-        return _ordered(problem, free, [0.0] * len(problem.resources))
-    prices, ends = _find_prices(start, free)
-    best: KnapsackSet | None = None
-    for found in (*ends, start.copy()):
-        found.reach(prices)
-        found.exchange(prices)
-        if best is None or found.better_than(best):
-            best = found
-    assert best is not None
-    return _ordered(problem, best, prices.tolist())
+    prices, ends = _find_prices(start, start.copy().descend(torch.zeros(len(problem.resources), dtype=torch.float64)))
+    found = _best([*ends, start], prices)
+    found = _forced(found, prices)
+    if judged is None or judged.exact:
+        return _ordered(problem, found, prices.tolist())
+    same, other = (KnapsackSet(problem, judged, shortlist) for _ in range(2))
+    for candidate in found.inside.nonzero().flatten().tolist():
+        same.flip(candidate)
+    found = _best([same, other.descend(prices)], prices)
+    return _ordered(problem, found, prices.tolist(), KnapsackSet(problem, judged, shortlist))
+
+
+def _best(starts: Sequence[KnapsackSet], prices: torch.Tensor) -> KnapsackSet:
+    """Return the best of some sets after each was taken within the limits and improved by exchanges."""
+    found: KnapsackSet | None = None
+    for state in starts:
+        state.reach(prices)
+        state.exchange(prices)
+        if found is None or state.better_than(found):
+            found = state
+    assert found is not None
+    return found
+
+
+def _forced(found: KnapsackSet, prices: torch.Tensor) -> KnapsackSet:
+    """Return a set after single flips were forced while that makes it better."""
+    tried: set[int] = set()
+    for _ in range(FORCED):
+        left = [c for c in found.nearest(prices, FORCED) if c not in tried]
+        if not left:
+            break
+        tried.add(left[0])
+        other = found.force(left[0], prices)
+        if other.better_than(found) and other.change < found.change - found.least:
+            other.exchange(prices)
+            found, tried = other, set()
+    return found
 
 
 def greedy(problem: Knapsack) -> Filled:
@@ -80,17 +117,21 @@ def greedy(problem: Knapsack) -> Filled:
 
 
 def _find_prices(start: KnapsackSet, free: KnapsackSet) -> tuple[torch.Tensor, Sequence[KnapsackSet]]:
-    """Return the prices of the limits, and the sets at both ends of the last interval in which one lies."""
+    """Return the prices of the limits, and the sets at both ends of the last interval in which one lies.
+
+    Args:
+        start: the empty set.
+        free: the set where nothing has a price.
+    """
     prices, count = torch.zeros(len(free.used), dtype=torch.float64), len(free.used)
     state, ends = free, [free]
     for _ in range(ROUNDS if count > 1 else 1):
-        for i in (state.used - 1).argsort(descending=True).tolist():
-            if state.used[i] <= 1 + ROUNDING and not prices[i]:
-                continue
-            prices[i], ends = _find_price(start, prices, i)
-            state = ends[-1]
         if state.fits:
             break
+        for i in (state.used - 1).argsort(descending=True).tolist():
+            if state.used[i] > 1 + ROUNDING or prices[i]:
+                prices[i], ends = _find_price(start, prices, i)
+                state = ends[-1]
     return prices, ends
 
 
@@ -148,12 +189,12 @@ def inspect(problem: Knapsack, path: Sequence[int], prices: Sequence[float] | No
     )
 
 
-def _ordered(problem: Knapsack, found: KnapsackSet, prices: Sequence[float]) -> Filled:
+def _ordered(problem: Knapsack, found: KnapsackSet, prices: Sequence[float], by: KnapsackSet | None = None) -> Filled:
     """Return a set with its members in an order whose prefixes are sets to fall back on."""
     path: list[int] = []
-    state, left = KnapsackSet(replace(problem, most=None)), found.inside.clone()
-    by = torch.tensor(prices, dtype=torch.float64)
+    left, paid = found.inside.clone(), torch.tensor(prices, dtype=torch.float64)
+    state = KnapsackSet(problem) if by is None else by
     while bool(left.any()):
-        path.append(state.add_next(by, left))
+        path.append(state.add_next(paid, left))
         left[path[-1]] = False
-    return inspect(problem, path, prices)
+    return replace(inspect(problem, path, prices), change=state.change)

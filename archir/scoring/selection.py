@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import torch
 
 from archir.cost import Cost, cost
 from archir.ir.graph import Graph
+from archir.rewrite.morphism import WidthMorphism
 from archir.rewrite.set_cost import cost_of_set
 from archir.scoring.budget import Budget, Prices
 from archir.scoring.combination import Combination
@@ -150,38 +152,33 @@ def choose_within(pool: Pool, budget: Budget, *, k: int | None = None, price: Pr
     now = cost(pool.graph)
     if pool.model is None:
         return _in_order(pool, budget, now, k)
-
-    def paid(path: Sequence[int]) -> float:
-        return 0.0 if price is None else sum(price(pool.candidates[c].cost) for c in path)
-
     costs = model_costs(pool.graph, pool.candidates, budget)
-    problem = _problem(pool, pool.model, costs, budget, now, k, price)
-    if budget.allows(now) and not any(fill(problem).prices):
-        path = choose(pool, k=k, limit=budget.allows, price=price)
-        return _told(pool, budget, inspect(problem, path), k)
+    paid = torch.tensor([0.0 if price is None else price(c.cost) for c in pool.candidates], dtype=torch.float64)
+    more = paid + torch.cat([torch.zeros(len(paid) - len(pool.beyond), dtype=torch.float64), pool.beyond])
+    problem, judged = _problem(pool, pool.model, costs, budget, now, k, paid), pool.model.start(more)
     best, shift = None, [0.0] * len(costs.names)
+    seen: set[frozenset[int]] = set()
     for _ in range(CORRECTIONS):
-        filled = fill(problem.shifted(shift))
-        path, found, refused = _applied(pool, budget, now, filled.path)
-        modelled = inspect(problem, path, filled.prices)
+        filled = fill(problem.shifted(shift), judged, pool.shortlist)
+        path, found, clashes = _applied(pool, budget, now, filled.path)
+        change = (_predict(pool, path) or 0.0) + float(paid[path].sum())
+        modelled = replace(inspect(problem, path, filled.prices), change=change)
         if best is None or _is_better(budget, (modelled, found), best):
             best = modelled, found
         exact = [getattr(found, n) / max(budget.limits[n], 1.0) for n in costs.names]
         off = [e - u for e, u in zip(exact, modelled.used, strict=True)]
-        problem.barred[refused] = True
-        if not refused and all(abs(o - s) < NEAR for o, s in zip(off, shift, strict=True)):
+        if not clashes and (frozenset(path) in seen or _are_near(off, shift)):
             break
+        for clash in clashes:
+            _part(problem, pool.candidates, *clash)
+        seen.add(frozenset(path))
         shift = off
     assert best is not None
-    if budget.allows(now):
-        path = choose(pool, k=k, limit=budget.allows, price=price)
-        if pool.model.predict(path) + paid(path) < pool.model.predict(best[0].path) + paid(best[0].path):
-            return _told(pool, budget, inspect(problem, path, best[0].prices), k)
     return _told(pool, budget, best[0], k)
 
 
 def _problem(
-    pool: Pool, model: SetModel, costs: CostModel, budget: Budget, now: Cost, k: int | None, price: Price | None
+    pool: Pool, model: SetModel, costs: CostModel, budget: Budget, now: Cost, k: int | None, paid: torch.Tensor
 ) -> Knapsack:
     """Return what there is to choose from as a knapsack; what was not refined may only free room."""
     alone, gram = model.quadratic
@@ -192,9 +189,8 @@ def _problem(
         for i in scarce:
             frees |= costs.resources[i].added < 0
         barred[len(alone) :] = ~frees[costs.kinds[len(alone) :]]
-    paid = [0.0 if price is None else price(c.cost) for c in pool.candidates]
     return Knapsack(
-        alone=torch.cat([alone, pool.beyond]) + torch.tensor(paid, dtype=torch.float64),
+        alone=torch.cat([alone, pool.beyond]) + paid,
         gram=gram,
         kinds=costs.kinds,
         resources=costs.resources,
@@ -206,32 +202,53 @@ def _problem(
     )
 
 
-def _applied(pool: Pool, budget: Budget, now: Cost, path: Sequence[int]) -> tuple[list[int], Cost, list[int]]:
-    """Return the part of a path that can be applied together, what it costs, and what was refused.
+def _applied(
+    pool: Pool, budget: Budget, now: Cost, path: Sequence[int]
+) -> tuple[list[int], Cost, list[tuple[int, int | None]]]:
+    """Return the part of a path that can be applied together, what it costs, and which candidates clash.
 
-    From the first prefix within the budget on all are within it: what does not fit yet waits until room is freed.
+    From the first prefix within the budget on all are within it: what does not fit yet waits until room is freed. A
+    candidate clashes with the first member that it does not go with after those before; with none if not even alone.
     """
-    combination, found, within = Combination(pool.graph), now, budget.allows(now)
+    grown, found, within = [Combination(pool.graph)], now, budget.allows(now)
     taken: list[int] = []
-    refused: list[int] = []
+    clashes: list[tuple[int, int | None]] = []
     waiting = list(path)
     while waiting:
         later: list[int] = []
         for number in waiting:
-            more = combination.plus(pool.candidates[number])
+            candidate = pool.candidates[number]
+            more = grown[-1].plus(candidate)
             if more is None:
-                refused.append(number)
+                place = bisect_left(grown, True, key=lambda c, candidate=candidate: c.plus(candidate) is None)
+                clashes.append((number, taken[place - 1] if place else None))
                 continue
             costs = more.cost()
             if within and not budget.allows(costs):
                 later.append(number)
                 continue
-            combination, found, within = more, costs, budget.allows(costs)
+            grown.append(more)
+            found, within = costs, budget.allows(costs)
             taken.append(number)
         if len(later) == len(waiting):
             break
         waiting = later
-    return taken, found, refused
+    return taken, found, clashes
+
+
+def _part(problem: Knapsack, candidates: Sequence[Candidate], one: int, other: int | None) -> None:
+    """Keep two candidates apart, and all like them unless both change single units; bar one that clashes with none."""
+    if other is None:
+        problem.barred[one] = True
+        return
+    alike = [torch.tensor([c]) for c in (one, other)]
+    if not all(isinstance(candidates[c].morphism, WidthMorphism) for c in (one, other)):
+        alike = [(problem.kinds == problem.kinds[c]).nonzero().flatten() for c in (one, other)]
+    problem.apart[alike[0][:, None], alike[1]] = problem.apart[alike[1][:, None], alike[0]] = True
+
+
+def _are_near(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(abs(a - b) < NEAR for a, b in zip(one, other, strict=True))
 
 
 def _is_better(budget: Budget, one: tuple[Filled, Cost], other: tuple[Filled, Cost]) -> bool:
@@ -245,10 +262,7 @@ def _is_better(budget: Budget, one: tuple[Filled, Cost], other: tuple[Filled, Co
 
 def _told(pool: Pool, budget: Budget, found: Filled, k: int | None) -> Choice:
     """Return a set with why it ended."""
-    now, grown, refined = cost(pool.graph), _cost(pool, found.path), len(pool.candidates) - len(pool.beyond)
-    assert pool.model is not None
-    beyond = pool.beyond[[c - refined for c in found.path if c >= refined]]
-    predicted = pool.model.predict([c for c in found.path if c < refined]) + float(beyond.sum())
+    now, grown = cost(pool.graph), _cost(pool, found.path)
     names = list(budget.scarce)
     prices = dict(zip(names, found.prices, strict=True)) if budget.allows(grown) else {}
     if k is not None and len(found.path) >= k:
@@ -262,7 +276,7 @@ def _told(pool: Pool, budget: Budget, found: Filled, k: int | None) -> Choice:
     else:
         ended = Ended.TAKEN if found.all else Ended.GAINLESS
     each = Prices(**{n: p / max(budget.limits[n], 1.0) for n, p in prices.items()})
-    return Choice(found.path, predicted, grown, each, sum(prices.values()), ended)
+    return Choice(found.path, _predict(pool, found.path), grown, each, sum(prices.values()), ended)
 
 
 def _in_order(pool: Pool, budget: Budget, now: Cost, k: int | None) -> Choice:
@@ -294,6 +308,15 @@ def _in_order(pool: Pool, budget: Budget, now: Cost, k: int | None) -> Choice:
 def _cost(pool: Pool, chosen: Sequence[int]) -> Cost:
     """Return the exact cost of the graph with a set of candidates applied."""
     return cost_of_set(pool.graph, [pool.candidates[c].morphism for c in chosen])
+
+
+def _predict(pool: Pool, chosen: Sequence[int]) -> float | None:
+    """Return the predicted change of the loss for a set; what was not refined counts alone."""
+    if pool.model is None:
+        return None
+    refined = len(pool.candidates) - len(pool.beyond)
+    others = [c - refined for c in chosen if c >= refined]
+    return pool.model.predict([c for c in chosen if c < refined]) + float(pool.beyond[others].sum())
 
 
 def _over(budget: Budget, of: Cost) -> float:
