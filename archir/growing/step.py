@@ -117,7 +117,7 @@ class StepContext:
             self.scored,
             morphisms=morphisms,
             learn=self._learn,
-            strategy=self.options.rule,
+            strategy=self.options.rule if self.budget.allows(self.cost) else self.options.contraction_rule,
             options=self.options.scoring(self.prices.of, self.budget, self.seed),
         )
 
