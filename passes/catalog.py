@@ -30,6 +30,7 @@ from passes.remove_block import RemoveBlock
 from passes.remove_identity import RemoveIdentity
 from passes.residual_branch import ResidualBranch
 from passes.self_attention import SelfAttention
+from passes.shrink_kernel import ShrinkKernel
 from passes.simplify import Simplify
 from passes.skip_connection import SkipConnection
 from passes.split import Split
@@ -65,6 +66,7 @@ MORPHISMS: tuple[type[Pass], ...] = (
     RemoveBlock,
     ResidualBranch,
     SelfAttention,
+    ShrinkKernel,
     SkipConnection,
     Split,
     SqueezeExcite,

@@ -9,8 +9,8 @@ from typing import ClassVar, Self
 from archir.ir.edit import Edit
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Value
-from archir.rewrite.block import Block, find_block, find_blocks
-from archir.rewrite.identity import find_identity, is_residual
+from archir.rewrite.block import Block, find_block, find_blocks, find_inserted
+from archir.rewrite.identity import find_identity, is_gated, is_residual
 from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.spec import format_spec
@@ -29,8 +29,8 @@ class Removal:
 class RemoveBlock(Morphism[Removal]):
     """Let the users of a block use its input, and remove the block.
 
-    Candidates are blocks with residual connections; it applies to any module whose result has the type of
-    what it is given. There is nothing to learn.
+    Candidates are blocks with residual connections, gates, and what other passes have inserted; it applies to any
+    module whose result has the type of what it is given. A gate is then one, a branch zero. There is nothing to learn.
 
     Attributes:
         block: path of the module.
@@ -45,8 +45,12 @@ class RemoveBlock(Morphism[Removal]):
     block: str = ""
 
     def candidates(self, graph: Graph) -> Iterator[Self]:
-        """Yield one for each block with residual connections."""
-        return (replace(self, block=block.path) for block in find_blocks(graph) if is_residual(graph, block))
+        """Yield one for each block with residual connections, each gate, and each module that was inserted."""
+        inserted = find_inserted(graph)
+        for block in find_blocks(graph):
+            own = replace(block, calls=tuple(n for n in block.calls if not n.born))
+            if block.path in inserted or is_residual(graph, own) or is_gated(graph, own):
+                yield replace(self, block=block.path)
 
     def match(self, graph: Graph) -> Removal | Miss:
         """Return the block and what takes its place, or why that cannot be told."""

@@ -117,7 +117,7 @@ def _bias_factor(widths: Widths, node: Node, factors: Mapping[int, torch.Tensor]
     A weight goes with it if a call takes both and they have an axis in common.
     """
     graph, bias = widths.graph, widths.graph.tensors[node.id]
-    if bias.dim() != 1 or not bias.is_floating_point() or len(bias.unique()) < max(len(bias), 2):
+    if bias.dim() != 1 or not bias.is_floating_point() or len(set(bias.tolist())) < max(len(bias), 2):
         return None
     if bias.mean().abs() > 3 * bias.std() / len(bias) ** 0.5:
         return None

@@ -46,7 +46,7 @@ class Expansion:
     @property
     def reach(self) -> float:
         """How far it got: the largest share of a limit that is used, 1 at most."""
-        shares = (getattr(self.cost, name) / max(limit, 1) for name, limit in _sized(self.budget).items())
+        shares: list[float] = [getattr(self.cost, name) / max(n, 1) for name, n in _sized(self.budget).items()]
         return max(shares)
 
     def __str__(self) -> str:

@@ -113,11 +113,12 @@ def grow_once(
 ) -> Growth:
     """Rewrite a network by the best set of candidates under a budget, above or below what it costs now.
 
-    Within the budget it grows, units for units where there is no more room. θ is learned on training batches and the set is selected on other examples. Its θ is then learned again, for all of
-    it together, and its true effect is measured on a third set of examples. While the loss there rises, is predicted to
-    rise, or falls by less than `options.agreement` of what is predicted there, its θ is made smaller (`SHRUNK`), and
-    then the set is shortened along the path it was selected on. Where no set keeps its promise the first of these that
-    lowers the loss is taken; one that raises it is never committed. A rule that predicts nothing promises nothing,
+    Within the budget it grows, units for units where there is no more room. θ is learned on training batches and the
+    set is selected on other examples. Its θ is then learned again, for all of it together, and its true effect is
+    measured on a third set of examples. While the loss there rises, is predicted to rise, or falls by less than
+    `options.agreement` of what is predicted there, its θ is made smaller (`SHRUNK`), and then the set is shortened
+    along the path it was selected on. Where no set keeps its promise the first of these that lowers the loss is taken;
+    one that raises it is never committed. A rule that predicts nothing promises nothing,
     keeps its own θ, and need not pay prices: its sets may only not raise the loss by more than `TOLERANCE`.
 
     Above the budget it comes down to it with the least predicted loss; that is committed whatever the loss does.

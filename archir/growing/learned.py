@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import median
 
+from archir.errors import GrowError
 from archir.growing.batches import Batches
 from archir.growing.birth import Birth, redrawn_alike
 from archir.growing.training import evaluate, recalibrate
@@ -25,7 +28,7 @@ class Standing:
 
     Attributes:
         loss: its loss.
-        drawn: theirs.
+        drawn: theirs; infinite where they are not finite.
     """
 
     loss: float
@@ -33,12 +36,15 @@ class Standing:
 
     @property
     def learned(self) -> bool:
-        """Whether its loss is below all of theirs by more than they differ among themselves.
+        """Whether its loss is further below the lowest of theirs than that is below their median.
 
-        Of normal losses one in ten million is, had the network itself been drawn so.
+        Had the network itself been drawn so, its loss would be that low once in 200 times, were these losses normal.
         """
-        low, high = min(self.drawn), max(self.drawn)
-        return low - self.loss > max(high - low, LEAST * abs(low))
+        finite = [loss for loss in self.drawn if math.isfinite(loss)]
+        if len(finite) < len(self.drawn) / 2:
+            return True
+        low = min(finite)
+        return low - self.loss > max(median(finite) - low, LEAST * abs(low))
 
     @property
     def birth(self) -> Birth:
@@ -71,5 +77,10 @@ def compare_with_fresh(graph: Graph, batches: Batches, loss: Loss, seed: int = 0
             recalibrate(module, batches)
         return evaluate(module, batches, loss).loss
 
-    drawn = (redrawn_alike(graph, derived_seed(seed, number)) for number in range(DRAWN))
-    return Standing(loss_of(graph), tuple(map(loss_of, drawn)))
+    def drawn_loss(number: int) -> float:
+        try:
+            return loss_of(redrawn_alike(graph, derived_seed(seed, number)))
+        except GrowError:  # not finite: anything else would have gone wrong with the network itself
+            return math.inf
+
+    return Standing(loss_of(graph), tuple(map(drawn_loss, range(DRAWN))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -45,24 +45,47 @@ def find_block(graph: Graph, path: str) -> Block | Miss:
 def find_blocks(graph: Graph) -> Iterator[Block]:
     """Yield the blocks of a graph that stand for themselves, in order; of modules with the same calls the outermost.
 
-    These are the numbered ones, and those that add values up themselves: no chains of blocks.
+    These are the numbered ones, those that add or multiply values themselves (no chains of blocks), and what passes
+    have inserted.
     """
-    within: dict[str, list[Node]] = {}
-    for node in graph.calls:
-        names = _module(graph, node).split(".")
-        for i in range(len(names) if names[0] else 0):
-            within.setdefault(".".join(names[: i + 1]), []).append(node)
+    within = _modules(graph)
     seen: set[tuple[int, ...]] = set()
     for path, calls in within.items():
         numbered = path.rpartition(".")[2].isdigit()
-        adds = any(_module(graph, n) == path and n.op == "aten.add.Tensor" for n in calls)
+        joins = any(_module(graph, n) == path and n.op in ("aten.add.Tensor", "aten.mul.Tensor") for n in calls)
         key = tuple(n.id for n in calls)
-        if key in seen or not (numbered or adds):
+        if key in seen or not (numbered or joins or _is_inserted(path, within)):
             continue
         found = _block(graph, path, calls)
         if isinstance(found, Block):
             seen.add(key)
             yield found
+
+
+def find_inserted(graph: Graph) -> frozenset[str]:
+    """Return the paths of the modules that passes have inserted."""
+    within = _modules(graph)
+    return frozenset(path for path in within if _is_inserted(path, within))
+
+
+def _modules(graph: Graph) -> dict[str, list[Node]]:
+    """Return the calls of every module, those of its submodules included, by its path."""
+    within: dict[str, list[Node]] = {}
+    for node in graph.calls:
+        names = _module(graph, node).split(".")
+        for i in range(len(names) if names[0] else 0):
+            within.setdefault(".".join(names[: i + 1]), []).append(node)
+    return within
+
+
+def _is_inserted(path: str, within: Mapping[str, Sequence[Node]]) -> bool:
+    """Say whether a module was inserted as a whole: passes made its calls, and others than those around them."""
+    born = {n.born for n in within[path]}
+    around = within.get(path.rpartition(".")[0], [])
+    if "" in born or not all(n.born for n in around):
+        return "" not in born
+    inside = {n.id for n in within[path]}
+    return not around or not born <= {n.born for n in around if n.id not in inside}
 
 
 def _lies_in(name: str, path: str) -> bool:

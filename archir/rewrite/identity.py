@@ -89,6 +89,14 @@ def is_residual(graph: Graph, block: Block) -> bool:
     return False
 
 
+def is_gated(graph: Graph, block: Block) -> bool:
+    """Say whether a block multiplies what it is given by something it has computed."""
+    node, made = graph.node(block.out.node), {n.id for n in block.calls}
+    if not _is_product(node) or not operator_of(node.op).pointwise:
+        return False
+    return any(v in block.given for v in node.values) and any(v.node in made for v in node.values)
+
+
 def run(graph: Graph, block: Block, source: Value, zeros: frozenset[int]) -> Mapping[Value, State]:
     """Return the state of every value of a block when some stored tensors are zero.
 

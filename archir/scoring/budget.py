@@ -51,12 +51,9 @@ class Budget:
         return self.latency is None or seconds <= self.latency
 
     def scaled(self, factor: float) -> Budget:
-        """Return limits so many times as large, rounded down; that on latency as it is."""
-
-        def times(limit: int | None) -> int | None:
-            return None if limit is None else int(limit * factor)
-
-        return Budget(times(self.parameters), times(self.flops), times(self.peak_bytes), self.latency)
+        """Return a multiple of all limits, whole ones rounded down."""
+        whole = {n: int(limit * factor) for n, limit in self.limits.items() if n != "latency"}
+        return Budget(**whole, latency=None if self.latency is None else self.latency * factor)
 
     def check(self, seed: Cost) -> None:
         """Check that a seed network leaves room to grow.

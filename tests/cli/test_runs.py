@@ -16,17 +16,14 @@ from torch import nn
 
 from archir.cli import demo as demonstration
 from archir.cli import growing
-from archir.cli.controls import initialise, widen_uniformly
-from archir.cost import cost
 from archir.emit.check import tensors_in
-from archir.errors import EmitError, FileError, GrowError
+from archir.errors import EmitError, FileError
 from archir.growing import engine, growth
 from archir.growing.grow import Run, grow_graph
 from archir.growing.lock import lock_run
 from archir.growing.run import Event, open_run
 from archir.ir.graph import Graph
 from archir.ir.load import load
-from frontends.pytorch import trace
 from tests.cli.run import CONFIG, FILES, archir, refused
 
 
@@ -239,25 +236,3 @@ def test_demo_leaves_other_runs_alone(folder: Path) -> None:
     (folder / "run" / "config.toml").write_text("seed = 1\n")
     assert "there is a run in" in refused("demo", "--out", folder / "run")
     assert (folder / "run" / "config.toml").read_text() == "seed = 1\n"
-
-
-def test_uniform_control_is_as_large_as_it_may_be() -> None:
-    graph = trace(demonstration.DigitsNet(width=3), (torch.randn(2, 1, 8, 8),))
-    for limit in (graph.parameter_count, 1000, 4000):
-        wide = widen_uniformly(graph, limit)
-        assert 0.9 * limit < wide.parameter_count <= limit
-    assert cost(widen_uniformly(graph, graph.parameter_count)) == cost(graph)
-    with pytest.raises(GrowError, match="more than 10"):
-        widen_uniformly(graph, 10)
-
-
-def test_uniform_control_is_initialised_like_a_new_network() -> None:
-    torch.manual_seed(0)
-    graph = trace(demonstration.DigitsNet(width=3), (torch.randn(2, 1, 8, 8),))
-    wide = initialise(widen_uniformly(graph, 20_000), seed=0)
-    kernel = wide.tensor("block.conv1.weight")
-    bound = (kernel[0].numel()) ** -0.5
-    assert kernel.abs().max() <= bound
-    assert kernel.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
-    assert torch.equal(wide.tensor("norm.weight"), torch.ones(kernel.shape[1]))
-    assert torch.equal(initialise(wide, seed=0).tensor("head.weight"), wide.tensor("head.weight"))

@@ -119,3 +119,8 @@ def test_latency_bounds_growth_and_has_a_price(
     assert len(free.specs) > 2 and free.latency == pytest.approx(1e-3 * (5 + len(free.specs)))
     assert 5e-3 < bound.latency <= 7.5e-3
     assert not grow_it(graph, examples, Budget(latency=1.0), Prices(latency=1e4)).specs
+
+
+def test_a_multiple_of_a_budget() -> None:
+    assert Budget(parameters=1001, latency=0.5).scaled(2.5) == Budget(parameters=2502, latency=1.25)
+    assert Budget(flops=10, peak_bytes=7).scaled(0.5) == Budget(flops=5, peak_bytes=3)

@@ -59,6 +59,7 @@ PLACES: Mapping[str, list[str]] = {
     "remove-block": ["resnet", "resnet20", "encoder"],
     "residual-branch": [*_IMAGES, *_TOKENS, *_LINEAR],
     "self-attention": [*_IMAGES, *_TOKENS, "lstm"],
+    "shrink-kernel": [n for n in _IMAGES if n not in ("vit", "broadcast_mask", "swin", "weight_standardisation")],
     "skip-connection": [*_IMAGES[:12], *_TOKENS, *_LAYERS],
     "squeeze-excite": [*_IMAGES, *_TOKENS, *_LINEAR],
 }

@@ -7,16 +7,33 @@ import torch
 from torch import nn
 
 from archir.api import score
+from archir.cost import cost
 from archir.errors import PassError
 from archir.growing.batches import Batches
 from archir.growing.examples import Examples
 from archir.growing.training import evaluate as evaluate_on
+from archir.ir.node import Value
 from archir.rewrite.miss import Miss
+from archir.rewrite.morphism import Morphism
+from archir.rewrite.pipeline import apply_passes
+from archir.rewrite.reference import refer
+from archir.rewrite.spec import format_spec
 from archir.scoring.losses import find_loss
-from archir.testing import outputs, relative_difference
+from archir.testing import evaluate, outputs, randomise, relative_difference
 from frontends.pytorch import trace
+from passes.blend_activation import BlendActivation
+from passes.deepen import Deepen
+from passes.duplicate_block import DuplicateBlock
+from passes.mixture_branch import MixtureBranch
+from passes.parallel_branch import ParallelBranch
 from passes.remove_block import RemoveBlock
+from passes.residual_branch import ResidualBranch
+from passes.self_attention import SelfAttention
+from passes.skip_connection import SkipConnection
+from passes.squeeze_excite import SqueezeExcite
 from tests.morphisms.block_models import Images, Odd, capture, images, tokens
+from tests.morphisms.every import capture as capture_zoo
+from tests.morphisms.every import inject, outputs_of, some_sites
 
 
 def test_what_only_the_block_needed_goes_with_it() -> None:
@@ -90,3 +107,90 @@ def test_predictions_rank_blocks_as_the_truth_does() -> None:
     true = [evaluate_on(found.apply([s]).module(), on, loss).loss - before for s in found]
     assert len(true) == 3
     assert true == pytest.approx([s.predicted for s in found], rel=0.3, abs=1e-4)
+
+
+INSERTIONS: dict[Morphism, tuple[str, ...]] = {
+    BlendActivation(): ("resnet", "gpt"),
+    Deepen(): ("resnet", "mlp"),
+    Deepen(norm=True): ("vgg",),
+    DuplicateBlock(): ("resnet",),
+    MixtureBranch(): ("gpt", "vgg"),
+    ParallelBranch(): ("resnet", "gpt"),
+    ParallelBranch(rank=2, activate=True): ("resnet",),
+    ResidualBranch(): ("resnet", "encoder"),
+    SelfAttention(): ("gpt", "vgg"),
+    SkipConnection(): ("resnet", "gpt"),
+    SqueezeExcite(): ("resnet", "vit", "mlp"),
+}
+"""Passes that insert modules, and models in which they do."""
+
+
+@pytest.mark.parametrize(
+    ("insertion", "name"),
+    [(insertion, name) for insertion, names in INSERTIONS.items() for name in names],
+    ids=lambda v: v if isinstance(v, str) else format_spec(v),
+)
+def test_what_was_inserted_can_be_removed_after_training(insertion: Morphism, name: str) -> None:
+    graph, inputs, _ = capture_zoo(name)
+    known = {c.block for c in RemoveBlock().candidates(graph)}
+    for site in some_sites(insertion, graph, 2):
+        larger = randomise(site.members[0].apply(graph), seed=5)
+        new = [c for c in RemoveBlock().sites(larger) if c.label not in known]
+        (removal,) = new
+        (member,) = removal.members
+        smaller = member.apply(larger)
+        assert cost(smaller) == cost(graph) and smaller.by_name.keys() == graph.by_name.keys()
+        trained = graph.with_tensors({n: larger.tensor(n) for n in graph.by_name})
+        there = evaluate(larger, inputs)
+        assert relative_difference(outputs(smaller, inputs), outputs(trained, inputs)) < 1e-12
+        assert relative_difference(outputs(smaller, inputs), outputs_of(larger, there)) > 1e-6
+        perturbation = member.perturbation(larger, removal)
+        assert not isinstance(perturbation, Miss)
+        assert not perturbation.theta
+        moved = inject(larger, there, perturbation.delta(there, {}))
+        assert relative_difference(moved, outputs_of(smaller, evaluate(smaller, inputs))) < 1e-9
+
+
+def test_what_was_inserted_into_another_insertion_goes_alone_too() -> None:
+    graph, *_ = capture_zoo("resnet")
+    site, *_ = ResidualBranch().sites(graph)
+    one = site.members[0].apply(graph)
+    made = next(c for c in one.calls if c.born and c.op == "aten.add.Tensor")
+    two = Deepen(refer(one, Value(made.id))).apply(one)
+    three = SqueezeExcite(refer(two, Value(made.id))).apply(two)
+    labels = {s.label for s in RemoveBlock().sites(three)} - {s.label for s in RemoveBlock().sites(graph)}
+    path = made.location.module if made.location else ""
+    assert labels == {path, f"{path}.deeper", f"{path}.squeeze_excite"}
+    back = apply_passes(three, [RemoveBlock(f"{path}.squeeze_excite"), RemoveBlock(f"{path}.deeper")])
+    assert str(back) == str(one)
+    assert cost(RemoveBlock(path).apply(three)) == cost(graph)
+
+
+def test_gates_of_the_users_own_are_candidates() -> None:
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.up = nn.Linear(6, 2), nn.Linear(2, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.sigmoid(self.up(torch.relu(self.down(x))))
+
+    graph, _ = capture(nn.Sequential(nn.Linear(6, 6), Gate(), nn.Linear(6, 2)), torch.randn(3, 6))
+    assert [s.label for s in RemoveBlock().sites(graph)] == ["1"]
+    after = RemoveBlock("1").apply(graph)
+    assert {n.op for n in after.calls} == {"aten.linear.default"} and len(after.parameters) == 4
+
+
+@pytest.mark.parametrize("insertion", [ResidualBranch("%1"), SqueezeExcite("%1"), ParallelBranch("%1"), Deepen("%1")])
+def test_predictions_are_true_where_all_is_linear_downstream(insertion: Morphism) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 2)).double()
+    larger = randomise(insertion.apply(trace(net, (torch.randn(3, 5).double(),))), seed=1)
+    on = Examples(torch.randn(64, 5).double(), torch.randn(64, 2).double())
+    (found,) = scores = score(larger, Batches(on, 32), morphisms=(RemoveBlock(),), loss="mse", steps=1)
+    loss = find_loss("mse")
+    smaller = scores.apply([found])
+    true = evaluate_on(smaller.module(), on, loss).loss - evaluate_on(larger.module(), on, loss).loss
+    assert found.predicted == pytest.approx(true, rel=1e-6)
+    assert abs(true) > 1e-4
+    assert scores.cost_of([found]) == cost(smaller) and (cost(smaller) - cost(larger)).frees
