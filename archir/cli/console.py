@@ -129,7 +129,8 @@ class RunProgress:
         match event["event"]:
             case "started":
                 self._progress.update(self._task, total=event["steps"])
-                self.line(f"seed: {event['parameters']:,} parameters, {event['flops']:,} FLOPs")
+                what = "network" if event["kind"] == "compression" else "seed"
+                self.line(f"{what}: {event['parameters']:,} parameters, {event['flops']:,} FLOPs")
             case "resumed":
                 self._progress.update(self._task, completed=event["step"])
                 self.line(f"going on from step {event['step']}, after growth step {event['growth']}")

@@ -1,4 +1,4 @@
-"""The commands that need data: score, grow, report, demo."""
+"""The commands that need data: score, grow, compress, report, demo."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but th
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (score, grow, report, demo):
+    for command in (score, grow, compress, report, demo):
         app.command()(command)
 
 
@@ -116,6 +116,19 @@ def grow(
         controls=controls,
         quiet=quiet,
     )
+
+
+def compress(
+    config: Annotated[Path, typer.Argument(metavar="RUN.toml", help="The configuration; its model is a trained one.")],
+    data: Annotated[str | None, typer.Option(help="Other data than the file's.")] = None,
+    rule: Annotated[str | None, typer.Option(help="Choose candidates by another rule than the file's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Another directory than the file's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
+    plugin: Plugins = None,
+    quiet: Quiet = False,
+) -> None:
+    """Contract a trained network into a budget step by step, and train it on in between."""
+    growing.compress(config, data=data, rule=rule, plugins=plugin or [], out=out, resume=resume, quiet=quiet)
 
 
 def report(
