@@ -28,7 +28,7 @@ class Point:
     loss: float
     accuracy: float | None
     parameters: int
-    phase: str = "train"
+    phase: str = "end"
 
 
 @dataclass(frozen=True)

@@ -46,19 +46,16 @@ Truth = Annotated[bool, Field(strict=True), PLAIN]
 
 def _amount(value: Any) -> int | float:
     """Return a whole number from 0, or a part above 0 and at most 1."""
-    found = plain(value)
-    if type(found) is float:
-        if 0 < found <= 1:
-            return found
+    if type(value) is float and not 0 < value <= 1:
         raise PydanticCustomError("amount", "it is no amount")
-    if type(found) is not int:
-        raise PydanticKnownError("int_type")
-    if not 0 <= found <= LARGEST:
+    if type(value) is int and not 0 <= value <= LARGEST:
         raise PydanticKnownError("greater_than_equal", {"ge": 0})
-    return found
+    if type(value) is int or type(value) is float:
+        return value
+    raise PydanticKnownError("int_type")
 
 
-Amount = Annotated[int | float, PlainValidator(_amount, json_schema_input_type=Whole)]
+Amount = Annotated[int | float, PlainValidator(_amount, json_schema_input_type=Whole), PLAIN]
 """A whole number is an amount as it is; one with a point is a part, above 0 and at most 1, of what there is."""
 
 Text = Annotated[
@@ -137,7 +134,7 @@ def _sentence(details: ErrorDetails, schema: Mapping[str, Any]) -> str:
         case "unexpected_keyword_argument":
             return f"there is no {path:.80}: {suggest(str(details['loc'][-1]), known['properties'])}"
         case "amount":
-            return f"{path} is {shown(details['input'])}, neither a whole number nor a part above 0 and at most 1"
+            return f"{path} is {shown(details['input'])}, not a whole number, nor a part above 0 and at most 1"
         case "missing":
             return f"{path} is missing"
         case "unexpected_positional_argument" | "multiple_argument_values":
