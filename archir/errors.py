@@ -72,6 +72,23 @@ class GrowError(ArchirError):
     """A growth run that cannot start or go on."""
 
 
+class DivergenceError(GrowError):
+    """A loss that is no longer finite, or far above what it was, while a network is trained.
+
+    Args:
+        what: what happened.
+        step: number of the step.
+        loss: the loss there.
+        why: what was tried.
+        hint: what the user can do about it.
+    """
+
+    def __init__(self, what: str, *, step: int, loss: float, why: str = "", hint: str = "") -> None:
+        super().__init__(what, why=why, hint=hint)
+        self.step = step
+        self.loss = loss
+
+
 class EmitError(ArchirError):
     """A graph that cannot be emitted, or whose emission computes something else."""
 

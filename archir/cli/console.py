@@ -139,6 +139,12 @@ class RunProgress:
                 self.line(f"going on from step {event['step']}, after growth step {event['growth']}")
             case "damaged":
                 self.line(f"checkpoint {event['checkpoint']} is damaged and passed over: {event['why']}")
+            case "rate":
+                self.line(f"learning rate: {event['rate']:.3g}, found in {event['steps']} steps")
+            case "diverged":
+                self.line(
+                    f"{event['why']}: going back to the last checkpoint, at a learning rate of {event['rate']:.3g}"
+                )
             case "train":
                 if "skipped" in event:
                     self.line(f"{event['skipped']} batches before step {event['step']} without a label were skipped")

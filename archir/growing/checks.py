@@ -25,6 +25,26 @@ def labelled(split: Examples, loss: Loss) -> torch.Tensor:
     )
 
 
+def held_out(validation: Examples, loss: Loss, most: int, seed: int) -> tuple[Examples, Examples]:
+    """Return two disjoint parts of the validation split, of labelled examples: to select on, and to check on.
+
+    Args:
+        validation: the split.
+        loss: tells what a label is.
+        most: examples of each part at most.
+        seed: of which they are.
+
+    Raises:
+        GrowError: it is too small.
+    """
+    examples = labelled(validation, loss)
+    size = min(most, len(examples) // 2)
+    if size < 1:
+        raise GrowError("the validation split is too small to select on one part and check on another")
+    order = examples[torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))]
+    return validation.take(order[:size]), validation.take(order[size : 2 * size])
+
+
 def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mapping[str, Examples]) -> None:
     """Check the examples of a run, and that the loss of the first batch of each split can be minimised.
 

@@ -5,34 +5,34 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import pydantic
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from archir.cost import Cost, cost, training_flops
-from archir.errors import GrowError
+from archir.errors import DivergenceError, GrowError
 from archir.growing.batches import Batches, stream
-from archir.growing.birth import Birth
-from archir.growing.checks import labelled
+from archir.growing.checks import held_out
+from archir.growing.divergence import Recovery, largest_loss
 from archir.growing.examples import Examples
-from archir.growing.expansion import Expansion, widen_uniformly
+from archir.growing.expansion import Expansion
 from archir.growing.growth import Growth, grow_once
 from archir.growing.latency import measure_latency
-from archir.growing.learned import compare_with_fresh
 from archir.growing.log import Log
-from archir.growing.options import EXPANSION, GrowOptions
+from archir.growing.optimisers import AUTO
+from archir.growing.options import GrowOptions
+from archir.growing.range_test import find_rate
 from archir.growing.run import Checkpoint, RunDirectory
 from archir.growing.trainer import Trainer
 from archir.growing.training import evaluate, recalibrate
 from archir.ir.graph import Graph
 from archir.ir.seeds import derived_seed
-from archir.rewrite.morphism import Morphism, cost_of
+from archir.rewrite.morphism import Morphism
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
 from archir.scoring.ranges import CLOSED, Real, Whole, problems_of
-from archir.scoring.strategies.registry import DEFAULT
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=CLOSED, kw_only=True)
@@ -45,6 +45,8 @@ class _State:
         seconds: seconds spent.
         training_flops: FLOPs spent on training and on growth steps.
         begun: cost of the network that training began with.
+        rate: the highest learning rate.
+        diverged: how often the loss has diverged at higher rates.
     """
 
     step: Whole
@@ -52,6 +54,8 @@ class _State:
     seconds: Real
     training_flops: Whole
     begun: tuple[Whole, Whole, Whole, Whole]
+    rate: Real
+    diverged: Whole
 
 
 class _Clock:
@@ -68,9 +72,10 @@ class _Clock:
 
 @dataclass(frozen=True)
 class Engine:
-    """One run: the seed, the data and the options."""
+    """One run: the seed, what it is expanded to before training if that is to be, the data and the options."""
 
     seed: Graph
+    expansion: Expansion | None
     train: Examples
     validation: Examples
     budget: Budget
@@ -79,6 +84,7 @@ class Engine:
     options: GrowOptions
     directory: RunDirectory | None
     log: Log
+    recovery: Recovery = field(default_factory=Recovery)
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Check that the run can go on from a checkpoint.
@@ -95,17 +101,29 @@ class Engine:
         wrong += [f"growth_steps is {state.growth_steps}"] if state.growth_steps > most else []
         if wrong:
             raise GrowError("this is not the state of the run", why=", ".join(wrong))
-        Trainer(checkpoint.graph, self.options, checkpoint.tensors)
+        Trainer(checkpoint.graph, self.options.with_rate(state.rate), checkpoint.tensors)
 
     def run(self, checkpoint: Checkpoint | None) -> Graph:
-        """Train and grow to the end, from the beginning or from a checkpoint."""
+        """Train and grow to the end, from the beginning or from a checkpoint, to which a diverging loss leads back."""
+        self.recovery.most = largest_loss(self.seed.module(), self.train, self.loss, self.options.batch_size)
+        while True:
+            try:
+                return self._run(checkpoint)
+            except DivergenceError as error:
+                checkpoint = self.recovery.after(error)
+                self.log("diverged", step=error.step, why=error.what, rate=checkpoint.state["rate"])
+
+    def _run(self, checkpoint: Checkpoint | None) -> Graph:
         options = self.options
         if checkpoint is None:
             trainer, state = self._begin()
+            checkpoint = self._checkpoint(trainer, state)
         else:
             state = _State(**checkpoint.state)
-            trainer = Trainer(checkpoint.graph, options, checkpoint.tensors)
+            trainer = Trainer(checkpoint.graph, options.with_rate(state.rate), checkpoint.tensors)
             self.log("resumed", step=state.step, growth=state.growth_steps)
+        self.recovery.rate, self.recovery.diverged = state.rate, state.diverged
+        self.recovery.keep(checkpoint)
         growth_at, clock = options.growth_at(), _Clock(state.seconds)
         while True:
             while state.growth_steps < len(growth_at) and growth_at[state.growth_steps] <= state.step:
@@ -151,39 +169,32 @@ class Engine:
             steps=options.steps,
             growth_at=options.growth_at(),
         )
-        graph, factor = self.seed, self._factor()
-        if factor > 1 and options.growth_steps:
-            expansion = self._expand(factor)
-            graph, price = expansion.graph, expansion.cost
+        graph = self.seed
+        if self.expansion is not None:
+            graph, price = self.expansion.graph, self.expansion.cost
+            self.log(
+                "expanded",
+                birth=self.expansion.birth,
+                widths=len(self.expansion.sizes),
+                factor=self.expansion.factor,
+                parameters=price.parameters,
+                flops=price.flops,
+                peak_bytes=price.peak_bytes,
+            )
         begun = price.parameters, price.flops, price.bytes, price.peak_bytes
-        return Trainer(graph, options), _State(step=0, growth_steps=0, seconds=0.0, training_flops=0, begun=begun)
-
-    def _factor(self) -> float:
-        """Return by how much the network is expanded beyond the final budget before training."""
-        if self.options.expansion is not None:
-            return self.options.expansion
-        sites = (site for morphism in self.morphisms for site in morphism.sites(self.seed))
-        shrinks = self.options.rule == DEFAULT and any(cost_of(self.seed, site).frees for site in sites)
-        return EXPANSION if shrinks else 1.0
-
-    def _expand(self, factor: float) -> Expansion:
-        """Return the seed widened beyond the final budget."""
-        options = self.options
-        birth: Birth = "split" if options.birth == "split" else "fresh"
-        if options.birth == "auto":
-            few = Batches(self._held_out(options.seed)[0], options.batch_size)
-            birth = compare_with_fresh(self.seed, few, self.loss, options.seed).birth
-        found = widen_uniformly(self.seed, self.budget.scaled(factor), birth=birth, seed=options.seed)
-        self.log(
-            "expanded",
-            birth=birth,
-            widths=len(found.sizes),
-            factor=found.factor,
-            parameters=found.cost.parameters,
-            flops=found.cost.flops,
-            peak_bytes=found.cost.peak_bytes,
+        found = find_rate(graph, self.train, self.loss, options)
+        if options.optimiser.rate == AUTO:
+            self.log("rate", rate=found.rate, steps=found.steps)
+        state = _State(
+            step=0,
+            growth_steps=0,
+            seconds=0.0,
+            training_flops=training_flops(graph, found.steps * options.batch_size),
+            begun=begun,
+            rate=found.rate,
+            diverged=0,
         )
-        return found
+        return Trainer(graph, options.with_rate(found.rate)), state
 
     def _next_stop(self, step: int, growth_at: Sequence[int]) -> int:
         """Return the step up to which to train before something else is due."""
@@ -198,6 +209,7 @@ class Engine:
         torch.manual_seed(derived_seed(options.seed, state.step))
         few = itertools.islice(stream(batches, state.step), stop - state.step)
         done = trainer.train(few, self.loss, first_step=state.step)
+        self.recovery.check(done, stop)
         skipped = {"skipped": done.skipped} if done.skipped else {}
         self.log("train", step=stop, loss=done.loss, rate=trainer.rate(stop - 1), examples=done.examples, **skipped)
         if options.evaluate_every and (stop % options.evaluate_every == 0 or stop == options.steps):
@@ -220,7 +232,7 @@ class Engine:
         # Evaluated after that, so that what growth did is not mixed with what fresh batch statistics did.
         self._evaluate(trainer, step, "before growth")
         graph = trainer.graph()
-        selection, check = self._held_out(seed)
+        selection, check = held_out(self.validation, self.loss, options.score_examples, seed)
         growth = grow_once(
             graph,
             train=self.train,
@@ -280,17 +292,11 @@ class Engine:
             note=growth.note,
         )
 
-    def _held_out(self, seed: int) -> tuple[Examples, Examples]:
-        """Return two disjoint parts of the validation split, of examples with labels: to select on, and to check on."""
-        examples = labelled(self.validation, self.loss)
-        count = len(examples)
-        size = min(self.options.score_examples, count // 2)
-        if size < 1:
-            raise GrowError("the validation split is too small to select on one part and check on another")
-        order = examples[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
-        return self.validation.take(order[:size]), self.validation.take(order[size : 2 * size])
-
     def _save(self, trainer: Trainer, state: _State, clock: _Clock) -> None:
+        checkpoint = self._checkpoint(trainer, replace(state, seconds=clock.seconds))
+        self.recovery.keep(checkpoint)
         if self.directory is not None:
-            kept = asdict(replace(state, seconds=clock.seconds))
-            self.directory.save(Checkpoint(state.step, trainer.graph(), trainer.state(), kept))
+            self.directory.save(checkpoint)
+
+    def _checkpoint(self, trainer: Trainer, state: _State) -> Checkpoint:
+        return Checkpoint(state.step, trainer.graph(), trainer.state(), asdict(state))

@@ -29,6 +29,7 @@ class Expansion:
 
     Attributes:
         graph: the wider network.
+        birth: how its weights start.
         factor: the factor by which widths have grown, up to rounding.
         sizes: the new size of each width that has grown, by name.
         held: why the other widths have not grown, by name.
@@ -37,6 +38,7 @@ class Expansion:
     """
 
     graph: Graph
+    birth: Birth
     factor: float
     sizes: Mapping[str, int]
     held: Mapping[str, str]
@@ -88,7 +90,7 @@ def widen_uniformly(graph: Graph, budget: Budget, *, birth: Birth = "fresh", see
     grown = {name: size for name, size in sizes.items() if size > widths[name].size}
     held |= {name: "one more unit is too many" for name in sizes.keys() - grown.keys()}
     wide = born(graph, grown, birth, seed, by=f"widen-uniformly{{factor={factor:.4g}, birth={birth}}}")
-    return Expansion(wide, factor, grown, held, cost(wide), budget)
+    return Expansion(wide, birth, factor, grown, held, cost(wide), budget)
 
 
 def _sized(budget: Budget) -> dict[str, float]:

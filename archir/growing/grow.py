@@ -21,6 +21,7 @@ from archir.growing.lock import lock_run
 from archir.growing.log import Listener, Log
 from archir.growing.options import GrowOptions
 from archir.growing.run import Event, RunDirectory, create_run, open_run
+from archir.growing.start import expand
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.scoring.budget import Budget
@@ -140,18 +141,19 @@ def carry_out(
     """Carry out a run whose budget was checked; see `grow_graph` for the arguments and the errors."""
     options.training_loss(found)
     check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
+    if kept.resume and kept.directory is None:
+        raise GrowError("a run that was kept nowhere cannot go on", hint="give its directory")
+    expansion = expand(graph, validation=validation, loss=found, budget=budget, morphisms=kinds, options=options)
     if kept.directory is None:
-        if kept.resume:
-            raise GrowError("a run that was kept nowhere cannot go on", hint="give its directory")
         log = Log(None, kept.on_event)
-        final = Engine(graph, train, validation, budget, kinds, found, options, None, log).run(None)
+        final = Engine(graph, expansion, train, validation, budget, kinds, found, options, None, log).run(None)
         return Run(final, final.module().eval(), tuple(log.events), None)
     decided = fingerprint(
         graph, train=train, validation=validation, budget=budget, options=options, loss=found, morphisms=kinds
     )
     with _opened(kept.directory, kept.config, decided, kept.resume, kept.replace) as run:
         log = Log(run, kept.on_event)
-        engine = Engine(graph, train, validation, budget, kinds, found, options, run, log)
+        engine = Engine(graph, expansion, train, validation, budget, kinds, found, options, run, log)
         final = engine.run(run.latest(accept=engine.check, on_damage=log.damaged) if kept.resume else None)
         return Run(final, final.module().eval(), tuple(log.events), kept.directory)
 

@@ -121,8 +121,8 @@ def grow_once(
     measured on a third set of examples. While the loss there rises, is predicted to rise, or falls by less than
     `options.agreement` of what is predicted there, its θ is made smaller (`SHRUNK`), and then the set is shortened
     along the path it was selected on. Where no set keeps its promise the first of these that lowers the loss is taken;
-    one that raises it is never committed. A rule that predicts nothing promises nothing,
-    keeps its own θ, and need not pay prices: its sets may only not raise the loss by more than `TOLERANCE`.
+    one that raises it is never committed. A rule that predicts nothing promises nothing, keeps its own θ, and need not
+    pay prices: its sets may only not raise the loss by more than `TOLERANCE`.
 
     Above the budget it comes down to it with the least predicted loss, and is mended (`archir.growing.mending`); that
     is committed whatever the loss does.

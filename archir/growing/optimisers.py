@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 from torch import nn
 
@@ -20,6 +20,18 @@ OPTIMISERS = ("sgd", "adamw")
 POWERS = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2}
 """The power of the gradients in each of these, but for the count of steps."""
 
+AUTO = "auto"
+"""The learning rate that is found by a range test before the first step; see `archir.growing.range_test`."""
+
+_NUMBER = TypeAdapter[float](Real, config=ConfigDict(allow_inf_nan=False))
+
+
+def _number_or_auto(value: object) -> float | str:
+    return AUTO if isinstance(value, str) and value == AUTO else _NUMBER.validate_python(value)
+
+
+Rate = Annotated[float | str, PlainValidator(_number_or_auto, json_schema_input_type=Real | Literal["auto"])]
+
 Moment = Annotated[float, Field(strict=True, ge=0, lt=1), PLAIN]
 
 
@@ -30,7 +42,7 @@ class OptimiserOptions:
 
     Attributes:
         name: `sgd` or `adamw`.
-        rate: learning rate.
+        rate: learning rate; `auto` for one that a range test finds before the first step.
         weight_decay: decay of the weights; decoupled from the gradient in `adamw`.
         momentum: momentum of `sgd`.
         nesterov: whether that is Nesterov's.
@@ -42,7 +54,7 @@ class OptimiserOptions:
     """
 
     name: Annotated[str, among("optimiser", OPTIMISERS)] = "sgd"
-    rate: Real = 0.1
+    rate: Rate = 0.1
     weight_decay: Real = 5e-4
     momentum: Part = 0.9
     nesterov: Truth = True
@@ -55,12 +67,24 @@ class OptimiserOptions:
             raise problem("Nesterov's momentum needs a momentum above 0")
         return self
 
+    @property
+    def known_rate(self) -> float:
+        """The learning rate.
+
+        Raises:
+            GrowError: it is still to be found.
+        """
+        if isinstance(self.rate, str):
+            raise GrowError("the learning rate is still to be found", hint="find it by archir.growing.find_rate")
+        return self.rate
+
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """Return an optimiser of the module's trainable parameters, tied ones once.
 
         Raises:
-            GrowError: it has none.
+            GrowError: it has none, or the rate is still to be found.
         """
+        rate = self.known_rate
         parameters = [p for p in module.parameters() if p.requires_grad]
         if not parameters:
             raise GrowError("the model has no trainable parameters")
@@ -69,10 +93,10 @@ class OptimiserOptions:
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
         if self.name == "adamw":
-            return torch.optim.AdamW(groups, self.rate, betas=self.betas, weight_decay=self.weight_decay)
+            return torch.optim.AdamW(groups, rate, betas=self.betas, weight_decay=self.weight_decay)
         return torch.optim.SGD(
             groups,
-            self.rate,
+            rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             nesterov=self.nesterov,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -180,8 +180,16 @@ class GrowOptions(Training, Growing):
 
     @property
     def rate(self) -> Schedule:
-        """The learning rate of each step."""
-        return Schedule(self.optimiser.rate, self.steps, self.warmup, self.schedule, decay=self.decay)
+        """The learning rate of each step.
+
+        Raises:
+            GrowError: it is still to be found.
+        """
+        return Schedule(self.optimiser.known_rate, self.steps, self.warmup, self.schedule, decay=self.decay)
+
+    def with_rate(self, rate: float) -> GrowOptions:
+        """Return the options with another learning rate."""
+        return replace(self, optimiser=replace(self.optimiser, rate=rate))
 
     def training_loss(self, loss: Loss) -> LossFunction:
         """Return what training minimises where a loss is measured.

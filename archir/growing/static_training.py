@@ -11,6 +11,7 @@ from torch import nn
 from archir.growing.batches import Batches, stream
 from archir.growing.examples import Examples
 from archir.growing.options import GrowOptions
+from archir.growing.range_test import find_rate
 from archir.growing.trainer import Trainer
 from archir.ir.graph import Graph
 from archir.scoring.losses import Loss
@@ -32,7 +33,7 @@ def train_static(
         GrowError: the loss is not finite, or the model rejects a batch.
         ScoreError: outputs and targets do not fit the loss.
     """
-    trainer = Trainer(graph, options)
+    trainer = Trainer(graph, options.with_rate(find_rate(graph, examples, loss, options).rate))
     batches = Batches(examples, options.batch_size, options.seed, options.augmentation)
     torch.manual_seed(options.seed)
     trainer.train(

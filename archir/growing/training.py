@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from archir.errors import GrowError, ScoreError
+from archir.errors import DivergenceError, GrowError, ScoreError
 from archir.growing.batches import Batches
 from archir.growing.examples import Examples, Inputs
 from archir.growing.training_loss import Mixed, training_loss
@@ -36,12 +36,14 @@ class Training:
         examples: number of examples seen.
         loss: mean loss over these examples, each under the weights it met; None if all batches were skipped.
         skipped: number of batches in which nothing is labelled, which change nothing.
+        last: loss of the last step, under the weights before it; None where `loss` is.
     """
 
     steps: int
     examples: int
     loss: float | None
     skipped: int = 0
+    last: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,16 @@ def train(
         on_step: called after each step with its number and loss.
 
     Raises:
-        GrowError: the loss or the gradient is not finite (the weights are those before that step), the loss does not
-            depend on the weights, the model rejects a batch, there are no batches, or `clip` is not above 0.
+        DivergenceError: the loss or the gradient is not finite; the weights are those before that step.
+        GrowError: the loss does not depend on the weights, the model rejects a batch, there are no batches, or `clip`
+            is not above 0.
         ScoreError: outputs and targets do not fit the loss.
     """
     if clip is not None and not 0 < clip < math.inf:
         raise GrowError(f"the gradient cannot be clipped to a norm of {clip}", hint="give a number above 0")
     module.train()
     half, minimised = _is_half(module, precision), training_loss(loss) if minimised is None else minimised
-    step, examples, skipped, total = first_step, 0, 0, 0.0
+    step, examples, skipped, total, last = first_step, 0, 0, 0.0, None
     for inputs, targets in batches:
         if _is_unlabelled(targets.first if isinstance(targets, Mixed) else targets, loss):
             step, skipped = step + 1, skipped + 1
@@ -112,21 +115,23 @@ def train(
         norm = nn.utils.get_total_norm(gradients)
         if not math.isfinite(found) or not bool(torch.isfinite(norm)):
             optimiser.zero_grad(set_to_none=True)
-            raise GrowError(
+            raise DivergenceError(
                 f"the loss is {found} and the norm of its gradient {float(norm)} at step {step}",
+                step=step,
+                loss=found,
                 hint="lower the learning rate, or clip the gradient; the weights are those before this step",
             )
         if clip is not None:
             nn.utils.clip_grads_with_norm_(module.parameters(), clip, norm)
         optimiser.step()
         count = number_of_examples(targets)
-        examples, total = examples + count, total + found * count
+        examples, total, last = examples + count, total + found * count, found
         if on_step is not None:
             on_step(step, found)
         step += 1
     if not examples and not skipped:
         raise GrowError("there are no batches to train on")
-    return Training(step - first_step - skipped, examples, total / examples if examples else None, skipped)
+    return Training(step - first_step - skipped, examples, total / examples if examples else None, skipped, last)
 
 
 def _is_half(module: nn.Module, precision: str) -> bool:

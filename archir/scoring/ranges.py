@@ -149,8 +149,9 @@ def _inside(schema: Mapping[str, Any], part: str | int, kinds: Mapping[str, Any]
         found = listed[part] if part < len(listed) else schema.get("items", {})
     else:
         found = schema.get("properties", {}).get(part, {})
-    found = next((s for s in found.get("anyOf", ()) if s != {"type": "null"}), found)
-    return dict(kinds[found["$ref"].rpartition("/")[2]] if "$ref" in found else found)
+    first, *others = [s for s in found.get("anyOf", ()) if s != {"type": "null"}] or [found]
+    first = kinds[first["$ref"].rpartition("/")[2]] if "$ref" in first else first
+    return {**first, "words": [s["const"] for s in others]}
 
 
 def _words(schema: Mapping[str, Any]) -> str:
@@ -162,7 +163,7 @@ def _words(schema: Mapping[str, Any]) -> str:
             bounds = [f"from {low:g}" if low is not None else f"above {schema['exclusiveMinimum']:g}"]
             bounds += [f"to {high:g}"] if high not in (None, LARGEST) else []
             bounds += [f"and below {schema['exclusiveMaximum']:g}"] if "exclusiveMaximum" in schema else []
-            return " ".join([kind, *bounds])
+            return " ".join([kind, *bounds, *(f"or {word!r}" for word in schema.get("words", ()))])
         case "string":
             return str(schema.get("description", "text"))
         case "boolean":

@@ -49,17 +49,24 @@ name = "adamw"
 rate = 1
 weight_decay = 0.0
 betas = [0.8, 0.99]
+decay_all = true
 
 [augmentation]
 flip = true
 crop = 4
+cutout = 3
+mixup = 0.2
 
 [training]
 steps = 300
 batch_size = 32
 warmup = 10
-schedule = "linear"
+schedule = "held"
+decay = 0.3
 clip = 1.0
+ema = 0.02
+label_smoothing = 0.1
+precision = "float32"
 evaluate_every = 20
 checkpoint_every = 50
 
@@ -103,11 +110,15 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         first_growth=0.2,
         last_growth=0.7,
         batch_size=32,
-        optimiser=OptimiserOptions("adamw", 1.0, 0.0, betas=(0.8, 0.99)),
+        optimiser=OptimiserOptions("adamw", 1.0, 0.0, betas=(0.8, 0.99), decay_all=True),
         warmup=10,
-        schedule="linear",
-        augmentation=Augmentation(True, 4),
+        schedule="held",
+        decay=0.3,
+        augmentation=Augmentation(True, 4, 3, 0.2),
         clip=1.0,
+        ema=0.02,
+        label_smoothing=0.1,
+        precision="float32",
         learn_steps=9,
         refine=5,
         prices=Prices(parameters=3e-7),
@@ -190,6 +201,12 @@ flops = "much"
         ("parameters = 1000", "parameters = 9\n[training]\nsteps = 0", "steps is 0, not a whole number from 1"),
         ("parameters = 1000", "parameters = 9\n[training]\nwarmup = 5000", "warm-up of 5000 steps does not fit"),
         ("parameters = 1000", "parameters = 9\n[training]\nschedule = 'cosin'", "did you mean cosine?"),
+        ("parameters = 1000", "parameters = 9\n[training]\nprecision = 'float16'", "did you mean bfloat16"),
+        (
+            "parameters = 1000",
+            "parameters = 9\n[training]\nema = 0.999",
+            "ema is 0.999, not a finite number from 0 to 0.5",
+        ),
         ("parameters = 1000", "parameters = 9\n[optimiser]\nbetas = [0.9]", "optimiser.betas[1] is missing"),
         ("parameters = 1000", "parameters = 0", "budget: parameters is 0, not positive"),
         ("parameters = 1000", "parameters = 9\n[optimiser]\nbetas = [0, 1, 2]", "not a list of 2 values"),
@@ -240,8 +257,8 @@ def test_odd_values_are_taken_or_refused_by_name(tmp_path: Path, table: str) -> 
             "passes",
             "plugins",
         ),
-        "optimiser": ("name", "rate", "weight_decay", "momentum", "betas", "nesterov"),
-        "augmentation": ("flip", "crop"),
+        "optimiser": ("name", "rate", "weight_decay", "momentum", "betas", "nesterov", "decay_all"),
+        "augmentation": ("flip", "crop", "cutout", "mixup"),
         "prices": ("parameters", "flops", "peak_bytes", "latency"),
     }
     small = {"model": {"factory": "'a:b'"}, "data": {"source": "'digits'"}, "budget": {"parameters": "9"}}

@@ -36,7 +36,7 @@ def test_a_held_rate_falls_over_the_last_part_of_the_steps() -> None:
 
 def test_options_make_the_schedule_of_a_run() -> None:
     options = GrowOptions(steps=10, growth_steps=0, schedule="held", decay=0.2, warmup=1)
-    assert options.rate == Schedule(options.optimiser.rate, 10, 1, "held", decay=0.2)
+    assert options.rate == Schedule(options.optimiser.known_rate, 10, 1, "held", decay=0.2)
 
 
 def test_bad_schedules_are_refused() -> None:

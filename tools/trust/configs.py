@@ -41,17 +41,24 @@ weight_decay = 0.0
 momentum = 0.9
 nesterov = true
 betas = [0.9, 0.99]
+decay_all = false
 
 [augmentation]
 flip = true
 crop = 1
+cutout = 2
+mixup = 0.2
 
 [training]
 steps = 100
 batch_size = 8
 warmup = 2
 schedule = "cosine"
+decay = 0.4
 clip = 1.0
+ema = 0.01
+label_smoothing = 0.1
+precision = "auto"
 evaluate_every = 10
 checkpoint_every = 50
 

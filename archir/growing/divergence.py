@@ -1,0 +1,98 @@
+"""What a run does when its loss diverges: it goes back to where it was well, at half the rate, once."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from archir.errors import DivergenceError
+from archir.growing.checks import labelled
+from archir.growing.examples import Examples
+from archir.growing.run import Checkpoint
+from archir.growing.training import Training, call, evaluating
+from archir.scoring.losses import Loss
+from archir.scoring.targets import map_tensors
+
+TIMES = 10.0
+"""How many times the loss of a network that has learned nothing a loss is that has diverged."""
+
+SLOWER = 0.5
+"""What the learning rate is multiplied with when the loss has diverged."""
+
+
+def largest_loss(module: nn.Module, examples: Examples, loss: Loss, size: int) -> float:
+    """Return the loss above which training has diverged though it is finite.
+
+    That is `TIMES` the loss of some examples, or that of outputs which are all zero if it is larger, since the loss
+    of a network that was trained before says little; or `TIMES` one nat if both are smaller.
+
+    Args:
+        module: the network before the first step; its mode is left as it was.
+        examples: training examples.
+        loss: what is minimised.
+        size: how many of the examples are looked at, at most.
+    """
+    first = examples.take(labelled(examples, loss)[:size])
+    with evaluating(module), torch.no_grad():
+        outputs = call(module, first.inputs)
+        found = [abs(float(loss(o, first.targets))) for o in (outputs, map_tensors(torch.zeros_like, outputs))]
+    return TIMES * max(1.0, *filter(math.isfinite, found))
+
+
+class Recovery:
+    """The learning rate of a run, how often its loss has diverged, and the checkpoint it goes back to then.
+
+    Attributes:
+        rate: the highest learning rate.
+        diverged: how often the loss has diverged at higher rates.
+        most: the loss above which it has diverged.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing to go back to."""
+        self.rate = math.nan
+        self.diverged = 0
+        self.most = math.inf
+        self._last: Checkpoint | None = None
+        self._kept = time.monotonic()
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint from now on; its state has `rate`, `diverged` and `seconds`."""
+        self._last = checkpoint
+        self._kept = time.monotonic()
+
+    def check(self, stretch: Training, step: int) -> None:
+        """Check the losses of a stretch of training that ends at a step.
+
+        Raises:
+            DivergenceError: their mean or the last of them is too large.
+        """
+        largest = max((value for value in (stretch.loss, stretch.last) if value is not None), default=0.0)
+        if largest > self.most:
+            raise DivergenceError(
+                f"the loss before step {step} is {largest:.6g}, above {self.most:.6g}", step=step, loss=largest
+            )
+
+    def after(self, error: DivergenceError) -> Checkpoint:
+        """Return where to go on after the loss has diverged: the last checkpoint, at half the rate.
+
+        Raises:
+            DivergenceError: it has diverged before.
+        """
+        if self.diverged:
+            raise DivergenceError(
+                f"the loss diverged twice; the last time, {error.what}",
+                why=f"the learning rate was {self.rate / SLOWER:g}, and {self.rate:g} after that",
+                step=error.step,
+                loss=error.loss,
+                hint="give a lower rate, clip the gradient (`clip = 1.0`), or look for inputs that are far off",
+            ) from error
+        assert self._last is not None
+        state = dict(self._last.state)
+        state |= {"rate": self.rate * SLOWER, "diverged": self.diverged + 1}
+        state["seconds"] += time.monotonic() - self._kept
+        return replace(self._last, state=state)

@@ -1,0 +1,63 @@
+"""What training begins with: the seed, or the seed expanded beyond the final budget if that can lead back into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from archir.growing.batches import Batches
+from archir.growing.birth import Birth
+from archir.growing.checks import held_out
+from archir.growing.examples import Examples
+from archir.growing.expansion import Expansion, widen_uniformly
+from archir.growing.feasibility import check_memory, check_reachable
+from archir.growing.learned import compare_with_fresh
+from archir.growing.options import EXPANSION, GrowOptions
+from archir.ir.graph import Graph
+from archir.rewrite.morphism import Morphism, cost_of
+from archir.scoring.budget import Budget
+from archir.scoring.losses import Loss
+from archir.scoring.strategies.registry import DEFAULT
+
+
+def expand(
+    seed: Graph,
+    *,
+    validation: Examples,
+    loss: Loss,
+    budget: Budget,
+    morphisms: Sequence[Morphism],
+    options: GrowOptions,
+) -> Expansion | None:
+    """Return the seed widened beyond the final budget as the options say, None if it is to begin as it is.
+
+    Args:
+        seed: the seed.
+        validation: examples its loss is compared on with that of fresh networks, if its birth is `auto`.
+        loss: the loss.
+        budget: the final budget.
+        morphisms: the kinds of rewrite that have to lead to the budget.
+        options: how it is grown.
+
+    Raises:
+        GrowError: there is too little memory to train what training begins with, or no set leads to the budget.
+        ScoreError: outputs and targets do not fit the loss.
+    """
+    factor = _factor(seed, morphisms, options)
+    found = None
+    if factor > 1 and options.growth_steps:
+        few = Batches(held_out(validation, loss, options.score_examples, options.seed)[0], options.batch_size)
+        birth: Birth = "split" if options.birth == "split" else "fresh"
+        if options.birth == "auto":
+            birth = compare_with_fresh(seed, few, loss, options.seed).birth
+        found = widen_uniformly(seed, budget.scaled(factor), birth=birth, seed=options.seed)
+        check_reachable(budget, found.graph, morphisms)
+    check_memory(seed if found is None else found.graph, options.batch_size, options.optimiser)
+    return found
+
+
+def _factor(seed: Graph, morphisms: Sequence[Morphism], options: GrowOptions) -> float:
+    """Return how many times the final budget training begins with at most; 1 for the seed."""
+    if options.expansion is not None:
+        return options.expansion
+    sites = (site for morphism in morphisms for site in morphism.sites(seed))
+    return EXPANSION if options.rule == DEFAULT and any(cost_of(seed, site).frees for site in sites) else 1.0

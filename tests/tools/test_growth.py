@@ -1,0 +1,220 @@
+"""The study of growth: its tasks, how a budget is allocated, and its records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from archir.axes.infer import infer_widths
+from archir.cli.controls import widen_uniformly
+from archir.cost import cost
+from archir.errors import GrowError
+from archir.growing.data import load_data
+from archir.growing.optimisers import OptimiserOptions
+from archir.growing.options import GrowOptions
+from archir.growing.static_training import train_static as plainly
+from archir.growing.training import Metrics
+from archir.scoring.losses import LOSSES
+from tools.benchmarks.growth import run
+from tools.growth import arms, images, runs
+from tools.growth.allocations import LEAST, budget, drawn, uniform
+from tools.growth.arms import find_arm
+from tools.growth.figures import figures
+from tools.growth.records import Key, Record, Records
+from tools.growth.segmentation import CLASSES, SIDE
+from tools.growth.subjects import find_task
+from tools.growth.table import NOISE, made, perceptron
+from tools.growth.tasks import Task
+from tools.growth.text import text
+from tools.growth.training import Outcome, Point, train_static
+
+
+@pytest.fixture(scope="module")
+def toy() -> Task:
+    """Return a task that takes no time."""
+    return Task(
+        "toy",
+        load_data("digits"),
+        lambda times: nn.Sequential(nn.Flatten(), *perceptron((64, 6 * times, 4 * times, 10))),
+        LOSSES["cross_entropy"],
+        "accuracy",
+        1500,
+        GrowOptions(steps=20, batch_size=32, warmup=2, clip=1.0, optimiser=OptimiserOptions("adamw", 1e-2, 0.01)),
+        (1e-3, 1e-2, 3e-2),
+    )
+
+
+@pytest.fixture
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the spec of a few images like those of CIFAR-10."""
+    monkeypatch.setattr(images, "EXAMPLES", 40)
+    noise = np.random.default_rng(0)
+    for part in ("train", "test"):
+        x = noise.integers(256, size=(40, 32, 32, 3), dtype=np.uint8)
+        np.savez(tmp_path / f"{part}.npz", x=x, y=np.arange(40) % 10)
+    return f"train={tmp_path}/train.npz, test={tmp_path}/test.npz"
+
+
+@pytest.mark.slow
+def test_the_uniform_residual_network_is_what_widening_the_seed_gives(cifar: str) -> None:
+    task = find_task("residual", cifar)
+    sizes = uniform(task)
+    assert list(sizes.values()) == [11, 18, 18, 28, 28, 36, 36]
+    widened = widen_uniformly(task.network(task.seed_sizes, 0), task.parameters)
+    assert {w.name: w.size for w in infer_widths(widened)} == sizes
+    assert budget(task).limits == {"parameters": 60_000, "flops": 2_001_296}
+    assert cost(task.network(sizes, 0)) == task.cost(sizes)
+    assert task.dataset.train.take(slice(1)).inputs.shape == (1, 3, 16, 16)  # type: ignore[union-attr]
+    assert (len(task.dataset.train), len(task.dataset.validation), len(task.dataset.test)) == (32, 8, 40)
+
+
+def test_the_plain_network_has_a_width_for_each_convolution(cifar: str) -> None:
+    assert list(find_task("vgg", cifar).seed_sizes.values()) == [6, 8, 12, 14, 18, 20]
+
+
+@pytest.mark.parametrize("name", ["table", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "text"))])
+def test_a_random_allocation_spends_the_budget(name: str) -> None:
+    task = find_task(name)
+    limits = budget(task)
+    assert limits.allows(task.cost(task.seed_sizes))
+    assert limits.flops is not None
+    seen = [drawn(task, number) for number in range(5)]
+    for sizes in seen:
+        found = cost(task.network(sizes, 0))
+        assert limits.allows(found) and found.flops >= LEAST * limits.flops
+        assert found == task.cost(sizes)
+    assert len({tuple(sizes.values()) for sizes in seen}) == 5
+    drawn.cache_clear()
+    assert drawn(task, 3) == seen[3]
+
+
+@pytest.mark.slow
+def test_heads_are_not_added_by_hand() -> None:
+    task = text()
+    sizes = uniform(task)
+    assert all(sizes[name] == task.seed_sizes[name] == 4 for name in task.held)
+    assert min(sizes[name] / size for name, size in task.seed_sizes.items() if name not in task.held) > 2
+
+
+def test_networks_are_drawn_afresh(toy: Task) -> None:
+    one, same, other = (toy.network(toy.seed_sizes, seed) for seed in (0, 0, 1))
+    for name, node in one.by_name.items():
+        mine = one.tensors[node.id]
+        assert torch.equal(mine, same.tensors[same.by_name[name].id])
+        assert torch.equal(mine, other.tensors[other.by_name[name].id]) is name.endswith("bias")
+        bound = 0.0 if name.endswith("bias") else mine[0].numel() ** -0.5
+        assert 0.8 * bound <= mine.abs().max() <= bound
+
+
+def test_static_training_is_that_of_archir(toy: Task) -> None:
+    graph = toy.network(uniform(toy), 3)
+    found = train_static(toy, graph, 3, 1e-2)
+    wanted = plainly(graph, toy.dataset.train, toy.loss, toy.training(3, 1e-2)).state_dict()
+    for name, tensor in found.module.state_dict().items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=0, atol=0)
+    assert [p.step for p in found.curve] == [1, 2, 5, 10, 15, 20]
+    batch = len(toy.dataset.train) / -(-len(toy.dataset.train) // 32)
+    assert found.training_flops == pytest.approx(3 * cost(graph).flops * batch * 20, rel=0.02)
+    assert found.curve[-1].training_flops == found.training_flops
+
+
+def test_what_is_recorded_is_not_made_again(toy: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, float]] = []
+
+    def arm(task: Task, seed: int, rate: float) -> Outcome:
+        made.append((seed, rate))
+        if seed == 1:
+            raise GrowError("it did not work")
+        return find_arm("seed")(task, seed, rate)
+
+    monkeypatch.setattr(arms, "ARMS", {**arms.ARMS, "counted": arm})
+    records, lines = Records(tmp_path), list[str]()
+    keys = [runs.key(toy.lasting(4), "counted", seed) for seed in (0, 1)]
+    first = runs.make(keys, {"toy": toy}, records, lines.append)
+    assert runs.make(keys, {"toy": toy}, records, lines.append) == first == records.all()
+    assert made == [(0, 1e-2), (1, 1e-2)] and len(lines) == 2
+    done, failed = first
+    assert done.sizes == toy.seed_sizes and done.parameters == toy.cost(toy.seed_sizes).parameters
+    assert done.validation is not None and done.validation.accuracy == done.curve[-1].accuracy
+    assert done.test is not None and done.curve[-1].step == 4
+    assert "it did not work" in failed.failure and failed.validation is None
+    assert list(tmp_path.rglob("*.lock")) == []
+    with pytest.raises(ValueError, match="another task"):
+        runs.make(keys, {"toy": replace(toy, parameters=1600)}, records, lines.append)
+
+
+def test_a_record_is_made_by_one_process(toy: Task, tmp_path: Path) -> None:
+    records, wanted = Records(tmp_path), runs.key(toy.lasting(4), "seed")
+    with records.claim(wanted) as mine, records.claim(wanted) as other:
+        assert (mine, other) == (True, False)
+        assert runs.make([wanted], {"toy": toy}, records, print) == []
+    assert len(runs.make([wanted], {"toy": toy}, records, print)) == 1
+
+
+def test_arms_have_names() -> None:
+    with pytest.raises(ValueError, match="no arm 'rundom-1'"):
+        find_arm("rundom-1")
+
+
+def record(arm: str, seed: int, accuracy: float, half: float, flops: int) -> Record:
+    """Return a made-up training."""
+    curve = (Point(10, 1, 1.0, half), Point(20, 2, 1.0, accuracy))
+    key, end = Key("toy", arm, seed, 1e-2, 20), Metrics(1.0, accuracy)
+    return Record(key, "", {}, 1000, flops, 2, 3.0, end, end, curve, {}, "", "")
+
+
+def test_figures_of_what_is_known(toy: Task) -> None:
+    random = [record(f"random-{i}", 0, i / 10, i / 20, -i) for i in range(8)]
+    found = figures([*random, *(record("uniform", i, 0.5 + i / 10, 0.1, 0) for i in range(3))], {"toy": toy})["toy"]
+    assert found["rates"] == {"0.01": 0.5}
+    assert found["uniform"]["mean"] == pytest.approx(0.6) and found["uniform"]["deviation"] == pytest.approx(0.1)
+    assert (found["random"]["number"], found["random"]["most"]) == (8, 0.7)
+    correlations = found["correlation_with_the_end"]
+    assert correlations["after step 10"] == {
+        "mean": pytest.approx(1),
+        "low": pytest.approx(1),
+        "high": pytest.approx(1),
+    }
+    assert correlations["flops"]["mean"] == pytest.approx(-1)
+    assert "parameters" not in correlations, "they are all the same"
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_tasks_without_their_data_are_left_out(tmp_path: Path) -> None:
+    found = run(str(tmp_path), only="residual")
+    assert found["left_out"] == {"residual": "needs CIFAR-10: give --data"}
+    with pytest.raises(ValueError, match="no task or part 'resnet'"):
+        run(str(tmp_path), only="resnet")
+    with pytest.raises(ValueError, match="give its files"):
+        find_task("vgg")
+
+
+def test_no_paragraph_is_in_two_parts() -> None:
+    dataset = text().dataset
+    parts: Sequence[torch.Tensor] = [
+        split.inputs for split in (dataset.train, dataset.validation, dataset.test) if torch.is_tensor(split.inputs)
+    ]
+    windows = [{tuple(w) for w in part.unfold(1, 32, 1).flatten(0, 1).tolist()} for part in parts]
+    assert len(windows[0] & windows[1]) < 0.1 * len(windows[1])
+    assert [len(p) for p in parts[1:]] == pytest.approx([len(parts[0]) / 8] * 2, rel=0.3)
+
+
+def test_a_table_has_the_noise_it_says() -> None:
+    (inputs, targets), (again, _) = made(5000), made(5000)
+    assert torch.equal(inputs, again) and targets.shape == (5000, 1)
+    assert float(targets.var()) == pytest.approx(1 + NOISE**2, rel=0.05)
+
+
+def test_every_pixel_has_a_class() -> None:
+    dataset = find_task("unet").dataset
+    train, pixels = dataset.train.inputs, dataset.train.targets
+    assert torch.is_tensor(train) and torch.is_tensor(pixels)
+    assert train.shape[1:] == (1, SIDE, SIDE) and pixels.shape[1:] == (SIDE, SIDE)
+    assert torch.bincount(pixels.flatten(), minlength=CLASSES).min() > 10_000

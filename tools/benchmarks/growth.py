@@ -1,0 +1,56 @@
+"""What growing is worth: networks of one budget, by hand, by chance and by growing, on five tasks.
+
+Every training is a record in a folder and is made once. `--only` names tasks and parts of the study: `rates` and
+`noise` are the uniform network at every learning rate and from every seed, `ceiling` random allocations of equal cost,
+of which `--trials` are drawn for each task.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from tools.growth import runs
+from tools.growth.figures import figures
+from tools.growth.records import Key, Records
+from tools.growth.subjects import ON_IMAGES, TASKS, find_task
+from tools.growth.tasks import Task
+
+PARTS = ("rates", "noise", "ceiling")
+
+
+def run(records: str, data: str | None = None, only: str | None = None, trials: int = 40) -> Mapping[str, object]:
+    """Return the figures.
+
+    Args:
+        records: a folder to keep the records in; what is there already is not made again.
+        data: spec of CIFAR-10, as `archir.load_data` takes it; the tasks on it are left out if it is not given, and
+            the figures say so.
+        only: names of tasks and parts, with commas between; everything if there are none of that kind among them.
+        trials: random allocations of each task.
+
+    Raises:
+        ValueError: there is no task or part of a name.
+    """
+    torch.set_num_threads(1)
+    named = [] if only is None else only.split(",")
+    unknown = [name for name in named if name not in (*TASKS, *PARTS)]
+    if unknown:
+        raise ValueError(f"there is no task or part {unknown[0]!r}, but {', '.join((*TASKS, *PARTS))}")
+    wanted = [name for name in TASKS if name in named] or list(TASKS)
+    left_out = [name for name in wanted if name in ON_IMAGES and data is None]
+    tasks = {name: find_task(name, data) for name in wanted if name not in left_out}
+    makers: Mapping[str, Callable[[Task], Iterable[Key]]] = {
+        "rates": runs.rates,
+        "noise": runs.noise,
+        "ceiling": partial(runs.ceiling, trials=trials),
+    }
+    parts = [part for part in PARTS if part in named] or list(PARTS)
+    keys = [k for part in parts for k in runs.in_turn([list(makers[part](task)) for task in tasks.values()])]
+    found = runs.make(keys, tasks, Records(Path(records)), lambda line: print(line, file=sys.stderr, flush=True))
+    missing = {name: "needs CIFAR-10: give --data" for name in left_out}
+    return {"left_out": missing, "made_elsewhere": len(keys) - len(found), **figures(found, tasks)}

@@ -1,0 +1,88 @@
+"""The figures of the study, read off its records."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from tools.growth.records import Record
+from tools.growth.tasks import Task
+
+BOOTSTRAPS = 2000
+"""Samples that an interval is read off."""
+
+
+def figures(records: Sequence[Record], tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """Return the figures of each task."""
+    found: dict[str, Any] = {}
+    for name, task in tasks.items():
+        some = [r for r in records if r.key.task == name]
+        uniform = [r for r in some if r.key.arm == "uniform"]
+        random = [r for r in some if r.key.arm.startswith("random-")]
+        found[name] = {
+            "judged_by": task.judged_by,
+            "records": len(some),
+            "failures": {str(r.key.path): r.failure for r in some if r.failure},
+            "seconds_of_a_training": _mean([r.seconds for r in some]),
+            "rates": {f"{r.key.rate:g}": value(r, task) for r in uniform if r.key.seed == 0 and not r.failure},
+            "uniform": _spread([value(r, task) for r in uniform if r.key.rate == task.rate and not r.failure]),
+            "random": _spread([value(r, task) for r in random if not r.failure]),
+            "correlation_with_the_end": _criteria([r for r in random if not r.failure], task),
+        }
+    return found
+
+
+def value(record: Record, task: Task) -> float:
+    """Return the figure a training is judged by, on the validation split."""
+    assert record.validation is not None
+    return float(getattr(record.validation, task.judged_by))
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """Return the rank correlation of two lists, and its 95 % interval over samples of pairs drawn with replacement."""
+    pairs, generator = np.array([one, other]), np.random.default_rng(0)
+    draws = generator.integers(len(one), size=(BOOTSTRAPS, len(one)))
+    found = [float(spearmanr(*pairs[:, d]).statistic) for d in draws if all(np.ptp(p[d]) > 0 for p in pairs)]
+    low, high = np.quantile(found, [0.025, 0.975])
+    return {"mean": float(spearmanr(*pairs).statistic), "low": float(low), "high": float(high)}
+
+
+def _criteria(records: Sequence[Record], task: Task) -> dict[str, Any]:
+    """Return how well the final score of random allocations is known before; larger is better for all."""
+    if len(records) < 4:
+        return {}
+    final = [_score(r, task, -1) for r in records]
+    looks = {f"after step {p.step}": i for i, p in enumerate(records[0].curve[:-1])}
+    criteria: dict[str, Callable[[Record], float]] = {
+        "parameters": lambda r: r.parameters,
+        "flops": lambda r: r.flops,
+        **{name: lambda r, i=i: _score(r, task, i) for name, i in looks.items()},  # type: ignore[misc]
+    }
+    found = {name: [of(r) for r in records] for name, of in criteria.items()}
+    return {name: rank_correlation(values, final) for name, values in found.items() if len(set(values)) > 1}
+
+
+def _score(record: Record, task: Task, look: int) -> float:
+    point = record.curve[look]
+    if task.judged_by == "loss":
+        return -point.loss
+    assert point.accuracy is not None
+    return point.accuracy
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    quartiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    names = ("least", "lower", "median", "upper", "most")
+    found = {name: float(q) for name, q in zip(names, quartiles, strict=True)}
+    return {"number": len(values), "mean": statistics.fmean(values), "deviation": deviation, **found}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else 0.0
