@@ -3,6 +3,7 @@
     graph = archir.trace(model, (x,))
     for width in archir.widths(graph): ...
     run = archir.grow(graph, train=(x, y), validation=(x, y), budget=60_000)
+    run = archir.compress(run.graph, train=(x, y), validation=(x, y), budget=archir.Budget(flops=0.5))
     archir.to_python(run.graph, "out")
 
 Public names are loaded when they are first used, so that `import archir` is quick.
@@ -27,7 +28,7 @@ from archir.errors import (
 )
 
 if TYPE_CHECKING:
-    from archir.api import apply, candidates, grow, morphisms, passes, prune_with_compensation, score, widths
+    from archir.api import apply, candidates, compress, grow, morphisms, passes, prune_with_compensation, score, widths
     from archir.axes.widths import Width, Widths
     from archir.comparison import Difference, compare
     from archir.emit.onnx import to_onnx
@@ -102,6 +103,7 @@ __all__ = [
     "apply",
     "candidates",
     "compare",
+    "compress",
     "coupled",
     "find_value",
     "format_spec",
@@ -124,7 +126,17 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(
-        ("apply", "candidates", "grow", "morphisms", "passes", "prune_with_compensation", "score", "widths"),
+        (
+            "apply",
+            "candidates",
+            "compress",
+            "grow",
+            "morphisms",
+            "passes",
+            "prune_with_compensation",
+            "score",
+            "widths",
+        ),
         "archir.api",
     ),
     **dict.fromkeys(("Width", "Widths"), "archir.axes.widths"),

@@ -13,6 +13,7 @@ from torch.distributed import ProcessGroup
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
 from archir.errors import GrowError, PassError, ScoreError
+from archir.growing.compress import compress_graph
 from archir.growing.examples import Examples, Inputs
 from archir.growing.grow import Run, grow_graph
 from archir.growing.log import Listener
@@ -42,6 +43,9 @@ from passes.prune import Prune
 
 Kinds = str | Morphism | Sequence[Morphism]
 """Kinds of rewrite, as text or as objects."""
+
+COMPRESSING = "prune"
+"""The kinds of rewrite that networks are compressed by unless others are asked for."""
 
 
 def widths(graph: Graph) -> Widths:
@@ -268,6 +272,59 @@ def grow(
         validation=_split(validation, "validation"),
         budget=budget if isinstance(budget, Budget) else Budget(parameters=budget),
         morphisms=find_morphisms(morphisms),
+        loss=loss,
+        options=options,
+        directory=None if directory is None else Path(directory),
+        config=config,
+        resume=resume,
+        on_event=on_event,
+    )
+
+
+def compress(
+    model: nn.Module | Graph,
+    *,
+    train: Examples | tuple[Inputs, Targets],
+    validation: Examples | tuple[Inputs, Targets],
+    budget: Budget,
+    loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",
+    options: GrowOptions | None = None,
+    morphisms: Kinds | None = None,
+    directory: str | Path | None = None,
+    config: str = "",
+    resume: bool = False,
+    on_event: Listener | None = None,
+) -> Run:
+    """Contract a trained network into a budget in some steps, and train it on in between and afterwards.
+
+    Args:
+        model: the trained network; a module is traced with the first examples of `train`.
+        train: examples the weights are learned on, as a split or a pair (inputs, targets).
+        validation: examples everything is chosen on.
+        budget: hard limits, or parts of what the network costs: `Budget(flops=0.5)`.
+        loss: name of a loss, or a callable of outputs and targets.
+        options: how it is contracted, in `growth_steps` steps the first of which comes before any training, and
+            trained: `steps` steps in all.
+        morphisms: the kinds of rewrite; prune if not given.
+        directory: where to keep the run; nothing is kept if not given.
+        config: text that tells what the run is, kept in the directory.
+        resume: go on with the run in the directory.
+        on_event: is told every event as it happens.
+
+    Raises:
+        CaptureError: the module cannot be captured.
+        GrowError: the network is within the budget, or cannot be made as small; the loss is not finite, or the options
+            make no sense.
+        ScoreError: the network cannot be scored.
+        FileError: the directory cannot be written, holds another run, or is damaged.
+    """
+    split = _split(train, "training")
+    return compress_graph(
+        model if isinstance(model, Graph) else trace_on(model, split),
+        train=split,
+        validation=_split(validation, "validation"),
+        budget=budget,
+        morphisms=find_morphisms(COMPRESSING if morphisms is None else morphisms),
         loss=loss,
         options=options,
         directory=None if directory is None else Path(directory),

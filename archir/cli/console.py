@@ -12,12 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from archir.cli.lazy import LazyModule
 from archir.errors import ArchirError
 from archir.ir.printable import printable
 
 if TYPE_CHECKING:
-    from archir.growing.report import loss_change
-from archir.growing.run import Event
+    from archir.growing import report
+    from archir.growing.run import Event
+else:
+    report = LazyModule("archir.growing.report")
 
 WIDTH = 120
 """Columns of what is printed where there is no terminal."""
@@ -129,7 +132,8 @@ class RunProgress:
         match event["event"]:
             case "started":
                 self._progress.update(self._task, total=event["steps"])
-                self.line(f"seed: {event['parameters']:,} parameters, {event['flops']:,} FLOPs")
+                what = "network" if event["kind"] == "compression" else "seed"
+                self.line(f"{what}: {event['parameters']:,} parameters, {event['flops']:,} FLOPs")
             case "resumed":
                 self._progress.update(self._task, completed=event["step"])
                 self.line(f"going on from step {event['step']}, after growth step {event['growth']}")
@@ -156,10 +160,11 @@ class RunProgress:
             case "scored":
                 self._kind = event["kind"]
             case "grown":
-                predicted = "" if event["predicted"] is None else f"{loss_change(event['predicted'])} predicted, "
+                told = report.loss_change
+                predicted = "" if event["predicted"] is None else f"{told(event['predicted'])} predicted, "
                 self.line(
                     f"{self._kind} {event['growth']} at step {event['step']}: {event['parameters_before']:,} -> "
-                    f"{event['parameters']:,} parameters, loss {predicted}{loss_change(event['realised'])} realised"
+                    f"{event['parameters']:,} parameters, loss {predicted}{told(event['realised'])} realised"
                 )
                 if event["note"]:
                     self.line(f"  {event['note']}")

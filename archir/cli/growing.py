@@ -1,4 +1,4 @@
-"""The work of the commands `grow` and `report`: a run from its configuration to its files."""
+"""The work of the commands `grow`, `compress` and `report`: a run from its configuration to its files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
-from archir.api import morphisms, trace_on
+from archir.api import COMPRESSING, morphisms, trace_on
 from archir.cli.console import RunProgress, print_table, say
 from archir.cli.controls import Control, train_controls
 from archir.cost import cost
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
+from archir.growing.compress import compress_graph
 from archir.growing.config import RunConfig, read_config
 from archir.growing.data import Dataset
 from archir.growing.examples import Examples
@@ -62,23 +63,86 @@ def grow(
         ArchirError: of whatever part goes wrong; nothing has been written unless the training had begun.
         SystemExit: it was interrupted.
     """
-    config = read_config(path)
-    config = config if data is None else config.with_data(data)
-    config = config if rule is None else config.with_rule(rule)
+    config = _configured(path, data, rule)
     directory = config.output if out is None else out
-    with RunProgress(quiet=quiet) as progress:
-        dataset, loss = config.load_data(), config.find_loss()
-        graph = seed_graph(config, dataset.train)
-        try:
-            run = start(config, graph, dataset, loss, directory, progress, plugins=plugins, resume=resume)
-        except KeyboardInterrupt as interrupt:
-            progress.line(f"interrupted; the run in {directory} goes on with --resume")
-            raise SystemExit(INTERRUPTED) from interrupt
+    dataset, loss, graph, run = _carried_out(config, directory, plugins, resume=resume, quiet=quiet)
     trained = (
         train_controls(graph, run.graph.parameter_count, dataset, loss, config.options, quiet=quiet) if controls else []
     )
     size, title = config.options.batch_size, f"{path.stem}: {cost_line(run.graph)}"
     finish(run, dataset, loss, directory, batch_size=size, title=title, controls=trained)
+
+
+def compress(
+    path: Path,
+    *,
+    data: str | None,
+    rule: str | None,
+    plugins: Sequence[str],
+    out: Path | None,
+    resume: bool,
+    quiet: bool,
+) -> None:
+    """Contract the trained network of a configuration file into its budget, and write what it has become.
+
+    Args:
+        path: the configuration; the model is the trained network.
+        data: other data than the file's.
+        rule: another rule to choose candidates by than the file's.
+        plugins: modules whose passes are known, beside those the file names.
+        out: another directory than the file's.
+        resume: go on with the run in the directory.
+        quiet: show no progress.
+
+    Raises:
+        ArchirError: of whatever part goes wrong; nothing has been written unless the first contraction had begun.
+        SystemExit: it was interrupted.
+    """
+    config = _configured(path, data, rule)
+    directory = config.output if out is None else out
+    found = _carried_out(config, directory, plugins, resume=resume, quiet=quiet, compresses=True)
+    dataset, loss, graph, run = found
+    size, title = config.options.batch_size, f"{path.stem}: {cost_line(graph)} -> {cost_line(run.graph)}"
+    before = Control("before", graph, graph.module().eval())
+    finish(run, dataset, loss, directory, batch_size=size, title=title, controls=[before])
+
+
+def _configured(path: Path, data: str | None, rule: str | None) -> RunConfig:
+    """Return a configuration, with other data or another rule than the file's if they are given."""
+    config = read_config(path)
+    config = config if data is None else config.with_data(data)
+    return config if rule is None else config.with_rule(rule)
+
+
+def _carried_out(
+    config: RunConfig,
+    directory: Path,
+    plugins: Sequence[str],
+    *,
+    resume: bool,
+    quiet: bool,
+    compresses: bool = False,
+) -> tuple[Dataset, Loss, Graph, Run]:
+    """Return the examples, the loss, and the network before and after a run."""
+    with RunProgress(quiet=quiet) as progress:
+        dataset, loss = config.load_data(), config.find_loss()
+        graph = seed_graph(config, dataset.train)
+        try:
+            run = start(
+                config,
+                graph,
+                dataset,
+                loss,
+                directory,
+                progress,
+                plugins=plugins,
+                resume=resume,
+                compresses=compresses,
+            )
+        except KeyboardInterrupt as interrupt:
+            progress.line(f"interrupted; the run in {directory} goes on with --resume")
+            raise SystemExit(INTERRUPTED) from interrupt
+    return dataset, loss, graph, run
 
 
 def seed_graph(config: RunConfig, train: Examples) -> Graph:
@@ -106,15 +170,18 @@ def start(
     plugins: Sequence[str] = (),
     resume: bool = False,
     replace: bool = False,
+    compresses: bool = False,
 ) -> Run:
-    """Carry out a run; everything that can be is checked before its directory is made.
+    """Carry out a run, of growth or of compression; everything that can be is checked before its directory is made.
 
     Raises:
         ArchirError: of whatever part goes wrong.
     """
     registry = find_passes(plugins, known=find_passes(config.plugins, base=config.base))
-    kinds = morphisms("; ".join(config.passes) or None, registry=registry)
-    return grow_graph(
+    default = COMPRESSING if compresses else None
+    kinds = morphisms("; ".join(config.passes) or default, registry=registry)
+    carry_out = compress_graph if compresses else grow_graph
+    return carry_out(
         graph,
         train=dataset.train,
         validation=dataset.validation,
@@ -140,7 +207,7 @@ def finish(
     title: str,
     controls: Sequence[Control] = (),
 ) -> None:
-    """Test the grown network, tell what the run did, and write the plot, the PyTorch source and the ONNX file.
+    """Test the network, tell what the run did, and write the plot, the PyTorch source and the ONNX file.
 
     The test data are read here, once everything is chosen. The network is emitted last: where that fails, all else is
     there.
@@ -176,8 +243,9 @@ def _test(
     run: Run, dataset: Dataset, loss: Loss, kept: RunDirectory, *, batch_size: int, controls: Sequence[Control]
 ) -> None:
     """Record how the grown network and those beside it do on the test data."""
-    timed = "latency" in make_report(kept.history()).costs
-    tested = [("control", c.name, c.graph, c.module) for c in controls] + [("tested", "grown", run.graph, run.model)]
+    report = make_report(kept.history())
+    timed, name = "latency" in report.costs, "compressed" if report.compresses else "grown"
+    tested = [("control", c.name, c.graph, c.module) for c in controls] + [("tested", name, run.graph, run.model)]
     for kind, name, graph, module in tested:
         metrics, price = evaluate(module, dataset.test, loss, batch_size=batch_size), cost(graph)
         kept.append(
@@ -200,7 +268,7 @@ def cost_line(graph: Graph) -> str:
 
 def _print_report(found: Report) -> None:
     """Print the tables of a finished run."""
-    print_table(columns(found), rows(found), title="growth (predicted, realised: changes of the loss)")
+    print_table(columns(found), rows(found), title=f"{found.kind} (predicted, realised: changes of the loss)")
     for note in notes(found):
         say(note)
     say("")

@@ -159,6 +159,7 @@ class Engine:
         timed = "latency" in self.budget.limits | prices
         self.log(
             "started",
+            kind="growth" if self.budget.allows(price) else "compression",
             parameters=price.parameters,
             flops=price.flops,
             peak_bytes=price.peak_bytes,
@@ -281,6 +282,7 @@ class Engine:
             expected=growth.expected,
             realised=growth.realised,
             scale=growth.scale,
+            mended=list(growth.mended),
             parameters_before=growth.before.parameters,
             parameters=growth.cost.parameters,
             flops=growth.cost.flops,

@@ -89,29 +89,73 @@ def grow_graph(
         FileError: examples are not finite or have labels the network does not know; or the directory cannot be
             written, holds another run, is in use, or all its checkpoints are damaged.
     """
-    options = GrowOptions() if options is None else options
-    for value, kind in ((options, GrowOptions), (budget, Budget)):
+    options, found, kinds = checked_options(options, budget), find_loss(loss), tuple(morphisms)
+    budget = budget.resolved(cost(graph))
+    budget.check(cost(graph))
+    kept = Kept(directory, config, resume, replace, on_event)
+    return carry_out(graph, train, validation, budget, options, found, kinds, kept)
+
+
+def checked_options(options: GrowOptions | None, budget: object) -> GrowOptions:
+    """Return the options of a run, the default ones if none are given.
+
+    Raises:
+        GrowError: these are no options, or the budget is none.
+    """
+    found = GrowOptions() if options is None else options
+    for value, kind in ((found, GrowOptions), (budget, Budget)):
         if not isinstance(value, kind):
             raise GrowError(f"a {type(value).__name__} is no {kind.__name__}")
-    found, kinds = find_loss(loss), tuple(morphisms)
-    budget.check(cost(graph))
+    return found
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where a run is kept, and who is told of it.
+
+    Attributes:
+        directory: where; None for nowhere.
+        config: text that tells what the run is.
+        resume: go on with the run that is there.
+        replace: remove the run that is there, if any.
+        on_event: is told every event as it happens.
+    """
+
+    directory: Path | None
+    config: str = ""
+    resume: bool = False
+    replace: bool = False
+    on_event: Listener | None = None
+
+
+def carry_out(
+    graph: Graph,
+    train: Examples,
+    validation: Examples,
+    budget: Budget,
+    options: GrowOptions,
+    found: Loss,
+    kinds: tuple[Morphism, ...],
+    kept: Kept,
+) -> Run:
+    """Carry out a run whose budget was checked; see `grow_graph` for the arguments and the errors."""
     options.training_loss(found)
     check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
-    if resume and directory is None:
+    if kept.resume and kept.directory is None:
         raise GrowError("a run that was kept nowhere cannot go on", hint="give its directory")
     expansion = expand(graph, validation=validation, loss=found, budget=budget, morphisms=kinds, options=options)
-    if directory is None:
-        log = Log(None, on_event)
+    if kept.directory is None:
+        log = Log(None, kept.on_event)
         final = Engine(graph, expansion, train, validation, budget, kinds, found, options, None, log).run(None)
         return Run(final, final.module().eval(), tuple(log.events), None)
     decided = fingerprint(
         graph, train=train, validation=validation, budget=budget, options=options, loss=found, morphisms=kinds
     )
-    with _opened(directory, config, decided, resume, replace) as run:
-        log = Log(run, on_event)
+    with _opened(kept.directory, kept.config, decided, kept.resume, kept.replace) as run:
+        log = Log(run, kept.on_event)
         engine = Engine(graph, expansion, train, validation, budget, kinds, found, options, run, log)
-        final = engine.run(run.latest(accept=engine.check, on_damage=log.damaged) if resume else None)
-        return Run(final, final.module().eval(), tuple(log.events), directory)
+        final = engine.run(run.latest(accept=engine.check, on_damage=log.damaged) if kept.resume else None)
+        return Run(final, final.module().eval(), tuple(log.events), kept.directory)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from archir.cost import Cost, cost
 from archir.growing.examples import Examples
+from archir.growing.mending import mend
 from archir.growing.options import GrowOptions
 from archir.growing.step import StepContext
 from archir.ir.graph import Graph, Patch
@@ -56,6 +57,7 @@ class Growth:
         latency: seconds of its forward pass of one example; None where neither a budget nor a price asks for it.
         budget: limits of the step.
         price: what all of the limits that are tight are worth, in nats, as the selection found it.
+        mended: what was done after units were removed, see `archir.growing.mending`.
         why: why the set holds no more, or why nothing was committed.
         flops: FLOPs the step has spent on learning, scoring and checking.
         seconds: wall-clock time.
@@ -77,6 +79,7 @@ class Growth:
     latency: float | None
     budget: Budget
     price: float
+    mended: tuple[str, ...]
     why: str
     flops: int
     seconds: float
@@ -121,7 +124,8 @@ def grow_once(
     one that raises it is never committed. A rule that predicts nothing promises nothing, keeps its own θ, and need not
     pay prices: its sets may only not raise the loss by more than `TOLERANCE`.
 
-    Above the budget it comes down to it with the least predicted loss; that is committed whatever the loss does.
+    Above the budget it comes down to it with the least predicted loss, and is mended (`archir.growing.mending`); that
+    is committed whatever the loss does.
 
     Latency is measured where a budget or a price asks for it: what candidates add to it is taken to be proportional to
     their FLOPs, but a set is committed only if what is measured then is within the budget and worth its price.
@@ -162,6 +166,7 @@ def grow_once(
             latency=step.latency if step.timed else None,
             budget=budget,
             price=chosen.price,
+            mended=(),
             why=_why(chosen, scores),
             flops=0,
             seconds=0.0,
@@ -179,7 +184,8 @@ def _grow(step: StepContext, scores: Scores, chosen: Selection, nothing: Growth)
         expected = None if scores.model is None else together.linearised(step.checked)
         if expected is not None and not expected < 0:
             continue
-        grown = _applied(step, together, nothing, before, expected, scale)
+        rewriting = rewrite_together(step.graph, together.rewrites)
+        grown = _applied(step, together, rewriting, nothing, before, expected, scale)
         if expected is None:
             allowed, agrees = grown.realised <= TOLERANCE * abs(before), True
         else:
@@ -200,15 +206,22 @@ def _shrink(step: StepContext, scores: Scores, chosen: Selection, nothing: Growt
     if not chosen.path:
         return nothing
     together = scores.together(chosen.path).learned(step.learned_on(1))
-    done = _applied(step, together, nothing, step.measure(step.graph), None, 1.0)
-    return replace(done, predicted=chosen.predicted)
+    plain = rewrite_together(step.graph, together.rewrites)
+    mended = mend(step, together.rewrites, plain)
+    done = _applied(step, together, mended.patch, nothing, step.measure(step.graph), None, 1.0)
+    return replace(done, predicted=chosen.predicted, mended=mended.how)
 
 
 def _applied(
-    step: StepContext, together: CandidateSet, nothing: Growth, before: float, expected: float | None, scale: float
+    step: StepContext,
+    together: CandidateSet,
+    rewriting: Patch,
+    nothing: Growth,
+    before: float,
+    expected: float | None,
+    scale: float,
 ) -> Growth:
     """Return what a set does, its true effect included."""
-    rewriting = rewrite_together(step.graph, together.rewrites)
     return replace(
         nothing,
         graph=rewriting.after,

@@ -113,6 +113,9 @@ class Growing:
         refine: number of candidates, best first, whose joint effect is found in forward mode.
         agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or its θ
             is made smaller, and it is shortened: below it, the set has left the range in which the network is linear.
+        compensate: let the weights of the units that stay take over what those that a contraction removes gave; None
+            does so in compression alone. It is done where that lowers the loss measured, as is averaging the batch
+            statistics anew.
         composites: pairs of the rewrites that scored best to score again as one candidate each; 0 for none.
 
     Raises:
@@ -138,6 +141,7 @@ class Growing:
     contraction_rule: Annotated[str, among("rule", STRATEGIES)] = SampledJoint().name
     refine: Count = 64
     agreement: Part = 0.8
+    compensate: Truth | None = None
     composites: Whole = 0
 
     @model_validator(mode="after")

@@ -21,12 +21,14 @@ class Point:
         loss: validation loss, in nats for likelihoods.
         accuracy: validation accuracy; None where the targets are not labels.
         parameters: number of trainable parameters.
+        phase: when it was evaluated: `train`, `before growth`, `after growth`, or `end`.
     """
 
     step: int
     loss: float
     accuracy: float | None
     parameters: int
+    phase: str = "end"
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class Report:
     """What a run did.
 
     Attributes:
-        parameters: parameters of the seed.
+        kind: `growth`, or `compression` of a network that was trained before.
+        parameters: parameters of the seed, or of that network.
         flops: FLOPs of the seed for one example.
         peak_bytes: most bytes of its activations alive at once; None if that was not recorded.
         latency: seconds of its forward pass of one example; None if that was not measured.
@@ -110,6 +113,7 @@ class Report:
         tested: how the grown network, and the controls before it, did on the test data, if they were read.
     """
 
+    kind: str
     parameters: int
     flops: int
     peak_bytes: int | None
@@ -121,6 +125,11 @@ class Report:
     steps: int
     seconds: float | None
     tested: tuple[Tested, ...]
+
+    @property
+    def compresses(self) -> bool:
+        """Whether it began with a trained network that was above the budget."""
+        return self.kind == "compression"
 
     @property
     def last(self) -> Point | None:
@@ -176,6 +185,7 @@ def _read(events: Sequence[Event]) -> Report:
     budget, prices = _table(started["budget"]), _table(started.get("prices", {}))
     asked = {name for name, value in (*budget.items(), *prices.items()) if value is not None}
     return Report(
+        kind=_perhaps(_text, started, "kind") or "growth",
         parameters=_whole(started, "parameters"),
         flops=_whole(started, "flops"),
         peak_bytes=_perhaps(_whole, started, "peak_bytes"),
@@ -204,7 +214,8 @@ def _tested(event: Event) -> Tested:
 
 def _point(event: Event) -> Point:
     accuracy = _perhaps(_number, event, "accuracy")
-    return Point(_whole(event, "step"), _number(event, "loss"), accuracy, _whole(event, "parameters"))
+    phase = _perhaps(_text, event, "phase") or "end"
+    return Point(_whole(event, "step"), _number(event, "loss"), accuracy, _whole(event, "parameters"), phase)
 
 
 T = TypeVar("T")
@@ -289,31 +300,38 @@ _COSTS = {"parameters": ">parameters", "flops": ">FLOPs", "peak_bytes": ">peak b
 def columns(report: Report) -> tuple[str, ...]:
     """Return the columns of the table of a run; `>` marks those of numbers."""
     costs = (_COSTS[name] for name in report.costs)
-    return (">step", "what", "changes", *costs, ">predicted", ">realised", ">validation", ">seconds")
+    loss = (">loss",) if report.compresses else ()
+    return (">step", "what", "changes", *costs, ">predicted", ">realised", *loss, ">validation", ">seconds")
 
 
 def rows(report: Report) -> list[tuple[str, ...]]:
     """Return the rows of the table of a run: the seed, each growth step, and the end.
 
     `predicted` and `realised` are changes of the loss; `validation` is the accuracy on the validation data after
-    the step, or the loss where there are no labels.
+    the step, or the loss where there are no labels. Of a compression they tell the loss on the validation data, too,
+    also before anything is done and after each stretch of training.
     """
     costs = _costs(report, report)
-    found: list[tuple[str, ...]] = [("0", "seed", "", *costs, "", "", "", "")]
+    before = {p.step: p for p in report.points if p.phase == "before growth"} if report.compresses else {}
+    what = "network" if report.compresses else "seed"
+    found: list[tuple[str, ...]] = [("0", what, "", *costs, "", "", *_qualities(report, before.pop(0, None)), "")]
     for g in report.growth:
+        if g.step in before:
+            trained = _qualities(report, before[g.step])
+            found.append((str(g.step), "trained on", "", *costs, "", "", *trained, ""))
         costs = _costs(report, g)
         after = [p for p in report.points if p.step <= g.step]
         predicted = "" if g.predicted is None else loss_change(g.predicted)
         losses = (predicted, loss_change(g.realised)) if g.changes else ("", "")
-        quality = _quality(after[-1]) if after else ""
+        quality = _qualities(report, after[-1] if after else None)
         seconds = "" if g.seconds is None else f"{g.seconds:.1f}"
-        cells = (g.changes or "rejected", *costs, *losses, quality, seconds)
+        cells = (g.changes or "rejected", *costs, *losses, *quality, seconds)
         found.append((str(g.step), f"{g.kind} {g.number}", *cells))
     if report.last is not None:
         seconds = "" if report.seconds is None else f"{report.seconds:.0f}"
         what = "so far" if report.seconds is None else "end"
-        quality = _quality(report.last)
-        found.append((str(report.last.step), what, "", *costs, "", "", quality, seconds))
+        quality = _qualities(report, report.last)
+        found.append((str(report.last.step), what, "", *costs, "", "", *quality, seconds))
     return found
 
 
@@ -359,6 +377,13 @@ def _milliseconds(seconds: float) -> str:
     rounded = f"{1000 * seconds:.2e}"
     places = max(0, 2 - int(rounded.partition("e")[2]))
     return f"{float(rounded):,.{places}f} ms"
+
+
+def _qualities(report: Report, point: Point | None) -> tuple[str, ...]:
+    """Return the cells of how the network did on the validation data, empty where it was not evaluated."""
+    if point is None:
+        return ("",) * (1 + report.compresses)
+    return (f"{point.loss:.4f}", _quality(point)) if report.compresses else (_quality(point),)
 
 
 def _quality(point: Point) -> str:

@@ -9,13 +9,16 @@ from pydantic.dataclasses import dataclass
 
 from archir.cost import Cost
 from archir.errors import GrowError
-from archir.scoring.ranges import CLOSED, Real, Whole, checked
+from archir.scoring.ranges import CLOSED, Amount, Real, checked
 
 
 @checked(GrowError, "this is no budget")
 @dataclass(frozen=True, config=CLOSED)
 class Budget:
-    """Hard limits on the cost of the grown network.
+    """Hard limits on the cost of a network.
+
+    But for that on latency, a limit is a whole number, or a part of what the network at hand costs: `flops=0.5` is half
+    of its FLOPs; see `resolved`.
 
     Attributes:
         parameters: most trainable parameters, None for no limit.
@@ -24,12 +27,12 @@ class Budget:
         latency: most seconds that pass takes on this machine, None for no limit; measured.
 
     Raises:
-        GrowError: a limit is no number, or below 0; all of them at once.
+        GrowError: a limit is neither a whole number from 0 nor a part above 0 and at most 1; all of them at once.
     """
 
-    parameters: Whole | None = None
-    flops: Whole | None = None
-    peak_bytes: Whole | None = None
+    parameters: Amount | None = None
+    flops: Amount | None = None
+    peak_bytes: Amount | None = None
     latency: Real | None = None
 
     @property
@@ -39,8 +42,27 @@ class Budget:
 
     @property
     def scarce(self) -> dict[str, int]:
-        """The limits that are given on what is read off the types of a network, by name: all but latency."""
+        """The limits that are given on what is read off the types of a network, by name: all but latency.
+
+        Raises:
+            GrowError: one is a part of what a network costs, and nothing says of which.
+        """
+        if self._parts:
+            raise GrowError(f"this budget is a part of what a network costs: {self}", hint="resolve it for a network")
         return {name: int(limit) for name, limit in self.limits.items() if name != "latency"}
+
+    @property
+    def _parts(self) -> dict[str, float]:
+        """The limits that are parts of what a network costs, by name."""
+        return {n: limit for n, limit in self.limits.items() if n != "latency" and isinstance(limit, float)}
+
+    def resolved(self, cost: Cost) -> Budget:
+        """Return the same limits in whole numbers: parts are those of a cost, rounded down.
+
+        Args:
+            cost: cost of the network that they are parts of.
+        """
+        return replace(self, **{name: int(part * getattr(cost, name)) for name, part in self._parts.items()})
 
     def allows(self, cost: Cost) -> bool:
         """Say whether a network of some cost is within the limits on what is read off its types."""
@@ -51,18 +73,15 @@ class Budget:
         return self.latency is None or seconds <= self.latency
 
     def scaled(self, factor: float) -> Budget:
-        """Return limits so many times as large, rounded down; that on latency as it is."""
-
-        def times(limit: int | None) -> int | None:
-            return None if limit is None else int(limit * factor)
-
-        return Budget(times(self.parameters), times(self.flops), times(self.peak_bytes), self.latency)
+        """Return a multiple of all limits, whole ones rounded down."""
+        whole = {name: int(limit * factor) for name, limit in self.scarce.items()}
+        return Budget(**whole, latency=None if self.latency is None else self.latency * factor)
 
     def check(self, seed: Cost) -> None:
         """Check that a seed network leaves room to grow.
 
         Raises:
-            GrowError: there is no limit, or the seed exceeds one.
+            GrowError: there is no limit, or the seed exceeds one: it would have to be compressed.
         """
         if not self.limits:
             raise GrowError("growth needs a budget", hint="give a limit on parameters, FLOPs, peak bytes or latency")
@@ -71,7 +90,7 @@ class Budget:
                 "the budget is below the size of the seed",
                 where=f"seed: {seed.parameters} parameters, {seed.flops} FLOPs, {seed.peak_bytes} peak bytes",
                 why=f"budget: {self}",
-                hint="raise the budget or start from a smaller network",
+                hint="raise the budget, start from a smaller network, or compress a trained one: archir compress",
             )
 
     def stage(self, begun: Cost, step: int, steps: int) -> Budget:
@@ -85,26 +104,21 @@ class Budget:
             steps: number of steps.
         """
 
-        def between(first: int, last: int | None) -> int | None:
-            if last is None or last <= 0 or step >= steps:
+        def between(first: int, last: int) -> int:
+            if last <= 0 or step >= steps:
                 return last
             return round(first * math.pow(last / max(first, 1), step / steps))
 
-        return Budget(
-            between(begun.parameters, self.parameters),
-            between(begun.flops, self.flops),
-            between(begun.peak_bytes, self.peak_bytes),
-            self.latency,
-        )
+        return replace(self, **{name: between(getattr(begun, name), last) for name, last in self.scarce.items()})
 
     def share(self, cost: Cost) -> float:
         """Return what part of a limit a network of some cost uses, of the limit it uses most of; latency left out."""
-        limits = {name: limit for name, limit in self.limits.items() if name != "latency"}
-        return max((getattr(cost, name) / max(limit, 1) for name, limit in limits.items()), default=0.0)
+        return max((getattr(cost, name) / max(limit, 1) for name, limit in self.scarce.items()), default=0.0)
 
     def __str__(self) -> str:
         units = {"parameters": "parameters", "flops": "FLOPs", "peak_bytes": "peak bytes", "latency": "seconds"}
-        return ", ".join(f"{limit} {units[name]}" for name, limit in self.limits.items()) or "no limit"
+        of = {name: f"{limit} of its" if name in self._parts else str(limit) for name, limit in self.limits.items()}
+        return ", ".join(f"{amount} {units[name]}" for name, amount in of.items()) or "no limit"
 
 
 @checked(GrowError, "these are no prices")

@@ -25,6 +25,9 @@ from archir.scoring.program import Inputs, Program
 LARGEST = 8192
 """Most positions along the axis a layer sums over for which the Gram matrix is made."""
 
+RIDGE = 1e-4
+"""λ of the least squares, in multiples of the mean of the diagonal of the Gram matrix."""
+
 
 @dataclass
 class _Consumer:
@@ -72,9 +75,39 @@ class _Consumer:
 
 
 def compensated(
-    graph: Graph, batches: Iterable[tuple[Inputs, object]], prunes: Sequence[UnitMorphism], *, ridge: float = 1e-4
+    graph: Graph, batches: Iterable[tuple[Inputs, object]], prunes: Sequence[UnitMorphism], *, ridge: float = RIDGE
 ) -> Graph:
-    """Remove units, and let the weights of those that stay take over what they gave, as well as they can.
+    """Remove units, once the weights of those that stay have taken over what they gave; see `taken_over`.
+
+    Args:
+        graph: the graph.
+        batches: pairs of inputs and targets; the targets are not looked at.
+        prunes: the units to remove, of one or more widths.
+        ridge: of the least squares.
+
+    Returns:
+        The smaller graph.
+
+    Raises:
+        PassError: a rewrite does more than remove units, or cannot be done.
+        ScoreError: there are no batches, the graph is noisy in evaluation mode, or the ridge is no number from 0.
+    """
+    return apply_together(taken_over(graph, batches, prunes, ridge=ridge), [(prune, None) for prune in prunes])
+
+
+def removes_units(widths: Widths, morphism: object) -> bool:
+    """Say whether a rewrite removes units of a width and does nothing else."""
+    if not isinstance(morphism, UnitMorphism):
+        return False
+    change = morphism.change(widths[morphism.width])
+    alone = not change.fresh and not change.merged and len(set(change.source)) == len(change.source)
+    return alone and len(change.source) < widths[morphism.width].size
+
+
+def taken_over(
+    graph: Graph, batches: Iterable[tuple[Inputs, object]], prunes: Sequence[UnitMorphism], *, ridge: float = RIDGE
+) -> Graph:
+    """Return a graph of which units are yet to be removed, where the weights of the others take over what they give.
 
     Let a linear layer or convolution read the activations `h`, of which the positions R go and K stay. Least squares
     on all examples and places gives `h_R ≈ A h_K`, with `A = G_RK (G_KK + λI)⁻¹`, `G = Σ h hᵀ`, and the columns of the
@@ -88,7 +121,7 @@ def compensated(
         ridge: λ in multiples of the mean of the diagonal of `G_KK`.
 
     Returns:
-        The smaller graph.
+        The graph with other weights; only without the units it computes about what the old one does.
 
     Raises:
         PassError: a rewrite does more than remove units, or cannot be done.
@@ -98,8 +131,7 @@ def compensated(
     """
     widths = infer_widths(graph)
     for prune in prunes:
-        change = prune.change(widths[prune.width])
-        if change.fresh or len(set(change.source)) < len(change.source):
+        if not removes_units(widths, prune):
             raise PassError(f"{format_spec(prune)} does more than remove units", hint="give prunes only")
     consumers = _find_consumers(widths, merged_changes(widths, [(prune, None) for prune in prunes]))
     program = Program(graph, keep=frozenset(v for c in consumers for v in c.inputs))
@@ -111,8 +143,7 @@ def compensated(
         empty = False
     if empty:
         raise no_batches()
-    weights = {c.weight.node: c.compensate(graph.tensors[c.weight.node], ridge) for c in consumers}
-    return apply_together(graph.with_stored(weights), [(prune, None) for prune in prunes])
+    return graph.with_stored({c.weight.node: c.compensate(graph.tensors[c.weight.node], ridge) for c in consumers})
 
 
 def _find_consumers(widths: Widths, changes: Mapping[str, Change]) -> list[_Consumer]:

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError, PydanticKnownError
 
 from archir.errors import ArchirError, suggest
 from archir.ir.seeds import MOST
@@ -42,6 +42,22 @@ Real = Annotated[float, Field(strict=True, ge=0), PLAIN]
 Positive = Annotated[float, Field(strict=True, gt=0), PLAIN]
 Part = Annotated[float, Field(strict=True, ge=0, le=1), PLAIN]
 Truth = Annotated[bool, Field(strict=True), PLAIN]
+
+
+def _amount(value: Any) -> int | float:
+    """Return a whole number from 0, or a part above 0 and at most 1."""
+    if type(value) is float and not 0 < value <= 1:
+        raise PydanticCustomError("amount", "it is no amount")
+    if type(value) is int and not 0 <= value <= LARGEST:
+        raise PydanticKnownError("greater_than_equal", {"ge": 0})
+    if type(value) is int or type(value) is float:
+        return value
+    raise PydanticKnownError("int_type")
+
+
+Amount = Annotated[int | float, PlainValidator(_amount, json_schema_input_type=Whole), PLAIN]
+"""A whole number is an amount as it is; one with a point is a part, above 0 and at most 1, of what there is."""
+
 Text = Annotated[
     str,
     Field(
@@ -117,6 +133,8 @@ def _sentence(details: ErrorDetails, schema: Mapping[str, Any]) -> str:
             return f"{path}: {details['ctx']['sentence']}" if path else str(details["ctx"]["sentence"])
         case "unexpected_keyword_argument":
             return f"there is no {path:.80}: {suggest(str(details['loc'][-1]), known['properties'])}"
+        case "amount":
+            return f"{path} is {shown(details['input'])}, not a whole number, nor a part above 0 and at most 1"
         case "missing":
             return f"{path} is missing"
         case "unexpected_positional_argument" | "multiple_argument_values":

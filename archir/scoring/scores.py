@@ -221,7 +221,7 @@ class Scores:
         may then be taken as well, for what they are predicted to do alone.
 
         Args:
-            budget: the limits; one on latency is none here.
+            budget: the limits, or parts of what the graph costs now; one on latency is none here.
             k: most candidates.
             price: what a difference of cost is worth, in nats; added to the loss.
             model: `linearised`, `joint`, or the baseline `additive`; that of the strategy if not given.
@@ -229,7 +229,9 @@ class Scores:
         Raises:
             ScoreError: there is no such model.
         """
-        above = not budget.allows(cost(self.graph))
+        now = cost(self.graph)
+        budget = budget.resolved(now)
+        above = not budget.allows(now)
         others = [s for s in self.table if not s.refined and s.predicted is not None] if self.refined and above else []
         found = choose_within(self._pool(model, others), budget, k=k, price=price)
         every = (*self.choice, *others)

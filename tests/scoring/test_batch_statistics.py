@@ -15,6 +15,7 @@ from archir.axes.infer import infer_widths
 from archir.errors import ScoreError
 from archir.growing import engine
 from archir.growing.examples import Examples
+from archir.growing.grow import grow_graph
 from archir.growing.growth import grow_once
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
@@ -276,7 +277,7 @@ def test_running_statistics_are_averaged_anew_after_growth(monkeypatch: pytest.M
     monkeypatch.setattr(engine, "recalibrate", watched)
     torch.manual_seed(0)
     examples = striped(360)
-    run = engine.grow_graph(
+    run = grow_graph(
         trace(Net(), (torch.randn(3, 1, 5, 5),)),
         train=examples.take(slice(0, 120)),
         validation=examples.take(slice(120, 360)),

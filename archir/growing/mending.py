@@ -1,0 +1,98 @@
+"""Mending a network that units were removed from, without training: compensation, and fresh batch statistics."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from archir.axes.infer import infer_widths
+from archir.errors import GrowError
+from archir.growing.batches import Batches, stream
+from archir.growing.step import StepContext
+from archir.growing.training import Batch, recalibrate
+from archir.ir.graph import Graph, Patch
+from archir.ir.operators.normalisation import BATCH_NORM
+from archir.rewrite.morphism import UnitMorphism
+from archir.rewrite.pipeline import Rewrites, rewrite_together
+from archir.scoring.compensate import removes_units, taken_over
+
+COMPENSATED, RECALIBRATED = "compensated", "recalibrated"
+"""What may be done, as the history of a run calls it."""
+
+
+@dataclass(frozen=True)
+class Mended:
+    """What a set of rewrites does once it is mended.
+
+    Attributes:
+        patch: the rewriting; its maps say where the weights come from, its graph after holds what they have become.
+        how: what was done, in order.
+    """
+
+    patch: Patch
+    how: tuple[str, ...]
+
+
+def mend(step: StepContext, rewrites: Rewrites, plain: Patch) -> Mended:
+    """Return a set of rewrites with what lowers the loss after it, of two things done one after the other.
+
+    The weights of the units that stay take over what the removed ones gave, by least squares on training batches, if
+    the options ask for it; units that other rewrites of the set remove or merge are not compensated for. And the batch
+    statistics are averaged anew, unless those of each batch are used. Each is kept where it lowers the loss on the
+    examples that are checked on.
+
+    Args:
+        step: what the step is taken on.
+        rewrites: the rewrites, each with its θ.
+        plain: what they do.
+
+    Raises:
+        GrowError: batch statistics are not finite.
+
+    Source: He, Zhang, Sun 2017 (channel pruning) for the least squares.
+    """
+    found, loss, how = plain, _loss(step, plain.after), list[str]()
+    patch = _compensated(step, rewrites) if step.options.compensate else None
+    if patch is not None and (lower := _loss(step, patch.after)) < loss:
+        found, loss = patch, lower
+        how.append(COMPENSATED)
+    if not step.options.batch_statistics and any(n.op == BATCH_NORM for n in plain.after.calls):
+        patch = replace(found, after=_recalibrated(step, found.after))
+        if _loss(step, patch.after) < loss:
+            found = patch
+            how.append(RECALIBRATED)
+    return Mended(found, tuple(how))
+
+
+def _compensated(step: StepContext, rewrites: Rewrites) -> Patch | None:
+    """Return what a set does where its prunes are compensated for; None if it has none."""
+    widths = infer_widths(step.graph)
+    prunes = [m for m, _ in rewrites if isinstance(m, UnitMorphism) and removes_units(widths, m)]
+    if not prunes:
+        return None
+    # The weights change beyond what the maps say: the graph before stays as it is, so that averages are told of it.
+    patch = rewrite_together(taken_over(step.graph, _few(step), prunes), rewrites)
+    return replace(patch, before=step.graph)
+
+
+def _recalibrated(step: StepContext, graph: Graph) -> Graph:
+    module = graph.module()
+    recalibrate(module, _few(step))
+    return graph.with_tensors(module.state_dict())
+
+
+def _few(step: StepContext) -> Iterator[Batch]:
+    """Yield the training batches it is done on."""
+    batches = stream(Batches(step.train, step.options.batch_size, step.seed))
+    return itertools.islice(batches, step.options.recalibrate_batches)
+
+
+def _loss(step: StepContext, graph: Graph) -> float:
+    """Return the loss on the examples that are checked on; infinite if it is not finite."""
+    try:
+        return step.measure(graph)
+    except GrowError:
+        return torch.inf
