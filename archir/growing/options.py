@@ -42,10 +42,10 @@ class Training:
     Attributes:
         steps: optimiser steps in all.
         batch_size: examples of a training batch.
-        warmup: steps in which the learning rate rises.
+        warmup: steps in which the learning rate rises at the beginning; a twentieth of the steps if not given.
         schedule: shape of the learning rate after that: `constant`, `linear`, `cosine` or `held`.
         decay: part of the steps in which a held rate falls at the end.
-        clip: largest norm of the gradient, above 0; None for no limit.
+        clip: largest norm of the gradient, above 0; None for no limit, or a very large one where a file says so.
         ema: part of the steps that the moving average of the weights reaches back, which is what is evaluated, and
             kept at the end; 0 for none. After a step it keeps `1 - 1 / (ema * steps)` of what it was.
         label_smoothing: part of every label that is spread over all classes in training, where the loss is
@@ -61,10 +61,10 @@ class Training:
 
     steps: Count = 2000
     batch_size: Count = 128
-    warmup: Whole = 0
-    schedule: Annotated[str, among("schedule", SHAPES)] = "cosine"
+    warmup: Whole | None = None
+    schedule: Annotated[str, among("schedule", SHAPES)] = "held"
     decay: Part = 0.4
-    clip: Positive | None = None
+    clip: Positive | None = 1.0
     ema: Reach = 0.0
     label_smoothing: Part = 0.0
     precision: Annotated[str, among("precision", PRECISIONS)] = "auto"
@@ -73,7 +73,7 @@ class Training:
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
-        if self.warmup >= self.steps:
+        if self.warmup is not None and self.warmup >= self.steps:
             raise problem(f"a warm-up of {self.warmup} steps does not fit into {self.steps} steps")
         return self
 
@@ -189,7 +189,8 @@ class GrowOptions(Training, Growing):
         Raises:
             GrowError: it is still to be found.
         """
-        return Schedule(self.optimiser.known_rate, self.steps, self.warmup, self.schedule, decay=self.decay)
+        warmup = self.steps // 20 if self.warmup is None else self.warmup
+        return Schedule(self.optimiser.known_rate, self.steps, warmup, self.schedule, decay=self.decay)
 
     def with_rate(self, rate: float) -> GrowOptions:
         """Return the options with another learning rate."""

@@ -92,6 +92,7 @@ class Trainer:
             return self
         options = self._options
         found = Trainer(self.graph().with_tensors(self._average), options, self.state())
+        found.rate = self.rate
         if any(buffer.is_floating_point() for buffer in found.module.buffers()):
             batches = stream(Batches(examples, options.batch_size, options.seed))
             recalibrate(found.module, itertools.islice(batches, options.recalibrate_batches))

@@ -143,7 +143,10 @@ def test_grow_needs_its_files(folder: Path) -> None:
 
 
 def test_losses_that_diverge_end_the_run_with_one_error(folder: Path) -> None:
-    error = refused("grow", _change(folder, "rate = 0.05", "rate = 1e30"), "--quiet")
+    config = _change(folder, "rate = 0.05", "rate = 1e30")
+    told = archir("grow", config, "--out", folder / "told").err
+    assert "at step 2: going back to the last checkpoint, at a learning rate of 5e+29" in told
+    error = refused("grow", config, "--quiet")
     assert "at step" in error and "lower the learning rate" in error
     assert _files(folder / "run") == ["config.toml", "fingerprint.json", "history.jsonl", "lock"]
 

@@ -40,7 +40,14 @@ def _graph() -> Graph:
 
 def _options(rate: float, **changes: Any) -> GrowOptions:
     plain = OptimiserOptions("sgd", rate, weight_decay=0.0, momentum=0.0, nesterov=False)
-    given = {"steps": 60, "growth_steps": 0, "batch_size": 64, "evaluate_every": 10, "checkpoint_every": 20}
+    given: dict[str, Any] = {
+        "steps": 60,
+        "growth_steps": 0,
+        "batch_size": 64,
+        "evaluate_every": 10,
+        "checkpoint_every": 20,
+    }
+    given |= {"warmup": 0, "clip": None}
     return GrowOptions(**{**given, "optimiser": plain, "schedule": "constant", **changes})
 
 

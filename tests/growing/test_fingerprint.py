@@ -16,6 +16,7 @@ from torch import nn
 
 import archir
 from archir.errors import FileError, GrowError
+from archir.growing.batches import Augmentation
 from archir.growing.code_checksum import checksum_of_code
 from archir.growing.fingerprint import differences
 from archir.growing.grow import grow_graph
@@ -59,6 +60,15 @@ def _other_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             {"options": replace(SHORT, optimiser=replace(SHORT.optimiser, rate=0.01, name="adamw"))},
             ['options.optimiser.name was "sgd", is "adamw"', "options.optimiser.rate was 0.05, is 0.01"],
         ),
+        (
+            {"options": replace(SHORT, ema=0.1, label_smoothing=0.2, augmentation=Augmentation(mixup=0.3))},
+            [
+                "options.ema was 0.0, is 0.1",
+                "options.label_smoothing was 0.0",
+                "options.augmentation.mixup was not given",
+            ],
+        ),
+        ({"options": replace(SHORT, optimiser=replace(SHORT.optimiser, rate="auto"))}, ['rate was 0.05, is "auto"']),
         ({"options": replace(SHORT, prices=Prices(flops=1e-9))}, ["options.prices.flops was 0.0, is 1e-09"]),
         ({"loss": _other_loss}, ['loss was "cross_entropy", is "_other_loss"', "loss.code was not given"]),
         ({"morphisms": (Widen(count=2),)}, ['morphisms was ["split"], is ["widen{count=2}"]']),

@@ -36,6 +36,7 @@ def test_a_held_rate_falls_over_the_last_part_of_the_steps() -> None:
 
 def test_options_make_the_schedule_of_a_run() -> None:
     options = GrowOptions(steps=10, growth_steps=0, schedule="held", decay=0.2, warmup=1).with_rate(0.3)
+    assert GrowOptions(steps=99).with_rate(0.3).rate == Schedule(0.3, 99, 4, "held")
     assert options.rate == Schedule(0.3, 10, 1, "held", decay=0.2)
 
 
