@@ -19,6 +19,7 @@ from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss, find_loss
+from archir.scoring.shrink import SHRINKING
 
 
 def compress_graph(
@@ -84,6 +85,8 @@ def compress_graph(
 def compressing(options: GrowOptions) -> GrowOptions:
     """Return options as compression takes them: no expansion, the first contraction at once, with compensation.
 
+    The rule is that of `shrink` unless another one is given: it judges all pairs of units, not only those of the best.
+
     Raises:
         GrowError: they expand the network, or take no growth step.
     """
@@ -92,4 +95,5 @@ def compressing(options: GrowOptions) -> GrowOptions:
     if not options.growth_steps:
         raise GrowError("compression takes one growth step at least", why="growth_steps is 0")
     compensate = True if options.compensate is None else options.compensate
-    return dataclasses.replace(options, expansion=1.0, first_growth=0.0, compensate=compensate)
+    rule = options.rule or SHRINKING
+    return dataclasses.replace(options, expansion=1.0, first_growth=0.0, compensate=compensate, rule=rule)

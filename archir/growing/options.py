@@ -107,7 +107,8 @@ class Growing:
         recalibrate_batches: training batches that batch statistics are averaged over before scoring.
         batch_statistics: score and check candidates with the batch statistics of training; they are averaged anew once
             the network has grown. Otherwise the running ones stand still.
-        rule: the rule that ranks and chooses the candidates, one of `archir.scoring.strategies.registry.STRATEGIES`.
+        rule: the rule that ranks and chooses the candidates, one of `archir.scoring.strategies.registry.STRATEGIES`;
+            None takes `linearised`, and in compression `sampled`.
         refine: number of candidates, best first, whose joint effect is found in forward mode.
         agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or its θ
             is made smaller, and it is shortened: below it, the set has left the range in which the network is linear.
@@ -135,7 +136,7 @@ class Growing:
     score_examples: Count = 1000
     recalibrate_batches: Count = 20
     batch_statistics: Truth = False
-    rule: Annotated[str, among("rule", STRATEGIES)] = DEFAULT
+    rule: Annotated[str, among("rule", STRATEGIES)] | None = None
     refine: Count = 64
     agreement: Part = 0.8
     compensate: Truth | None = None
@@ -145,7 +146,7 @@ class Growing:
     def _fits_together(self) -> Self:
         if self.first_growth > self.last_growth:
             raise problem(f"first_growth is {self.first_growth}, after last_growth, which is {self.last_growth}")
-        if self.batch_statistics and STRATEGIES[self.rule].running_statistics:
+        if self.batch_statistics and STRATEGIES[self.rule or DEFAULT].running_statistics:
             raise problem(f"the rule {self.rule} takes running statistics, not those of the batch")
         return self
 

@@ -22,6 +22,7 @@ from archir.scoring.objective import Objective, make_objective
 from archir.scoring.propose import propose_composites
 from archir.scoring.score import score
 from archir.scoring.scores import Scores
+from archir.scoring.strategies.registry import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class StepContext:
             self.scored,
             morphisms=morphisms,
             learn=self._learn,
-            strategy=self.options.rule,
+            strategy=self.options.rule or DEFAULT,
             options=self.options.scoring(self.prices.of, self.budget, self.seed),
         )
 
