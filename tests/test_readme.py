@@ -71,7 +71,9 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
         assert result.output
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/cifar10.md", "docs/compression.md", "docs/passes.md", "docs/scoring.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/cifar10.md", "docs/compression.md", "docs/passes.md", "docs/scoring.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     file = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)\)", file.read_text()):

@@ -12,7 +12,7 @@
     source = "digits"                 # see archir.load_data
 
     [budget]
-    parameters = 60_000
+    parameters = 60_000               # or flops = 0.5: a part of what the network costs, to compress it to
 
 `[optimiser]`, `[augmentation]`, `[training]`, `[growth]` and `[prices]` hold the fields of `OptimiserOptions`,
 `Augmentation`, `Training`, `Growing` and `Prices`. `[growth]` also holds the kinds of rewrite, `passes = ["split",
@@ -105,7 +105,7 @@ class RunConfig:
         model: the seed network.
         data: the examples.
         loss: name of a loss, or `file.py:function`.
-        budget: hard limits on the cost of the grown network.
+        budget: hard limits on the cost of the network in the end, or parts of what it costs at first.
         options: how it is trained and grown.
         passes: specifications of the kinds of rewrite it grows by; the default kinds if empty.
         plugins: modules whose passes are known beside those that come with archir.

@@ -18,7 +18,6 @@ from archir.scoring.losses import Loss, LossFunction
 from archir.scoring.options import Price, ScoreOptions
 from archir.scoring.ranges import CLOSED, PLAIN, Count, Part, Positive, Seed, Truth, Whole, among, checked, problem
 from archir.scoring.strategies.registry import DEFAULT, STRATEGIES
-from archir.scoring.strategies.sampled import SampledJoint
 
 Reach = Annotated[float, Field(strict=True, ge=0, le=0.5), PLAIN]
 
@@ -108,8 +107,9 @@ class Growing:
         recalibrate_batches: training batches that batch statistics are averaged over before scoring.
         batch_statistics: score and check candidates with the batch statistics of training; they are averaged anew once
             the network has grown. Otherwise the running ones stand still.
-        rule: the rule that ranks and chooses the candidates, one of `archir.scoring.strategies.registry.STRATEGIES`.
-        contraction_rule: the same for growth steps that have to come down to their budget.
+        rule: the rule that ranks and chooses the candidates, one of `archir.scoring.strategies.registry.STRATEGIES`;
+            None takes `linearised` for steps within their budget, and `sampled`, which judges all pairs of units, for
+            those that have to come down to it.
         refine: number of candidates, best first, whose joint effect is found in forward mode.
         agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or its θ
             is made smaller, and it is shortened: below it, the set has left the range in which the network is linear.
@@ -137,8 +137,7 @@ class Growing:
     score_examples: Count = 500
     recalibrate_batches: Count = 20
     batch_statistics: Truth = False
-    rule: Annotated[str, among("rule", STRATEGIES)] = DEFAULT
-    contraction_rule: Annotated[str, among("rule", STRATEGIES)] = SampledJoint().name
+    rule: Annotated[str, among("rule", STRATEGIES)] | None = None
     refine: Count = 64
     agreement: Part = 0.8
     compensate: Truth | None = None
@@ -148,9 +147,8 @@ class Growing:
     def _fits_together(self) -> Self:
         if self.first_growth > self.last_growth:
             raise problem(f"first_growth is {self.first_growth}, after last_growth, which is {self.last_growth}")
-        for rule in (self.rule, self.contraction_rule):
-            if self.batch_statistics and STRATEGIES[rule].running_statistics:
-                raise problem(f"the rule {rule} takes running statistics, not those of the batch")
+        if self.batch_statistics and STRATEGIES[self.rule or DEFAULT].running_statistics:
+            raise problem(f"the rule {self.rule} takes running statistics, not those of the batch")
         return self
 
 

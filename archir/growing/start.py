@@ -60,4 +60,4 @@ def _factor(seed: Graph, morphisms: Sequence[Morphism], options: GrowOptions) ->
     if options.expansion is not None:
         return options.expansion
     sites = (site for morphism in morphisms for site in morphism.sites(seed))
-    return EXPANSION if options.rule == DEFAULT and any(cost_of(seed, site).frees for site in sites) else 1.0
+    return EXPANSION if options.rule in (None, DEFAULT) and any(cost_of(seed, site).frees for site in sites) else 1.0

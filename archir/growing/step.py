@@ -22,6 +22,8 @@ from archir.scoring.objective import Objective, make_objective
 from archir.scoring.propose import propose_composites
 from archir.scoring.score import score
 from archir.scoring.scores import Scores
+from archir.scoring.shrink import SHRINKING
+from archir.scoring.strategies.registry import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class StepContext:
             self.scored,
             morphisms=morphisms,
             learn=self._learn,
-            strategy=self.options.rule if self.budget.allows(self.cost) else self.options.contraction_rule,
+            strategy=self.options.rule or (DEFAULT if self.budget.allows(self.cost) else SHRINKING),
             options=self.options.scoring(self.prices.of, self.budget, self.seed),
         )
 

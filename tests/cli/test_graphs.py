@@ -33,6 +33,7 @@ def test_help_lists_every_command() -> None:
         "diff",
         "score",
         "grow",
+        "compress",
         "export",
         "verify",
         "report",

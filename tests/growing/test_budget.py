@@ -124,3 +124,13 @@ def test_latency_bounds_growth_and_has_a_price(
 def test_a_multiple_of_a_budget() -> None:
     assert Budget(parameters=1001, latency=0.5).scaled(2.5) == Budget(parameters=2502, latency=1.25)
     assert Budget(flops=10, peak_bytes=7).scaled(0.5) == Budget(flops=5, peak_bytes=3)
+
+
+def test_parts_are_those_of_a_cost_rounded_down() -> None:
+    budget = Budget(parameters=0.5, flops=7, peak_bytes=1.0, latency=0.25)
+    assert budget.resolved(Cost(11, 100, 0, 30)) == Budget(5, 7, 30, 0.25)
+    assert str(budget) == "0.5 of its parameters, 7 FLOPs, 1.0 of its peak bytes, 0.25 seconds"
+    with pytest.raises(GrowError, match=r"is a part of what a network costs: 0\.5 of its parameters"):
+        budget.allows(Cost(1, 1, 1, 1))
+    resolved = budget.resolved(Cost(11, 100, 0, 30))
+    assert resolved.resolved(Cost(1, 1, 1, 1)) == resolved

@@ -27,6 +27,7 @@ from archir.scoring.losses import find_loss
 from frontends.pytorch import trace
 from passes.merge import Merge
 from passes.prune import Prune
+from passes.remove_block import RemoveBlock
 from passes.split import Split
 from tests.growing.small_run import OPTIONS, Seed, data, grow
 
@@ -89,7 +90,7 @@ def test_weights_are_those_of_the_trained_network_where_nothing_is_trained(train
     assert {row.numpy().tobytes() for row in run.graph.tensor("head.weight").round(decimals=3).T} <= kept
 
 
-@pytest.mark.parametrize("kinds", [(Prune(),), (Prune(), Merge()), (Prune(), Split())])
+@pytest.mark.parametrize("kinds", [(Prune(),), (Prune(), Merge()), (Prune(), Split()), (Prune(), RemoveBlock())])
 def test_what_is_mended_is_what_lowers_the_loss(trained: Graph, kinds: tuple[Morphism, ...]) -> None:
     plain, mended = (contract(trained, replace(OPTIONS, compensate=given), *kinds) for given in (False, True))
     assert plain.specs == mended.specs and plain.cost == mended.cost
@@ -98,6 +99,15 @@ def test_what_is_mended_is_what_lowers_the_loss(trained: Graph, kinds: tuple[Mor
     loss = find_loss("cross_entropy")
     before, after = (evaluate(g.module(), data(200, 2), loss).loss for g in (trained, mended.graph))
     assert mended.realised == pytest.approx(after - before, abs=1e-6)
+
+
+def test_batch_statistics_are_averaged_anew_where_that_lowers_the_loss(trained: Graph) -> None:
+    """They are those of the training batches, which the statistics of this network are far from."""
+    stale = trained.with_tensors({"stem.1.running_mean": trained.tensor("stem.1.running_mean") + 1})
+    growth = contract(stale, OPTIONS, Prune())
+    assert growth.mended == ("recalibrated",) and growth.realised < 0
+    kept = growth.graph.tensor("stem.1.running_mean")
+    assert all(float((trained.tensor("stem.1.running_mean") - m).abs().min()) < 0.2 for m in kept)
 
 
 def test_optimiser_and_average_go_on_after_compensation(trained: Graph) -> None:

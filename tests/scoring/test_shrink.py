@@ -18,6 +18,7 @@ from archir.scoring.budget import Budget
 from archir.scoring.compensate import compensated
 from archir.scoring.losses import find_loss
 from archir.scoring.objective import make_objective
+from archir.scoring.options import ScoreOptions
 from archir.scoring.score import score
 from archir.scoring.shrink import Shrunk, shrink
 from frontends.pytorch import trace
@@ -124,7 +125,13 @@ def test_what_makes_no_sense_is_refused(graph: Graph, call: Callable[[Graph], ob
 
 
 def test_scores_choose_under_a_part_of_the_cost(graph: Graph) -> None:
-    scores = score(make_objective(graph, LOSS), batches(graph), morphisms=(Prune(),), strategy="sampled")
+    scores = score(
+        make_objective(graph, LOSS),
+        batches(graph),
+        morphisms=(Prune(),),
+        strategy="sampled",
+        options=ScoreOptions(steps=0),
+    )
     chosen = scores.select(Budget(flops=0.7))
     assert scores.cost_of(chosen.path).flops <= 0.7 * cost(graph).flops
     assert [s.spec for s in scores.choose(budget=Budget(flops=0.7))] == [s.spec for s in chosen.path]
