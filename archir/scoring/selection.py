@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 
 import torch
 
@@ -220,7 +221,7 @@ def _applied(
             candidate = pool.candidates[number]
             more = grown[-1].plus(candidate)
             if more is None:
-                place = bisect_left(grown, True, key=lambda c, candidate=candidate: c.plus(candidate) is None)
+                place = bisect_left(grown, True, key=partial(_clashes, candidate))
                 clashes.append((number, taken[place - 1] if place else None))
                 continue
             costs = more.cost()
@@ -322,3 +323,8 @@ def _predict(pool: Pool, chosen: Sequence[int]) -> float | None:
 def _over(budget: Budget, of: Cost) -> float:
     """Return by what part of its limits a cost is above them, summed over them."""
     return sum(max(0.0, (float(getattr(of, n)) - limit) / max(limit, 1.0)) for n, limit in budget.scarce.items())
+
+
+def _clashes(candidate: Candidate, combination: Combination) -> bool:
+    """Say whether a candidate does not go with a combination."""
+    return combination.plus(candidate) is None

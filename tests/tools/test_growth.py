@@ -13,14 +13,15 @@ import torch
 from torch import nn
 
 from archir.axes.infer import infer_widths
-from archir.cli.controls import widen_uniformly
 from archir.cost import cost
 from archir.errors import GrowError
 from archir.growing.data import load_data
+from archir.growing.expansion import widen_uniformly
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.growing.static_training import train_static as plainly
 from archir.growing.training import Metrics
+from archir.scoring.budget import Budget
 from archir.scoring.losses import LOSSES
 from tools.benchmarks.growth import run
 from tools.growth import arms, images, runs
@@ -67,8 +68,8 @@ def test_the_uniform_residual_network_is_what_widening_the_seed_gives(cifar: str
     task = find_task("residual", cifar)
     sizes = uniform(task)
     assert list(sizes.values()) == [11, 18, 18, 28, 28, 36, 36]
-    widened = widen_uniformly(task.network(task.seed_sizes, 0), task.parameters)
-    assert {w.name: w.size for w in infer_widths(widened)} == sizes
+    widened = widen_uniformly(task.network(task.seed_sizes, 0), Budget(parameters=task.parameters))
+    assert {w.name: w.size for w in infer_widths(widened.graph)} == sizes
     assert budget(task).limits == {"parameters": 60_000, "flops": 2_001_296}
     assert cost(task.network(sizes, 0)) == task.cost(sizes)
     assert task.dataset.train.take(slice(1)).inputs.shape == (1, 3, 16, 16)  # type: ignore[union-attr]
