@@ -66,9 +66,10 @@ def grow(
     config = _configured(path, data, rule)
     directory = config.output if out is None else out
     dataset, loss, graph, run = _carried_out(config, directory, plugins, resume=resume, quiet=quiet)
-    trained = (
-        train_controls(graph, run.graph.parameter_count, dataset, loss, config.options, quiet=quiet) if controls else []
-    )
+    trained: list[Control] = []
+    if controls:
+        limits, spent = config.budget.resolved(cost(graph)), training_flops_of(run)
+        trained = train_controls(graph, limits, spent, dataset, loss, config.options, quiet=quiet)
     size, title = config.options.batch_size, f"{path.stem}: {cost_line(run.graph)}"
     finish(run, dataset, loss, directory, batch_size=size, title=title, controls=trained)
 
@@ -245,19 +246,25 @@ def _test(
     """Record how the grown network and those beside it do on the test data."""
     report = make_report(kept.history())
     timed, name = "latency" in report.costs, "compressed" if report.compresses else "grown"
-    tested = [("control", c.name, c.graph, c.module) for c in controls] + [("tested", name, run.graph, run.model)]
-    for kind, name, graph, module in tested:
+    tested = [("control", c.name, c.graph, c.module, c.training_flops) for c in controls]
+    for kind, name, graph, module, flops in (*tested, ("tested", name, run.graph, run.model, training_flops_of(run))):
         metrics, price = evaluate(module, dataset.test, loss, batch_size=batch_size), cost(graph)
         kept.append(
             kind,
             name=name,
             parameters=price.parameters,
             flops=price.flops,
+            training_flops=flops,
             peak_bytes=price.peak_bytes,
             latency=measure_latency(module, dataset.validation) if timed else None,
             loss=metrics.loss,
             accuracy=metrics.accuracy,
         )
+
+
+def training_flops_of(run: Run) -> int:
+    """Return the FLOPs that a finished run has spent on training and on growth steps."""
+    return next(int(e["training_flops"]) for e in reversed(run.history) if e["event"] == "finished")
 
 
 def cost_line(graph: Graph) -> str:

@@ -78,6 +78,7 @@ class Tested:
         name: which network.
         parameters: number of trainable parameters.
         flops: FLOPs of one example.
+        training_flops: FLOPs of all its training, growth steps included; None if that was not recorded.
         peak_bytes: most bytes of activations alive at once; None if that was not recorded.
         latency: seconds of the forward pass of one example; None if that was not measured.
         loss: loss on the test data.
@@ -87,6 +88,7 @@ class Tested:
     name: str
     parameters: int
     flops: int
+    training_flops: int | None
     peak_bytes: int | None
     latency: float | None
     loss: float
@@ -205,6 +207,7 @@ def _tested(event: Event) -> Tested:
         name=_text(event, "name"),
         parameters=_whole(event, "parameters"),
         flops=_whole(event, "flops"),
+        training_flops=_perhaps(_whole, event, "training_flops"),
         peak_bytes=_perhaps(_whole, event, "peak_bytes"),
         latency=_perhaps(_number, event, "latency"),
         loss=_number(event, "loss"),
@@ -347,7 +350,7 @@ def loss_change(value: float) -> str:
 
 def columns_of_test(report: Report) -> tuple[str, ...]:
     """Return the columns of the table of the test data; `>` marks those of numbers."""
-    return ("network", *(_COSTS[name] for name in report.costs), ">accuracy", ">loss")
+    return ("network", *(_COSTS[name] for name in report.costs), ">training FLOPs", ">accuracy", ">loss")
 
 
 def rows_of_test(report: Report) -> list[tuple[str, ...]]:
@@ -356,6 +359,7 @@ def rows_of_test(report: Report) -> list[tuple[str, ...]]:
         (
             t.name,
             *_costs(report, t),
+            "" if t.training_flops is None else f"{t.training_flops:.2e}",
             "" if t.accuracy is None else f"{100 * t.accuracy:.2f} %",
             f"{t.loss:.4f}",
         )

@@ -110,6 +110,7 @@ steps = 60
 batch_size = 32
 evaluate_every = 30
 [growth]
+expansion = 1.0
 growth_steps = 1
 first_growth = 0.5
 last_growth = 0.5

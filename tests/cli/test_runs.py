@@ -18,7 +18,7 @@ from archir.cli import demo as demonstration
 from archir.cli import growing
 from archir.emit.check import tensors_in
 from archir.errors import EmitError, FileError
-from archir.growing import engine, growth
+from archir.growing import engine, step
 from archir.growing.grow import Run, grow_graph
 from archir.growing.lock import lock_run
 from archir.growing.run import Event, open_run
@@ -97,7 +97,7 @@ def test_tables_tell_of_peak_bytes_and_latency_where_they_are_bounded_or_priced(
     def measure(module: nn.Module, _: object) -> float:
         return 1e-6 * sum(p.numel() for p in module.parameters())
 
-    for place in (engine, growth, growing):
+    for place in (engine, step, growing):
         monkeypatch.setattr(place, "measure_latency", measure)
     more = "parameters = 700\npeak_bytes = 10_000\n[prices]\nlatency = 1e-6"
     assert archir("grow", _change(folder, "parameters = 700", more), "--quiet", "--controls").code == 0

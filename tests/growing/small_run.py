@@ -21,6 +21,7 @@ OPTIONS = GrowOptions(
     steps=60,
     expansion=1.0,
     growth_steps=2,
+    first_growth=0.1,
     batch_size=32,
     optimiser=OptimiserOptions("sgd", rate=0.05),
     learn_steps=15,

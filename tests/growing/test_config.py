@@ -216,7 +216,7 @@ flops = "much"
         (
             "parameters = 1000",
             "parameters = 9\n[growth]\nlast_growth = 0",
-            "first_growth is 0.1, after last_growth, which",
+            "first_growth is 0.2, after last_growth, which",
         ),
         ("parameters = 1000", "parameters = 9\n[growth]\npasses = ['']", "growth.passes[0] is '', not text that says"),
         ('source = "digits"', 'source = "digits"\nbase = {}', "there is no data.base"),

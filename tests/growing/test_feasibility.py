@@ -58,8 +58,8 @@ def test_memory_of_training_is_estimated(monkeypatch: pytest.MonkeyPatch) -> Non
     graph = trace(nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5)), (torch.randn(3, 10),))
     weights, activations = 4 * graph.parameter_count, 4 * (20 + 20 + 5)
     for options, slots in (
-        (OptimiserOptions(), 1),
-        (OptimiserOptions(momentum=0, nesterov=False), 0),
+        (OptimiserOptions("sgd"), 1),
+        (OptimiserOptions("sgd", momentum=0, nesterov=False), 0),
         (OptimiserOptions("adamw"), 2),
     ):
         assert training_memory(graph, 7, options) == (3 + slots) * weights + 7 * activations
