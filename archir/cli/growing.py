@@ -245,16 +245,17 @@ def _test(
 ) -> None:
     """Record how the grown network and those beside it do on the test data."""
     report = make_report(kept.history())
-    timed, name = "latency" in report.costs, "compressed" if report.compresses else "grown"
-    tested = [("control", c.name, c.graph, c.module, c.training_flops) for c in controls]
-    for kind, name, graph, module, flops in (*tested, ("tested", name, run.graph, run.model, training_flops_of(run))):
+    timed = "latency" in report.costs
+    ours = Control("compressed" if report.compresses else "grown", run.graph, run.model, training_flops_of(run))
+    for control in (*controls, ours):
+        graph, module = control.graph, control.module
         metrics, price = evaluate(module, dataset.test, loss, batch_size=batch_size), cost(graph)
         kept.append(
-            kind,
-            name=name,
+            "tested" if control is ours else "control",
+            name=control.name,
             parameters=price.parameters,
             flops=price.flops,
-            training_flops=flops,
+            training_flops=control.training_flops,
             peak_bytes=price.peak_bytes,
             latency=measure_latency(module, dataset.validation) if timed else None,
             loss=metrics.loss,

@@ -110,6 +110,7 @@ class Growing:
         rule: the rule that ranks and chooses the candidates, one of `archir.scoring.strategies.registry.STRATEGIES`;
             None takes `linearised` for steps within their budget, and `sampled`, which judges all pairs of units, for
             those that have to come down to it.
+        settled: see `archir.scoring.options.ScoreOptions`; of steps that have to come down to their budget.
         refine: number of candidates, best first, whose joint effect is found in forward mode.
         agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or its θ
             is made smaller, and it is shortened: below it, the set has left the range in which the network is linear.
@@ -138,6 +139,7 @@ class Growing:
     recalibrate_batches: Count = 20
     batch_statistics: Truth = False
     rule: Annotated[str, among("rule", STRATEGIES)] | None = None
+    settled: Truth = True
     refine: Count = 64
     agreement: Part = 0.8
     compensate: Truth | None = None
@@ -218,6 +220,7 @@ class GrowOptions(Training, Growing):
             refine=self.refine,
             price=price,
             budget=budget,
+            settled=self.settled,
             batch_statistics=self.batch_statistics,
             seed=seed,
         )

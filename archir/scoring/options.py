@@ -41,6 +41,8 @@ class ScoreOptions:
             come with.
         shortlist: number of candidates that the linearised network judges in each step of a selection, those that are
             best by the joint model.
+        settled: let the strategy `sampled` judge what has nothing to learn, such as a prune, by its curvature alone, as
+            if the network were at a minimum already: what it would gain now is what training is about to gain anyway.
         seed: seed of everything random.
 
     Raises:
@@ -57,4 +59,5 @@ class ScoreOptions:
     curvature: Curvature = Curvature.SAMPLED
     batch_statistics: Truth = False
     shortlist: Count = 32
+    settled: Truth = False
     seed: Seed = 0

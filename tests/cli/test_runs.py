@@ -44,7 +44,7 @@ def test_grow_carries_out_a_run(folder: Path) -> None:
     assert done.code == 0, done
     for text in ("seed", "growth 1", "end", "test data, after 60 steps", "ONNX"):
         assert text in done.out
-    assert "growth step 1 at step 30: 460 -> " in done.err
+    assert "growth 1 at step 30: 460 -> " in done.err
     run = folder / "run"
     assert _files(run) == FILES
     events = open_run(run).history()
@@ -109,7 +109,12 @@ def test_tables_tell_of_peak_bytes_and_latency_where_they_are_bounded_or_priced(
     assert [row[5:7] for row in lines[2:5]] == [["64", "0.460 ms"], after, after]
     tests = lines[6:]
     assert tests[0][3:5] == ["peak bytes", "latency"]
-    assert [row[0] for row in tests[2:]] == ["seed, not grown", "uniformly widened", "grown"]
+    assert [row[0] for row in tests[2:]] == [
+        "seed, not grown",
+        "uniformly widened",
+        "the same, trained for as many FLOPs",
+        "grown",
+    ]
     assert tests[2][3:5] == ["64", "0.460 ms"] and tests[4][3:5] == after
 
 

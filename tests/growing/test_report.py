@@ -8,7 +8,17 @@ from PIL import Image
 
 from archir.errors import FileError, GrowError
 from archir.growing.plot import plot
-from archir.growing.report import Point, columns, columns_of_test, make_report, rows, rows_of_test, summarise
+from archir.growing.report import (
+    Point,
+    columns,
+    columns_of_test,
+    loss_change,
+    make_report,
+    notes,
+    rows,
+    rows_of_test,
+    summarise,
+)
 from archir.growing.run import Event
 
 
@@ -44,12 +54,12 @@ HISTORY: list[Event] = [
     _event("train", step=200, loss=0.5, rate=0.1, examples=6400),
     _evaluated(200, 0.7, 200, "before growth"),
     _event("scored", step=200, growth=2, candidates=12, rule="linearised", ranked=12, seconds=1.5),
-    _event("rejected", step=200, growth=2, chosen=4),
+    _event("rejected", step=200, growth=2, chosen=4, note="nothing was committed: there are no other candidates"),
     _event("train", step=300, loss=0.4, rate=0.0, examples=6400),
     _evaluated(300, 0.8, 200),
     _event("finished", step=300, loss=0.7, accuracy=0.8, parameters=200, flops=2000, seconds=12.0),
     _event("control", name="seed", parameters=100, flops=1000, loss=0.9, accuracy=0.7),
-    _event("tested", name="grown", parameters=200, flops=2000, loss=0.75, accuracy=0.78),
+    _event("tested", name="grown", parameters=200, flops=2000, training_flops=1_234_000_000, loss=0.75, accuracy=0.78),
 ]
 
 
@@ -58,8 +68,8 @@ def test_report_reads_what_a_run_did() -> None:
     assert (report.parameters, report.flops, report.limit, report.steps) == (100, 1000, 400, 300)
     assert report.seconds == 12.0
     assert rows_of_test(report) == [
-        ("seed", "100", "1,000", "70.00 %", "0.9000"),
-        ("grown", "200", "2,000", "78.00 %", "0.7500"),
+        ("seed", "100", "1,000", "", "70.00 %", "0.9000"),
+        ("grown", "200", "2,000", "1.23e+09", "78.00 %", "0.7500"),
     ]
     assert report.last == Point(300, 0.7, 0.8, 200)
     first, second = report.growth
@@ -68,6 +78,14 @@ def test_report_reads_what_a_run_did() -> None:
     assert (first.seconds, second.seconds) == (1.25, 1.5)
     assert (first.rule, second.predicted) == ("linearised", None)
     assert (second.changes, second.parameters, second.backed_off) == ("", 200, 4)
+    assert notes(report) == ["growth 2 at step 200: nothing was committed: there are no other candidates"]
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"), [(0.0, "+0.0000"), (-0.02345, "-0.0234"), (0.001, "+0.0010"), (-3.2e-6, "-3.2e-06")]
+)
+def test_changes_of_the_loss_are_shown_with_the_digits_they_need(change: float, shown: str) -> None:
+    assert loss_change(change) == shown
 
 
 def test_table_has_a_row_for_the_seed_each_growth_step_and_the_end() -> None:
@@ -75,7 +93,7 @@ def test_table_has_a_row_for_the_seed_each_growth_step_and_the_end() -> None:
     table = rows(report)
     measured = (">predicted", ">realised", ">validation", ">seconds")
     assert columns(report) == (">step", "what", "changes", ">parameters", ">FLOPs", *measured)
-    assert columns_of_test(report) == ("network", ">parameters", ">FLOPs", ">accuracy", ">loss")
+    assert columns_of_test(report) == ("network", ">parameters", ">FLOPs", ">training FLOPs", ">accuracy", ">loss")
     assert all(len(row) == len(columns(report)) for row in table)
     assert [row[1] for row in table] == ["seed", "growth 1", "growth 2", "end"]
     assert table[1] == ("100", "growth 1", "2 split, 1 prune", "200", "2,000", "-0.2000", "-0.1500", "60.00 %", "1.2")

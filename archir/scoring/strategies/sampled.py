@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from archir.scoring.objective import Curvature
 from archir.scoring.refine import Refinement
 from archir.scoring.screen import screen_jointly
 from archir.scoring.set_models import Joint
@@ -18,9 +17,10 @@ from archir.scoring.strategies.result import JointResult, StrategyResult, screen
 class SampledJoint:
     """Predict for a set `Σ a + ½ Σ G` over all pairs of its candidates, G sampled in reverse mode for all at once.
 
-    It takes one forward pass and two backward passes however many candidates there are.
+    It takes one forward pass and two backward passes however many candidates there are. Where `settled` is asked for
+    `a` is zero for candidates that have nothing to learn.
 
-    Source: ours.
+    Source: ours; LeCun, Denker, Solla 1990 (optimal brain damage) for pruning at a minimum.
     """
 
     name: str = "sampled"
@@ -35,9 +35,14 @@ class SampledJoint:
             context.perturbations,
             thetas,
             context.batches,
-            curvature=Curvature.EXACT if __import__("os").environ.get("EX") else options.curvature,
+            curvature=options.curvature,
             seed=options.seed + 1,
         )
+        if options.settled:
+            estimates = [
+                e if theta else replace(e, first_order=0 * e.first_order)
+                for e, theta in zip(estimates, thetas, strict=True)
+            ]
         places = tuple((f, m) for f, e in enumerate(estimates) for m in range(len(e.first_order)))
         families = tuple(screened(e, theta) for e, theta in zip(estimates, thetas, strict=True))
         if not places:
