@@ -115,7 +115,7 @@ def test_tables_tell_of_peak_bytes_and_latency_where_they_are_bounded_or_priced(
         "the same, trained for as many FLOPs",
         "grown",
     ]
-    assert tests[2][3:5] == ["64", "0.460 ms"] and tests[4][3:5] == after
+    assert tests[2][3:5] == ["64", "0.460 ms"] and tests[5][3:5] == after
 
 
 @pytest.mark.parametrize(
