@@ -2,7 +2,8 @@
 
 Every training is a record in a folder and is made once. `--only` names tasks and parts of the study: `rates` and
 `noise` are the uniform network at every learning rate and from every seed, `ceiling` random allocations of equal cost,
-of which `--trials` are drawn for each task.
+of which `--trials` are drawn for each task, and `grown` networks that grow, from `--trials` seeds (5 at most), beside the
+uniform one: trained for as many steps, and until it has spent as many FLOPs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from tools.growth.records import Key, Records
 from tools.growth.subjects import ON_IMAGES, TASKS, find_task
 from tools.growth.tasks import Task
 
-PARTS = ("rates", "noise", "ceiling")
+PARTS = ("rates", "noise", "ceiling", "grown")
+
+GROWN = ("grown", "grown-prunes")
+"""The arms that grow."""
 
 
 def run(records: str, data: str | None = None, only: str | None = None, trials: int = 40) -> Mapping[str, object]:
@@ -48,9 +52,15 @@ def run(records: str, data: str | None = None, only: str | None = None, trials: 
         "rates": runs.rates,
         "noise": runs.noise,
         "ceiling": partial(runs.ceiling, trials=trials),
+        "grown": partial(runs.compared, arms=("uniform", *GROWN), seeds=min(trials, runs.SEEDS)),
     }
     parts = [part for part in PARTS if part in named] or list(PARTS)
     keys = [k for part in parts for k in runs.in_turn([list(makers[part](task)) for task in tasks.values()])]
-    found = runs.make(keys, tasks, Records(Path(records)), lambda line: print(line, file=sys.stderr, flush=True))
+    kept, say = Records(Path(records)), partial(print, file=sys.stderr, flush=True)
+    found = runs.make(keys, tasks, kept, say)
+    grown = [r for r in found if r.key.arm in GROWN]
+    longer = [k for name, task in tasks.items() for k in runs.as_long(task, [r for r in grown if r.key.task == name])]
+    found += runs.make(longer, tasks, kept, say)
+    keys += longer
     missing = {name: "needs CIFAR-10: give --data" for name in left_out}
     return {"left_out": missing, "made_elsewhere": len(keys) - len(found), **figures(found, tasks)}

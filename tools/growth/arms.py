@@ -5,7 +5,6 @@ An arm that grows is one more entry of `ARMS`; it counts all its FLOPs, and gets
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -67,6 +66,7 @@ ARMS: Mapping[str, Arm] = {
     "seed": static(lambda task: task.seed_sizes),
     "uniform": static(uniform),
     "grown": grown(),
+    "grown-prunes": grown(kinds="prune", growth_steps=8),
 }
 """The arms that have a name. `random-7` is besides these the network of the seventh random allocation."""
 
@@ -81,8 +81,6 @@ def find_arm(name: str) -> Arm:
         return ARMS[name]
     if (times := re.fullmatch(r"uniform-longer-([\d.]+)", name)) is not None:
         return longer(float(times[1]))
-    if (given := re.fullmatch(r"grown\{(.*)\}", name)) is not None:
-        return grown(**json.loads(f"{{{given[1]}}}"))
     number = re.fullmatch(r"random-(\d+)", name)
     if number is None:
         raise ValueError(f"there is no arm {name!r}, but {', '.join(ARMS)} and random-0, random-1, ...")

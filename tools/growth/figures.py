@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, t
 
 from tools.growth.records import Record
 from tools.growth.tasks import Task
@@ -31,9 +31,47 @@ def figures(records: Sequence[Record], tasks: Mapping[str, Task]) -> dict[str, A
             "rates": {f"{r.key.rate:g}": value(r, task) for r in uniform if r.key.seed == 0 and not r.failure},
             "uniform": _spread([value(r, task) for r in uniform if r.key.rate == task.rate and not r.failure]),
             "random": _spread([value(r, task) for r in random if not r.failure]),
+            "grown": _compared(some, task),
             "correlation_with_the_end": _criteria([r for r in random if not r.failure], task),
         }
     return found
+
+
+def _compared(records: Sequence[Record], task: Task) -> dict[str, Any]:
+    """Return what arms that grow are better by than the uniform network from the same seed, and what they cost.
+
+    `equal_steps` and `equal_training` are means of paired differences of the test score, with 95 % intervals by
+    Student's t; positive is better. Costs are means of ratios to the uniform network trained for as many steps.
+    """
+    known = {(r.key.arm, r.key.seed): r for r in records if not r.failure and r.key.rate == task.rate}
+    found: dict[str, Any] = {}
+    for arm in sorted({arm for arm, _ in known if arm.startswith("grown")}):
+        pairs = [(r, known["uniform", s]) for (a, s), r in known.items() if a == arm and ("uniform", s) in known]
+        times = [(r, u, r.training_flops / u.training_flops) for r, u in pairs]
+        longer = [(r, known.get((f"uniform-longer-{t:.2f}", r.key.seed))) for r, _, t in times]
+        found[arm] = {
+            "equal_steps": _difference([_tested(r, task) - _tested(u, task) for r, u in pairs]),
+            "equal_training": _difference([_tested(r, task) - _tested(u, task) for r, u in longer if u is not None]),
+            "parameters": _mean([r.parameters / u.parameters for r, u in pairs]),
+            "flops": _mean([r.flops / u.flops for r, u in pairs]),
+            "training_flops": _mean([t for *_, t in times]),
+            "seconds": _mean([r.seconds / u.seconds for r, u in pairs]),
+        }
+    return found
+
+
+def _tested(record: Record, task: Task) -> float:
+    assert record.test is not None
+    return task.score(record.test)
+
+
+def _difference(values: Sequence[float]) -> dict[str, float]:
+    """Return the mean of differences, its 95 % interval, and their number."""
+    if len(values) < 2:
+        return {"number": len(values)}
+    mean, error = statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
+    reach = float(t.ppf(0.975, len(values) - 1)) * error
+    return {"number": len(values), "mean": mean, "low": mean - reach, "high": mean + reach}
 
 
 def value(record: Record, task: Task) -> float:

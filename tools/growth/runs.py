@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 
 import torch
@@ -13,9 +13,13 @@ from archir.axes.infer import infer_widths
 from archir.cost import cost
 from archir.errors import ArchirError
 from archir.growing.training import evaluate
+from tools.growth.allocations import uniform
 from tools.growth.arms import find_arm
 from tools.growth.records import Key, Record, Records
 from tools.growth.tasks import Task
+
+BACKWARD = 3
+"""FLOPs of a training step over those of its forward passes."""
 
 SEEDS = 5
 """Seeds of a comparison."""
@@ -39,6 +43,24 @@ def noise(task: Task) -> Iterator[Key]:
 def ceiling(task: Task, trials: int) -> Iterator[Key]:
     """Yield random allocations."""
     yield from (key(task, f"random-{number}") for number in range(trials))
+
+
+def compared(task: Task, arms: Sequence[str], seeds: int = SEEDS) -> Iterator[Key]:
+    """Yield some arms from every seed, the arms of a seed one after another."""
+    yield from (key(task, arm, seed) for seed in range(seeds) for arm in arms)
+
+
+def as_long(task: Task, grown: Iterable[Record]) -> Iterator[Key]:
+    """Yield for records of networks that grew the uniform network, trained until it has spent as many FLOPs."""
+    for record in grown:
+        if not record.failure:
+            times = record.training_flops / flops_of_uniform(task)
+            yield key(task, f"uniform-longer-{times:.2f}", record.key.seed)
+
+
+def flops_of_uniform(task: Task) -> int:
+    """Return the FLOPs of training the uniform network for the steps of a task."""
+    return BACKWARD * task.cost(uniform(task)).flops * task.options.steps * task.options.batch_size
 
 
 def in_turn(keys: Sequence[Sequence[Key]]) -> list[Key]:
