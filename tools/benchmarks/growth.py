@@ -2,8 +2,8 @@
 
 Every training is a record in a folder and is made once. `--only` names tasks and parts of the study: `rates` and
 `noise` are the uniform network at every learning rate and from every seed, `ceiling` random allocations of equal cost,
-of which `--trials` are drawn for each task, and `grown` networks that grow, from `--trials` seeds (5 at most), beside the
-uniform one: trained for as many steps, and until it has spent as many FLOPs.
+of which `--trials` are drawn for each task, and `grown` networks that grow, from `--trials` seeds (5 at most), beside
+the uniform one: trained for as many steps, and until it has spent as many FLOPs.
 """
 
 from __future__ import annotations
