@@ -170,6 +170,7 @@ def score(
     rate: float = 0.05,
     radius: float = 0.5,
     refine: int = 64,
+    refine_most: int = 512,
     chunk: int | None = None,
     price: Price | None = None,
     budget: Budget | None = None,
@@ -194,6 +195,7 @@ def score(
         rate: step size of learning.
         radius: trust region.
         refine: number of candidates to refine.
+        refine_most: most that are refined where the budget asks for more.
         chunk: most of them that are refined at once.
         price: what cost is worth, in nats.
         budget: what sets are to be within, which also decides what is refined.
@@ -214,6 +216,7 @@ def score(
         rate=rate,
         radius=radius,
         refine=refine,
+        refine_most=refine_most,
         chunk=chunk,
         price=price,
         budget=budget,

@@ -345,7 +345,8 @@ class LinearisedSet:
         for batch, moved in zip(self._batches, self._moved, strict=True):
             room = AT_ONCE_ON_GPU if moved.is_cuda else AT_ONCE_ON_CPU
             losses = []
-            for part, way in zip(*(t.split(max(1, room // moved.numel())) for t in (chosen, signs)), strict=True):
+            size = max(1, room // moved.numel())
+            for part, way in zip(torch.split(chosen, size), torch.split(signs, size), strict=True):
                 after = moved
                 for number, sign in zip(part.mT, way.mT.to(moved), strict=True):
                     after = after + batch.pushed[number] * sign[:, None, None]
