@@ -175,6 +175,7 @@ def score(
     rate: float = 0.05,
     radius: float = 0.5,
     refine: int = 64,
+    refine_most: int = 512,
     chunk: int | None = None,
     price: Price | None = None,
     curvature: Curvature = Curvature.SAMPLED,
@@ -198,6 +199,7 @@ def score(
         rate: step size of learning.
         radius: trust region.
         refine: number of candidates to refine.
+        refine_most: most that are refined where the budget asks for more.
         chunk: most of them that are refined at once.
         price: what cost is worth, in nats.
         curvature: how the second order is estimated.
@@ -217,6 +219,7 @@ def score(
         rate=rate,
         radius=radius,
         refine=refine,
+        refine_most=refine_most,
         chunk=chunk,
         price=price,
         curvature=curvature,

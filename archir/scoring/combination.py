@@ -46,24 +46,30 @@ class Combination:
         on_widths = [m.morphism for m in self.members if isinstance(m.morphism, WidthMorphism)]
         return cost_after(no_patch(self.graph) if self.spliced is None else self.spliced, on_widths)
 
-    def plus(self, candidate: Candidate) -> Combination | None:
-        """Return the combination with one more candidate, None if that does not go with the others."""
-        morphism = candidate.morphism
-        if any(m.morphism == morphism for m in self.members):
-            return None
-        if not isinstance(morphism, WidthMorphism) and candidate.family.claims & self.claimed:
-            return None
-        more = replace(self, members=(*self.members, candidate))
+    def plus(self, *candidates: Candidate) -> Combination | None:
+        """Return the combination with more candidates, None if they do not go with each other and those before.
+
+        Where several do not, it is not said which; it takes hardly longer for many than for one.
+        """
+        more, names, spliced = self, dict[str, None](), False
         try:
-            if isinstance(morphism, WidthMorphism):
-                names = tuple(morphism.changes(infer_widths(self.graph)))
-                with_it = {name: (*self.on_widths.get(name, ()), morphism) for name in names}
-                more = replace(more, on_widths={**self.on_widths, **with_it})
-                more._check(names)
-            else:
-                claimed = self.claimed | candidate.family.claims
-                more = replace(more, spliced=self._spliced_with(candidate), claimed=claimed)
-                more._check(more.on_widths)
+            for candidate in candidates:
+                morphism = candidate.morphism
+                if isinstance(morphism, WidthMorphism):
+                    touched = tuple(morphism.changes(infer_widths(self.graph)))
+                    with_it = {name: (*more.on_widths.get(name, ()), morphism) for name in touched}
+                    more = replace(more, on_widths={**more.on_widths, **with_it})
+                    names |= dict.fromkeys(touched)
+                else:
+                    claims = candidate.family.claims
+                    if claims & more.claimed:
+                        return None
+                    more = replace(more, spliced=more._spliced_with(candidate), claimed=more.claimed | claims)
+                    spliced = True
+            more = replace(more, members=(*self.members, *candidates))
+            if len({m.morphism for m in more.members}) < len(more.members):
+                return None
+            more._check(more.on_widths if spliced else names)
         except PassError:
             return None
         return more

@@ -28,7 +28,7 @@ class CostModel:
 
     Attributes:
         kinds: the number of each candidate's kind, which is its family; `[candidates]`.
-        names: the resources that are limited.
+        limits: the resources that are limited, by name, with the limits.
         resources: what the empty set uses of each, and what candidates add; 1 is the limit.
         sizes: sizes of the widths that candidates change; `[widths]`.
         effects: what a candidate of each kind adds to them; `[kinds, widths]`.
@@ -36,11 +36,20 @@ class CostModel:
     """
 
     kinds: torch.Tensor
-    names: tuple[str, ...]
+    limits: Mapping[str, int]
     resources: tuple[Resource, ...]
     sizes: torch.Tensor
     effects: torch.Tensor
     apart: torch.Tensor = field(repr=False)
+
+    def used(self, cost: Cost) -> list[float]:
+        """Return what a graph of some cost uses of each resource; 1 is the limit."""
+        return [_part(float(getattr(cost, name)), limit) for name, limit in self.limits.items()]
+
+
+def _part(amount: float, limit: int) -> float:
+    """Return an amount as a part of its limit; one above a limit of 0 is measured in ones."""
+    return 1 + (amount - limit) / max(limit, 1)
 
 
 def model_costs(graph: Graph, candidates: Sequence[Candidate], budget: Budget) -> CostModel:
@@ -63,7 +72,7 @@ def model_costs(graph: Graph, candidates: Sequence[Candidate], budget: Budget) -
     spliced = [Cost() if change else f.cost for f, change in zip(families, changes, strict=True)]
     return CostModel(
         kinds=torch.tensor([number[c.family] for c in candidates], dtype=torch.long),
-        names=tuple(budget.scarce),
+        limits=budget.scarce,
         resources=_resources(graph, widths, atoms, effects, spliced, budget.scarce),
         sizes=torch.tensor([float(a.size) for a in atoms], dtype=torch.float64),
         effects=effects,
@@ -79,19 +88,18 @@ def _resources(
     spliced: Sequence[Cost],
     limits: Mapping[str, int],
 ) -> tuple[Resource, ...]:
-    """Return what is limited; that of a limit of 0 is measured in ones."""
+    """Return what is limited."""
     now = cost(graph)
     first, second = _derivatives(widths, atoms)
     found: list[Resource] = []
     for name, limit in limits.items():
-        unit = max(limit, 1.0)
+        unit = max(limit, 1)
         more = torch.tensor([float(getattr(c, name)) for c in spliced], dtype=torch.float64) / unit
-        over = 1.0 - limit / unit
         if name == "peak_bytes":
             alive = torch.tensor(bytes_alive(widths, {}), dtype=torch.float64).reshape(-1)
             rows = [torch.tensor(bytes_alive(widths, {a: a.size + 1}), dtype=torch.float64) - alive for a in atoms]
             by_width = torch.stack(rows) if rows else torch.zeros(0, len(alive), dtype=torch.float64)
-            found.append(PeakResource(alive / unit + over, effects @ by_width / unit + more[:, None]))
+            found.append(PeakResource(1 + (alive - limit) / unit, effects @ by_width / unit + more[:, None]))
             continue
         slope = torch.tensor([float(getattr(c, name)) for c in first], dtype=torch.float64) / unit
         curve = torch.zeros(len(atoms), len(atoms), dtype=torch.float64)
@@ -99,7 +107,7 @@ def _resources(
             curve[i, j] = curve[j, i] = float(getattr(c, name)) / unit
         between = effects @ curve @ effects.mT
         alone = effects @ (slope - curve.diagonal() / 2) + between.diagonal() / 2 + more
-        found.append(QuadraticResource(getattr(now, name) / unit + over, alone, between))
+        found.append(QuadraticResource(_part(float(getattr(now, name)), limit), alone, between))
     return tuple(found)
 
 

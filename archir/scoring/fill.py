@@ -17,8 +17,8 @@ DOUBLINGS = 40
 HALVINGS = 14
 """How often the interval in which a price lies is halved at most."""
 
-FORCED = 128
-"""The number of flips that are forced at most, and from which they are taken: those nearest to their price."""
+FORCED, FORCED_AND_JUDGED = 64, 32
+"""The number of flips that are forced at most, on the quadratic model of the loss and on another one."""
 
 ROUNDS = 3
 """How often the prices of several limits are found in turn, each given the others."""
@@ -72,13 +72,15 @@ def fill(problem: Knapsack, judged: FlippingSet | None = None, shortlist: int = 
     start = KnapsackSet(problem)
     prices, ends = _find_prices(start, start.copy().descend(torch.zeros(len(problem.resources), dtype=torch.float64)))
     found = _best([*ends, start], prices)
-    found = _forced(found, prices)
+    found = _forced(found, prices, FORCED)
     if judged is None or judged.exact:
         return _ordered(problem, found, prices.tolist())
-    same, other = (KnapsackSet(problem, judged, shortlist) for _ in range(2))
+    same, priced, greedy = (KnapsackSet(problem, judged, shortlist) for _ in range(3))
     for candidate in found.inside.nonzero().flatten().tolist():
         same.flip(candidate)
-    found = _best([same, other.descend(prices)], prices)
+    priced.descend(prices)
+    greedy.exchange(prices, pairs=False)
+    found = _forced(_best([same, priced, *([greedy] if greedy.fits else [])], prices), prices, FORCED_AND_JUDGED)
     return _ordered(problem, found, prices.tolist(), KnapsackSet(problem, judged, shortlist))
 
 
@@ -94,11 +96,11 @@ def _best(starts: Sequence[KnapsackSet], prices: torch.Tensor) -> KnapsackSet:
     return found
 
 
-def _forced(found: KnapsackSet, prices: torch.Tensor) -> KnapsackSet:
-    """Return a set after single flips were forced while that makes it better."""
+def _forced(found: KnapsackSet, prices: torch.Tensor, most: int) -> KnapsackSet:
+    """Return a set after some single flips were forced, those nearest to their price, while that makes it better."""
     tried: set[int] = set()
-    for _ in range(FORCED):
-        left = [c for c in found.nearest(prices, FORCED) if c not in tried]
+    for _ in range(most):
+        left = [c for c in found.nearest(prices, most) if c not in tried]
         if not left:
             break
         tried.add(left[0])
@@ -197,4 +199,7 @@ def _ordered(problem: Knapsack, found: KnapsackSet, prices: Sequence[float], by:
     while bool(left.any()):
         path.append(state.add_next(paid, left))
         left[path[-1]] = False
-    return replace(inspect(problem, path, prices), change=state.change)
+    highest = state.losses.abs() / state.costs.abs().clamp(min=1e-30) * (state.costs != 0)
+    steepest = highest.amax(1).tolist() if highest.numel() else prices
+    told = [min(p, s) for p, s in zip(prices, steepest, strict=True)]
+    return replace(inspect(problem, path, told), change=state.change)

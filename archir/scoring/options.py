@@ -31,6 +31,7 @@ class ScoreOptions:
         rate: step size of Adam, relative to the root mean square of the weight θ is added to; falls to zero.
         radius: trust region: bound of ‖θ‖ relative to ‖w‖, for each row of a weight (for a vector, of it all).
         refine: number of candidates to refine in forward mode, best first; only these may be part of joint predictions.
+        refine_most: most candidates that are refined where `budget` asks for more.
         chunk: most of them that are refined at once; as many as fit into memory if None (see `chunks.chunk_size`).
         price: what cost is worth, in nats; part of what decides which candidates are the best.
         budget: what the sets to be chosen are to be within; what is scarce is priced so that the candidates which pay
@@ -53,6 +54,7 @@ class ScoreOptions:
     rate: Positive = 0.05
     radius: Positive = 0.5
     refine: Whole = 64
+    refine_most: Whole = 512
     chunk: Count | None = None
     price: Annotated[Price | None, WithJsonSchema({"type": "string", "description": "a function of costs"})] = None
     budget: Budget | None = None

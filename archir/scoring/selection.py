@@ -6,7 +6,6 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import partial
 
 import torch
 
@@ -27,8 +26,9 @@ from archir.scoring.set_models import SetModel
 NEAR = 1e-9
 """By what part of a limit the model of the cost may be off."""
 
-CORRECTIONS = 8
-"""How often the model of the cost is corrected at most by the exact cost of what was chosen on it."""
+CORRECTIONS, JUDGED = 8, 4
+"""How often the model of the cost is corrected at most by the exact cost of what was chosen on it, while sets are found
+on the quadratic model of the loss, and then while they are judged by another one."""
 
 
 class Ended(StrEnum):
@@ -94,6 +94,11 @@ class Pool:
     shortlist: int
     unrefined: bool
 
+    @property
+    def refined(self) -> int:
+        """Number of candidates that the model knows; all of them where there is none."""
+        return len(self.candidates) - len(self.beyond)
+
 
 def choose(pool: Pool, *, k: int | None = None, limit: Limit | None = None, price: Price | None = None) -> list[int]:
     """Choose a set that can be applied together, one member after another.
@@ -108,7 +113,7 @@ def choose(pool: Pool, *, k: int | None = None, limit: Limit | None = None, pric
     Returns:
         The numbers of the members as they were added: every prefix is a smaller set to fall back on.
     """
-    candidates = pool.candidates[: len(pool.candidates) - len(pool.beyond)]
+    candidates = pool.candidates[: pool.refined]
 
     def fits(chosen: Sequence[int]) -> bool:
         return limit is None or limit(_cost(pool, chosen))
@@ -139,9 +144,9 @@ def choose(pool: Pool, *, k: int | None = None, limit: Limit | None = None, pric
 def choose_within(pool: Pool, budget: Budget, *, k: int | None = None, price: Price | None = None) -> Choice:
     """Choose the set with the least predicted loss within a budget, which may be below what the graph costs now.
 
-    Where the budget is not scarce the set is that of `choose`. Otherwise it is found on the quadratic model of the
-    loss and a model of the cost (`fill`), which is corrected by the exact cost of what it finds until that is within
-    the budget.
+    The set is found by `fill` on a model of the cost. This is corrected by the exact cost of what was found, and by
+    which of its members turn out not to go together, until that changes nothing. Candidates that were not refined are
+    left out unless the others do not reach the budget; what they are predicted to gain then counts for nothing.
 
     Args:
         pool: what there is to choose from. Where nothing is predicted they are taken in their order, those that fit,
@@ -153,45 +158,57 @@ def choose_within(pool: Pool, budget: Budget, *, k: int | None = None, price: Pr
     now = cost(pool.graph)
     if pool.model is None:
         return _in_order(pool, budget, now, k)
+    known = replace(pool, candidates=pool.candidates[: pool.refined], beyond=pool.beyond[:0])
+    found = _choose_within(known, pool.model, budget, k, price)
+    if budget.allows(found.cost) or budget.allows(now) or not len(pool.beyond):
+        return found
+    return _choose_within(pool, pool.model, budget, k, price)
+
+
+def _choose_within(pool: Pool, model: SetModel, budget: Budget, k: int | None, price: Price | None) -> Choice:
+    """Choose a set within a budget; candidates that were not refined only free what is scarce."""
     costs = model_costs(pool.graph, pool.candidates, budget)
-    paid = torch.tensor([0.0 if price is None else price(c.cost) for c in pool.candidates], dtype=torch.float64)
-    more = paid + torch.cat([torch.zeros(len(paid) - len(pool.beyond), dtype=torch.float64), pool.beyond])
-    problem, judged = _problem(pool, pool.model, costs, budget, now, k, paid), pool.model.start(more)
-    best, shift = None, [0.0] * len(costs.names)
-    seen: set[frozenset[int]] = set()
-    for _ in range(CORRECTIONS):
-        filled = fill(problem.shifted(shift), judged, pool.shortlist)
-        path, found, clashes = _applied(pool, budget, now, filled.path)
-        change = (_predict(pool, path) or 0.0) + float(paid[path].sum())
-        modelled = replace(inspect(problem, path, filled.prices), change=change)
-        if best is None or _is_better(budget, (modelled, found), best):
-            best = modelled, found
-        exact = [getattr(found, n) / max(budget.limits[n], 1.0) for n in costs.names]
-        off = [e - u for e, u in zip(exact, modelled.used, strict=True)]
-        if not clashes and (frozenset(path) in seen or _are_near(off, shift)):
-            break
-        for clash in clashes:
-            _part(problem, pool.candidates, *clash)
-        seen.add(frozenset(path))
-        shift = off
+    more = torch.tensor([0.0 if price is None else price(c.cost) for c in pool.candidates], dtype=torch.float64)
+    more[pool.refined :] += pool.beyond.clamp(min=0)
+    problem, judged = _problem(pool, model, costs, k, more), model.start(more)
+    best: tuple[Filled, Cost] | None = None
+    shift = [0.0] * len(costs.limits)
+    for by, rounds in ((None, CORRECTIONS), (judged, 0 if judged.exact else JUDGED)):
+        seen: set[frozenset[int]] = set()
+        for _ in range(rounds):
+            filled = fill(problem.shifted(shift), by, pool.shortlist)
+            whole = Combination(pool.graph).plus(*(pool.candidates[c] for c in filled.path))
+            if whole is None:
+                path, found, clashes = _applied(pool, budget, filled.path)
+            else:
+                path, found, clashes = list(filled.path), whole.cost(), []
+            value = model.predict([c for c in path if c < pool.refined]) + float(more[path].sum())
+            modelled = replace(inspect(problem, path, filled.prices), change=value)
+            if best is None or _is_better(budget, (modelled, found), best):
+                best = modelled, found
+            off = [e - u for e, u in zip(costs.used(found), modelled.used, strict=True)]
+            if not clashes and (frozenset(path) in seen or _are_near(off, shift)):
+                break
+            for clash in clashes:
+                _part(problem, pool.candidates, *clash)
+            seen.add(frozenset(path))
+            shift = off
     assert best is not None
-    return _told(pool, budget, best[0], k)
+    path, _, _ = _applied(pool, budget, best[0].path)
+    return _told(pool, model, budget, inspect(problem, path, best[0].prices), k)
 
 
-def _problem(
-    pool: Pool, model: SetModel, costs: CostModel, budget: Budget, now: Cost, k: int | None, paid: torch.Tensor
-) -> Knapsack:
+def _problem(pool: Pool, model: SetModel, costs: CostModel, k: int | None, more: torch.Tensor) -> Knapsack:
     """Return what there is to choose from as a knapsack; what was not refined may only free room."""
     alone, gram = model.quadratic
     barred = torch.zeros(len(pool.candidates), dtype=torch.bool)
     if len(pool.beyond):
-        scarce = [i for i, n in enumerate(costs.names) if getattr(now, n) > budget.limits[n]]
         frees = torch.zeros(len(costs.effects), dtype=torch.bool)
-        for i in scarce:
-            frees |= costs.resources[i].added < 0
+        for resource in costs.resources:
+            frees |= (resource.used > 1) & (resource.added < 0)
         barred[len(alone) :] = ~frees[costs.kinds[len(alone) :]]
     return Knapsack(
-        alone=torch.cat([alone, pool.beyond]) + paid,
+        alone=torch.cat([alone, torch.zeros_like(pool.beyond)]) + more,
         gram=gram,
         kinds=costs.kinds,
         resources=costs.resources,
@@ -203,15 +220,13 @@ def _problem(
     )
 
 
-def _applied(
-    pool: Pool, budget: Budget, now: Cost, path: Sequence[int]
-) -> tuple[list[int], Cost, list[tuple[int, int | None]]]:
+def _applied(pool: Pool, budget: Budget, path: Sequence[int]) -> tuple[list[int], Cost, list[tuple[int, int | None]]]:
     """Return the part of a path that can be applied together, what it costs, and which candidates clash.
 
-    From the first prefix within the budget on all are within it: what does not fit yet waits until room is freed. A
-    candidate clashes with the first member that it does not go with after those before; with none if not even alone.
+    From the first prefix within the budget on all are within it: what does not fit yet waits until room is freed.
     """
-    grown, found, within = [Combination(pool.graph)], now, budget.allows(now)
+    grown, found = [Combination(pool.graph)], cost(pool.graph)
+    within = budget.allows(found)
     taken: list[int] = []
     clashes: list[tuple[int, int | None]] = []
     waiting = list(path)
@@ -221,8 +236,7 @@ def _applied(
             candidate = pool.candidates[number]
             more = grown[-1].plus(candidate)
             if more is None:
-                place = bisect_left(grown, True, key=partial(_clashes, candidate))
-                clashes.append((number, taken[place - 1] if place else None))
+                clashes.append((number, _clashing(grown, taken, candidate)))
                 continue
             costs = more.cost()
             if within and not budget.allows(costs):
@@ -235,6 +249,12 @@ def _applied(
             break
         waiting = later
     return taken, found, clashes
+
+
+def _clashing(grown: Sequence[Combination], taken: Sequence[int], candidate: Candidate) -> int | None:
+    """Return the first member that a candidate does not go with after those before; None if it does not even alone."""
+    place = bisect_left(grown, True, key=lambda combination: combination.plus(candidate) is None)
+    return taken[place - 1] if place else None
 
 
 def _part(problem: Knapsack, candidates: Sequence[Candidate], one: int, other: int | None) -> None:
@@ -261,23 +281,26 @@ def _is_better(budget: Budget, one: tuple[Filled, Cost], other: tuple[Filled, Co
     return rank(one) < rank(other)
 
 
-def _told(pool: Pool, budget: Budget, found: Filled, k: int | None) -> Choice:
+def _told(pool: Pool, model: SetModel, budget: Budget, found: Filled, k: int | None) -> Choice:
     """Return a set with why it ended."""
     now, grown = cost(pool.graph), _cost(pool, found.path)
     names = list(budget.scarce)
-    prices = dict(zip(names, found.prices, strict=True)) if budget.allows(grown) else {}
+    tight = budget.allows(grown) and (found.gains or not budget.allows(now))
+    prices = dict(zip(names, found.prices, strict=True)) if tight else {}
     if k is not None and len(found.path) >= k:
         ended = Ended.MOST
     elif not budget.allows(grown):
         ended = Ended.UNREACHED
-    elif not budget.allows(now) or found.gains:
+    elif tight:
         ended = Ended.LIMIT
     elif pool.unrefined:
         ended = Ended.UNREFINED
     else:
         ended = Ended.TAKEN if found.all else Ended.GAINLESS
-    each = Prices(**{n: p / max(budget.limits[n], 1.0) for n, p in prices.items()})
-    return Choice(found.path, _predict(pool, found.path), grown, each, sum(prices.values()), ended)
+    each = Prices(**{n: p / max(budget.scarce[n], 1) for n, p in prices.items()})
+    others = [c - pool.refined for c in found.path if c >= pool.refined]
+    predicted = model.predict([c for c in found.path if c < pool.refined]) + float(pool.beyond[others].sum())
+    return Choice(found.path, predicted, grown, each, sum(prices.values()), ended)
 
 
 def _in_order(pool: Pool, budget: Budget, now: Cost, k: int | None) -> Choice:
@@ -311,20 +334,6 @@ def _cost(pool: Pool, chosen: Sequence[int]) -> Cost:
     return cost_of_set(pool.graph, [pool.candidates[c].morphism for c in chosen])
 
 
-def _predict(pool: Pool, chosen: Sequence[int]) -> float | None:
-    """Return the predicted change of the loss for a set; what was not refined counts alone."""
-    if pool.model is None:
-        return None
-    refined = len(pool.candidates) - len(pool.beyond)
-    others = [c - refined for c in chosen if c >= refined]
-    return pool.model.predict([c for c in chosen if c < refined]) + float(pool.beyond[others].sum())
-
-
 def _over(budget: Budget, of: Cost) -> float:
     """Return by what part of its limits a cost is above them, summed over them."""
     return sum(max(0.0, (float(getattr(of, n)) - limit) / max(limit, 1.0)) for n, limit in budget.scarce.items())
-
-
-def _clashes(candidate: Candidate, combination: Combination) -> bool:
-    """Say whether a candidate does not go with a combination."""
-    return combination.plus(candidate) is None

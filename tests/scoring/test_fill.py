@@ -107,8 +107,8 @@ def test_it_is_nearly_the_best_of_all_sets(start: float, interacting: bool, limi
             gaps.append((found.change - expected) / unit)
             greeds.append((baseline.change - expected) / unit if baseline.fits else 2.0)
     assert min(gaps) > -1e-9
-    assert sum(gaps) / len(gaps) < 0.05 and max(gaps) < 0.4
-    assert sum(gaps) < 0.2 * sum(greeds)
+    assert sum(gaps) / len(gaps) < 0.015 and max(gaps) < 0.2
+    assert sum(gaps) < 0.05 * sum(greeds)
 
 
 def test_prefixes_stay_within_limits_once_they_are() -> None:
@@ -124,7 +124,7 @@ def test_no_more_than_so_many_are_taken() -> None:
         drawn = draw(seed, 0.9, interacting=False, limits=1)
         found = fill(Knapsack(**{**vars(drawn.problem), "most": 3}))
         assert len(found.path) <= 3
-        assert found.change <= best(drawn, 3) + 0.7
+        assert found.change <= best(drawn, 3) + 0.3
 
 
 def test_where_nothing_is_scarce_there_is_no_price_and_where_something_is_the_price_is_that_of_the_margin() -> None:

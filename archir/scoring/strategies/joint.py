@@ -10,12 +10,15 @@ import torch
 from archir.cost import cost
 from archir.scoring.budget import Budget
 from archir.scoring.families import Family
-from archir.scoring.options import Price
+from archir.scoring.options import ScoreOptions
 from archir.scoring.refine import Refinement, refine
 from archir.scoring.screen import Estimate, screen
 from archir.scoring.set_models import Joint, Linearised, SetModel
 from archir.scoring.strategies.context import ScoringContext
 from archir.scoring.strategies.result import JointResult, StrategyResult, screened
+
+ENOUGH = 3
+"""How many candidates are refined for each that a budget seems to ask for."""
 
 HALVINGS = 40
 """How often the interval in which a price lies is halved."""
@@ -67,7 +70,7 @@ def _refined(context: ScoringContext, model: Callable[[Refinement], SetModel]) -
     estimates = screen(
         objective, perturbations, thetas, context.batches, curvature=options.curvature, seed=options.seed + 1
     )
-    best = best_of(context.families, estimates, options.price, options.budget)[: options.refine]
+    best = best_of(context.families, estimates, options)
     joint = JointResult((), None, None)
     if best:
         found = refine(objective, perturbations, thetas, best, context.batches, chunk=options.chunk)
@@ -80,22 +83,22 @@ def _refined(context: ScoringContext, model: Callable[[Refinement], SetModel]) -
     return StrategyResult(tuple(families), joint, context.learned.estimates)
 
 
-def best_of(
-    families: Sequence[Family], estimates: Sequence[Estimate], price: Price | None, budget: Budget | None
-) -> list[tuple[int, int]]:
-    """Return all candidates, as numbers of family and member, by predicted change of the loss plus price.
+def best_of(families: Sequence[Family], estimates: Sequence[Estimate], options: ScoreOptions) -> list[tuple[int, int]]:
+    """Return the candidates to refine, as numbers of family and member, by predicted change of the loss plus price.
 
-    Under a budget what is scarce has a price as well: `scarcity`.
+    Under a budget what is scarce has a price as well (`scarcity`), and if it takes many candidates to use it up, or to
+    come down to it, three times as many are refined.
     """
     places = [(f, m) for f, estimate in enumerate(estimates) for m in range(len(estimate.first_order))]
     if not places:
         return []
-    extra = [0.0 if price is None else price(f.cost) for f in families]
-    worth = torch.cat([e.predicted + x for e, x in zip(estimates, extra, strict=True)])
-    if budget is not None:
+    extra = [0.0 if options.price is None else options.price(f.cost) for f in families]
+    worth, count = torch.cat([e.predicted + x for e, x in zip(estimates, extra, strict=True)]), options.refine
+    if options.budget is not None and count:
         sizes = torch.tensor([len(e.first_order) for e in estimates])
-        worth = worth + scarcity(families, worth, sizes, budget)
-    return [places[i] for i in worth.argsort(stable=True).tolist()]
+        worth = worth + scarcity(families, worth, sizes, options.budget)
+        count = max(count, min(ENOUGH * int((worth < 0).sum()), options.refine_most))
+    return [places[i] for i in worth.argsort(stable=True)[:count].tolist()]
 
 
 def scarcity(families: Sequence[Family], worth: torch.Tensor, sizes: torch.Tensor, budget: Budget) -> torch.Tensor:
