@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from archir.scoring.families import Candidate
     from archir.scoring.losses import Loss, coupled
     from archir.scoring.options import ScoreOptions
-    from archir.scoring.scores import Score, Scores
+    from archir.scoring.scores import Score, Scores, Selection
     from archir.scoring.sets import CandidateSet
     from frontends.pytorch import trace
 
@@ -94,6 +94,7 @@ __all__ = [
     "ScoreError",
     "ScoreOptions",
     "Scores",
+    "Selection",
     "Site",
     "Start",
     "Value",
@@ -167,7 +168,7 @@ _HOMES = {
     "Candidate": "archir.scoring.families",
     **dict.fromkeys(("Loss", "coupled"), "archir.scoring.losses"),
     "ScoreOptions": "archir.scoring.options",
-    **dict.fromkeys(("Score", "Scores"), "archir.scoring.scores"),
+    **dict.fromkeys(("Score", "Scores", "Selection"), "archir.scoring.scores"),
     "CandidateSet": "archir.scoring.sets",
     "trace": "frontends.pytorch",
 }

@@ -255,7 +255,7 @@ def grow(
         budget: hard limits, or the largest number of trainable parameters.
         loss: name of a loss, or a callable of outputs and targets.
         options: how it is trained and grown.
-        morphisms: the kinds of rewrite; split and prune if not given.
+        morphisms: the kinds of rewrite; those of `options.kinds` if not given.
         directory: where to keep the run; nothing is kept if not given.
         config: text that tells what the run is, kept in the directory.
         resume: go on with the run in the directory.
@@ -269,12 +269,13 @@ def grow(
     """
     split = _split(train, "training")
     graph = model if isinstance(model, Graph) else trace_on(model, split)
+    usual = (GrowOptions() if options is None else options).kinds
     return grow_graph(
         graph,
         train=split,
         validation=_split(validation, "validation"),
         budget=budget if isinstance(budget, Budget) else Budget(parameters=budget),
-        morphisms=find_morphisms(morphisms),
+        morphisms=find_morphisms(usual if morphisms is None else morphisms),
         loss=loss,
         options=options,
         directory=None if directory is None else Path(directory),

@@ -179,7 +179,7 @@ def start(
         ArchirError: of whatever part goes wrong.
     """
     registry = find_passes(plugins, known=find_passes(config.plugins, base=config.base))
-    default = COMPRESSING if compresses else None
+    default = COMPRESSING if compresses else config.options.kinds
     kinds = morphisms("; ".join(config.passes) or default, registry=registry)
     carry_out = compress_graph if compresses else grow_graph
     return carry_out(

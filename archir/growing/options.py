@@ -126,7 +126,7 @@ class Growing:
 
     expansion: Multiple | None = None
     birth: Annotated[str, among("birth", BIRTHS)] = "auto"
-    growth_steps: Whole = 4
+    growth_steps: Whole = 8
     first_growth: Part = 0.2
     last_growth: Part = 0.6
     exchanges: Whole = 0
@@ -224,6 +224,14 @@ class GrowOptions(Training, Growing):
             batch_statistics=self.batch_statistics,
             seed=seed,
         )
+
+    @property
+    def kinds(self) -> str:
+        """The kinds of rewrite unless others are asked for.
+
+        A network that is only contracted is pruned; one that begins with the seed, or exchanges units, is split, too.
+        """
+        return "split; prune" if self.expansion == 1 or self.exchanges else "prune"
 
     def growth_at(self) -> list[int]:
         """Return the number of optimiser steps done before each growth step, exchanges included, in order."""

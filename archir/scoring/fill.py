@@ -60,7 +60,8 @@ def fill(problem: Knapsack, judged: FlippingSet | None = None, shortlist: int = 
     the loss within the limits. At last single flips are forced, each with what it takes to be within the limits again.
 
     All of this is done on the quadratic model. Under another one the last steps are done again, from the set that was
-    found and from the one that single flips lead to at the prices that were found.
+    found, from the one that single flips lead to at the prices that were found, and from the one that they lead to
+    where nothing has a price and what does not fit is left out.
 
     Args:
         problem: the knapsack.
@@ -71,16 +72,17 @@ def fill(problem: Knapsack, judged: FlippingSet | None = None, shortlist: int = 
     """
     start = KnapsackSet(problem)
     prices, ends = _find_prices(start, start.copy().descend(torch.zeros(len(problem.resources), dtype=torch.float64)))
-    found = _best([*ends, start], prices)
-    found = _forced(found, prices, FORCED)
+    found = _forced(_best([*ends, start], prices), prices, FORCED)
     if judged is None or judged.exact:
         return _ordered(problem, found, prices.tolist())
-    same, priced, greedy = (KnapsackSet(problem, judged, shortlist) for _ in range(3))
+    same, priced, fitting = (KnapsackSet(problem, judged, shortlist) for _ in range(3))
     for candidate in found.inside.nonzero().flatten().tolist():
         same.flip(candidate)
-    priced.descend(prices)
-    greedy.exchange(prices, pairs=False)
-    found = _forced(_best([same, priced, *([greedy] if greedy.fits else [])], prices), prices, FORCED_AND_JUDGED)
+    starts = [same, priced.descend(prices)]
+    if fitting.fits:
+        fitting.exchange(prices, pairs=False)
+        starts.append(fitting)
+    found = _forced(_best(starts, prices), prices, FORCED_AND_JUDGED)
     return _ordered(problem, found, prices.tolist(), KnapsackSet(problem, judged, shortlist))
 
 
@@ -105,17 +107,10 @@ def _forced(found: KnapsackSet, prices: torch.Tensor, most: int) -> KnapsackSet:
             break
         tried.add(left[0])
         other = found.force(left[0], prices)
-        if other.better_than(found) and other.change < found.change - found.least:
+        if other.better_than(found) and not (found.fits and other.change >= found.change - found.least):
             other.exchange(prices)
             found, tried = other, set()
     return found
-
-
-def greedy(problem: Knapsack) -> Filled:
-    """Return the set that gain per price alone leads to, each limit priced alike: the baseline."""
-    found, prices = KnapsackSet(problem), torch.ones(len(problem.resources), dtype=torch.float64)
-    found.reach(prices)
-    return _ordered(problem, found, prices.tolist())
 
 
 def _find_prices(start: KnapsackSet, free: KnapsackSet) -> tuple[torch.Tensor, Sequence[KnapsackSet]]:

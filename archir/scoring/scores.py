@@ -87,6 +87,14 @@ class Selection:
         """Whether the budget is what ended it: nothing more fits, or it has come down to it."""
         return self.ended is Ended.LIMIT
 
+    @property
+    def reason(self) -> str:
+        """Why it holds no more, for people."""
+        if self.ended is not Ended.UNREACHED:
+            return self.ended.sentence
+        found = f"{self.cost.parameters:,} parameters, {self.cost.flops:,} FLOPs, {self.cost.peak_bytes:,} peak bytes"
+        return f"{self.ended.sentence}; the smallest that was found costs {found}"
+
 
 @dataclass(frozen=True)
 class Scores:

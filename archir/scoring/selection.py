@@ -35,22 +35,23 @@ class Ended(StrEnum):
     """Why a set holds no more."""
 
     LIMIT = "limit"
-    """What still lowers the loss does not fit; or the set is above the limit no more."""
-
     GAINLESS = "gainless"
-    """No candidate that is left lowers the loss."""
-
     TAKEN = "taken"
-    """All candidates that there are and that go together are taken."""
-
     UNREFINED = "unrefined"
-    """No refined candidate that is left lowers the loss; others were not refined."""
-
     MOST = "most"
-    """It has as many members as it may have."""
-
     UNREACHED = "unreached"
-    """It is above a limit still, and no candidate that is left takes it further down."""
+
+    @property
+    def sentence(self) -> str:
+        """The same for people."""
+        return {
+            Ended.LIMIT: "the budget is reached",
+            Ended.GAINLESS: "no candidate that is left lowers the loss",
+            Ended.TAKEN: "all candidates that go together are taken",
+            Ended.UNREFINED: "no refined candidate that is left lowers the loss, and others were not refined",
+            Ended.MOST: "it has as many members as it may have",
+            Ended.UNREACHED: "no set of the candidates comes down to the budget",
+        }[self]
 
 
 @dataclass(frozen=True)

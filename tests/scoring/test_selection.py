@@ -70,6 +70,7 @@ def test_what_no_set_reaches_is_said_with_the_smallest_cost_there_is() -> None:
     assert found.ended is Ended.UNREACHED and not found.reached
     assert all(w.size == 1 for w in infer_widths(scores.apply(found.path)))
     assert found.cost == cost(scores.apply(found.path)) and found.price == 0
+    assert f"the smallest that was found costs {found.cost.parameters} parameters" in found.reason
 
 
 def test_growth_ends_for_a_reason() -> None:
@@ -78,7 +79,7 @@ def test_growth_ends_for_a_reason() -> None:
     assert scored(refine=8).select(part(now, 50, "flops")).ended is Ended.UNREFINED
     assert scored().select(part(now, 50, "flops"), k=2).ended is Ended.MOST
     grown = scored().select(Budget(flops=now.flops + 500))
-    assert grown.ended is Ended.LIMIT and grown.prices.flops > 0
+    assert grown.ended is Ended.LIMIT and grown.reason == "the budget is reached" and grown.prices.flops > 0
     assert grown.predicted == pytest.approx(scored().linearised(grown.path))
 
 

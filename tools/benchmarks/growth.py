@@ -23,7 +23,7 @@ from tools.growth.tasks import Task
 
 PARTS = ("rates", "noise", "ceiling", "grown")
 
-GROWN = ("grown", "grown-prunes")
+GROWN = ("grown", "grown-jointly")
 """The arms that grow."""
 
 

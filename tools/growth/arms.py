@@ -43,9 +43,9 @@ def grown(**changes: Any) -> Arm:
     """Return the arm that grows from the seed within both limits, some options other than the default ones."""
 
     def arm(task: Task, seed: int, rate: float) -> Outcome:
-        kinds = morphisms(changes.get("kinds"))
         given = {name: value for name, value in changes.items() if name != "kinds"}
         options = replace(task.training(seed, rate), evaluate_every=0, checkpoint_every=task.options.steps, **given)
+        kinds = morphisms(changes.get("kinds", options.kinds))
         run = grow_graph(
             task.network(task.seed_sizes, seed),
             train=task.dataset.train,
@@ -66,7 +66,7 @@ ARMS: Mapping[str, Arm] = {
     "seed": static(lambda task: task.seed_sizes),
     "uniform": static(uniform),
     "grown": grown(),
-    "grown-prunes": grown(kinds="prune", growth_steps=8),
+    "grown-jointly": grown(kinds="split; prune", growth_steps=4),
 }
 """The arms that have a name. `random-7` is besides these the network of the seventh random allocation."""
 
