@@ -33,6 +33,7 @@ validation = 0.25
 
 [budget]
 parameters = 4_000
+flops = 305_360
 
 [optimiser]
 name = "sgd"
@@ -46,10 +47,8 @@ warmup = 30
 evaluate_every = 100
 
 [growth]
-growth_steps = 4
-first_growth = 0.02
-last_growth = 0.2
-learn_steps = 60
+first_growth = 0.05
+last_growth = 0.3
 score_examples = 180
 """
 """The configuration of the demo."""
