@@ -269,7 +269,7 @@ def grow(
     """
     split = _split(train, "training")
     graph = model if isinstance(model, Graph) else trace_on(model, split)
-    usual = (GrowOptions() if options is None else options).kinds
+    usual = (options if isinstance(options, GrowOptions) else GrowOptions()).kinds
     return grow_graph(
         graph,
         train=split,

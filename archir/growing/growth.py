@@ -20,7 +20,6 @@ from archir.scoring.batches import BoundBatch
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
 from archir.scoring.scores import Score, Scores, Selection
-from archir.scoring.selection import Ended
 from archir.scoring.sets import CandidateSet
 
 TOLERANCE = 1e-3
@@ -44,10 +43,10 @@ class Growth:
         rewriting: how it was rewritten, None if nothing was committed.
         specs: the committed candidates.
         rule: the rule they were chosen by.
-        predicted: change of the linearised network's loss on the examples they were selected on, in nats; None if the
-            rule predicts none, or nothing was committed.
+        predicted: change of the linearised network's loss on the examples they were selected on, in nats, or what the
+            rule predicts of a contraction; None if it predicts none, or nothing was committed.
         expected: change of the linearised network's loss on the held-out examples they were checked on, where it owes
-            nothing to the selection; None where `predicted` is.
+            nothing to the selection; None where `predicted` is, and in contractions.
         realised: true change of the loss on these.
         scale: what θ of the set was multiplied with after it was learned for all of it together, see `SHRUNK`.
         chosen: number of candidates selected, before backing off.
@@ -167,7 +166,7 @@ def grow_once(
             budget=budget,
             price=chosen.price,
             mended=(),
-            why=_why(chosen, scores),
+            why=chosen.reason,
             flops=0,
             seconds=0.0,
         )
@@ -266,22 +265,3 @@ def _fallbacks(
             if any(m.theta for m in learned.members):
                 yield from ((learned.scaled(factor), factor) for factor in SHRUNK)
         path = path[: len(path) // 2]
-
-
-def _why(chosen: Selection, scores: Scores) -> str:
-    """Return in words why a set holds no more."""
-    match chosen.ended:
-        case Ended.LIMIT:
-            return "the budget of the step is used"
-        case Ended.GAINLESS:
-            return "no other candidate is predicted to lower the loss by more than its price"
-        case Ended.UNREFINED:
-            return (
-                f"no other of the {scores.refined} refined candidates is, and {len(scores) - scores.refined} were not"
-            )
-        case Ended.TAKEN:
-            return "there are no other candidates"
-        case Ended.MOST:
-            return "it has as many members as it may have"
-        case Ended.UNREACHED:
-            return "no candidate is left that comes nearer to the budget"

@@ -98,8 +98,6 @@ class Growing:
         first_growth: part of the steps done before the first growth step.
         last_growth: part of the steps done before the last one of these.
         exchanges: growth steps after these, as far apart, in which units are exchanged for others.
-        retrain: train the network that was found from scratch, too, and keep the better one on the validation data.
-        counterfactual: train a copy that does not take the growth steps to the end, too, and report it.
         learn_steps: steps of Adam on θ in each growth step.
         learn_rate: its step size, relative to the root mean square of the weight θ is added to.
         radius: trust region: largest norm of θ relative to that of the weights it changes.
@@ -130,8 +128,6 @@ class Growing:
     first_growth: Part = 0.2
     last_growth: Part = 0.6
     exchanges: Whole = 0
-    retrain: Truth = False
-    counterfactual: Truth = False
     learn_steps: Count = 40
     learn_rate: Positive = 0.05
     radius: Positive = 0.5

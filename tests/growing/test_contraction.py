@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import archir
 from archir.cost import Cost, cost, training_flops
 from archir.growing.examples import Examples
 from archir.growing.growth import grow_once
@@ -76,7 +77,27 @@ def test_a_budget_that_no_set_reaches_is_told(seed_graph: Graph) -> None:
         seed=0,
     )
     assert growth.contracts and growth.cost.parameters > 20
-    assert "no candidate is left that comes nearer to the budget" in growth.note
+    assert "no set of the candidates comes down to the budget" in growth.note
+
+
+def test_removals_go_no_further_than_the_budget_asks(seed_graph: Graph) -> None:
+    """Whatever the joint model says of more of them: without the last one it is above the budget."""
+    trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=100)).graph
+    for part in (0.9, 0.7, 0.5):
+        limit = Budget(flops=round(part * cost(trained).flops))
+        growth = grow_once(
+            trained,
+            train=data(400, 1),
+            selection=data(40, 3),
+            check=data(100, 2),
+            loss=find_loss("cross_entropy"),
+            budget=limit,
+            options=OPTIONS,
+            morphisms=(Prune(),),
+            seed=0,
+        )
+        assert limit.allows(growth.cost)
+        assert not limit.allows(cost(archir.apply(trained, "; ".join(growth.specs[:-1])))) if growth.specs[1:] else True
 
 
 def test_exchanges_stay_within_the_budget(seed_graph: Graph) -> None:
