@@ -226,14 +226,17 @@ def test_report_needs_a_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_demo_runs_from_end_to_end_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = demonstration.TEXT
-    for old, new in (("steps = 3000", "steps = 40"), ("learn_steps = 60", "learn_steps = 3")):
+    for old, new in (
+        ("steps = 3000", "steps = 40"),
+        ("warmup = 30", "warmup = 4"),
+        ("first_growth = 0.05", "growth_steps = 2\nfirst_growth = 0.05"),
+    ):
         assert old in text
         text = text.replace(old, new)
-    text = text.replace("growth_steps = 4", "growth_steps = 1").replace("warmup = 30", "warmup = 4")
     for _ in range(2):
         demonstration.demo(tmp_path / "demo", quiet=True, text=text)
         out = capsys.readouterr().out
-        for part in ("seed, not grown", "uniformly widened", "grown", "ONNX", "seconds in all"):
+        for part in ("seed, not grown", "uniformly widened", "contraction 2", "grown", "ONNX", "seconds in all"):
             assert part in out
         assert _files(tmp_path / "demo") == FILES
     assert [e["event"] for e in open_run(tmp_path / "demo").history()].count("started") == 1
