@@ -211,7 +211,7 @@ flops = "much"
         ("parameters = 1000", "parameters = 0", "budget: parameters is 0, not positive"),
         ("parameters = 1000", "parameters = 9\n[optimiser]\nbetas = [0, 1, 2]", "not a list of 2 values"),
         ("parameters = 1000", "parameters = 9\n[optimiser]\nbetas = [0, 1]", "optimiser.betas[1] is 1, not a finite"),
-        ("parameters = 1000", "parameters = 9\n[training]\nsteps = 3", "4 growth steps do not fit into 3 steps"),
+        ("parameters = 1000", "parameters = 9\n[training]\nsteps = 3", "8 growth steps do not fit into 3 steps"),
         ("parameters = 1000", "parameters = 9\n[augmentation]\nflipp = true", "did you mean flip?"),
         (
             "parameters = 1000",

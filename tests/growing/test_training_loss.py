@@ -73,7 +73,7 @@ def test_what_does_not_fit_the_loss_is_refused() -> None:
 
 def test_a_run_that_does_not_fit_its_loss_does_not_begin() -> None:
     graph = archir.trace(nn.Linear(4, 1), torch.ones(2, 4))
-    data, options = (torch.ones(8, 4), torch.ones(8, 1)), GrowOptions(steps=5, label_smoothing=0.1)
+    data, options = (torch.ones(8, 4), torch.ones(8, 1)), GrowOptions(steps=8, label_smoothing=0.1)
     with pytest.raises(GrowError, match="label_smoothing"):
         archir.grow(graph, train=data, validation=data, budget=50, loss="mse", options=options)
 
@@ -83,7 +83,7 @@ def test_training_takes_the_gradient_of_the_mix() -> None:
     module = nn.Linear(3, 4).double()
     twin = nn.Linear(3, 4).double()
     twin.load_state_dict(module.state_dict())
-    options = GrowOptions(steps=5, label_smoothing=0.1, augmentation=Augmentation(mixup=0.4))
+    options = GrowOptions(steps=8, label_smoothing=0.1, augmentation=Augmentation(mixup=0.4))
     batches = Batches(Examples(_double(6, 3), torch.arange(6) % 4), 6, seed=3, augmentation=options.augmentation)
     optimiser = OptimiserOptions("sgd", rate=1.0, momentum=0.0, nesterov=False, weight_decay=0.0).build(module)
     done = train(module, batches, CE, optimiser, minimised=options.training_loss(CE))

@@ -137,14 +137,14 @@ def test_what_is_recorded_is_not_made_again(toy: Task, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(arms, "ARMS", {**arms.ARMS, "counted": arm})
     records, lines = Records(tmp_path), list[str]()
-    keys = [runs.key(toy.lasting(4), "counted", seed) for seed in (0, 1)]
+    keys = [runs.key(toy.lasting(8), "counted", seed) for seed in (0, 1)]
     first = runs.make(keys, {"toy": toy}, records, lines.append)
     assert runs.make(keys, {"toy": toy}, records, lines.append) == first == records.all()
     assert made == [(0, 1e-2), (1, 1e-2)] and len(lines) == 2
     done, failed = first
     assert done.sizes == toy.seed_sizes and done.parameters == toy.cost(toy.seed_sizes).parameters
     assert done.validation is not None and done.validation.accuracy == done.curve[-1].accuracy
-    assert done.test is not None and done.curve[-1].step == 4
+    assert done.test is not None and done.curve[-1].step == 8
     assert "it did not work" in failed.failure and failed.validation is None
     assert list(tmp_path.rglob("*.lock")) == []
     with pytest.raises(ValueError, match="another task"):
@@ -152,7 +152,7 @@ def test_what_is_recorded_is_not_made_again(toy: Task, tmp_path: Path, monkeypat
 
 
 def test_a_record_is_made_by_one_process(toy: Task, tmp_path: Path) -> None:
-    records, wanted = Records(tmp_path), runs.key(toy.lasting(4), "seed")
+    records, wanted = Records(tmp_path), runs.key(toy.lasting(8), "seed")
     with records.claim(wanted) as mine, records.claim(wanted) as other:
         assert (mine, other) == (True, False)
         assert runs.make([wanted], {"toy": toy}, records, print) == []
