@@ -79,6 +79,10 @@ class Edit(Generic[G_co]):
         """Return the paths of all modules that calls belong to or tensors are stored in, or did before they went."""
         return self._draft.paths()
 
+    def is_name(self, name: str) -> bool:
+        """Say whether a tensor is stored under a name, as things stand now."""
+        return self._draft.is_name(name)
+
     def stores(self, path: str) -> bool:
         """Say whether a tensor is stored in a module or in one below it, as things stand now."""
         return self._draft.stores(path)

@@ -68,7 +68,7 @@ class Insertion:
             within = within.rpartition(".")[0]
         stem, number = f"{within}.{name}" if within else name, 1
         path = stem
-        while self.edit.is_path(path):
+        while self.edit.is_path(path) or self.edit.is_name(path):
             path, number = f"{stem}_{number}", number + 1
         return path
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from scipy.stats import spearmanr
+from torch import nn
 from torch.nn import functional as F
 
 from archir.errors import PassError
@@ -16,6 +17,7 @@ from archir.rewrite.miss import Miss
 from archir.rewrite.theta import Added
 from frontends.pytorch import trace
 from passes.blend_activation import FUNCTIONS, BlendActivation
+from passes.deepen import Deepen
 from tests.models.captured import graph_of
 from tests.morphisms.checks import Net, change_in_training, emit, predictions, sizes
 
@@ -79,3 +81,18 @@ def test_what_is_predicted_comes_true() -> None:
     assert len(found) == 11
     assert spearmanr(*zip(*found, strict=True)).statistic > 0.9
     assert all(true == pytest.approx(predicted, rel=0.2, abs=1e-5) for predicted, true in found)
+
+
+def test_a_blend_beside_a_share_has_a_name_of_its_own() -> None:
+    """A layer that came with `deepen` may keep a share under the name `blend`, which no module may have as well."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    graph = trace(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Tanh(), nn.Conv2d(2, 2, 3, padding=1)).double(), (x,))
+    deeper = Deepen(after="%0").apply(graph)
+    assert "deeper.blend" in deeper.by_name
+    blends = [blend.apply(deeper) for blend in BlendActivation().candidates(deeper)]
+    assert len(blends) >= 2
+    for after in blends:
+        names = [name for node in after.parameters for name in node.names]
+        assert len(set(names)) == len(names) and after.by_name.keys() > deeper.by_name.keys()
+        assert torch.allclose(after.module()(x), graph.module()(x), atol=1e-12)
