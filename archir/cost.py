@@ -74,12 +74,16 @@ def cost(graph: Graph, batch: int = 1) -> Cost:
     return known[batch]
 
 
+TRAINING = 3
+"""FLOPs of training on an example over those of its forward pass."""
+
+
 def training_flops(graph: Graph, examples: int) -> int:
     """Return the FLOPs of training on so many examples: three times the forward pass, the backward pass taken for two.
 
     Source: Kaplan et al. 2020, section 2.1.
     """
-    return 3 * cost(graph).flops * examples
+    return TRAINING * cost(graph).flops * examples
 
 
 def memory(graph: Graph, batch: int = 1) -> Memory:

@@ -257,7 +257,9 @@ class Engine:
             price=growth.price,
             seconds=growth.seconds,
         )
-        state = replace(state, growth_steps=number, training_flops=state.training_flops + growth.flops)
+        # The network is run on the batches its statistics are averaged over.
+        spent = growth.flops + cost(graph).flops * options.recalibrate_batches * options.batch_size
+        state = replace(state, growth_steps=number, training_flops=state.training_flops + spent)
         if growth.rewriting is None:
             self.log("rejected", step=step, growth=number, chosen=growth.chosen, note=growth.note)
             return trainer, state

@@ -170,7 +170,7 @@ def grow_once(
             flops=0,
             seconds=0.0,
         )
-        take = _grow if budget.allows(step.cost) else _shrink
+        take = _shrink if step.contracts else _grow
         found = take(step, scores, chosen, nothing)
     return replace(found, flops=counted.get_total_flops(), seconds=time.monotonic() - started)
 
@@ -204,25 +204,11 @@ def _shrink(step: StepContext, scores: Scores, chosen: Selection, nothing: Growt
     """Return what the set does that comes down to the budget, or as near to it as can be."""
     if not chosen.path:
         return nothing
-    path = _as_far_as_asked(step, scores, chosen.path)
-    together = scores.together(path).learned(step.learned_on(1))
+    together = scores.together(chosen.path).learned(step.learned_on(1))
     plain = rewrite_together(step.graph, together.rewrites)
     mended = mend(step, together.rewrites, plain)
     done = _applied(step, together, mended.patch, nothing, step.measure(step.graph), None, 1.0)
-    predicted = chosen.predicted if len(path) == len(chosen.path) or scores.refinement is None else scores.joint(path)
-    return replace(done, predicted=predicted, mended=mended.how)
-
-
-def _as_far_as_asked(step: StepContext, scores: Scores, path: Sequence[Score]) -> Sequence[Score]:
-    """Return the members of a path up to the one that comes down to the budget, if all of them only remove.
-
-    The joint model lets the effects of further removals cancel each other out on the examples it was made of. That is
-    seldom so on others, and nothing has asked for it.
-    """
-    if any(not s.candidate.cost.frees or s.theta for s in path):
-        return path
-    enough = (n for n in range(1, len(path)) if step.budget.allows(scores.cost_of(path[:n])))
-    return path[: next(enough, len(path))]
+    return replace(done, predicted=chosen.predicted, mended=mended.how)
 
 
 def _applied(

@@ -201,13 +201,14 @@ class GrowOptions(Training, Growing):
         mixup = self.augmentation.mixup if self.augmentation else 0.0
         return training_loss(loss, smoothing=self.label_smoothing, mixup=mixup)
 
-    def scoring(self, price: Price, budget: Budget, seed: int) -> ScoreOptions:
+    def scoring(self, price: Price, budget: Budget, seed: int, *, settled: bool) -> ScoreOptions:
         """Return how the candidates of a growth step are scored.
 
         Args:
             price: what cost is worth, in nats.
             budget: what the network is to be within after the step.
             seed: seed of everything random in the step.
+            settled: whether removals may be judged as if training had settled, where the options say so.
         """
         return ScoreOptions(
             steps=self.learn_steps,
@@ -216,7 +217,7 @@ class GrowOptions(Training, Growing):
             refine=self.refine,
             price=price,
             budget=budget,
-            settled=self.settled,
+            settled=settled and self.settled,
             batch_statistics=self.batch_statistics,
             seed=seed,
         )
@@ -227,7 +228,14 @@ class GrowOptions(Training, Growing):
 
         A network that is only contracted is pruned; one that begins with the seed, or exchanges units, is split, too.
         """
-        return "split; prune" if self.expansion == 1 or self.exchanges else "prune"
+        return "prune" if self.factor > 1 and not self.exchanges else "split; prune"
+
+    @property
+    def factor(self) -> float:
+        """How many times the final budget the network is expanded to, if there are units to remove."""
+        if self.expansion is not None:
+            return self.expansion
+        return EXPANSION if self.rule in (None, DEFAULT) else 1.0
 
     def growth_at(self) -> list[int]:
         """Return the number of optimiser steps done before each growth step, exchanges included, in order."""

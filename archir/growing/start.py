@@ -11,12 +11,11 @@ from archir.growing.examples import Examples
 from archir.growing.expansion import Expansion, widen_uniformly
 from archir.growing.feasibility import check_memory, check_reachable
 from archir.growing.learned import compare_with_fresh
-from archir.growing.options import EXPANSION, GrowOptions
+from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism, cost_of
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
-from archir.scoring.strategies.registry import DEFAULT
 
 
 def expand(
@@ -42,22 +41,18 @@ def expand(
         GrowError: there is too little memory to train what training begins with, or no set leads to the budget.
         ScoreError: outputs and targets do not fit the loss.
     """
-    factor = _factor(seed, morphisms, options)
     found = None
-    if factor > 1 and options.growth_steps:
+    if options.growth_steps and options.factor > 1 and (options.expansion is not None or _removes(seed, morphisms)):
         few = Batches(held_out(validation, loss, options.score_examples, options.seed)[0], options.batch_size)
         birth: Birth = "split" if options.birth == "split" else "fresh"
         if options.birth == "auto":
             birth = compare_with_fresh(seed, few, loss, options.seed).birth
-        found = widen_uniformly(seed, budget.scaled(factor), birth=birth, seed=options.seed)
+        found = widen_uniformly(seed, budget.scaled(options.factor), birth=birth, seed=options.seed)
         check_reachable(budget, found.graph, morphisms)
     check_memory(seed if found is None else found.graph, options.batch_size, options.optimiser)
     return found
 
 
-def _factor(seed: Graph, morphisms: Sequence[Morphism], options: GrowOptions) -> float:
-    """Return how many times the final budget training begins with at most; 1 for the seed."""
-    if options.expansion is not None:
-        return options.expansion
-    sites = (site for morphism in morphisms for site in morphism.sites(seed))
-    return EXPANSION if options.rule in (None, DEFAULT) and any(cost_of(seed, site).frees for site in sites) else 1.0
+def _removes(seed: Graph, morphisms: Sequence[Morphism]) -> bool:
+    """Say whether some kind of rewrite removes units or blocks of a network."""
+    return any(cost_of(seed, site).frees for morphism in morphisms for site in morphism.sites(seed))

@@ -58,6 +58,11 @@ class StepContext:
         return cost(self.graph)
 
     @property
+    def contracts(self) -> bool:
+        """Whether the network has to come down to the budget."""
+        return not self.budget.allows(self.cost)
+
+    @property
     def timed(self) -> bool:
         """Whether a budget or a price asks for latency."""
         return "latency" in self.budget.limits | self.options.prices.given
@@ -119,8 +124,8 @@ class StepContext:
             self.scored,
             morphisms=morphisms,
             learn=self._learn,
-            strategy=self.options.rule or (DEFAULT if self.budget.allows(self.cost) else SHRINKING),
-            options=self.options.scoring(self.prices.of, self.budget, self.seed),
+            strategy=self.options.rule or (SHRINKING if self.contracts else DEFAULT),
+            options=self.options.scoring(self.prices.of, self.budget, self.seed, settled=self.contracts),
         )
 
     @cached_property

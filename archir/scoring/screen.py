@@ -251,8 +251,8 @@ def screen_jointly(
         seed: of the samples.
 
     Returns:
-        One estimate a family, and `G`, an unbiased estimate unless the curvature is exact; `[members, members]`, of
-        one family after another.
+        One estimate a family, and `G`, exact where the curvature is, an unbiased estimate else; `[members, members]`,
+        of one family after another.
 
     Raises:
         ScoreError: the loss is not finite or does not fit a batch, or there are no batches.

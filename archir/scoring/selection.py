@@ -196,7 +196,8 @@ def _choose_within(pool: Pool, model: SetModel, budget: Budget, k: int | None, p
             shift = off
     assert best is not None
     path, _, _ = _applied(pool, budget, best[0].path)
-    return _told(pool, model, budget, inspect(problem, path, best[0].prices), k)
+    asked = _as_far_as_asked(pool, budget, path)
+    return _told(pool, model, budget, inspect(problem, asked, best[0].prices), k)
 
 
 def _problem(pool: Pool, model: SetModel, costs: CostModel, k: int | None, more: torch.Tensor) -> Knapsack:
@@ -250,6 +251,22 @@ def _applied(pool: Pool, budget: Budget, path: Sequence[int]) -> tuple[list[int]
             break
         waiting = later
     return taken, found, clashes
+
+
+def _as_far_as_asked(pool: Pool, budget: Budget, path: Sequence[int]) -> Sequence[int]:
+    """Return the members of a path up to the one that comes down to the budget, if all of them only remove.
+
+    A quadratic model lets the effects of further removals cancel each other out on the examples it was made of. That
+    is seldom so on others, and nothing has asked for it.
+    """
+    if budget.allows(cost(pool.graph)) or not all(_only_removes(pool.candidates[c].cost) for c in path):
+        return path
+    enough = (n for n in range(1, len(path)) if budget.allows(_cost(pool, path[:n])))
+    return path[: next(enough, len(path))]
+
+
+def _only_removes(change: Cost) -> bool:
+    return max(change.parameters, change.flops, change.peak_bytes) <= 0
 
 
 def _clashing(grown: Sequence[Combination], taken: Sequence[int], candidate: Candidate) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,12 @@ import archir
 from archir.cost import Cost, cost, training_flops
 from archir.growing.examples import Examples
 from archir.growing.growth import grow_once
+from archir.growing.options import GrowOptions
 from archir.growing.report import make_report, notes, rows
 from archir.growing.training import evaluate
 from archir.ir.graph import Graph
+from archir.rewrite.set_cost import cost_of_set
+from archir.rewrite.spec import parse_specs
 from archir.scoring.budget import Budget
 from archir.scoring.losses import find_loss
 from passes.prune import Prune
@@ -80,10 +84,11 @@ def test_a_budget_that_no_set_reaches_is_told(seed_graph: Graph) -> None:
     assert "no set of the candidates comes down to the budget" in growth.note
 
 
-def test_removals_go_no_further_than_the_budget_asks(seed_graph: Graph) -> None:
-    """Whatever the joint model says of more of them: without the last one it is above the budget."""
+@pytest.mark.parametrize("rule", ["sampled", "linearised", "additive"])
+def test_removals_go_no_further_than_the_budget_asks(seed_graph: Graph, rule: str) -> None:
+    """Whatever the model says of more of them: without the last one it is above the budget."""
     trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=100)).graph
-    for part in (0.9, 0.7, 0.5):
+    for part in (0.7, 0.5):
         limit = Budget(flops=round(part * cost(trained).flops))
         growth = grow_once(
             trained,
@@ -92,12 +97,36 @@ def test_removals_go_no_further_than_the_budget_asks(seed_graph: Graph) -> None:
             check=data(100, 2),
             loss=find_loss("cross_entropy"),
             budget=limit,
-            options=OPTIONS,
+            options=replace(OPTIONS, rule=rule, settled=False),
             morphisms=(Prune(),),
             seed=0,
         )
-        assert limit.allows(growth.cost)
-        assert not limit.allows(cost(archir.apply(trained, "; ".join(growth.specs[:-1])))) if growth.specs[1:] else True
+        prunes = [p for p in parse_specs("; ".join(growth.specs), {Prune.name: Prune}) if isinstance(p, Prune)]
+        assert limit.allows(growth.cost) and len(prunes) == len(growth.specs) > 1
+        assert not limit.allows(cost_of_set(trained, prunes[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ({}, "prune"),
+        ({"expansion": 1.5}, "prune"),
+        ({"expansion": 1.0}, "split; prune"),
+        ({"exchanges": 2}, "split; prune"),
+        ({"rule": "random"}, "split; prune"),
+        ({"rule": "random", "expansion": 2.0}, "prune"),
+    ],
+)
+def test_what_does_not_begin_beyond_its_budget_can_grow(options: dict[str, Any], kinds: str) -> None:
+    assert GrowOptions(**options).kinds == kinds
+
+
+def test_other_rules_grow_from_the_seed(seed_graph: Graph) -> None:
+    options = replace(OPTIONS, expansion=None, rule="net2net", growth_steps=1)
+    run = archir.grow(seed_graph, train=data(400, 1), validation=data(200, 2), budget=900, options=options)
+    kinds = [e["event"] for e in run.history]
+    assert "expanded" not in kinds and "grown" in kinds
+    assert cost(run.graph).parameters > cost(seed_graph).parameters
 
 
 def test_exchanges_stay_within_the_budget(seed_graph: Graph) -> None:

@@ -219,3 +219,35 @@ def test_every_pixel_has_a_class() -> None:
     assert torch.is_tensor(train) and torch.is_tensor(pixels)
     assert train.shape[1:] == (1, SIDE, SIDE) and pixels.shape[1:] == (SIDE, SIDE)
     assert torch.bincount(pixels.flatten(), minlength=CLASSES).min() > 10_000
+
+
+def test_networks_that_grow_stay_within_what_the_uniform_one_costs(toy: Task) -> None:
+    found = find_arm("grown")(toy.lasting(40), 0, 1e-2)
+    assert budget(toy).allows(cost(found.graph))
+    contractions = [e for e in found.notes["history"] if e["event"] == "grown"]
+    assert len(contractions) == 8 and all(e["specs"] for e in contractions)
+    assert found.training_flops > 40 * 32 * 3 * cost(found.graph).flops
+
+
+def test_growing_is_compared_with_the_uniform_network_of_the_same_seed(toy: Task) -> None:
+    """Scores are accuracies; the control that was trained longer belongs to what its run has spent."""
+
+    def record(arm: str, seed: int, accuracy: float, spent: int, parameters: int = 100) -> Record:
+        said = Metrics(1.0, accuracy)
+        wanted = Key("toy", arm, seed, toy.rate, 20)
+        return Record(wanted, toy.settings, {}, parameters, 10, spent, 2.0, said, said, (), {}, "", "")
+
+    records = [record("uniform", s, 0.5 + 0.1 * s, 1000) for s in range(3)]
+    records += [record("grown", s, 0.52 + 0.1 * s + 0.01 * s, 1500, 90) for s in range(3)]
+    records += [record("uniform-longer-1.50", s, 0.55 + 0.1 * s, 1500) for s in range(2)]
+    records += [record("uniform-longer-1.60", 2, 0.9, 1600)]
+    found = figures(records, {"toy": toy})["toy"]["grown"]["grown"]
+    reach = 4.302653 * 0.01 / 3**0.5
+    assert found["equal_steps"] == pytest.approx(
+        {"number": 3, "mean": 0.03, "low": 0.03 - reach, "high": 0.03 + reach}, rel=1e-6
+    )
+    assert found["equal_training"]["number"] == 2 and found["equal_training"]["mean"] == pytest.approx(-0.025)
+    assert (found["parameters"], found["flops"], found["training_flops"]) == (0.9, 1.0, 1.5)
+    wanted = list(runs.as_long(toy, [r for r in records if r.key.arm == "grown"]))
+    times = 1500 / (3 * toy.cost(uniform(toy)).flops * 20 * 32)
+    assert [k.arm for k in wanted] == [f"uniform-longer-{times:.2f}"] * 3 and [k.seed for k in wanted] == [0, 1, 2]

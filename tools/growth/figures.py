@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr, t
+from scipy import stats
 
 from tools.growth.records import Record
 from tools.growth.tasks import Task
@@ -48,13 +48,13 @@ def _compared(records: Sequence[Record], task: Task) -> dict[str, Any]:
     for arm in sorted({arm for arm, _ in known if arm.startswith("grown")}):
         pairs = [(r, known["uniform", s]) for (a, s), r in known.items() if a == arm and ("uniform", s) in known]
         times = [(r, u, r.training_flops / u.training_flops) for r, u in pairs]
-        longer = [(r, known.get((f"uniform-longer-{t:.2f}", r.key.seed))) for r, _, t in times]
+        longer = [(r, known.get((f"uniform-longer-{by:.2f}", r.key.seed))) for r, _, by in times]
         found[arm] = {
             "equal_steps": _difference([_tested(r, task) - _tested(u, task) for r, u in pairs]),
             "equal_training": _difference([_tested(r, task) - _tested(u, task) for r, u in longer if u is not None]),
             "parameters": _mean([r.parameters / u.parameters for r, u in pairs]),
             "flops": _mean([r.flops / u.flops for r, u in pairs]),
-            "training_flops": _mean([t for *_, t in times]),
+            "training_flops": _mean([by for *_, by in times]),
             "seconds": _mean([r.seconds / u.seconds for r, u in pairs]),
         }
     return found
@@ -70,7 +70,7 @@ def _difference(values: Sequence[float]) -> dict[str, float]:
     if len(values) < 2:
         return {"number": len(values)}
     mean, error = statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
-    reach = float(t.ppf(0.975, len(values) - 1)) * error
+    reach = float(stats.t.ppf(0.975, len(values) - 1)) * error
     return {"number": len(values), "mean": mean, "low": mean - reach, "high": mean + reach}
 
 
@@ -84,9 +84,9 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> dict[str, 
     """Return the rank correlation of two lists, and its 95 % interval over samples of pairs drawn with replacement."""
     pairs, generator = np.array([one, other]), np.random.default_rng(0)
     draws = generator.integers(len(one), size=(BOOTSTRAPS, len(one)))
-    found = [float(spearmanr(*pairs[:, d]).statistic) for d in draws if all(np.ptp(p[d]) > 0 for p in pairs)]
+    found = [float(stats.spearmanr(*pairs[:, d]).statistic) for d in draws if all(np.ptp(p[d]) > 0 for p in pairs)]
     low, high = np.quantile(found, [0.025, 0.975])
-    return {"mean": float(spearmanr(*pairs).statistic), "low": float(low), "high": float(high)}
+    return {"mean": float(stats.spearmanr(*pairs).statistic), "low": float(low), "high": float(high)}
 
 
 def _criteria(records: Sequence[Record], task: Task) -> dict[str, Any]:

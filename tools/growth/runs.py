@@ -10,16 +10,13 @@ from itertools import chain, zip_longest
 import torch
 
 from archir.axes.infer import infer_widths
-from archir.cost import cost
+from archir.cost import TRAINING, cost
 from archir.errors import ArchirError
 from archir.growing.training import evaluate
 from tools.growth.allocations import uniform
 from tools.growth.arms import find_arm
 from tools.growth.records import Key, Record, Records
 from tools.growth.tasks import Task
-
-BACKWARD = 3
-"""FLOPs of a training step over those of its forward passes."""
 
 SEEDS = 5
 """Seeds of a comparison."""
@@ -60,7 +57,7 @@ def as_long(task: Task, grown: Iterable[Record]) -> Iterator[Key]:
 
 def flops_of_uniform(task: Task) -> int:
     """Return the FLOPs of training the uniform network for the steps of a task."""
-    return BACKWARD * task.cost(uniform(task)).flops * task.options.steps * task.options.batch_size
+    return TRAINING * task.cost(uniform(task)).flops * task.options.steps * task.options.batch_size
 
 
 def in_turn(keys: Sequence[Sequence[Key]]) -> list[Key]:
