@@ -43,7 +43,8 @@ class ScoreOptions:
         shortlist: number of candidates that the linearised network judges in each step of a selection, those that are
             best by the joint model.
         settled: let the strategy `sampled` judge what has nothing to learn, such as a prune, by its curvature alone, as
-            if the network were at a minimum already: what it would gain now is what training is about to gain anyway.
+            if the network were at a minimum. What removing a unit would gain in one that is not there yet, training is
+            about to gain anyway; in one that fits its data closely all curvature is small, and gains are overrated.
         seed: seed of everything random.
 
     Raises:

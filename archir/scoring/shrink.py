@@ -81,7 +81,7 @@ def shrink(
         batches: batches to score on.
         compensate: batches that compensation looks at; none for no compensation.
         strategy: the strategy that scores and chooses.
-        options: how units are scored.
+        options: how units are scored; `settled` is taken to be true.
         rounds: number of rounds, from 1.
 
     Raises:
@@ -107,7 +107,7 @@ def shrink(
             morphisms=(prune,),
             learn=batches,
             strategy=strategy,
-            options=replace(options, budget=stage),
+            options=replace(options, budget=stage, settled=True),
         ).select(stage, price=options.price)
         for name, units in _removed(infer_widths(now), [s.candidate.morphism for s in found.path]).items():
             first = kept[names[_place(infer_widths(now)[name])]]

@@ -35,7 +35,6 @@ from archir.growing.training import evaluate, recalibrate
 from archir.ir.graph import Graph
 from archir.scoring.budget import Budget
 from archir.scoring.losses import find_loss
-from archir.scoring.options import ScoreOptions
 from archir.scoring.shrink import shrink
 from examples.cifar10 import Net
 from frontends.pytorch import trace
@@ -107,7 +106,7 @@ def compare(name: str, seed: int) -> list[dict[str, Any]]:
         growth_steps=0,
         evaluate_every=0,
         seed=seed,
-        optimiser=OptimiserOptions(rate=0.05),
+        optimiser=OptimiserOptions("sgd", 0.05),
     )
     size = Budget(parameters=graph.parameter_count)
     run = grow_graph(
@@ -158,7 +157,6 @@ def _ours(graph: Graph, seen: Examples, strategy: str, rounds: int, compensates:
         batches=batches,
         compensate=batches if compensates else None,
         strategy=strategy,
-        options=ScoreOptions(steps=0),
         rounds=rounds,
     ).graph
 
