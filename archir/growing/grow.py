@@ -14,6 +14,7 @@ from torch import nn
 from archir.cost import cost
 from archir.errors import FileError, GrowError
 from archir.growing.checks import check_examples
+from archir.growing.conclusion import conclude
 from archir.growing.engine import Engine
 from archir.growing.examples import Examples
 from archir.growing.fingerprint import differences, fingerprint
@@ -146,7 +147,7 @@ def carry_out(
     expansion = expand(graph, validation=validation, loss=found, budget=budget, morphisms=kinds, options=options)
     if kept.directory is None:
         log = Log(None, kept.on_event)
-        final = Engine(graph, expansion, train, validation, budget, kinds, found, options, None, log).run(None)
+        final = conclude(Engine(graph, expansion, train, validation, budget, kinds, found, options, None, log))
         return Run(final, final.module().eval(), tuple(log.events), None)
     decided = fingerprint(
         graph, train=train, validation=validation, budget=budget, options=options, loss=found, morphisms=kinds
@@ -154,7 +155,7 @@ def carry_out(
     with _opened(kept.directory, kept.config, decided, kept.resume, kept.replace) as run:
         log = Log(run, kept.on_event)
         engine = Engine(graph, expansion, train, validation, budget, kinds, found, options, run, log)
-        final = engine.run(run.latest(accept=engine.check, on_damage=log.damaged) if kept.resume else None)
+        final = conclude(engine, run.latest(accept=engine.check, on_damage=log.damaged) if kept.resume else None)
         return Run(final, final.module().eval(), tuple(log.events), kept.directory)
 
 
