@@ -6,11 +6,12 @@ go on as the run itself does. Where one of them fails, that is told, and the gro
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from archir.cost import cost
-from archir.errors import ArchirError, FileError
+from archir.errors import ArchirError, FileError, GrowError
 from archir.growing.divergence import Recovery
 from archir.growing.engine import Engine, Outcome
 from archir.growing.fresh_start import drawn_afresh
@@ -33,7 +34,7 @@ def conclude(engine: Engine, checkpoint: Checkpoint | None = None) -> Graph:
     found = replace(engine, fork=fork.keep if options.counterfactual else None).run(checkpoint)
     found = _better(engine, found) if options.retrain else found
     if options.counterfactual:
-        _train_on(engine, fork)
+        _tell_without_growth(engine, fork)
     kept = {"kept": found.checkpoint.state["kept"]} if options.retrain else {}
     engine.log("finished", step=found.checkpoint.step, **_figures(found.checkpoint, found.metrics), **kept)
     return found.checkpoint.graph
@@ -61,23 +62,19 @@ def _better(engine: Engine, grown: Outcome) -> Outcome:
     graph, state = grown.checkpoint.graph, grown.checkpoint.state
     if state["kept"]:  # all of this was done before the run was interrupted
         return grown
-    beside = replace(_beside(engine, RETRAINED), expansion=None)
-    spent, chosen, better, note = Checkpoint(0, graph, {}, {"training_flops": 0, "seconds": 0.0}), grown, False, ""
-    metrics = None
-    try:
-        beside = replace(beside, seed=drawn_afresh(graph, engine.begun, engine.morphisms, engine.options.seed))
-        done = beside.run(_latest(beside))
-        spent, metrics, better = done.checkpoint, done.metrics, is_better(done.metrics, grown.metrics)
-        chosen = done if better else grown
-    except FileError:
-        raise
-    except ArchirError as error:
-        spent, note = beside.recovery.last or spent, _reason(error)
-    told = {**_figures(spent, metrics), "grown": _figures(grown.checkpoint, grown.metrics)}
-    engine.log(RETRAINED, step=engine.options.steps, **told, kept=better, note=note)
-    counted = {name: state[name] + spent.state[name] for name in ("training_flops", "seconds")}
-    same = {name: state[name] for name in ("growth_steps", "begun")}
-    kept = {**chosen.checkpoint.state, **same, **counted, "kept": RETRAINED if better else "grown"}
+
+    def begin(beside: Engine) -> tuple[Engine, Checkpoint | None]:
+        start = drawn_afresh(graph, engine.begun, engine.morphisms, engine.options.seed)
+        return replace(beside, seed=start, expansion=None), _latest(beside)
+
+    ended = _trained(_beside(engine, RETRAINED), begin, graph)
+    better = ended.metrics is not None and is_better(ended.metrics, grown.metrics)
+    told = {**_figures(ended.checkpoint, ended.metrics), "grown": _figures(grown.checkpoint, grown.metrics)}
+    engine.log(RETRAINED, step=engine.options.steps, **told, kept=better, note=ended.note)
+    chosen = Outcome(ended.checkpoint, ended.metrics) if better and ended.metrics else grown
+    both = {name: state[name] + ended.checkpoint.state[name] for name in ("training_flops", "seconds")}
+    grew = {name: state[name] for name in ("growth_steps", "begun")}
+    kept = {**chosen.checkpoint.state, **grew, **both, "kept": RETRAINED if better else "grown"}
     chosen = replace(chosen, checkpoint=replace(chosen.checkpoint, state=kept))
     if engine.directory is not None:
         engine.directory.save(chosen.checkpoint)
@@ -91,41 +88,48 @@ def is_better(retrained: Metrics, grown: Metrics) -> bool:
     return retrained.accuracy > grown.accuracy
 
 
-def _train_on(engine: Engine, fork: _Fork) -> None:
+def _tell_without_growth(engine: Engine, fork: _Fork) -> None:
     """Train the network that the first growth step began from to the end, and tell how it does."""
-    beside = _beside(engine, COUNTERFACTUAL)
-    start, metrics, note = _latest(beside) or fork.kept, None, ""
-    if start is None:
-        engine.log(COUNTERFACTUAL, step=engine.options.steps, note="its checkpoints are lost or damaged")
-        return
+
+    def begin(beside: Engine) -> tuple[Engine, Checkpoint | None]:
+        start = _latest(beside) or fork.kept
+        if start is None:
+            raise GrowError("its checkpoints are lost or damaged")
+        return beside, start
+
+    ended = _trained(_beside(engine, COUNTERFACTUAL), begin, engine.begun)
+    share = engine.budget.share(cost(ended.checkpoint.graph))
+    notes = [*([ended.note] if ended.note else []), *([f"over the budget: {share:.0%} of it"] if share > 1 else [])]
+    told = _figures(ended.checkpoint, ended.metrics)
+    engine.log(COUNTERFACTUAL, step=engine.options.steps, **told, note="; ".join(notes))
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """What became of a network that was trained beside the run: the last of it, how it does, or why it failed."""
+
+    checkpoint: Checkpoint
+    metrics: Metrics | None
+    note: str = ""
+
+
+def _trained(beside: Engine, begin: Callable[[Engine], tuple[Engine, Checkpoint | None]], graph: Graph) -> _Ended:
+    """Train a network beside the run.
+
+    Args:
+        beside: the run without growth.
+        begin: returns it with the network, and where it goes on.
+        graph: the network as it is told of if that fails.
+    """
     try:
-        done = beside.run(start)
-        start, metrics = done.checkpoint, done.metrics
-    except FileError:
+        engine, start = begin(beside)
+        done = engine.run(start)
+    except FileError:  # of a full disk: the run can go on from here
         raise
     except ArchirError as error:
-        start, note = beside.recovery.last or start, _reason(error)
-    share = engine.budget.share(cost(start.graph))
-    if share > 1:
-        note = "; ".join(filter(None, (note, f"over the budget: {share:.0%} of it")))
-    engine.log(COUNTERFACTUAL, step=engine.options.steps, **_figures(start, metrics), note=note)
-
-
-def _figures(checkpoint: Checkpoint, metrics: Metrics | None) -> dict[str, Any]:
-    """Return what is told of a network: how good it is, if that is known, what it costs, and what its training did."""
-    price, state = cost(checkpoint.graph), checkpoint.state
-    return {
-        "loss": metrics and metrics.loss,
-        "accuracy": metrics and metrics.accuracy,
-        "parameters": price.parameters,
-        "flops": price.flops,
-        "training_flops": state["training_flops"],
-        "seconds": state["seconds"],
-    }
-
-
-def _reason(error: ArchirError) -> str:
-    return f"it failed: {error.what}"
+        nothing = Checkpoint(0, graph, {}, {"training_flops": 0, "seconds": 0.0})
+        return _Ended(beside.recovery.last or nothing, None, f"it failed: {error.what}")
+    return _Ended(done.checkpoint, done.metrics)
 
 
 def _beside(engine: Engine, name: str) -> Engine:
@@ -147,3 +151,16 @@ def _latest(engine: Engine) -> Checkpoint | None:
         return engine.directory.latest(accept=engine.check, on_damage=engine.log.damaged)
     except FileError:  # all of them are damaged
         return None
+
+
+def _figures(checkpoint: Checkpoint, metrics: Metrics | None) -> dict[str, Any]:
+    """Return what is told of a network: how good it is, if that is known, what it costs, and what its training did."""
+    price, state = cost(checkpoint.graph), checkpoint.state
+    return {
+        "loss": metrics and metrics.loss,
+        "accuracy": metrics and metrics.accuracy,
+        "parameters": price.parameters,
+        "flops": price.flops,
+        "training_flops": state["training_flops"],
+        "seconds": state["seconds"],
+    }

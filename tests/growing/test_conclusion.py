@@ -253,7 +253,8 @@ def test_damaged_checkpoints_beside_the_run_lose_nothing(seed_graph: Graph, tmp_
     if name == "retrained":
         assert last["loss"] == next(e for e in whole.history if e["event"] == name)["loss"]
     else:
-        assert last["note"] == "its checkpoints are lost or damaged"
+        assert last["note"] == "it failed: its checkpoints are lost or damaged"
+        assert last["parameters"] == cost(seed_graph).parameters and last["loss"] is None
 
 
 def _exploding(graph: Graph) -> Graph:

@@ -16,7 +16,8 @@ from archir.errors import FileError, GrowError
 from archir.growing.grow import grow_graph
 from archir.growing.growth import SHRUNK
 from archir.growing.options import GrowOptions
-from archir.growing.report import make_report, rows
+from archir.growing.report import make_report
+from archir.growing.report_tables import rows
 from archir.growing.run import Event, open_run
 from archir.growing.trainer import carry_over
 from archir.growing.training import evaluate
