@@ -65,7 +65,7 @@ def _better(engine: Engine, grown: Outcome) -> Outcome:
 
     def begin(beside: Engine) -> tuple[Engine, Checkpoint | None]:
         start = drawn_afresh(graph, engine.begun, engine.morphisms, engine.options.seed)
-        return replace(beside, seed=start, expansion=None), _latest(beside)
+        return replace(beside, seed=start, expansion=None), _latest(beside, start)
 
     ended = _trained(_beside(engine, RETRAINED), begin, graph)
     better = ended.metrics is not None and is_better(ended.metrics, grown.metrics)
@@ -92,7 +92,7 @@ def _tell_without_growth(engine: Engine, fork: _Fork) -> None:
     """Train the network that the first growth step began from to the end, and tell how it does."""
 
     def begin(beside: Engine) -> tuple[Engine, Checkpoint | None]:
-        start = _latest(beside) or fork.kept
+        start = _latest(beside, engine.begun) or fork.kept
         if start is None:
             raise GrowError("its checkpoints are lost or damaged")
         return beside, start
@@ -143,12 +143,18 @@ def _beside(engine: Engine, name: str) -> Engine:
     )
 
 
-def _latest(engine: Engine) -> Checkpoint | None:
-    """Return where a run goes on, None if there is no whole checkpoint."""
+def _latest(engine: Engine, network: Graph) -> Checkpoint | None:
+    """Return where the training of a network goes on, None if there is no whole checkpoint of it."""
     if engine.directory is None:
         return None
+
+    def accept(found: Checkpoint) -> None:
+        if str(found.graph) != str(network):
+            raise GrowError("it is that of another network")
+        engine.check(found)
+
     try:
-        return engine.directory.latest(accept=engine.check, on_damage=engine.log.damaged)
+        return engine.directory.latest(accept=accept, on_damage=engine.log.damaged)
     except FileError:  # all of them are damaged
         return None
 

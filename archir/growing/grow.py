@@ -64,7 +64,8 @@ def grow_graph(
     """Train a network and let it grow under a budget.
 
     Everything is chosen on the validation split: one part of it selects the candidates, another checks the set they
-    make. A run that was interrupted goes on from its last whole checkpoint and ends as it would have, bit for bit, if
+    make. If the options ask for it, what was found is also trained from scratch and the better network kept, and what
+    growth began from is trained without it, see `archir.growing.conclusion`. A run that was interrupted goes on from its last whole checkpoint and ends as it would have, bit for bit, if
     it is the same: its seed, examples, loss, budget, options and kinds of rewrite are those that it was started with.
     One process at a time can do so.
 
@@ -80,7 +81,8 @@ def grow_graph(
         config: text that tells what the run is, kept in the directory.
         resume: go on with the run in the directory.
         replace: remove the run that is in the directory, if any.
-        on_event: is told every event as it happens.
+        on_event: is told every event as it happens; those of a network that is trained beside the run hold its name
+            as `beside`, and are no part of the history.
 
     Raises:
         GrowError: the budget is below the seed, the loss is not finite or does not depend on the weights, nothing is

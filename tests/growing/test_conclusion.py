@@ -212,9 +212,10 @@ def test_a_run_that_is_interrupted_in_any_phase_ends_as_if_it_had_not_been(
     for name in ("retrained", "counterfactual"):
         ends = (RunDirectory(tmp_path / run / name).load(60) for run in ("whole", "cut"))
         assert_same(*(end.graph for end in ends))
-    for name in ("retrained", "counterfactual", "finished"):
         one, other = ([e for e in run.history if e["event"] == name][-1] for run in (whole, resumed))
         assert all(one[k] == other[k] for k in ("loss", "accuracy", "parameters", "flops", "training_flops"))
+    finished = [e for e in resumed.history if e["event"] == "finished"][-1]
+    assert finished["loss"] == event(whole, "finished")["loss"]
     if kind == "train" and step == 40:
         first = next(e for e in heard if e.get("beside") == beside)
         assert (first["event"], first["step"]) == ("resumed", 25)
@@ -296,6 +297,26 @@ def test_passes_that_cannot_be_done_again_are_told(seed_graph: Graph, monkeypatc
     told = event(run, "retrained")
     assert told["note"] == "it failed: this is not a specification of passes"
     assert told["kept"] is False and told["seconds"] == 0.0
+
+
+def test_checkpoints_of_another_network_beside_the_run_are_not_taken(seed_graph: Graph, tmp_path: Path) -> None:
+    """Though they are whole: the budget would be no limit any more."""
+    options = replace(OPTIONS, retrain=True, growth_steps=1, learn_steps=5)
+
+    def cut(e: Event) -> None:
+        if e["event"] == "retrained":
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        grow(seed_graph, options=options, directory=tmp_path, on_event=cut)
+    folder = RunDirectory(tmp_path / "retrained")
+    own, foreign = folder.load(60), train_static(seed_graph, data(400, 1), LOSS, OPTIONS)
+    folder.save(replace(own, graph=seed_graph.with_tensors(foreign.state_dict()), tensors={}))
+    heard: list[Event] = []
+    resumed = grow(seed_graph, options=options, directory=tmp_path, resume=True, on_event=heard.append)
+    assert [e["why"] for e in heard if e["event"] == "damaged"] == ["it is that of another network"]
+    assert_same(RunDirectory(tmp_path / "retrained").load(60).graph, own.graph)
+    assert str(resumed.graph) == str(own.graph)
 
 
 def test_a_folder_that_is_a_link_is_refused(seed_graph: Graph, tmp_path: Path) -> None:
