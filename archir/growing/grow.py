@@ -65,9 +65,11 @@ def grow_graph(
 
     Everything is chosen on the validation split: one part of it selects the candidates, another checks the set they
     make. If the options ask for it, what was found is also trained from scratch and the better network kept, and what
-    growth began from is trained without it, see `archir.growing.conclusion`. A run that was interrupted goes on from its last whole checkpoint and ends as it would have, bit for bit, if
-    it is the same: its seed, examples, loss, budget, options and kinds of rewrite are those that it was started with.
-    One process at a time can do so.
+    growth began from is trained without it, see `archir.growing.conclusion`.
+
+    A run that was interrupted goes on from its last whole checkpoint and ends as it would have, bit for bit, if it is
+    the same: its seed, examples, loss, budget, options and kinds of rewrite are those that it was started with. One
+    process at a time can do so.
 
     Args:
         graph: the seed.
