@@ -20,7 +20,9 @@ from archir.growing.conclusion import is_better
 from archir.growing.examples import Examples
 from archir.growing.fresh_start import drawn_afresh
 from archir.growing.grow import Run, grow_graph
+from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
+from archir.growing.range_test import find_rate
 from archir.growing.run import Event, RunDirectory, create_run
 from archir.growing.start import expand
 from archir.growing.static_training import train_static
@@ -74,10 +76,12 @@ def grow_plain(graph: Graph, options: GrowOptions, **rest: Any) -> Run:
     )
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.1])
-def test_both_networks_are_those_of_a_training_without_growth(plain_seed: Graph, tmp_path: Path, ema: float) -> None:
+@pytest.mark.parametrize(("ema", "rate"), [(0.0, 0.05), (0.1, "auto")])
+def test_both_networks_are_those_of_a_training_without_growth(
+    plain_seed: Graph, tmp_path: Path, ema: float, rate: float | str
+) -> None:
     """Bit for bit: the retrained one from the same fresh start, the other from what training began with."""
-    options = replace(BOTH, expansion=1.5, ema=ema)
+    options = replace(BOTH, expansion=1.5, ema=ema, optimiser=OptimiserOptions("sgd", rate=rate))
     train, validation = doubled(data(400, 1)), doubled(data(200, 2))
     run = grow_plain(plain_seed, options, directory=tmp_path)
     expansion = expand(
@@ -101,7 +105,8 @@ def test_both_networks_are_those_of_a_training_without_growth(plain_seed: Graph,
         told, found = event(run, kind), evaluate(module, validation, LOSS, batch_size=options.batch_size)
         assert (told["loss"], told["accuracy"]) == (found.loss, found.accuracy)
         assert (told["parameters"], told["flops"]) == (cost(start).parameters, cost(start).flops)
-        assert told["training_flops"] == training_flops(start, examples)
+        search = find_rate(start, train, LOSS, options).steps * options.batch_size
+        assert told["training_flops"] == training_flops(start, examples + search)
         assert told["seconds"] > 0 and told["step"] == options.steps
 
 
