@@ -59,7 +59,7 @@ def drawn_afresh(found: Graph, begun: Graph, kinds: Iterable[Morphism], seed: in
     scale of the pass (`archir.rewrite.insertion.Start`), and the ring of an enlarged kernel begins at zero. Biases that
     look like noise about zero are drawn like the weights that go with them. Other vectors and all buffers, those of
     norms among them, begin as they did, unit by unit. Of a network that was trained before the run only the scale that
-    its weights have is known, which is taken for its author's.
+    its weights have is known, which is taken for its author's; its other vectors begin as trained.
 
     Args:
         found: the network.

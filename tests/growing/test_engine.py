@@ -118,6 +118,8 @@ def test_a_state_that_is_not_that_of_the_run_is_passed_over_and_told(seed_graph:
         {"rate": None},
         {"diverged": -1},
         {"diverged": True},
+        {"kept": "grown"},
+        {"kept": "mine"},
     ],
 )
 def test_no_run_goes_on_from_a_state_that_makes_no_sense(
