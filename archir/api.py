@@ -259,7 +259,7 @@ def grow(
         directory: where to keep the run; nothing is kept if not given.
         config: text that tells what the run is, kept in the directory.
         resume: go on with the run in the directory.
-        on_event: is told every event as it happens.
+        on_event: is told every event as it happens, those of networks that are trained beside the run included.
 
     Raises:
         CaptureError: the module cannot be captured.
@@ -313,7 +313,7 @@ def compress(
         directory: where to keep the run; nothing is kept if not given.
         config: text that tells what the run is, kept in the directory.
         resume: go on with the run in the directory.
-        on_event: is told every event as it happens.
+        on_event: is told every event as it happens, those of networks that are trained beside the run included.
 
     Raises:
         CaptureError: the module cannot be captured.

@@ -17,10 +17,10 @@ from archir.errors import ArchirError
 from archir.ir.printable import printable
 
 if TYPE_CHECKING:
-    from archir.growing import report
+    from archir.growing import report_tables
     from archir.growing.run import Event
 else:
-    report = LazyModule("archir.growing.report")
+    report_tables = LazyModule("archir.growing.report_tables")
 
 WIDTH = 120
 """Columns of what is printed where there is no terminal."""
@@ -128,7 +128,10 @@ class RunProgress:
             self._console.print(printable(text), markup=False, soft_wrap=True)
 
     def __call__(self, event: Event) -> None:
-        """Show an event of a run."""
+        """Show an event of a run, or of a network that is trained beside it."""
+        if "beside" in event:
+            self._show_beside(event)
+            return
         match event["event"]:
             case "started":
                 self._progress.update(self._task, total=event["steps"])
@@ -160,7 +163,7 @@ class RunProgress:
             case "scored":
                 self._kind = event["kind"]
             case "grown":
-                told = report.loss_change
+                told = report_tables.loss_change
                 predicted = "" if event["predicted"] is None else f"{told(event['predicted'])} predicted, "
                 self.line(
                     f"{self._kind} {event['growth']} at step {event['step']}: {event['parameters_before']:,} -> "
@@ -168,13 +171,40 @@ class RunProgress:
                 )
                 if event["note"]:
                     self.line(f"  {event['note']}")
+            case "retrained":
+                kept = "the network from scratch is kept" if event["kept"] else "the grown one is kept"
+                self.line(f"from scratch: {_ending(event)}; grown: {_quality(event['grown'])}; {kept}")
+            case "counterfactual":
+                self.line(f"no growth: {_ending(event)}")
             case "rejected":
                 self.line(f"{self._kind} {event['growth']} at step {event['step']}: {event['note']}")
+
+    def _show_beside(self, event: Event) -> None:
+        name = {"retrained": "from scratch", "counterfactual": "no growth"}[event["beside"]]
+        match event["event"]:
+            case "started":
+                self.line(f"{name}: {event['parameters']:,} parameters, {event['steps']} steps")
+            case "resumed":
+                self.line(f"{name}: going on from step {event['step']}")
+            case "damaged":
+                self.line(f"{name}: checkpoint {event['checkpoint']} is damaged and passed over: {event['why']}")
+            case "rate":
+                self.line(f"{name}: learning rate {event['rate']:.3g}, found in {event['steps']} steps")
+            case "diverged":
+                self.line(f"{name}: {event['why']}: going back, at a learning rate of {event['rate']:.3g}")
+            case "train" | "evaluated":
+                self._describe(name, completed=event["step"])
 
     def _describe(self, phase: str, **fields: object) -> None:
         note = fields.pop("note", None)
         more = {} if note is None else {"note": note}
         self._progress.update(self._task, description=phase, **fields, **more)  # type: ignore[arg-type]
+
+
+def _ending(event: Event) -> str:
+    """Return how a network has ended that was trained beside the run."""
+    quality = "" if event["loss"] is None else _quality(event)
+    return ", ".join(filter(None, (quality, f"{event['training_flops']:.2e} training FLOPs", event["note"])))
 
 
 def _quality(event: Event) -> str:

@@ -24,13 +24,25 @@ from archir.growing.latency import measure_latency
 from archir.growing.lock import lock_run
 from archir.growing.model import load_model
 from archir.growing.plot import plot
-from archir.growing.report import Report, columns, columns_of_test, make_report, notes, rows, rows_of_test
+from archir.growing.report import Report, make_report
+from archir.growing.report_tables import (
+    columns,
+    columns_of_endings,
+    columns_of_test,
+    notes,
+    rows,
+    rows_of_endings,
+    rows_of_test,
+)
 from archir.growing.run import RunDirectory, open_run
 from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.plugins import find_passes
 from archir.scoring.losses import Loss
+
+ENDINGS = "validation data: what the run might have ended with (training FLOPs, seconds: of each alone)"
+"""The title of the table of the networks beside the grown one."""
 
 INTERRUPTED = 130
 """Exit code of a run that was interrupted."""
@@ -246,7 +258,8 @@ def _test(
     """Record how the grown network and those beside it do on the test data."""
     report = make_report(kept.history())
     timed = "latency" in report.costs
-    ours = Control("compressed" if report.compresses else "grown", run.graph, run.model, training_flops_of(run))
+    name = f"{'compressed' if report.compresses else 'grown'}{', retrained' if report.kept == 'retrained' else ''}"
+    ours = Control(name, run.graph, run.model, training_flops_of(run))
     for control in (*controls, ours):
         graph, module = control.graph, control.module
         metrics, price = evaluate(module, dataset.test, loss, batch_size=batch_size), cost(graph)
@@ -279,6 +292,9 @@ def _print_report(found: Report) -> None:
     print_table(columns(found), rows(found), title=f"{found.kind} (predicted, realised: changes of the loss)")
     for note in notes(found):
         say(note)
+    if found.endings:
+        say("")
+        print_table(columns_of_endings(), rows_of_endings(found), title=ENDINGS)
     say("")
     print_table(columns_of_test(found), rows_of_test(found), title=_test_title(found))
     say("")
@@ -302,6 +318,7 @@ def report(directory: Path, *, picture: Path | None, markdown: bool, as_json: bo
         say(json.dumps(asdict(found), indent=2))
         return
     tables = [(columns(found), rows(found))]
+    tables += [(columns_of_endings(), rows_of_endings(found))] if found.endings else []
     tables += [(columns_of_test(found), rows_of_test(found))] if found.tested else []
     for number, (names, cells) in enumerate(tables):
         if number:

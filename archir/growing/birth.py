@@ -69,19 +69,19 @@ def redrawn(wide: Graph, widths: Widths, sizes: Mapping[str, int], seed: int) ->
     factors, found = _fan_in(widths, sizes), dict[int, torch.Tensor]()
     for node in widths.graph.parameters:
         before, copied = widths.graph.tensors[node.id], wide.tensors[node.id]
-        factor = factors.get(node.id) if copied.dim() > 1 else _bias_factor(widths, node, factors)
+        factor = factors.get(node.id) if copied.dim() > 1 else bias_factor(widths, node, before, factors)
         if node.is_trainable and (factor is not None or (copied.dim() > 1 and copied.shape != before.shape)):
-            found[node.id] = _drawn(before, copied, factor, derived_seed(seed, node.id))
+            found[node.id] = drawn_like(before, copied, factor, derived_seed(seed, node.id))
     return wide.with_stored(found)
 
 
 def redrawn_alike(graph: Graph, seed: int) -> Graph:
     """Return a network whose trainable matrices and kernels are drawn anew at the scale they have; as `redrawn`."""
     weights = {n.id: t for n in graph.parameters if n.is_trainable and (t := graph.tensors[n.id]).dim() > 1}
-    return graph.with_stored({i: _drawn(t, t, None, derived_seed(seed, i)) for i, t in weights.items()})
+    return graph.with_stored({i: drawn_like(t, t, None, derived_seed(seed, i)) for i, t in weights.items()})
 
 
-def _drawn(before: torch.Tensor, copied: torch.Tensor, factor: torch.Tensor | None, seed: int) -> torch.Tensor:
+def drawn_like(before: torch.Tensor, copied: torch.Tensor, factor: torch.Tensor | None, seed: int) -> torch.Tensor:
     """Return a tensor drawn like another one, at some scale.
 
     Args:
@@ -103,7 +103,7 @@ def _fan_in(widths: Widths, sizes: Mapping[str, int]) -> dict[int, torch.Tensor]
     new = {widths[name].atom: n for name, n in sizes.items()}
     for name, size in sizes.items():
         width = widths[name]
-        for node, axis, occurrence, exponent in _exponents(widths, width):
+        for node, axis, occurrence, exponent in exponents_in(widths, width):
             terms = widths.axes[Value(node)]
             owner = unit_index(terms[axis], width.atom, occurrence, new)
             here = along(axis, torch.where(owner >= 0, (width.size / size) ** exponent, 1.0), len(terms))
@@ -111,12 +111,20 @@ def _fan_in(widths: Widths, sizes: Mapping[str, int]) -> dict[int, torch.Tensor]
     return found
 
 
-def _bias_factor(widths: Widths, node: Node, factors: Mapping[int, torch.Tensor]) -> torch.Tensor | None:
+def bias_factor(
+    widths: Widths, node: Node, bias: torch.Tensor, factors: Mapping[int, torch.Tensor]
+) -> torch.Tensor | None:
     """Return the mean factor of the weights that go with a bias, None if it does not look like noise about zero.
 
     A weight goes with it if a call takes both and they have an axis in common.
+
+    Args:
+        widths: the widths of the network.
+        node: the node of the bias.
+        bias: what it began as.
+        factors: by node, by how much less the weights sum up.
     """
-    graph, bias = widths.graph, widths.graph.tensors[node.id]
+    graph = widths.graph
     if bias.dim() != 1 or not bias.is_floating_point() or len(set(bias.tolist())) < max(len(bias), 2):
         return None
     if bias.mean().abs() > 3 * bias.std() / len(bias) ** 0.5:
@@ -128,7 +136,7 @@ def _bias_factor(widths: Widths, node: Node, factors: Mapping[int, torch.Tensor]
     return torch.stack([factors.get(i, torch.ones(())).mean() for i in with_it]).mean() if with_it else None
 
 
-def _exponents(widths: Widths, width: Width) -> Iterator[tuple[int, int, int, int]]:
+def exponents_in(widths: Widths, width: Width) -> Iterator[tuple[int, int, int, int]]:
     """Yield node, axis, occurrence and exponent of the places of a width in stored tensors.
 
     Where units cannot be repeated, the exponent is one if all that is done with a tensor is to sum over the width.

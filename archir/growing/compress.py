@@ -55,7 +55,7 @@ def compress_graph(
         config: text that tells what the run is, kept in the directory.
         resume: go on with the run in the directory.
         replace: remove the run that is in the directory, if any.
-        on_event: is told every event as it happens.
+        on_event: is told every event as it happens, those of networks that are trained beside the run included.
 
     Raises:
         GrowError: the network is within the budget already, or cannot be made as small, or the options expand it or

@@ -60,6 +60,11 @@ class Recovery:
         self._last: Checkpoint | None = None
         self._kept = time.monotonic()
 
+    @property
+    def last(self) -> Checkpoint | None:
+        """The checkpoint to go back to, None if there is none yet."""
+        return self._last
+
     def keep(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint from now on; its state has `rate`, `diverged` and `seconds`."""
         self._last = checkpoint

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 import pydantic
 import torch
@@ -26,7 +27,7 @@ from archir.growing.options import GrowOptions
 from archir.growing.range_test import find_rate
 from archir.growing.run import Checkpoint, RunDirectory
 from archir.growing.trainer import Trainer
-from archir.growing.training import evaluate, recalibrate
+from archir.growing.training import Metrics, evaluate, recalibrate
 from archir.ir.graph import Graph
 from archir.ir.seeds import derived_seed
 from archir.rewrite.morphism import Morphism
@@ -47,6 +48,7 @@ class _State:
         begun: cost of the network that training began with.
         rate: the highest learning rate.
         diverged: how often the loss has diverged at higher rates.
+        kept: which network this is once the one that was found has been retrained, see `archir.growing.conclusion`.
     """
 
     step: Whole
@@ -56,6 +58,20 @@ class _State:
     begun: tuple[Whole, Whole, Whole, Whole]
     rate: Real
     diverged: Whole
+    kept: Literal["grown", "retrained"] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A network that was trained to the end.
+
+    Attributes:
+        checkpoint: the network, and what its training has cost.
+        metrics: how it does on the validation split.
+    """
+
+    checkpoint: Checkpoint
+    metrics: Metrics
 
 
 class _Clock:
@@ -72,7 +88,10 @@ class _Clock:
 
 @dataclass(frozen=True)
 class Engine:
-    """One run: the seed, what it is expanded to before training if that is to be, the data and the options."""
+    """One run: the seed, what it is expanded to before training if that is to be, the data and the options.
+
+    If there is a fork, it gets the checkpoint that the first growth step begins from.
+    """
 
     seed: Graph
     expansion: Expansion | None
@@ -85,6 +104,12 @@ class Engine:
     directory: RunDirectory | None
     log: Log
     recovery: Recovery = field(default_factory=Recovery)
+    fork: Callable[[Checkpoint], object] | None = None
+
+    @property
+    def begun(self) -> Graph:
+        """The network that training begins with."""
+        return self.seed if self.expansion is None else self.expansion.graph
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Check that the run can go on from a checkpoint.
@@ -99,11 +124,13 @@ class Engine:
         most, steps = len(self.options.growth_at()), self.options.steps
         wrong = [f"step is {state.step}"] if not state.step == checkpoint.step <= steps else []
         wrong += [f"growth_steps is {state.growth_steps}"] if state.growth_steps > most else []
+        is_over = self.options.retrain and state.step == steps and state.growth_steps == most
+        wrong += [f"kept is {state.kept}"] if state.kept and not is_over else []
         if wrong:
             raise GrowError("this is not the state of the run", why=", ".join(wrong))
         Trainer(checkpoint.graph, self.options.with_rate(state.rate), checkpoint.tensors)
 
-    def run(self, checkpoint: Checkpoint | None) -> Graph:
+    def run(self, checkpoint: Checkpoint | None) -> Outcome:
         """Train and grow to the end, from the beginning or from a checkpoint, to which a diverging loss leads back."""
         self.recovery.most = largest_loss(self.seed.module(), self.train, self.loss, self.options.batch_size)
         while True:
@@ -113,7 +140,7 @@ class Engine:
                 checkpoint = self.recovery.after(error)
                 self.log("diverged", step=error.step, why=error.what, rate=checkpoint.state["rate"])
 
-    def _run(self, checkpoint: Checkpoint | None) -> Graph:
+    def _run(self, checkpoint: Checkpoint | None) -> Outcome:
         options = self.options
         if checkpoint is None:
             trainer, state = self._begin()
@@ -127,6 +154,8 @@ class Engine:
         growth_at, clock = options.growth_at(), _Clock(state.seconds)
         while True:
             while state.growth_steps < len(growth_at) and growth_at[state.growth_steps] <= state.step:
+                if self.fork is not None and not state.growth_steps:
+                    self.fork(self._checkpoint(trainer, replace(state, seconds=clock.seconds)))
                 trainer, state = self._grow(trainer, state)
                 self._save(trainer, state, clock)
             if state.step >= options.steps:
@@ -137,20 +166,7 @@ class Engine:
                 self._save(trainer, state, clock)
         trainer = trainer.averaged(self.train)
         metrics = evaluate(trainer.module, self.validation, self.loss, batch_size=self.options.batch_size)
-        graph = trainer.graph()
-        self._save(trainer, state, clock)
-        price = cost(graph)
-        self.log(
-            "finished",
-            step=state.step,
-            loss=metrics.loss,
-            accuracy=metrics.accuracy,
-            parameters=price.parameters,
-            flops=price.flops,
-            training_flops=state.training_flops,
-            seconds=clock.seconds,
-        )
-        return graph
+        return Outcome(self._save(trainer, state, clock), metrics)
 
     def _begin(self) -> tuple[Trainer, _State]:
         """Return the network training begins with, and the state of a run that has done nothing."""
@@ -169,9 +185,9 @@ class Engine:
             steps=options.steps,
             growth_at=options.growth_at(),
         )
-        graph = self.seed
+        graph = self.begun
         if self.expansion is not None:
-            graph, price = self.expansion.graph, self.expansion.cost
+            price = self.expansion.cost
             self.log(
                 "expanded",
                 birth=self.expansion.birth,
@@ -294,11 +310,12 @@ class Engine:
             note=growth.note,
         )
 
-    def _save(self, trainer: Trainer, state: _State, clock: _Clock) -> None:
+    def _save(self, trainer: Trainer, state: _State, clock: _Clock) -> Checkpoint:
         checkpoint = self._checkpoint(trainer, replace(state, seconds=clock.seconds))
         self.recovery.keep(checkpoint)
         if self.directory is not None:
             self.directory.save(checkpoint)
+        return checkpoint
 
     def _checkpoint(self, trainer: Trainer, state: _State) -> Checkpoint:
         return Checkpoint(state.step, trainer.graph(), trainer.state(), asdict(state))

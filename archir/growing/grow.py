@@ -14,6 +14,7 @@ from torch import nn
 from archir.cost import cost
 from archir.errors import FileError, GrowError
 from archir.growing.checks import check_examples
+from archir.growing.conclusion import conclude
 from archir.growing.engine import Engine
 from archir.growing.examples import Examples
 from archir.growing.fingerprint import differences, fingerprint
@@ -63,9 +64,12 @@ def grow_graph(
     """Train a network and let it grow under a budget.
 
     Everything is chosen on the validation split: one part of it selects the candidates, another checks the set they
-    make. A run that was interrupted goes on from its last whole checkpoint and ends as it would have, bit for bit, if
-    it is the same: its seed, examples, loss, budget, options and kinds of rewrite are those that it was started with.
-    One process at a time can do so.
+    make. If the options ask for it, what was found is also trained from scratch and the better network kept, and what
+    growth began from is trained without it, see `archir.growing.conclusion`.
+
+    A run that was interrupted goes on from its last whole checkpoint and ends as it would have, bit for bit, if it is
+    the same: its seed, examples, loss, budget, options and kinds of rewrite are those that it was started with. One
+    process at a time can do so.
 
     Args:
         graph: the seed.
@@ -79,7 +83,8 @@ def grow_graph(
         config: text that tells what the run is, kept in the directory.
         resume: go on with the run in the directory.
         replace: remove the run that is in the directory, if any.
-        on_event: is told every event as it happens.
+        on_event: is told every event as it happens; those of a network that is trained beside the run hold its name
+            as `beside`, and are no part of the history.
 
     Raises:
         GrowError: the budget is below the seed, the loss is not finite or does not depend on the weights, nothing is
@@ -146,7 +151,7 @@ def carry_out(
     expansion = expand(graph, validation=validation, loss=found, budget=budget, morphisms=kinds, options=options)
     if kept.directory is None:
         log = Log(None, kept.on_event)
-        final = Engine(graph, expansion, train, validation, budget, kinds, found, options, None, log).run(None)
+        final = conclude(Engine(graph, expansion, train, validation, budget, kinds, found, options, None, log))
         return Run(final, final.module().eval(), tuple(log.events), None)
     decided = fingerprint(
         graph, train=train, validation=validation, budget=budget, options=options, loss=found, morphisms=kinds
@@ -154,7 +159,7 @@ def carry_out(
     with _opened(kept.directory, kept.config, decided, kept.resume, kept.replace) as run:
         log = Log(run, kept.on_event)
         engine = Engine(graph, expansion, train, validation, budget, kinds, found, options, run, log)
-        final = engine.run(run.latest(accept=engine.check, on_damage=log.damaged) if kept.resume else None)
+        final = conclude(engine, run.latest(accept=engine.check, on_damage=log.damaged) if kept.resume else None)
         return Run(final, final.module().eval(), tuple(log.events), kept.directory)
 
 

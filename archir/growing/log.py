@@ -33,6 +33,15 @@ class Log:
         if self._on_event is not None:
             self._on_event(line)
 
+    def beside(self, name: str) -> Log:
+        """Return the log of a network that is trained beside the run: its events are told by name, and not kept."""
+
+        def tell(line: Event) -> None:
+            if self._on_event is not None:
+                self._on_event({**line, "beside": name})
+
+        return Log(None, tell)
+
     def damaged(self, step: int, error: ArchirError) -> None:
         """Record that the checkpoint of a step was passed over."""
         self("damaged", checkpoint=step, why=error.why or error.what)

@@ -98,6 +98,10 @@ class Growing:
         first_growth: part of the steps done before the first growth step.
         last_growth: part of the steps done before the last one of these.
         exchanges: growth steps after these, as far apart, in which units are exchanged for others.
+        retrain: draw the network that was found anew once the run has grown, and train it from scratch as the run was;
+            the better of the two on the validation split is what the run ends with.
+        counterfactual: train the network that the first growth step begins from to the end without any growth step,
+            too, to compare with.
         learn_steps: steps of Adam on θ in each growth step.
         learn_rate: its step size, relative to the root mean square of the weight θ is added to.
         radius: trust region: largest norm of θ relative to that of the weights it changes.
@@ -119,7 +123,7 @@ class Growing:
 
     Raises:
         GrowError: a value is of another kind or out of range, growth ends before it begins, or the rule takes no
-            statistics of batches; all of them at once.
+            statistics of batches, or there is no growth step to be judged; all of them at once.
     """
 
     expansion: Multiple | None = None
@@ -128,6 +132,8 @@ class Growing:
     first_growth: Part = 0.2
     last_growth: Part = 0.6
     exchanges: Whole = 0
+    retrain: Truth = False
+    counterfactual: Truth = False
     learn_steps: Count = 40
     learn_rate: Positive = 0.05
     radius: Positive = 0.5
@@ -147,6 +153,8 @@ class Growing:
             raise problem(f"first_growth is {self.first_growth}, after last_growth, which is {self.last_growth}")
         if self.batch_statistics and STRATEGIES[self.rule or DEFAULT].running_statistics:
             raise problem(f"the rule {self.rule} takes running statistics, not those of the batch")
+        if (self.retrain or self.counterfactual) and not self.growth_steps + self.exchanges:
+            raise problem("retrain and counterfactual judge what was grown, and there are no growth steps")
         return self
 
 
@@ -177,6 +185,11 @@ class GrowOptions(Training, Growing):
         if self.growth_at()[-1:] > [self.steps]:
             raise problem(f"the last of {self.exchanges} exchanges is due after {self.growth_at()[-1]} steps")
         return self
+
+    @property
+    def without_growth(self) -> GrowOptions:
+        """The same training without any growth step."""
+        return replace(self, growth_steps=0, exchanges=0, retrain=False, counterfactual=False)
 
     @property
     def rate(self) -> Schedule:

@@ -1,15 +1,18 @@
-"""What a run did, read off its history: figures, and the tables of them."""
+"""What a run did, read off its history."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from archir.errors import GrowError
-from archir.growing.run import Event
+from archir.growing.run import COUNTERFACTUAL, RETRAINED, Event
 from archir.scoring.ranges import LARGEST
+
+COSTS = ("parameters", "flops", "peak_bytes", "latency")
+"""What a network costs; the tables of a run always tell of the first two."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,31 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Ending:
+    """A network that the run might have ended with, or would have without growth, on the validation data.
+
+    Attributes:
+        name: which network.
+        parameters: number of trainable parameters.
+        flops: FLOPs of one example.
+        training_flops: FLOPs of its own training, growth steps included.
+        loss: validation loss; None if its training failed.
+        accuracy: validation accuracy; None where the targets are not labels, too.
+        seconds: time its own training took.
+        note: whether it is the one that was kept, and what else there is to say.
+    """
+
+    name: str
+    parameters: int
+    flops: int
+    training_flops: int
+    loss: float | None
+    accuracy: float | None
+    seconds: float
+    note: str
+
+
+@dataclass(frozen=True)
 class Tested:
     """How a network did on the test data.
 
@@ -112,6 +140,8 @@ class Report:
         growth: growth steps, in order.
         steps: optimiser steps asked for.
         seconds: time the run took; None if it has not finished.
+        kept: `grown` or `retrained`, which of the two it has ended with; None if nothing was retrained.
+        endings: the grown network and those that were trained beside it, if any.
         tested: how the grown network, and the controls before it, did on the test data, if they were read.
     """
 
@@ -126,6 +156,8 @@ class Report:
     growth: tuple[Step, ...]
     steps: int
     seconds: float | None
+    kept: str | None
+    endings: tuple[Ending, ...]
     tested: tuple[Tested, ...]
 
     @property
@@ -192,13 +224,41 @@ def _read(events: Sequence[Event]) -> Report:
         flops=_whole(started, "flops"),
         peak_bytes=_perhaps(_whole, started, "peak_bytes"),
         latency=_perhaps(_number, started, "latency"),
-        costs=tuple(name for name in _COSTS if name in ("parameters", "flops", *asked)),
+        costs=tuple(name for name in COSTS if name in ("parameters", "flops", *asked)),
         limit=_perhaps(_whole, budget, "parameters"),
         points=tuple(points),
         growth=tuple(_steps(by_kind, started)),
         steps=_whole(started, "steps"),
         seconds=_perhaps(_number, finished, "seconds"),
+        kept=_perhaps(_text, finished, "kept"),
+        endings=tuple(_endings(by_kind, finished)),
         tested=tuple(_tested(e) for kind in ("control", "tested") for e in by_kind.get(kind, [])),
+    )
+
+
+def _endings(by_kind: dict[str, list[Event]], finished: Event) -> Iterator[Ending]:
+    """Yield the grown network and those beside it, as far as they are there."""
+    retrained, ungrown = (by_kind.get(kind, [None])[-1] for kind in (RETRAINED, COUNTERFACTUAL))
+    if retrained is not None:
+        better = retrained["kept"] is True
+        yield _ending("grown", _table(retrained["grown"]), "" if better else "kept")
+        yield _ending("the same, from scratch", retrained, "kept" if better else "")
+    elif ungrown is not None and finished:
+        yield _ending("grown", finished, "kept")
+    if ungrown is not None:
+        yield _ending("without growth", ungrown, "")
+
+
+def _ending(name: str, event: Event, kept: str) -> Ending:
+    return Ending(
+        name=name,
+        parameters=_whole(event, "parameters"),
+        flops=_whole(event, "flops"),
+        training_flops=_whole(event, "training_flops"),
+        loss=_perhaps(_number, event, "loss"),
+        accuracy=_perhaps(_number, event, "accuracy"),
+        seconds=_number(event, "seconds"),
+        note=kept or _perhaps(_text, event, "note") or "",
     )
 
 
@@ -295,100 +355,3 @@ def summarise(specs: Iterable[str]) -> str:
     """Return how many passes of each kind there are: `8 split, 2 prune`."""
     counts = Counter(spec.partition("{")[0] for spec in specs)
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
-
-
-_COSTS = {"parameters": ">parameters", "flops": ">FLOPs", "peak_bytes": ">peak bytes", "latency": ">latency"}
-
-
-def columns(report: Report) -> tuple[str, ...]:
-    """Return the columns of the table of a run; `>` marks those of numbers."""
-    costs = (_COSTS[name] for name in report.costs)
-    loss = (">loss",) if report.compresses else ()
-    return (">step", "what", "changes", *costs, ">predicted", ">realised", *loss, ">validation", ">seconds")
-
-
-def rows(report: Report) -> list[tuple[str, ...]]:
-    """Return the rows of the table of a run: the seed, each growth step, and the end.
-
-    `predicted` and `realised` are changes of the loss; `validation` is the accuracy on the validation data after
-    the step, or the loss where there are no labels. Of a compression they tell the loss on the validation data, too,
-    also before anything is done and after each stretch of training.
-    """
-    costs = _costs(report, report)
-    before = {p.step: p for p in report.points if p.phase == "before growth"} if report.compresses else {}
-    what = "network" if report.compresses else "seed"
-    found: list[tuple[str, ...]] = [("0", what, "", *costs, "", "", *_qualities(report, before.pop(0, None)), "")]
-    for g in report.growth:
-        if g.step in before:
-            trained = _qualities(report, before[g.step])
-            found.append((str(g.step), "trained on", "", *costs, "", "", *trained, ""))
-        costs = _costs(report, g)
-        after = [p for p in report.points if p.step <= g.step]
-        predicted = "" if g.predicted is None else loss_change(g.predicted)
-        losses = (predicted, loss_change(g.realised)) if g.changes else ("", "")
-        quality = _qualities(report, after[-1] if after else None)
-        seconds = "" if g.seconds is None else f"{g.seconds:.1f}"
-        cells = (g.changes or "rejected", *costs, *losses, *quality, seconds)
-        found.append((str(g.step), f"{g.kind} {g.number}", *cells))
-    if report.last is not None:
-        seconds = "" if report.seconds is None else f"{report.seconds:.0f}"
-        what = "so far" if report.seconds is None else "end"
-        quality = _qualities(report, report.last)
-        found.append((str(report.last.step), what, "", *costs, "", "", *quality, seconds))
-    return found
-
-
-def notes(report: Report) -> list[str]:
-    """Return what there is to say of growth steps that did not end where they should."""
-    return [f"{g.kind} {g.number} at step {g.step}: {g.note}" for g in report.growth if g.note]
-
-
-def loss_change(value: float) -> str:
-    """Return a change of the loss with four digits after the point, or more where it needs them."""
-    return f"{value:+.1e}" if 0 < abs(value) < 1e-3 else f"{value:+.4f}"
-
-
-def columns_of_test(report: Report) -> tuple[str, ...]:
-    """Return the columns of the table of the test data; `>` marks those of numbers."""
-    return ("network", *(_COSTS[name] for name in report.costs), ">training FLOPs", ">accuracy", ">loss")
-
-
-def rows_of_test(report: Report) -> list[tuple[str, ...]]:
-    """Return the rows of the table of the test data: the controls, if any, and the grown network."""
-    return [
-        (
-            t.name,
-            *_costs(report, t),
-            "" if t.training_flops is None else f"{t.training_flops:.2e}",
-            "" if t.accuracy is None else f"{100 * t.accuracy:.2f} %",
-            f"{t.loss:.4f}",
-        )
-        for t in report.tested
-    ]
-
-
-def _costs(report: Report, network: Report | Step | Tested) -> tuple[str, ...]:
-    """Return the cells of what a network costs, those of what is not known empty."""
-    values = {name: getattr(network, name) for name in report.costs}
-    return tuple(
-        "" if value is None else _milliseconds(value) if name == "latency" else f"{value:,}"
-        for name, value in values.items()
-    )
-
-
-def _milliseconds(seconds: float) -> str:
-    """Return a time with three significant digits."""
-    rounded = f"{1000 * seconds:.2e}"
-    places = max(0, 2 - int(rounded.partition("e")[2]))
-    return f"{float(rounded):,.{places}f} ms"
-
-
-def _qualities(report: Report, point: Point | None) -> tuple[str, ...]:
-    """Return the cells of how the network did on the validation data, empty where it was not evaluated."""
-    if point is None:
-        return ("",) * (1 + report.compresses)
-    return (f"{point.loss:.4f}", _quality(point)) if report.compresses else (_quality(point),)
-
-
-def _quality(point: Point) -> str:
-    return f"{point.loss:.4f}" if point.accuracy is None else f"{100 * point.accuracy:.2f} %"

@@ -7,6 +7,8 @@ lock                who is writing; see `archir.growing.lock`
 step-0003.archir    the graph after growth step 3, weights included
 step-0003.safetensors   tensors of the trainer: optimiser state and the like
 step-0003.json      the rest of its state, and the checksum of all three; a checkpoint without it does not count
+retrained/          such checkpoints of the network that was found, drawn anew and trained from scratch, if it was
+counterfactual/     and of the network that the first growth step began from, trained without any growth step
 
 A run directory is data, whoever wrote it: nothing that a file in it names is imported, run, or followed as a link.
 """
@@ -39,6 +41,9 @@ Event = dict[str, Any]
 """A JSON object with at least `event`, its kind, and `time`, in seconds since 1970."""
 
 CONFIG, FINGERPRINT, HISTORY = "config.toml", "fingerprint.json", "history.jsonl"
+RETRAINED, COUNTERFACTUAL = "retrained", "counterfactual"
+"""Folders of the networks that are trained beside the run."""
+
 _STEP = re.compile(r"step-(\d{4,18})\.(archir|safetensors|json)")
 
 
@@ -75,6 +80,8 @@ def create_run(
         GrowError: the fingerprint is not JSON.
     """
     found = [] if _is_cut_off(path, config) else _files(path)
+    folders = [path / name for name in (RETRAINED, COUNTERFACTUAL) if found and not (path / name).is_symlink()]
+    found += [file for folder in folders for file in _files(folder)]
     if found and not replace:
         raise FileError(
             f"there is a run in {path} already",
@@ -87,6 +94,9 @@ def create_run(
         # The history first: what is left if this is interrupted is no run.
         for file in sorted(found, key=lambda p: p.name != HISTORY):
             file.unlink()
+        for folder in folders:
+            with contextlib.suppress(OSError):  # it is not there, or holds files of others
+                folder.rmdir()
         write_file(path / CONFIG, config.encode())
         write_file(path / FINGERPRINT, record + b"\n")
         write_file(path / HISTORY, b"")
@@ -316,6 +326,22 @@ class RunDirectory:
                     path.unlink()
         except OSError as error:
             raise FileError(f"cannot write into {self.path}", why=str(error)) from error
+
+    def beside(self, name: str) -> RunDirectory:
+        """Return the folder of checkpoints of a network that is trained beside the run; it is made if it is not there.
+
+        Raises:
+            FileError: it cannot be made, or is a link.
+        """
+        found = RunDirectory(self.path / name)
+        try:
+            found.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise FileError(f"cannot write into {found.path}", why=str(error)) from error
+        if found.path.is_symlink():
+            raise FileError(f"{found.path} is a link", hint="remove it: what is written there would be found elsewhere")
+        found.clear()
+        return found
 
     def _paths(self, step: int) -> tuple[Path, Path, Path]:
         stem = self.path / f"step-{step:04d}"

@@ -118,6 +118,37 @@ def test_tables_tell_of_peak_bytes_and_latency_where_they_are_bounded_or_priced(
     assert tests[2][3:5] == ["64", "0.460 ms"] and tests[5][3:5] == after
 
 
+def test_what_was_trained_beside_the_run_is_told(folder: Path) -> None:
+    """In lines while it goes on, in a table of its own, and in that of the test data."""
+    beside = "learn_steps = 5\nretrain = true\ncounterfactual = true"
+    done = archir("grow", _change(folder, "learn_steps = 5", beside), "--controls")
+    assert done.code == 0, done
+    events = open_run(folder / "run").history()
+    told, ungrown, finished = (
+        next(e for e in events if e["event"] == k) for k in ("retrained", "counterfactual", "finished")
+    )
+    better = "the network from scratch is kept" if told["kept"] else "the grown one is kept"
+    assert f"from scratch: {told['parameters']:,} parameters, 60 steps" in done.err
+    assert (
+        f"from scratch: {100 * told['accuracy']:.1f} %, {told['training_flops']:.2e} training FLOPs; grown" in done.err
+    )
+    assert f"grown: {100 * told['grown']['accuracy']:.1f} %; {better}" in done.err
+    assert f"no growth: {100 * ungrown['accuracy']:.1f} %, {ungrown['training_flops']:.2e} training FLOPs" in done.err
+    table = archir("report", folder / "run", "--markdown").out.split("\n\n")[1].splitlines()
+    assert [line.strip("| ").split(" | ")[0] for line in table[2:]] == [
+        "grown",
+        "the same, from scratch",
+        "without growth",
+    ]
+    assert f"{told['training_flops']:.2e}" in table[3] and f"{ungrown['training_flops']:.2e}" in table[4]
+    for text in ("what the run might have ended with", "the same, from scratch", "without growth"):
+        assert text in done.out
+    (tested,) = (e for e in events if e["event"] == "tested")
+    assert tested["name"] == ("grown, retrained" if told["kept"] else "grown")
+    assert tested["training_flops"] == finished["training_flops"]
+    assert json.loads(archir("report", folder / "run", "--json").out)["kept"] == finished["kept"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

@@ -16,7 +16,8 @@ from archir.growing.compress import compress_graph
 from archir.growing.grow import Run, grow_graph
 from archir.growing.growth import Growth, grow_once
 from archir.growing.options import GrowOptions
-from archir.growing.report import columns, make_report, rows
+from archir.growing.report import make_report
+from archir.growing.report_tables import columns, rows
 from archir.growing.run import open_run
 from archir.growing.trainer import Trainer
 from archir.growing.training import evaluate

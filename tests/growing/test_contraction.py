@@ -14,7 +14,8 @@ from archir.cost import Cost, cost, training_flops
 from archir.growing.examples import Examples
 from archir.growing.growth import grow_once
 from archir.growing.options import GrowOptions
-from archir.growing.report import make_report, notes, rows
+from archir.growing.report import make_report
+from archir.growing.report_tables import notes, rows
 from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.set_cost import cost_of_set

@@ -16,7 +16,8 @@ from archir.errors import FileError, GrowError
 from archir.growing.grow import grow_graph
 from archir.growing.growth import SHRUNK
 from archir.growing.options import GrowOptions
-from archir.growing.report import make_report, rows
+from archir.growing.report import make_report
+from archir.growing.report_tables import rows
 from archir.growing.run import Event, open_run
 from archir.growing.trainer import carry_over
 from archir.growing.training import evaluate
@@ -117,6 +118,8 @@ def test_a_state_that_is_not_that_of_the_run_is_passed_over_and_told(seed_graph:
         {"rate": None},
         {"diverged": -1},
         {"diverged": True},
+        {"kept": "grown"},
+        {"kept": "mine"},
     ],
 )
 def test_no_run_goes_on_from_a_state_that_makes_no_sense(

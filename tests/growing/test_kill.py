@@ -20,7 +20,17 @@ from archir.ir.graph import Graph
 from archir.ir.load import load
 from tests.growing.small_run import OPTIONS, grow
 
-SHORT = replace(OPTIONS, steps=12, growth_steps=1, first_growth=0.5, learn_steps=3, refine=4, checkpoint_every=3)
+SHORT = replace(
+    OPTIONS,
+    steps=12,
+    growth_steps=1,
+    first_growth=0.5,
+    learn_steps=3,
+    refine=4,
+    checkpoint_every=3,
+    retrain=True,
+    counterfactual=True,
+)
 
 
 def _run(graph: Graph, directory: Path) -> Run:
@@ -80,15 +90,16 @@ def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(seed_graph: Graph, tm
         _ended(child)
     # Such moments hardly ever fall into the writing of files: these do.
     kills = 0
-    while not _ended(_in_child(lambda: _killing_at(dice.randrange(1, 40), lambda: _run(seed_graph, directory)))):
+    while not _ended(_in_child(lambda: _killing_at(dice.randrange(1, 80), lambda: _run(seed_graph, directory)))):
         kills += 1
         dice.random()
         assert kills < 200
     assert kills >= 3
-    found = load(directory / "step-0012.archir")
-    assert str(found) == str(whole.graph)
-    for name in whole.graph.by_name:
-        assert torch.equal(found.tensor(name), whole.graph.tensor(name)), name
+    for path in ("step-0012.archir", "retrained/step-0012.archir", "counterfactual/step-0012.archir"):
+        found, wanted = load(directory / path), load(tmp_path / "whole" / path)
+        assert str(found) == str(wanted)
+        for name in wanted.by_name:
+            assert torch.equal(found.tensor(name), wanted.tensor(name)), name
     report = make_report(open_run(directory).history())
     expected = make_report(whole.history)
     assert report.points == expected.points and len(report.growth) == len(expected.growth) == 1

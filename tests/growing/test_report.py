@@ -8,16 +8,16 @@ from PIL import Image
 
 from archir.errors import FileError, GrowError
 from archir.growing.plot import plot
-from archir.growing.report import (
-    Point,
+from archir.growing.report import Point, make_report, summarise
+from archir.growing.report_tables import (
     columns,
+    columns_of_endings,
     columns_of_test,
     loss_change,
-    make_report,
     notes,
     rows,
+    rows_of_endings,
     rows_of_test,
-    summarise,
 )
 from archir.growing.run import Event
 
@@ -146,6 +146,64 @@ def test_costs_an_older_version_did_not_record_are_left_empty() -> None:
     assert [row[3:5] for row in rows_of_test(report)] == [("", "")] * 2
     later = make_report([STARTED | COSTS["started"] | {"budget": {"peak_bytes": 50_000}}, *HISTORY[1:]])
     assert [row[5] for row in rows(later)] == ["12,000", "", "", ""]
+
+
+GROWN = {"loss": 0.7, "accuracy": 0.8, "parameters": 200, "flops": 2000, "training_flops": 900, "seconds": 9.0}
+RETRAINED = _event(
+    "retrained",
+    step=300,
+    **GROWN | {"loss": 0.6, "accuracy": 0.85, "training_flops": 600, "seconds": 3.0},
+    grown=GROWN,
+    kept=True,
+    note="",
+)
+UNGROWN = _event(
+    "counterfactual",
+    step=300,
+    **GROWN | {"loss": 0.65, "parameters": 500, "flops": 5000, "training_flops": 700, "seconds": 4.0},
+    note="over the budget: 125% of it",
+)
+ENDED = [
+    *HISTORY[:-3],
+    RETRAINED,
+    UNGROWN,
+    _event("finished", step=300, **GROWN | {"loss": 0.6, "accuracy": 0.85, "training_flops": 1500}, kept="retrained"),
+]
+
+
+def test_the_networks_beside_the_grown_one_have_a_table() -> None:
+    report = make_report(ENDED)
+    assert columns_of_endings() == (
+        *("network", ">parameters", ">FLOPs", ">training FLOPs", ">accuracy", ">loss", ">seconds", ""),
+    )
+    assert rows_of_endings(report) == [
+        ("grown", "200", "2,000", "9.00e+02", "80.00 %", "0.7000", "9", ""),
+        ("the same, from scratch", "200", "2,000", "6.00e+02", "85.00 %", "0.6000", "3", "kept"),
+        ("without growth", "500", "5,000", "7.00e+02", "80.00 %", "0.6500", "4", "over the budget: 125% of it"),
+    ]
+    assert rows(report)[-1] == ("300", "end", "retrained", "200", "2,000", "", "", "85.00 %", "9")
+    assert rows_of_endings(make_report(HISTORY)) == []
+
+
+def test_the_network_that_was_kept_is_told() -> None:
+    lost = {"loss": None, "accuracy": None, "kept": False, "note": "it failed: the loss diverged twice"}
+    finished = ENDED[-1] | GROWN | {"kept": "grown"}
+    report = make_report([*HISTORY[:-3], RETRAINED | lost, UNGROWN, finished])
+    assert [row[4:] for row in rows_of_endings(report)[:2]] == [
+        ("80.00 %", "0.7000", "9", "kept"),
+        ("", "", "3", "it failed: the loss diverged twice"),
+    ]
+    assert rows(report)[-1][1:3] == ("end", "")
+    alone = make_report([*HISTORY[:-3], UNGROWN, {k: v for k, v in finished.items() if k != "kept"}])
+    assert [(row[0], row[-1]) for row in rows_of_endings(alone)] == [
+        ("grown", "kept"),
+        ("without growth", "over the budget: 125% of it"),
+    ]
+    assert [row[0] for row in rows_of_endings(make_report([STARTED | {"kind": "compression"}, *ENDED[1:]]))] == [
+        "compressed",
+        "the same, from scratch",
+        "without growth",
+    ]
 
 
 def test_what_was_done_again_after_an_interruption_counts_once() -> None:

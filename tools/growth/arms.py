@@ -55,7 +55,7 @@ def grown(**changes: Any) -> Arm:
             loss=task.loss,
             options=options,
         )
-        kept = ("expanded", "scored", "grown", "rejected", "finished")
+        kept = ("expanded", "scored", "grown", "rejected", "retrained", "counterfactual", "finished")
         notes = [{k: v for k, v in e.items() if k != "time"} for e in run.history if e["event"] in kept]
         return Outcome(run.graph, run.model, run.history[-1]["training_flops"], (), {"history": notes})
 

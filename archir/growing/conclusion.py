@@ -1,0 +1,172 @@
+"""A run to its end: it grows; what it found may be trained from scratch, and what it began to grow from without growth.
+
+Both are runs of their own without growth steps, by the same engine, whose checkpoints are in folders of the run. They
+go on as the run itself does. Where one of them fails, that is told, and the grown network is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from archir.cost import cost
+from archir.errors import ArchirError, FileError, GrowError
+from archir.growing.divergence import Recovery
+from archir.growing.engine import Engine, Outcome
+from archir.growing.fresh_start import drawn_afresh
+from archir.growing.run import COUNTERFACTUAL, RETRAINED, Checkpoint, RunDirectory
+from archir.growing.training import Metrics
+from archir.ir.graph import Graph
+
+
+def conclude(engine: Engine, checkpoint: Checkpoint | None = None) -> Graph:
+    """Carry out a run to its end, and return the network it ends with.
+
+    Args:
+        engine: the run.
+        checkpoint: where it goes on; None to begin.
+
+    Raises:
+        ArchirError: see `archir.growing.grow.grow_graph`.
+    """
+    options, fork = engine.options, _Fork(engine.directory)
+    found = replace(engine, fork=fork.keep if options.counterfactual else None).run(checkpoint)
+    found = _better(engine, found) if options.retrain else found
+    if options.counterfactual:
+        _tell_without_growth(engine, fork)
+    kept = {"kept": found.checkpoint.state["kept"]} if options.retrain else {}
+    engine.log("finished", step=found.checkpoint.step, **_figures(found.checkpoint, found.metrics), **kept)
+    return found.checkpoint.graph
+
+
+class _Fork:
+    """The checkpoint that the first growth step begins from, kept in a folder of the run, or in memory."""
+
+    def __init__(self, directory: RunDirectory | None) -> None:
+        self._directory = directory
+        self.kept: Checkpoint | None = None
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Keep it, in place of an earlier one."""
+        self.kept = checkpoint
+        if self._directory is not None:
+            self._directory.beside(COUNTERFACTUAL).save(checkpoint)
+
+
+def _better(engine: Engine, grown: Outcome) -> Outcome:
+    """Return the grown network or the same drawn anew and trained from scratch, whichever does better; it is saved.
+
+    Its state tells what both have cost together.
+    """
+    graph, state = grown.checkpoint.graph, grown.checkpoint.state
+    if state["kept"]:  # all of this was done before the run was interrupted
+        return grown
+
+    def begin(beside: Engine) -> tuple[Engine, Checkpoint | None]:
+        start = drawn_afresh(graph, engine.begun, engine.morphisms, engine.options.seed)
+        return replace(beside, seed=start, expansion=None), _latest(beside, start)
+
+    ended = _trained(_beside(engine, RETRAINED), begin, graph)
+    better = ended.metrics is not None and is_better(ended.metrics, grown.metrics)
+    told = {**_figures(ended.checkpoint, ended.metrics), "grown": _figures(grown.checkpoint, grown.metrics)}
+    engine.log(RETRAINED, step=engine.options.steps, **told, kept=better, note=ended.note)
+    chosen = Outcome(ended.checkpoint, ended.metrics) if better and ended.metrics else grown
+    both = {name: state[name] + ended.checkpoint.state[name] for name in ("training_flops", "seconds")}
+    grew = {name: state[name] for name in ("growth_steps", "begun")}
+    kept = {**chosen.checkpoint.state, **grew, **both, "kept": RETRAINED if better else "grown"}
+    chosen = replace(chosen, checkpoint=replace(chosen.checkpoint, state=kept))
+    if engine.directory is not None:
+        engine.directory.save(chosen.checkpoint)
+    return chosen
+
+
+def is_better(retrained: Metrics, grown: Metrics) -> bool:
+    """Say whether a network does better than the grown one: in accuracy where there is one, else in loss."""
+    if retrained.accuracy is None or grown.accuracy is None:
+        return retrained.loss < grown.loss
+    return retrained.accuracy > grown.accuracy
+
+
+def _tell_without_growth(engine: Engine, fork: _Fork) -> None:
+    """Train the network that the first growth step began from to the end, and tell how it does."""
+
+    def begin(beside: Engine) -> tuple[Engine, Checkpoint | None]:
+        start = _latest(beside, engine.begun) or fork.kept
+        if start is None:
+            raise GrowError("its checkpoints are lost or damaged")
+        return beside, start
+
+    ended = _trained(_beside(engine, COUNTERFACTUAL), begin, engine.begun)
+    share = engine.budget.share(cost(ended.checkpoint.graph))
+    notes = [*([ended.note] if ended.note else []), *([f"over the budget: {share:.0%} of it"] if share > 1 else [])]
+    told = _figures(ended.checkpoint, ended.metrics)
+    engine.log(COUNTERFACTUAL, step=engine.options.steps, **told, note="; ".join(notes))
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """What became of a network that was trained beside the run: the last of it, how it does, or why it failed."""
+
+    checkpoint: Checkpoint
+    metrics: Metrics | None
+    note: str = ""
+
+
+def _trained(beside: Engine, begin: Callable[[Engine], tuple[Engine, Checkpoint | None]], graph: Graph) -> _Ended:
+    """Train a network beside the run.
+
+    Args:
+        beside: the run without growth.
+        begin: returns it with the network, and where it goes on.
+        graph: the network as it is told of if that fails.
+    """
+    try:
+        engine, start = begin(beside)
+        done = engine.run(start)
+    except FileError:  # of a full disk: the run can go on from here
+        raise
+    except ArchirError as error:
+        nothing = Checkpoint(0, graph, {}, {"training_flops": 0, "seconds": 0.0})
+        return _Ended(beside.recovery.last or nothing, None, f"it failed: {error.what}")
+    return _Ended(done.checkpoint, done.metrics)
+
+
+def _beside(engine: Engine, name: str) -> Engine:
+    """Return a run without growth steps that is kept in a folder of another one."""
+    return replace(
+        engine,
+        options=engine.options.without_growth,
+        directory=None if engine.directory is None else engine.directory.beside(name),
+        log=engine.log.beside(name),
+        recovery=Recovery(),
+    )
+
+
+def _latest(engine: Engine, network: Graph) -> Checkpoint | None:
+    """Return where the training of a network goes on, None if there is no whole checkpoint of it."""
+    if engine.directory is None:
+        return None
+
+    def accept(found: Checkpoint) -> None:
+        if str(found.graph) != str(network):
+            raise GrowError("it is that of another network")
+        engine.check(found)
+
+    try:
+        return engine.directory.latest(accept=accept, on_damage=engine.log.damaged)
+    except FileError:  # all of them are damaged
+        return None
+
+
+def _figures(checkpoint: Checkpoint, metrics: Metrics | None) -> dict[str, Any]:
+    """Return what is told of a network: how good it is, if that is known, what it costs, and what its training did."""
+    price, state = cost(checkpoint.graph), checkpoint.state
+    return {
+        "loss": metrics and metrics.loss,
+        "accuracy": metrics and metrics.accuracy,
+        "parameters": price.parameters,
+        "flops": price.flops,
+        "training_flops": state["training_flops"],
+        "seconds": state["seconds"],
+    }
