@@ -24,9 +24,10 @@ from archir.ir.load import load
 from archir.ir.running import run
 from archir.plugins import Registry, find_passes, type_name
 from archir.rewrite.miss import Miss
-from archir.rewrite.morphism import Morphism, Site, UnitMorphism, cost_of
+from archir.rewrite.morphism import Morphism, Site, UnitMorphism
 from archir.rewrite.passes import Pass
 from archir.rewrite.pipeline import apply_passes
+from archir.rewrite.set_cost import cost_of
 from archir.rewrite.spec import format_spec, format_value, options_of, parse_spec_lines, parse_specs
 from passes.prune import Prune
 

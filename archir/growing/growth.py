@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from torch.utils.flop_counter import FlopCounterMode
-
 from archir.cost import Cost, cost
 from archir.growing.examples import Examples
 from archir.growing.mending import mend
@@ -16,7 +14,6 @@ from archir.growing.step import StepContext
 from archir.ir.graph import Graph, Patch
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import rewrite_together
-from archir.scoring.batches import BoundBatch
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
 from archir.scoring.scores import Score, Scores, Selection
@@ -58,7 +55,7 @@ class Growth:
         price: what all of the limits that are tight are worth, in nats, as the selection found it.
         mended: what was done after units were removed, see `archir.growing.mending`.
         why: why the set holds no more, or why nothing was committed.
-        flops: FLOPs the step has spent on learning, scoring and checking.
+        flops: FLOPs of the networks that were run to learn, score, choose, mend and check.
         seconds: wall-clock time.
     """
 
@@ -145,42 +142,41 @@ def grow_once(
     """
     started = time.monotonic()
     step = StepContext(graph, train, selection, check, loss, budget, options, morphisms, seed)
-    with FlopCounterMode(display=False) as counted:
-        scores = step.score()
-        chosen = scores.select(budget, price=step.prices.of)
-        nothing = Growth(
-            before=step.cost,
-            graph=graph,
-            rewriting=None,
-            specs=(),
-            rule=scores.strategy,
-            predicted=None,
-            expected=None,
-            realised=0.0,
-            scale=1.0,
-            chosen=len(chosen.path),
-            candidates=scores.candidates,
-            ranked=len(scores.choice),
-            cost=step.cost,
-            latency=step.latency if step.timed else None,
-            budget=budget,
-            price=chosen.price,
-            mended=(),
-            why=chosen.reason,
-            flops=0,
-            seconds=0.0,
-        )
-        take = _shrink if step.contracts else _grow
-        found = take(step, scores, chosen, nothing)
-    return replace(found, flops=counted.get_total_flops(), seconds=time.monotonic() - started)
+    scores = step.score()
+    chosen = step.select(scores)
+    nothing = Growth(
+        before=step.cost,
+        graph=graph,
+        rewriting=None,
+        specs=(),
+        rule=scores.strategy,
+        predicted=None,
+        expected=None,
+        realised=0.0,
+        scale=1.0,
+        chosen=len(chosen.path),
+        candidates=scores.candidates,
+        ranked=len(scores.choice),
+        cost=step.cost,
+        latency=step.latency if step.timed else None,
+        budget=budget,
+        price=chosen.price,
+        mended=(),
+        why=chosen.reason,
+        flops=0,
+        seconds=0.0,
+    )
+    take = _shrink if step.contracts else _grow
+    found = take(step, scores, chosen, nothing)
+    return replace(found, flops=step.flops.total, seconds=time.monotonic() - started)
 
 
 def _grow(step: StepContext, scores: Scores, chosen: Selection, nothing: Growth) -> Growth:
     """Return what the first set does that keeps its promise; else the first that lowers the loss, or nothing."""
     found, before = nothing, step.measure(step.graph)
     prices, agreement = step.options.prices, step.options.agreement
-    for together, scale in _fallbacks(scores, chosen.path, step.learned_on(1)):
-        expected = None if scores.model is None else together.linearised(step.checked)
+    for together, scale in _fallbacks(step, scores, chosen.path):
+        expected = None if scores.model is None else step.linearised(together, step.checked)
         if expected is not None and not expected < 0:
             continue
         rewriting = rewrite_together(step.graph, together.rewrites)
@@ -191,7 +187,7 @@ def _grow(step: StepContext, scores: Scores, chosen: Selection, nothing: Growth)
             price = prices.of(grown.cost - step.cost) + prices.latency * ((grown.latency or 0.0) - step.latency)
             allowed, agrees = max(grown.realised, expected) < min(0.0, -price), grown.realised <= agreement * expected
         if allowed and step.budget.allows_latency(grown.latency or 0.0) and (agrees or found is nothing):
-            predicted = None if expected is None else together.linearised(step.scored)
+            predicted = None if expected is None else step.linearised(together, step.scored)
             found = replace(grown, predicted=predicted)
             if agrees:
                 break
@@ -204,7 +200,7 @@ def _shrink(step: StepContext, scores: Scores, chosen: Selection, nothing: Growt
     """Return what the set does that comes down to the budget, or as near to it as can be."""
     if not chosen.path:
         return nothing
-    together = scores.together(chosen.path).learned(step.learned_on(1))
+    together = step.learned(scores.together(chosen.path))
     plain = rewrite_together(step.graph, together.rewrites)
     mended = mend(step, together.rewrites, plain)
     done = _applied(step, together, mended.patch, nothing, step.measure(step.graph), None, 1.0)
@@ -234,9 +230,7 @@ def _applied(
     )
 
 
-def _fallbacks(
-    scores: Scores, path: Sequence[Score], batches: Sequence[BoundBatch]
-) -> Iterator[tuple[CandidateSet, float]]:
+def _fallbacks(step: StepContext, scores: Scores, path: Sequence[Score]) -> Iterator[tuple[CandidateSet, float]]:
     """Yield the sets to try in turn: a path and its halves, each learned together, its θ shrunk before the next.
 
     With each comes what its θ was multiplied with.
@@ -246,7 +240,7 @@ def _fallbacks(
         if scores.model is None:
             yield together, 1.0
         else:
-            learned = together.learned(batches)
+            learned = step.learned(together)
             yield learned, 1.0
             if any(m.theta for m in learned.members):
                 yield from ((learned.scaled(factor), factor) for factor in SHRUNK)

@@ -74,13 +74,16 @@ def _compensated(step: StepContext, rewrites: Rewrites) -> Patch | None:
     if not prunes:
         return None
     # The weights change beyond what the maps say: the graph before stays as it is, so that averages are told of it.
-    patch = rewrite_together(taken_over(step.graph, _few(step), prunes), rewrites)
+    with step.flops.counting():
+        ready = taken_over(step.graph, _few(step), prunes)
+    patch = rewrite_together(ready, rewrites)
     return replace(patch, before=step.graph)
 
 
 def _recalibrated(step: StepContext, graph: Graph) -> Graph:
     module = graph.module()
-    recalibrate(module, _few(step))
+    with step.flops.counting():
+        recalibrate(module, _few(step))
     return graph.with_tensors(module.state_dict())
 
 

@@ -13,7 +13,8 @@ from archir.growing.feasibility import check_memory, check_reachable
 from archir.growing.learned import compare_with_fresh
 from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph
-from archir.rewrite.morphism import Morphism, cost_of
+from archir.rewrite.morphism import Morphism
+from archir.rewrite.set_cost import cost_of
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from archir.cost import Cost, cost
 from archir.growing.batches import Batches
 from archir.growing.examples import Examples
+from archir.growing.flop_count import FlopCount
 from archir.growing.latency import measure_latency
 from archir.growing.options import GrowOptions
 from archir.growing.training import evaluate
@@ -21,7 +23,9 @@ from archir.scoring.losses import Loss
 from archir.scoring.objective import Objective, make_objective
 from archir.scoring.propose import propose_composites
 from archir.scoring.score import score
-from archir.scoring.scores import Scores
+from archir.scoring.scores import Scores, Selection
+from archir.scoring.set_models import Linearised
+from archir.scoring.sets import CandidateSet
 from archir.scoring.shrink import SHRINKING
 from archir.scoring.strategies.registry import DEFAULT
 
@@ -40,6 +44,7 @@ class StepContext:
         options: how it is grown.
         morphisms: the kinds of candidates.
         seed: seed of everything random in this step.
+        flops: what the networks that were run on its way have taken.
     """
 
     graph: Graph
@@ -51,6 +56,8 @@ class StepContext:
     options: GrowOptions
     morphisms: Sequence[Morphism]
     seed: int
+    flops: FlopCount = field(default_factory=FlopCount, repr=False)
+    _measured: dict[Graph, float] = field(default_factory=dict, repr=False)
 
     @cached_property
     def cost(self) -> Cost:
@@ -92,19 +99,21 @@ class StepContext:
         """The batches the set is checked on."""
         return bind_batches(self.objective.program, self._held_out)
 
-    def learned_on(self, turn: int) -> Sequence[BoundBatch]:
-        """Return the batches θ is learned on the first time (0), and again for the set (1)."""
-        batches = Batches(self.train, self.options.batch_size, self.seed + turn)
-        return bind_batches(self.objective.program, batches, most=self.options.learn_steps)
-
     def latency_of(self, graph: Graph) -> float:
         """Return the seconds of the forward pass of a network; 0 where nothing asks for it."""
         return measure_latency(graph.module(), self.check) if self.timed else 0.0
 
     def measure(self, graph: Graph) -> float:
-        """Return the true loss of a network on the examples that are checked on."""
-        judged = with_batch_statistics(graph) if self.options.batch_statistics else graph
-        return evaluate(judged.module(), self._held_out, self.loss).loss
+        """Return the true loss of a network on the examples that are checked on; each is run once.
+
+        Raises:
+            GrowError: it is not finite.
+        """
+        if graph not in self._measured:
+            judged = with_batch_statistics(graph) if self.options.batch_statistics else graph
+            with self.flops.counting():
+                self._measured[graph] = evaluate(judged.module(), self._held_out, self.loss).loss
+        return self._measured[graph]
 
     def score(self) -> Scores:
         """Return the scores of all candidates, proposed composites included.
@@ -118,19 +127,38 @@ class StepContext:
             found = self._score((*self.morphisms, *proposed))
         return found
 
+    def select(self, scores: Scores) -> Selection:
+        """Choose the set of candidates with the least predicted loss within the budget."""
+        runs = isinstance(scores.model, Linearised)
+        with self.flops.counting() if runs else nullcontext():
+            return scores.select(self.budget, price=self.prices.of)
+
+    def learned(self, together: CandidateSet) -> CandidateSet:
+        """Return a set with θ learned for all its members together."""
+        with self.flops.counting():
+            return together.learned(Batches(self.train, self.options.batch_size, self.seed + 1))
+
+    def linearised(self, together: CandidateSet, batches: Sequence[BoundBatch]) -> float:
+        """Return what a set does to the linearised network's exact loss on some batches, in nats."""
+        with self.flops.counting():
+            return together.linearised(batches)
+
     def _score(self, morphisms: Sequence[Morphism]) -> Scores:
-        return score(
-            self.objective,
-            self.scored,
-            morphisms=morphisms,
-            learn=self._learn,
-            strategy=self.options.rule or (SHRINKING if self.contracts else DEFAULT),
-            options=self.options.scoring(self.prices.of, self.budget, self.seed, settled=self.contracts),
-        )
+        options = self.options.scoring(self.prices.of, self.budget, self.seed, settled=self.contracts)
+        with self.flops.counting():
+            return score(
+                self.objective,
+                self.scored,
+                morphisms=morphisms,
+                learn=self._learn,
+                strategy=self.options.rule or (SHRINKING if self.contracts else DEFAULT),
+                options=options,
+            )
 
     @cached_property
     def _learn(self) -> Sequence[BoundBatch]:
-        return self.learned_on(0)
+        batches = Batches(self.train, self.options.batch_size, self.seed)
+        return bind_batches(self.objective.program, batches, most=self.options.learn_steps)
 
     @property
     def _held_out(self) -> Batches:

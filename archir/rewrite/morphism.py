@@ -11,7 +11,6 @@ from typing_extensions import TypeVar
 
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Width, Widths
-from archir.cost import Cost, cost_change
 from archir.errors import PassError
 from archir.ir.graph import Graph, Patch
 from archir.rewrite.changes import Change
@@ -109,15 +108,6 @@ class Morphism(Pass, Generic[Found]):
         """
         (member,) = site.members
         return derive_perturbation(member.rewrite(graph, site.found))
-
-
-def cost_of(graph: Graph, site: Site) -> Cost:
-    """Return what one member of a family adds to the cost of the graph, for one example; all add the same.
-
-    Raises:
-        PassError: it does not apply there.
-    """
-    return cost_change(site.members[0].rewrite(graph, site.found))
 
 
 @dataclass(frozen=True)

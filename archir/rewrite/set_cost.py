@@ -15,7 +15,7 @@ from archir.ir.graph import Graph, Patch
 from archir.ir.node import Value
 from archir.ir.structure import Structure
 from archir.ir.types import ScalarType, TensorType, Type
-from archir.rewrite.morphism import Morphism, WidthMorphism
+from archir.rewrite.morphism import Morphism, Site, WidthMorphism
 from archir.rewrite.pipeline import follow_widths, merged_changes, rewrite_together
 from archir.rewrite.reindex import plan_reindexing, reindex, resized_type
 
@@ -29,6 +29,18 @@ _effects_of: WeakKeyDictionary[Structure, dict[WidthMorphism, list[tuple[Atom, f
 
 _run_time: WeakKeyDictionary[Structure, Sequence[Term]] = WeakKeyDictionary()
 """What `_run_time_axes` has found."""
+
+
+def cost_of(graph: Graph, site: Site) -> Cost:
+    """Return what one member of a family adds to the cost of the graph, for one example; all add the same.
+
+    Raises:
+        PassError: it does not apply there.
+    """
+    member = site.members[0]
+    if isinstance(member, WidthMorphism):
+        return cost_of_set(graph, [member]) - cost(graph)
+    return cost_change(member.rewrite(graph, site.found))
 
 
 def cost_of_set(graph: Graph, members: Sequence[Morphism]) -> Cost:

@@ -10,8 +10,9 @@ from archir.cost import Cost
 from archir.ir.graph import Graph
 from archir.rewrite.derived import DerivedPerturbation
 from archir.rewrite.miss import Miss, missed
-from archir.rewrite.morphism import Morphism, Site, cost_of
+from archir.rewrite.morphism import Morphism, Site
 from archir.rewrite.perturbation import Perturbation
+from archir.rewrite.set_cost import cost_of
 from archir.rewrite.spec import format_spec
 
 

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
+import numpy as np
 
 from archir.scoring.knapsack import ROUNDING, Knapsack, KnapsackSet
+from archir.scoring.resources import Floats
 from archir.scoring.set_models import FlippingSet
 
 DOUBLINGS = 40
@@ -71,12 +72,12 @@ def fill(problem: Knapsack, judged: FlippingSet | None = None, shortlist: int = 
     Source: ours; the relaxation is Lagrange's (Everett 1963).
     """
     start = KnapsackSet(problem)
-    prices, ends = _find_prices(start, start.copy().descend(torch.zeros(len(problem.resources), dtype=torch.float64)))
+    prices, ends = _find_prices(start, start.copy().descend(np.zeros(len(problem.resources))))
     found = _forced(_best([*ends, start], prices), prices, FORCED)
     if judged is None or judged.exact:
         return _ordered(problem, found, prices.tolist())
     same, priced, fitting = (KnapsackSet(problem, judged, shortlist) for _ in range(3))
-    for candidate in found.inside.nonzero().flatten().tolist():
+    for candidate in np.flatnonzero(found.inside).tolist():
         same.flip(candidate)
     starts = [same, priced.descend(prices)]
     if fitting.fits:
@@ -86,7 +87,7 @@ def fill(problem: Knapsack, judged: FlippingSet | None = None, shortlist: int = 
     return _ordered(problem, found, prices.tolist(), KnapsackSet(problem, judged, shortlist))
 
 
-def _best(starts: Sequence[KnapsackSet], prices: torch.Tensor) -> KnapsackSet:
+def _best(starts: Sequence[KnapsackSet], prices: Floats) -> KnapsackSet:
     """Return the best of some sets after each was taken within the limits and improved by exchanges."""
     found: KnapsackSet | None = None
     for state in starts:
@@ -98,7 +99,7 @@ def _best(starts: Sequence[KnapsackSet], prices: torch.Tensor) -> KnapsackSet:
     return found
 
 
-def _forced(found: KnapsackSet, prices: torch.Tensor, most: int) -> KnapsackSet:
+def _forced(found: KnapsackSet, prices: Floats, most: int) -> KnapsackSet:
     """Return a set after some single flips were forced, those nearest to their price, while that makes it better."""
     tried: set[int] = set()
     for _ in range(most):
@@ -113,30 +114,31 @@ def _forced(found: KnapsackSet, prices: torch.Tensor, most: int) -> KnapsackSet:
     return found
 
 
-def _find_prices(start: KnapsackSet, free: KnapsackSet) -> tuple[torch.Tensor, Sequence[KnapsackSet]]:
+def _find_prices(start: KnapsackSet, free: KnapsackSet) -> tuple[Floats, Sequence[KnapsackSet]]:
     """Return the prices of the limits, and the sets at both ends of the last interval in which one lies.
 
     Args:
         start: the empty set.
         free: the set where nothing has a price.
     """
-    prices, count = torch.zeros(len(free.used), dtype=torch.float64), len(free.used)
+    count = len(free.used)
+    prices = np.zeros(count)
     state, ends = free, [free]
     for _ in range(ROUNDS if count > 1 else 1):
         if state.fits:
             break
-        for i in (state.used - 1).argsort(descending=True).tolist():
+        for i in (1 - state.used).argsort(kind="stable").tolist():
             if state.used[i] > 1 + ROUNDING or prices[i]:
                 prices[i], ends = _find_price(start, prices, i)
                 state = ends[-1]
     return prices, ends
 
 
-def _find_price(start: KnapsackSet, prices: torch.Tensor, which: int) -> tuple[float, list[KnapsackSet]]:
+def _find_price(start: KnapsackSet, prices: Floats, which: int) -> tuple[float, list[KnapsackSet]]:
     """Return the lowest price of one limit at which it holds, and the sets right below and at it."""
 
     def at(price: float, of: KnapsackSet) -> KnapsackSet:
-        with_it = prices.clone()
+        with_it = prices.copy()
         with_it[which] = price
         return of.copy().descend(with_it)
 
@@ -146,9 +148,10 @@ def _find_price(start: KnapsackSet, prices: torch.Tensor, which: int) -> tuple[f
     below = at(0.0, start)
     if holds(below):
         return 0.0, [below]
-    costs, losses = start.costs[which].abs(), start.losses.abs()
+    costs, losses = np.abs(start.costs[which]), np.abs(start.losses)
     known = costs > 0
-    low, high = 0.0, float((losses[known] / costs[known]).median()) if bool(known.any()) else 1.0
+    worth = np.sort(losses[known] / costs[known])
+    low, high = 0.0, float(worth[(len(worth) - 1) // 2]) if len(worth) else 1.0
     high = max(high, 1e-12)
     above = at(high, start)
     for _ in range(DOUBLINGS):
@@ -174,8 +177,7 @@ def inspect(problem: Knapsack, path: Sequence[int], prices: Sequence[float] | No
     for candidate in path:
         state.flip(candidate)
     left = state.open & ~state.inside
-    fitting = ((state.used[:, None] + state.costs) <= 1 + ROUNDING).all(0)
-    gains = left & (state.losses < -state.least) & ~fitting
+    gains = left & (state.losses < -state.least) & ~state.fitting
     return Filled(
         path=tuple(path),
         change=state.change,
@@ -189,12 +191,12 @@ def inspect(problem: Knapsack, path: Sequence[int], prices: Sequence[float] | No
 def _ordered(problem: Knapsack, found: KnapsackSet, prices: Sequence[float], by: KnapsackSet | None = None) -> Filled:
     """Return a set with its members in an order whose prefixes are sets to fall back on."""
     path: list[int] = []
-    left, paid = found.inside.clone(), torch.tensor(prices, dtype=torch.float64)
+    left, paid = found.inside.copy(), np.array(prices, dtype=np.float64)
     state = KnapsackSet(problem) if by is None else by
-    while bool(left.any()):
+    while left.any():
         path.append(state.add_next(paid, left))
         left[path[-1]] = False
-    highest = state.losses.abs() / state.costs.abs().clamp(min=1e-30) * (state.costs != 0)
-    steepest = highest.amax(1).tolist() if highest.numel() else prices
+    highest = np.abs(state.losses) / np.maximum(np.abs(state.costs), 1e-30) * (state.costs != 0)
+    steepest = highest.max(1).tolist() if highest.size else prices
     told = [min(p, s) for p, s in zip(prices, steepest, strict=True)]
     return replace(inspect(problem, path, told), change=state.change)

@@ -1,10 +1,18 @@
-"""What is limited in a set of candidates, by kinds of candidates that cost the same: its amount is 1 at the limit."""
+"""What is limited in a set of candidates, by kinds of candidates that cost the same: its amount is 1 at the limit.
+
+Numbers are kept as arrays of NumPy, which takes a fraction of the time of PyTorch where there are few of them.
+"""
 
 from __future__ import annotations
 
 from typing import Protocol, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Wholes = NDArray[np.int64]
 
 
 class Resource(Protocol):
@@ -21,16 +29,16 @@ class Resource(Protocol):
         ...
 
     @property
-    def added(self) -> torch.Tensor:
+    def added(self) -> Floats:
         """What one more candidate of each kind adds to it; `[kinds]`."""
         ...
 
     @property
-    def dropped(self) -> torch.Tensor:
+    def dropped(self) -> Floats:
         """What one candidate less of each kind adds to it; `[kinds]`."""
         ...
 
-    def cross(self, kinds: torch.Tensor) -> torch.Tensor:
+    def cross(self, kinds: Wholes) -> Floats:
         """Return about what pairs of candidates of some kinds use together beyond what each adds; `[kinds, kinds]`."""
         ...
 
@@ -46,7 +54,7 @@ class Resource(Protocol):
 class QuadraticResource:
     """A resource of which a set uses `start + Σ_c alone + Σ_c<d between`: parameters and FLOPs, say."""
 
-    def __init__(self, start: float, alone: torch.Tensor, between: torch.Tensor) -> None:
+    def __init__(self, start: float, alone: torch.Tensor | Floats, between: torch.Tensor | Floats) -> None:
         """Start with the empty set.
 
         Args:
@@ -54,8 +62,8 @@ class QuadraticResource:
             alone: what a candidate of each kind adds alone; `[kinds]`.
             between: what two candidates of some kinds add together beyond that; `[kinds, kinds]`.
         """
-        self.used, self.added, self._between = start, alone, between
-        self._own = between.diagonal()
+        self.used, self.added, self._between = start, np.asarray(alone), np.asarray(between)
+        self._own = self._between.diagonal()
 
     @property
     def amount(self) -> float:
@@ -63,13 +71,15 @@ class QuadraticResource:
         return self.used
 
     @property
-    def dropped(self) -> torch.Tensor:
+    def dropped(self) -> Floats:
         """What one candidate less of each kind adds to it; `[kinds]`."""
-        return self._own - self.added
+        found: Floats = self._own - self.added
+        return found
 
-    def cross(self, kinds: torch.Tensor) -> torch.Tensor:
+    def cross(self, kinds: Wholes) -> Floats:
         """Return what pairs of candidates of some kinds use together beyond what each adds; `[kinds, kinds]`."""
-        return self._between[kinds][:, kinds]
+        found: Floats = self._between[kinds][:, kinds]
+        return found
 
     def move(self, kind: int, count: int) -> None:
         """Add candidates of a kind, or drop them if the count is negative."""
@@ -89,7 +99,7 @@ class PeakResource:
     frees some of them is seen to help.
     """
 
-    def __init__(self, alive: torch.Tensor, alone: torch.Tensor, moments: int | None = None) -> None:
+    def __init__(self, alive: torch.Tensor | Floats, alone: torch.Tensor | Floats, moments: int | None = None) -> None:
         """Start with the empty set.
 
         Args:
@@ -97,8 +107,8 @@ class PeakResource:
             alone: what a candidate of each kind adds at each moment; `[kinds, moments]`.
             moments: the number of moments the excess is averaged over; those above the limit if None.
         """
-        self._alive, self._alone = alive, alone
-        self._moments = max(int((alive > 1).sum()), 1) if moments is None else moments
+        self._alive, self._alone = np.asarray(alive), np.asarray(alone)
+        self._moments = max(int((self._alive > 1).sum()), 1) if moments is None else moments
         self._look()
 
     @property
@@ -106,9 +116,9 @@ class PeakResource:
         """What the set uses at most; 1 at the limit."""
         return float(self._alive.max())
 
-    def cross(self, kinds: torch.Tensor) -> torch.Tensor:
+    def cross(self, kinds: Wholes) -> Floats:
         """Return nothing: what pairs of candidates use together is about what each adds."""
-        return torch.zeros(len(kinds), len(kinds), dtype=torch.float64)
+        return np.zeros((len(kinds), len(kinds)))
 
     def move(self, kind: int, count: int) -> None:
         """Add candidates of a kind, or drop them if the count is negative."""
@@ -124,5 +134,6 @@ class PeakResource:
         self.added = self._amount(self._alive + self._alone) - self.used
         self.dropped = self._amount(self._alive - self._alone) - self.used
 
-    def _amount(self, alive: torch.Tensor) -> torch.Tensor:
-        return alive.amax(-1) + (alive - 1).clamp(min=0).sum(-1) / self._moments
+    def _amount(self, alive: Floats) -> Floats:
+        found: Floats = alive.max(-1) + np.maximum(alive - 1, 0).sum(-1) / self._moments
+        return found

@@ -11,14 +11,12 @@ from archir.errors import ScoreError
 from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.scoring.batches import AnyBatch
-from archir.scoring.families import Candidate
 from archir.scoring.objective import Objective
 from archir.scoring.options import ScoreOptions
 from archir.scoring.scores import Score, Scores
 from archir.scoring.set_models import Additive
 from archir.scoring.strategies.context import ScoringContext, make_context
 from archir.scoring.strategies.registry import DEFAULT, find_strategy
-from archir.scoring.strategies.result import FamilyResult
 from archir.scoring.strategies.strategy import Strategy
 
 
@@ -72,10 +70,23 @@ def score_by(strategy: Strategy, context: ScoringContext) -> Scores:
         if isinstance(said, Miss):
             misses.append((family.label, said))
             continue
-        for candidate, order in zip(family.candidates, said.order.tolist(), strict=True):
-            if not math.isinf(order) or said.predicted is not None:
+        columns = said.predicted, said.stderr, said.first_order, said.curvature
+        given = [[None] * len(said.order) if c is None else c.tolist() for c in columns]
+        for candidate, order, predicted, stderr, first_order, curvature in zip(
+            family.candidates, said.order.tolist(), *given, strict=True
+        ):
+            if not math.isinf(order) or predicted is not None:
                 place = f, candidate.member
-                found[place] = _score(candidate, order, said, refined=place in refined)
+                found[place] = Score(
+                    candidate=candidate,
+                    order=order,
+                    predicted=predicted,
+                    stderr=stderr,
+                    first_order=first_order,
+                    curvature=curvature,
+                    refined=place in refined,
+                    theta=said.theta or None,
+                )
     table = tuple(sorted(found.values(), key=lambda s: s.order))
     alone = [s.predicted for s in table if s.predicted is not None]
     additive = Additive(torch.tensor(alone, dtype=torch.float64)) if table and len(alone) == len(table) else None
@@ -91,20 +102,4 @@ def score_by(strategy: Strategy, context: ScoringContext) -> Scores:
         refinement=None if joint is None else joint.refinement,
         misses=tuple(misses),
         learning=result.learning,
-    )
-
-
-def _score(candidate: Candidate, order: float, said: FamilyResult, *, refined: bool) -> Score:
-    def of(column: torch.Tensor | None) -> float | None:
-        return None if column is None else float(column[candidate.member])
-
-    return Score(
-        candidate=candidate,
-        order=order,
-        predicted=of(said.predicted),
-        stderr=of(said.stderr),
-        first_order=of(said.first_order),
-        curvature=of(said.curvature),
-        refined=refined,
-        theta=said.theta or None,
     )

@@ -92,14 +92,23 @@ def backward(
     targets: Targets,
     curvature: Curvature,
     generator: torch.Generator,
+    *,
+    settled: bool = False,
 ) -> tuple[Gradient, Iterator[tuple[Gradient, Gradient]]]:
     """Return the gradients of every example's loss on all tapped edges, then those of the curvature's vectors.
+
+    Args:
+        objective: the loss.
+        evaluation: what a program with taps has made of a batch.
+        targets: the targets of the batch.
+        curvature: how the vectors are chosen.
+        generator: draws them.
+        settled: whether the loss counts as flat: its gradients are then none, and are not asked for.
 
     Raises:
         ScoreError: the loss is not finite, or does not fit.
     """
     examples = number_of_examples(targets)
-    _, gradient = objective.gradient(evaluation.outputs, targets)
     chosen = objective.real(evaluation.outputs, examples)
     wanted = [i for i in chosen if evaluation.outputs[i].requires_grad]
     edges, taps = list(evaluation.taps), list(evaluation.taps.values())
@@ -117,7 +126,7 @@ def backward(
         )
         return {e: g for e, g in zip(edges, found, strict=True) if g is not None}
 
-    first = pull(gradient, last=False)
+    first = {} if settled else pull(objective.gradient(evaluation.outputs, targets)[1], last=False)
 
     def second() -> Iterator[tuple[Gradient, Gradient]]:
         pairs = list(objective.pairs(evaluation.outputs, targets, curvature, generator))
@@ -235,6 +244,7 @@ def screen_jointly(
     batches: Iterable[AnyBatch],
     *,
     curvature: Curvature = Curvature.SAMPLED,
+    settled: Sequence[bool] | None = None,
     seed: int = 0,
 ) -> tuple[list[Estimate], torch.Tensor]:
     """Predict what every member of every family would do to the loss, alone and with any others, in reverse mode.
@@ -248,6 +258,8 @@ def screen_jointly(
         thetas: θ of each family.
         batches: the batches, bound or as pairs of inputs and targets.
         curvature: how g̃ is chosen.
+        settled: for each family whether the loss counts as flat for it, `a = 0`; for none if not given. Where it does
+            for all, no gradient of the loss is made, and one backward pass a batch is enough.
         seed: of the samples.
 
     Returns:
@@ -262,7 +274,7 @@ def screen_jointly(
     moments = [Moments(p.members) for p in perturbations]
     size, every = sum(p.members for p in perturbations), 0
     gram = torch.zeros(size, size, dtype=torch.float64)
-    for terms, examples in _every(objective, perturbations, thetas, batches, curvature, seed):
+    for terms, examples in _every(objective, perturbations, thetas, batches, curvature, seed, settled):
         for moment, term in zip(moments, terms, strict=True):
             moment.add(term.first, term.second, examples)
         for pair in zip(*(term.pairs for term in terms), strict=True):
@@ -298,14 +310,18 @@ def _every(
     batches: Iterable[AnyBatch],
     curvature: Curvature,
     seed: int,
+    settled: Sequence[bool] | None = None,
 ) -> Iterator[tuple[list[_Terms], int]]:
     """Yield what the members of all families do in each batch, and the number of its examples."""
+    settled = [False] * len(perturbations) if settled is None else settled
     program = tapped_program(objective.program, perturbations)
     generator, reductions = torch.Generator().manual_seed(objective.processes.seed(seed)), Reductions()
     for part in in_parts(objective, bind_batches(objective.program, batches)):
         evaluation = program(part.inputs)
         yield (
-            _terms(objective, evaluation, part.targets, perturbations, thetas, reductions, curvature, generator),
+            _terms(
+                objective, evaluation, part.targets, perturbations, thetas, reductions, curvature, generator, settled
+            ),
             part.examples,
         )
 
@@ -319,18 +335,19 @@ def _terms(
     reductions: Reductions,
     curvature: Curvature,
     generator: torch.Generator,
+    settled: Sequence[bool],
 ) -> list[_Terms]:
     """Return what the members of one family after another do in a batch."""
     examples = number_of_examples(targets)
     objective.check(evaluation.outputs, targets)
-    first, second = backward(objective, evaluation, targets, curvature, generator)
+    first, second = backward(objective, evaluation, targets, curvature, generator, settled=all(settled))
     pairs, united = list(second), objective.united
     terms: dict[int, _Terms] = {}
     with torch.no_grad():
         for i, done in in_turn(dict(enumerate(perturbations))):
             p = perturbations[i]
             delta = p.delta(evaluation.values, thetas[i])
-            linear = united(reductions.total(i, p, first, delta, examples))
+            linear = united(reductions.total(i, p, {} if settled[i] else first, delta, examples))
             products: list[tuple[torch.Tensor, torch.Tensor]] = []
             for left, right in pairs:
                 one = united(reductions.total(i, p, left, delta, examples))

@@ -207,7 +207,7 @@ def _problem(pool: Pool, model: SetModel, costs: CostModel, k: int | None, more:
     if len(pool.beyond):
         frees = torch.zeros(len(costs.effects), dtype=torch.bool)
         for resource in costs.resources:
-            frees |= (resource.used > 1) & (resource.added < 0)
+            frees |= torch.from_numpy((resource.used > 1) & (resource.added < 0))
         barred[len(alone) :] = ~frees[costs.kinds[len(alone) :]]
     return Knapsack(
         alone=torch.cat([alone, torch.zeros_like(pool.beyond)]) + more,

@@ -209,11 +209,11 @@ class QuadraticSet:
 
     def judge_pairs(self, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Return what the change would be after both flips of each pair; `[pairs]`."""
-        flips, found = self.flips, []
-        for pair in pairs:
-            signs = float(self._sign[list(pair)].prod())
-            both = float(self._cross[pair]) if max(pair) < len(self._cross) else 0.0
-            found.append(self.change + float(flips[list(pair)].sum()) + signs * both)
+        flips, sign, cross = self.flips.numpy(), self._sign.numpy(), self._cross.numpy()
+        found = []
+        for one, other in pairs:
+            both = float(cross[one, other]) if max(one, other) < len(cross) else 0.0
+            found.append(self.change + float(flips[one] + flips[other]) + float(sign[one] * sign[other]) * both)
         return torch.tensor(found, dtype=torch.float64)
 
     def between(self, few: torch.Tensor) -> torch.Tensor:
@@ -222,11 +222,13 @@ class QuadraticSet:
 
     def flip(self, candidate: int) -> None:
         """Add a candidate, or drop it if it is a member."""
-        sign, joint = float(self._sign[candidate]), len(self._cross)
-        self.change += sign * float(self._marginal[candidate])
-        if candidate < joint:
-            self._marginal[:joint].add_(self._cross[candidate], alpha=sign)
-        self._sign[candidate] = -sign
+        # One number at a time is read and written many times faster where NumPy does it, in the same memory.
+        signs, marginal, cross = self._sign.numpy(), self._marginal.numpy(), self._cross.numpy()
+        sign = float(signs[candidate])
+        self.change += sign * float(marginal[candidate])
+        if candidate < len(cross):
+            marginal[: len(cross)] += sign * cross[candidate]
+        signs[candidate] = -sign
 
     def add(self, candidate: int, change: float) -> None:
         """Add a candidate; what was judged of it is the change from now on."""

@@ -8,20 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import archir
 from archir.cost import Cost, cost, training_flops
+from archir.growing.batches import Batches
 from archir.growing.examples import Examples
 from archir.growing.growth import grow_once
 from archir.growing.options import GrowOptions
 from archir.growing.report import make_report
 from archir.growing.report_tables import notes, rows
-from archir.growing.training import evaluate
+from archir.growing.training import Metrics, evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.set_cost import cost_of_set
 from archir.rewrite.spec import parse_specs
 from archir.scoring.budget import Budget
-from archir.scoring.losses import find_loss
+from archir.scoring.losses import Loss, find_loss
 from passes.prune import Prune
 from passes.split import Split
 from tests.growing.small_run import MORPHISMS, OPTIONS, data, grow
@@ -67,6 +69,29 @@ def test_a_contraction_is_committed_though_the_loss_rises(seed_graph: Graph) -> 
     assert growth.realised == pytest.approx(after - before, abs=1e-6)
     assert growth.realised > 0
     assert growth.flops > 0 and growth.note == ""
+
+
+def test_what_is_not_mended_is_measured_once(seed_graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after: the set is neither compensated for, nor are there running statistics in use."""
+    measured: list[int] = []
+
+    def counted(module: nn.Module, batches: Batches, loss: Loss) -> Metrics:
+        measured.append(len(batches.split))
+        return evaluate(module, batches, loss)
+
+    monkeypatch.setattr("archir.growing.step.evaluate", counted)
+    growth = grow_once(
+        seed_graph,
+        train=data(400, 1),
+        selection=data(100, 3),
+        check=data(100, 2),
+        loss=find_loss("cross_entropy"),
+        budget=Budget(parameters=round(0.8 * cost(seed_graph).parameters)),
+        options=replace(OPTIONS, batch_statistics=True),
+        morphisms=(Prune(),),
+        seed=0,
+    )
+    assert growth.rewriting is not None and measured == [100, 100]
 
 
 def test_a_budget_that_no_set_reaches_is_told(seed_graph: Graph) -> None:

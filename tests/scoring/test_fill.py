@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ def best(drawn: Drawn, most: int = COUNT) -> float:
 def by_gain_per_price(drawn: Drawn) -> float:
     """Return the loss of the set that gain per price alone leads to, each limit priced alike; infinite if none fits."""
     found = KnapsackSet(drawn.problem)
-    found.reach(torch.ones(len(drawn.starts), dtype=torch.float64))
+    found.reach(np.ones(len(drawn.starts)))
     return found.change if found.fits else float("inf")
 
 

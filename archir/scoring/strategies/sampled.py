@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -18,7 +18,7 @@ class SampledJoint:
     """Predict for a set `Σ a + ½ Σ G` over all pairs of its candidates, G sampled in reverse mode for all at once.
 
     It takes one forward pass and two backward passes however many candidates there are. Where `settled` is asked for
-    `a` is zero for candidates that have nothing to learn.
+    `a` is zero for candidates that have nothing to learn, and where all are such one backward pass is enough.
 
     Source: ours; LeCun, Denker, Solla 1990 (optimal brain damage) for pruning at a minimum.
     """
@@ -36,13 +36,9 @@ class SampledJoint:
             thetas,
             context.batches,
             curvature=options.curvature,
+            settled=[options.settled and not theta for theta in thetas],
             seed=options.seed + 1,
         )
-        if options.settled:
-            estimates = [
-                e if theta else replace(e, first_order=0 * e.first_order)
-                for e, theta in zip(estimates, thetas, strict=True)
-            ]
         places = tuple((f, m) for f, e in enumerate(estimates) for m in range(len(e.first_order)))
         families = tuple(screened(e, theta) for e, theta in zip(estimates, thetas, strict=True))
         if not places:

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from archir.ir.graph import Graph
-from archir.scoring.objective import Curvature, make_objective
+from archir.scoring.objective import Curvature, Objective, make_objective
 from archir.scoring.options import ScoreOptions
 from archir.scoring.refine import refine
 from archir.scoring.score import score
+from archir.scoring.scores import Scores
 from archir.scoring.screen import screen, screen_jointly
 from archir.scoring.strategies.context import ScoringContext, make_context
 from frontends.pytorch import trace
@@ -116,6 +117,23 @@ def test_where_training_has_settled_what_has_nothing_to_learn_has_no_first_order
     assert prunes and all(s.predicted is not None and s.predicted >= 0 for s in prunes)
     assert settled.joint(prunes[:3]) >= 0
     assert any((s.first_order or 0) < 0 for s in plain if s.spec.startswith("prune"))
+
+
+def test_no_gradient_of_the_loss_is_made_where_all_have_settled(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their curvature is the same: the samples are drawn alike."""
+
+    def scored(settled: bool) -> Scores:
+        options = ScoreOptions(steps=2, settled=settled)
+        objective = make_objective(graph, "cross_entropy")
+        return score(objective, batches(), morphisms=(Prune(),), strategy="sampled", options=options)
+
+    plain = scored(False)
+    monkeypatch.delattr(Objective, "gradient")
+    settled = scored(True)
+    assert len(settled) == len(plain) > 0
+    assert all(s.first_order == 0 and s.curvature == plain[s.spec].curvature for s in settled)
+    assert plain.refinement is not None and settled.refinement is not None
+    assert torch.equal(plain.refinement.gram, settled.refinement.gram)
 
 
 def test_sets_are_chosen_from_all_candidates(graph: Graph) -> None:
