@@ -8,9 +8,19 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 _aten = torch.ops.aten
+
+
+def _convolution_backward(
+    gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *others: Any, out_val: object
+) -> int:
+    """Return as many FLOPs as the convolution takes, for the gradient of each of its operands that is asked for."""
+    *_, transposed, _padding, _groups, wanted = others
+    forward = conv_flop_count(list(x.shape), list(weight.shape), list(gradient.shape), transposed=transposed)
+    return int(forward) * (int(wanted[0]) + int(wanted[1]))
+
 
 FORMULAS = {
     **flop_registry,
@@ -18,8 +28,10 @@ FORMULAS = {
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
         _aten._scaled_dot_product_flash_attention_backward
     ],
+    _aten.convolution_backward: _convolution_backward,
 }
-"""The FLOPs of operators: those of PyTorch's own counter, and of attention on the CPU, which that leaves out."""
+"""The FLOPs of operators: those of PyTorch's own counter; of attention on the CPU, which that leaves out; and of the
+gradients of convolutions, where it counts each group as if it were the whole."""
 
 
 class FlopCount:

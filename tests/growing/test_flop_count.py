@@ -31,3 +31,19 @@ def test_attention_counts_on_the_cpu() -> None:
     with count.counting():
         F.scaled_dot_product_attention(q, k, v, is_causal=True)
     assert count.total == 2 * (2 * 2 * 4 * 64 * 64 * 16)
+
+
+def test_groups_of_convolutions_count_once_forwards_and_twice_backwards() -> None:
+    """PyTorch's own counter takes the gradient of each group for that of the whole."""
+    module, count = nn.Conv2d(8, 16, 3, groups=4), FlopCount()
+    images = torch.randn(2, 8, 6, 6, requires_grad=True)
+    forward = 2 * 2 * (4 * 4) * 16 * (8 // 4) * 9
+    with count.counting():
+        y = module(images)
+    assert count.total == forward
+    with count.counting():
+        y.sum().backward()
+    assert count.total == 3 * forward
+    with count.counting():
+        module(images.detach()).sum().backward()
+    assert count.total == 5 * forward, "the images ask for no gradient"
