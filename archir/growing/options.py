@@ -25,7 +25,7 @@ BIRTHS = ("auto", "fresh", "split")
 
 Multiple = Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False), PLAIN]
 
-EXPANSION = 2.2
+EXPANSION = 3.0
 """The multiple of the final budget that a network is expanded to, as the study of docs/growth.md chose it."""
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -94,6 +94,8 @@ class Growing:
         expansion: before training the network is widened, all widths alike, to so many times the final budget; 1 to
             begin with the seed. None takes `EXPANSION` where the default rule has units to remove, else 1.
         birth: how the weights of the expanded network start, `fresh`, `split`, or `auto`: see `archir.growing.birth`.
+        even: let batches of a network that is above the final budget hold as many fewer examples as it costs more, so
+            that no training step costs more than one of the final network.
         growth_steps: how many growth steps lead to the final budget.
         first_growth: part of the steps done before the first growth step.
         last_growth: part of the steps done before the last one of these.
@@ -113,6 +115,7 @@ class Growing:
             None takes `linearised` for steps within their budget, and `sampled`, which judges all pairs of units, for
             those that have to come down to it.
         settled: see `archir.scoring.options.ScoreOptions`; of steps that have to come down to their budget.
+        adapted: the same.
         refine: number of candidates, best first, whose joint effect is found in forward mode.
         agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or its θ
             is made smaller, and it is shortened: below it, the set has left the range in which the network is linear.
@@ -128,6 +131,7 @@ class Growing:
 
     expansion: Multiple | None = None
     birth: Annotated[str, among("birth", BIRTHS)] = "auto"
+    even: Truth = True
     growth_steps: Whole = 8
     first_growth: Part = 0.2
     last_growth: Part = 0.6
@@ -142,6 +146,7 @@ class Growing:
     batch_statistics: Truth = False
     rule: Annotated[str, among("rule", STRATEGIES)] | None = None
     settled: Truth = True
+    adapted: Truth = True
     refine: Count = 64
     agreement: Part = 0.8
     compensate: Truth | None = None
@@ -231,6 +236,7 @@ class GrowOptions(Training, Growing):
             price=price,
             budget=budget,
             settled=settled and self.settled,
+            adapted=settled and self.adapted,
             batch_statistics=self.batch_statistics,
             seed=seed,
         )

@@ -98,15 +98,22 @@ def in_parts(objective: Objective, batches: Iterable[BoundBatch]) -> Iterator[Bo
     for batch in batches:
         examples, inputs = batch.examples, batch.inputs
         count = min(MOST_PARTS, examples, math.ceil(examples * program.bytes_per_example / LARGEST_ACTIVATIONS))
-        cut = {v for v in inputs if _depends_on_the_batch(program, v)}
-        whole = any(not isinstance(t := inputs[v], torch.Tensor) or t.shape[:1] != (examples,) for v in cut)
-        if count <= 1 or objective.coupled or whole:
+        cut = of_examples(program, batch)
+        if count <= 1 or objective.coupled or cut is None:
             yield batch
             continue
         for i in range(count):
             part = slice(examples * i // count, examples * (i + 1) // count)
             some = {v: t[part] if v in cut else t for v, t in inputs.items()}
             yield BoundBatch(some, _part(batch.targets, part), part.stop - part.start)
+
+
+def of_examples(program: Program, batch: BoundBatch) -> frozenset[Value] | None:
+    """Return the inputs whose first axis runs over the examples, None where a batch cannot be taken apart."""
+    cut = frozenset(v for v in batch.inputs if _depends_on_the_batch(program, v))
+    tensors = (batch.inputs[v] for v in cut)
+    whole = any(not isinstance(t, torch.Tensor) or t.shape[:1] != (batch.examples,) for t in tensors)
+    return None if whole else cut
 
 
 def _part(targets: Targets, part: slice) -> Any:

@@ -119,7 +119,9 @@ class Learner:
     def _accumulate(self, batch: BoundBatch) -> float:
         """Add the gradient of θ on some examples, summed over them, and return their predicted changes of the loss."""
         evaluation, examples = self._program(batch.inputs), batch.examples
-        first, second = backward(self._objective, evaluation, batch.targets, self._options.curvature, self._generator)
+        curvature = self._options.curvature
+        vectors = list(self._objective.pairs(evaluation.outputs, batch.targets, curvature, self._generator))
+        first, second = backward(self._objective, evaluation, batch.targets, vectors)
         pairs = list(second)
         value, sums = 0.0, None
         if self._set is not None:

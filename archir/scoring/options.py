@@ -45,6 +45,8 @@ class ScoreOptions:
         settled: let the strategy `sampled` judge what has nothing to learn, such as a prune, by its curvature alone, as
             if the network were at a minimum. What removing a unit would gain in one that is not there yet, training is
             about to gain anyway; in one that fits its data closely all curvature is small, and gains are overrated.
+        adapted: let it judge these by what is left of their effect once the weights that stay have adapted to it (see
+            `archir.scoring.adaptation`), as they will where training goes on: what others can take over is cheap.
         seed: seed of everything random.
 
     Raises:
@@ -63,4 +65,5 @@ class ScoreOptions:
     batch_statistics: Truth = False
     shortlist: Count = 32
     settled: Truth = False
+    adapted: Truth = False
     seed: Seed = 0

@@ -10,8 +10,8 @@ import torch
 
 from archir.rewrite.perturbation import Edge, Perturbation
 from archir.rewrite.theta import Theta
-from archir.scoring.batches import AnyBatch, bind_batches, in_parts
-from archir.scoring.objective import Curvature, Objective
+from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, in_parts
+from archir.scoring.objective import Curvature, Objective, Pair
 from archir.scoring.processes import Processes
 from archir.scoring.program import Evaluation, Program, number_of_examples
 from archir.scoring.reduction import Reduction
@@ -90,8 +90,7 @@ def backward(
     objective: Objective,
     evaluation: Evaluation,
     targets: Targets,
-    curvature: Curvature,
-    generator: torch.Generator,
+    vectors: Sequence[Pair] = (),
     *,
     settled: bool = False,
 ) -> tuple[Gradient, Iterator[tuple[Gradient, Gradient]]]:
@@ -101,8 +100,7 @@ def backward(
         objective: the loss.
         evaluation: what a program with taps has made of a batch.
         targets: the targets of the batch.
-        curvature: how the vectors are chosen.
-        generator: draws them.
+        vectors: those of the curvature at the outputs, see `Objective.pairs`.
         settled: whether the loss counts as flat: its gradients are then none, and are not asked for.
 
     Raises:
@@ -129,9 +127,8 @@ def backward(
     first = {} if settled else pull(objective.gradient(evaluation.outputs, targets)[1], last=False)
 
     def second() -> Iterator[tuple[Gradient, Gradient]]:
-        pairs = list(objective.pairs(evaluation.outputs, targets, curvature, generator))
-        for i, (left, right) in enumerate(pairs):
-            last = i == len(pairs) - 1
+        for i, (left, right) in enumerate(vectors):
+            last = i == len(vectors) - 1
             if left is right:
                 found = pull(left, last=last)
                 yield found, found
@@ -231,62 +228,14 @@ def screen(
     Source: SCORING model after Lawton, Galstyan, Ver Steeg 2024; the per-example estimator is ours.
     """
     moments = [Moments(p.members) for p in perturbations]
-    for terms, examples in _every(objective, perturbations, thetas, batches, curvature, seed):
-        for moment, term in zip(moments, terms, strict=True):
-            moment.add(term.first, term.second, examples)
+    for screened in every_part(objective, perturbations, thetas, batches, curvature, seed):
+        for moment, term in zip(moments, screened.terms, strict=True):
+            moment.add(term.first, term.second, screened.part.examples)
     return [m.estimate(objective.processes) for m in moments]
 
 
-def screen_jointly(
-    objective: Objective,
-    perturbations: Sequence[Perturbation],
-    thetas: Sequence[Theta],
-    batches: Iterable[AnyBatch],
-    *,
-    curvature: Curvature = Curvature.SAMPLED,
-    settled: Sequence[bool] | None = None,
-    seed: int = 0,
-) -> tuple[list[Estimate], torch.Tensor]:
-    """Predict what every member of every family would do to the loss, alone and with any others, in reverse mode.
-
-    The products `q_c = Σ g̃·Δ_c` of an example, which screening squares, are those of a linear map of all Δ: with
-    `E[g̃ g̃ᵀ] = Jᵀ H J` the mean of `q_c q_d` is `G_cd`, whatever the number of members. No tangent is pushed.
-
-    Args:
-        objective: the loss; its program gives the graph.
-        perturbations: the families.
-        thetas: θ of each family.
-        batches: the batches, bound or as pairs of inputs and targets.
-        curvature: how g̃ is chosen.
-        settled: for each family whether the loss counts as flat for it, `a = 0`; for none if not given. Where it does
-            for all, no gradient of the loss is made, and one backward pass a batch is enough.
-        seed: of the samples.
-
-    Returns:
-        One estimate a family, and `G`, exact where the curvature is, an unbiased estimate else; `[members, members]`,
-        of one family after another.
-
-    Raises:
-        ScoreError: the loss is not finite or does not fit a batch, or there are no batches.
-
-    Source: ours.
-    """
-    moments = [Moments(p.members) for p in perturbations]
-    size, every = sum(p.members for p in perturbations), 0
-    gram = torch.zeros(size, size, dtype=torch.float64)
-    for terms, examples in _every(objective, perturbations, thetas, batches, curvature, seed, settled):
-        for moment, term in zip(moments, terms, strict=True):
-            moment.add(term.first, term.second, examples)
-        for pair in zip(*(term.pairs for term in terms), strict=True):
-            left, right = (torch.cat([p[side] for p in pair], 1) for side in (0, 1))
-            gram += (left.mT @ right).to("cpu", torch.float64)
-        every += examples
-    (gram,), (count,) = objective.processes.sum(gram), objective.processes.total(every)
-    return [m.estimate(objective.processes) for m in moments], (gram + gram.mT) / (2 * count)
-
-
 @dataclass(frozen=True)
-class _Terms:
+class Terms:
     """What the members of a family do in a batch; `[units, members]` each.
 
     Attributes:
@@ -295,7 +244,7 @@ class _Terms:
     """
 
     first: torch.Tensor
-    pairs: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    pairs: tuple[Pair, ...]
 
     @property
     def second(self) -> torch.Tensor:
@@ -303,7 +252,22 @@ class _Terms:
         return sum((left * right for left, right in self.pairs), torch.zeros_like(self.first))
 
 
-def _every(
+@dataclass(frozen=True)
+class Screened:
+    """What was found on a part of a batch.
+
+    Attributes:
+        part: the part.
+        vectors: the vectors of the curvature at its outputs.
+        terms: what the members of each family do.
+    """
+
+    part: BoundBatch
+    vectors: Sequence[Pair]
+    terms: Sequence[Terms]
+
+
+def every_part(
     objective: Objective,
     perturbations: Sequence[Perturbation],
     thetas: Sequence[Theta],
@@ -311,48 +275,59 @@ def _every(
     curvature: Curvature,
     seed: int,
     settled: Sequence[bool] | None = None,
-) -> Iterator[tuple[list[_Terms], int]]:
-    """Yield what the members of all families do in each batch, and the number of its examples."""
-    settled = [False] * len(perturbations) if settled is None else settled
+) -> Iterator[Screened]:
+    """Yield what the members of all families do in each batch, or in parts of it; see `screen` for the arguments.
+
+    Args:
+        objective: the loss.
+        perturbations: the families.
+        thetas: θ of each family.
+        batches: the batches.
+        curvature: how the vectors of the curvature are chosen.
+        seed: of the samples.
+        settled: for each family whether the loss counts as flat for it, `a = 0`; for none if not given. Where it does
+            for all, no gradient of the loss is made.
+
+    Raises:
+        ScoreError: the loss is not finite or does not fit a batch, or there are no batches.
+    """
+    flat = [False] * len(perturbations) if settled is None else settled
     program = tapped_program(objective.program, perturbations)
     generator, reductions = torch.Generator().manual_seed(objective.processes.seed(seed)), Reductions()
     for part in in_parts(objective, bind_batches(objective.program, batches)):
         evaluation = program(part.inputs)
-        yield (
-            _terms(
-                objective, evaluation, part.targets, perturbations, thetas, reductions, curvature, generator, settled
-            ),
-            part.examples,
+        objective.check(evaluation.outputs, part.targets)
+        vectors = list(objective.pairs(evaluation.outputs, part.targets, curvature, generator))
+        found = backward(objective, evaluation, part.targets, vectors, settled=all(flat))
+        yield Screened(
+            part, vectors, _terms(objective, evaluation, part, perturbations, thetas, reductions, found, flat)
         )
 
 
 def _terms(
     objective: Objective,
     evaluation: Evaluation,
-    targets: Targets,
+    part: BoundBatch,
     perturbations: Sequence[Perturbation],
     thetas: Sequence[Theta],
     reductions: Reductions,
-    curvature: Curvature,
-    generator: torch.Generator,
+    gradients: tuple[Gradient, Iterator[tuple[Gradient, Gradient]]],
     settled: Sequence[bool],
-) -> list[_Terms]:
+) -> list[Terms]:
     """Return what the members of one family after another do in a batch."""
-    examples = number_of_examples(targets)
-    objective.check(evaluation.outputs, targets)
-    first, second = backward(objective, evaluation, targets, curvature, generator, settled=all(settled))
-    pairs, united = list(second), objective.united
-    terms: dict[int, _Terms] = {}
+    first, pairs, united = gradients[0], list(gradients[1]), objective.united
+    terms: dict[int, Terms] = {}
     with torch.no_grad():
         for i, done in in_turn(dict(enumerate(perturbations))):
             p = perturbations[i]
             delta = p.delta(evaluation.values, thetas[i])
-            linear = united(reductions.total(i, p, {} if settled[i] else first, delta, examples))
-            products: list[tuple[torch.Tensor, torch.Tensor]] = []
+            linear = united(reductions.total(i, p, {} if settled[i] else first, delta, part.examples))
+            products: list[Pair] = []
             for left, right in pairs:
-                one = united(reductions.total(i, p, left, delta, examples))
-                products.append((one, one if left is right else united(reductions.total(i, p, right, delta, examples))))
-            terms[i] = _Terms(linear, tuple(products))
+                one = united(reductions.total(i, p, left, delta, part.examples))
+                same = left is right
+                products.append((one, one if same else united(reductions.total(i, p, right, delta, part.examples))))
+            terms[i] = Terms(linear, tuple(products))
             del delta  # before that of the next family is made
             release(done, first, pairs)
     return [terms[i] for i in range(len(perturbations))]

@@ -51,7 +51,9 @@ def slopes(
     program = tapped_program(objective.program, [perturbations[i] for i in used])
     inputs, targets = batch
     evaluation = program(program.bind(inputs))
-    first, pairs = backward(objective, evaluation, targets, Curvature.SAMPLED, torch.Generator().manual_seed(7))
+    generator = torch.Generator().manual_seed(7)
+    vectors = list(objective.pairs(evaluation.outputs, targets, Curvature.SAMPLED, generator))
+    first, pairs = backward(objective, evaluation, targets, vectors)
     ((left, right),) = list(pairs)
     assert left is right
     kept: dict[int, dict[Key, Tensor]] = {}

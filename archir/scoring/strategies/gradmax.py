@@ -18,7 +18,6 @@ from archir.rewrite.miss import Miss
 from archir.rewrite.subgraph import Subgraph, call_for, weighted_subgraph_of
 from archir.rewrite.theta import by_node
 from archir.scoring.families import Family
-from archir.scoring.objective import Curvature
 from archir.scoring.screen import backward, tapped_program
 from archir.scoring.strategies.context import ScoringContext, only
 from archir.scoring.strategies.result import FamilyResult, StrategyResult
@@ -68,10 +67,10 @@ class GradMax:
         """Return M of each family, `[outgoing, incoming]`."""
         program = tapped_program(context.streamed.program, [context.perturbations[i] for i in prepared])
         totals: dict[int, torch.Tensor] = {}
-        examples, generator = 0, torch.Generator()
+        examples = 0
         for batch in context.learn[: self.batches]:
             evaluation = program(batch.inputs)
-            gradient, _ = backward(context.streamed, evaluation, batch.targets, Curvature.NONE, generator)
+            gradient, _ = backward(context.streamed, evaluation, batch.targets)
             at = {e: g for e, g in gradient.items() if isinstance(e, Value)}
             for i, fresh in prepared.items():
                 found = fresh.covariance(evaluation.values, at)

@@ -10,7 +10,6 @@ from archir.axes.infer import infer_widths
 from archir.rewrite.miss import Miss
 from archir.rewrite.subgraph import weighted_subgraph_of
 from archir.scoring.families import Family
-from archir.scoring.objective import Curvature
 from archir.scoring.screen import Reductions, backward, tapped_program
 from archir.scoring.strategies.context import ScoringContext, only
 from archir.scoring.strategies.result import FamilyResult, StrategyResult
@@ -51,10 +50,10 @@ class Taylor:
         perturbations = [f.perturbation for f in context.families if only("prune", f) is None]
         program, reductions = tapped_program(context.streamed.program, perturbations), Reductions()
         totals = [torch.zeros(p.members, dtype=torch.float64) for p in perturbations]
-        examples, generator = 0, torch.Generator()
+        examples = 0
         for batch in context.batches:
             evaluation = program(batch.inputs)
-            gradient, _ = backward(context.streamed, evaluation, batch.targets, Curvature.NONE, generator)
+            gradient, _ = backward(context.streamed, evaluation, batch.targets)
             with torch.no_grad():
                 for i, p in enumerate(perturbations):
                     products = reductions.total(i, p, gradient, p.delta(evaluation.values, {}), batch.examples)

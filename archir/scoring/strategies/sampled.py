@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from archir.scoring.joint import screen_jointly
 from archir.scoring.refine import Refinement
-from archir.scoring.screen import screen_jointly
 from archir.scoring.set_models import Joint
 from archir.scoring.strategies.context import ScoringContext
 from archir.scoring.strategies.result import JointResult, StrategyResult, screened
@@ -18,7 +18,8 @@ class SampledJoint:
     """Predict for a set `Σ a + ½ Σ G` over all pairs of its candidates, G sampled in reverse mode for all at once.
 
     It takes one forward pass and two backward passes however many candidates there are. Where `settled` is asked for
-    `a` is zero for candidates that have nothing to learn, and where all are such one backward pass is enough.
+    `a` is zero for candidates that have nothing to learn, and where all are such one backward pass is enough. Where
+    `adapted` is asked for, G has of these what is left once the weights that stay have adapted.
 
     Source: ours; LeCun, Denker, Solla 1990 (optimal brain damage) for pruning at a minimum.
     """
@@ -37,6 +38,7 @@ class SampledJoint:
             context.batches,
             curvature=options.curvature,
             settled=[options.settled and not theta for theta in thetas],
+            adapted=[options.adapted and not theta for theta in thetas],
             seed=options.seed + 1,
         )
         places = tuple((f, m) for f, e in enumerate(estimates) for m in range(len(e.first_order)))

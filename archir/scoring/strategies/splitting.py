@@ -16,7 +16,6 @@ from archir.rewrite.replay import Replay
 from archir.rewrite.subgraph import Subgraph, subgraph_of
 from archir.rewrite.theta import noise_like
 from archir.scoring.families import Family
-from archir.scoring.objective import Curvature
 from archir.scoring.screen import Gradient, backward, tapped_program
 from archir.scoring.strategies.context import ScoringContext, only
 from archir.scoring.strategies.result import FamilyResult, StrategyResult
@@ -76,11 +75,11 @@ class SplittingIndex:
 
     def _observe(self, context: ScoringContext) -> list[_Observation]:
         perturbations = [f.perturbation for f in context.families if only("split", f) is None]
-        program, generator = tapped_program(context.streamed.program, perturbations), torch.Generator()
+        program = tapped_program(context.streamed.program, perturbations)
         found: list[_Observation] = []
         for batch in context.learn[: self.batches]:
             evaluation = program(batch.inputs)
-            gradient, _ = backward(context.streamed, evaluation, batch.targets, Curvature.NONE, generator)
+            gradient, _ = backward(context.streamed, evaluation, batch.targets)
             found.append(_Observation(evaluation.values, gradient, batch.examples))
         return found
 

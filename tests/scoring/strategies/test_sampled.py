@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from archir.ir.graph import Graph
+from archir.scoring.joint import screen_jointly
 from archir.scoring.objective import Curvature, Objective, make_objective
 from archir.scoring.options import ScoreOptions
 from archir.scoring.refine import refine
 from archir.scoring.score import score
 from archir.scoring.scores import Scores
-from archir.scoring.screen import screen, screen_jointly
+from archir.scoring.screen import screen
 from archir.scoring.strategies.context import ScoringContext, make_context
 from frontends.pytorch import trace
 from passes.prune import Prune
