@@ -220,7 +220,7 @@ class Engine:
 
     def _train(self, trainer: Trainer, state: _State, stop: int) -> _State:
         options = self.options
-        batches = Batches(self.train, options.batch_size, options.seed, options.augmentation)
+        batches = Batches(self.train, self._batch_size(trainer), options.seed, options.augmentation)
         # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
         torch.manual_seed(derived_seed(options.seed, state.step))
         few = itertools.islice(stream(batches, state.step), stop - state.step)
@@ -232,6 +232,11 @@ class Engine:
             self._evaluate(trainer, stop, "train")
         spent = training_flops(trainer.graph(), done.examples)
         return replace(state, step=stop, training_flops=state.training_flops + spent)
+
+    def _batch_size(self, trainer: Trainer) -> int:
+        """Return the number of examples of a training batch: if steps are to be even, fewer above the budget."""
+        share = self.budget.share(cost(trainer.graph())) if self.options.even else 1.0
+        return max(1, round(self.options.batch_size / max(share, 1.0)))
 
     def _evaluate(self, trainer: Trainer, step: int, phase: str) -> None:
         judged = trainer.averaged(self.train).module

@@ -213,3 +213,21 @@ def test_an_interrupted_contraction_ends_as_if_it_had_not_been(seed_graph: Graph
     assert str(resumed.graph) == str(whole.graph)
     assert all(torch.equal(whole.graph.tensor(n), resumed.graph.tensor(n)) for n in whole.graph.by_name)
     assert resumed.history[-1]["training_flops"] == whole.history[-1]["training_flops"]
+
+
+def test_steps_of_an_expanded_network_cost_no_more_than_those_of_the_final_one(seed_graph: Graph) -> None:
+    """Batches hold as many fewer examples as the network is above its budget, and are whole again at the end."""
+    runs = {
+        even: grow(seed_graph, options=replace(WIDE, even=even, evaluate_every=0)).history for even in (True, False)
+    }
+    sizes: dict[bool, list[float]] = {}
+    for even, history in runs.items():
+        trained = [e for e in history if e["event"] == "train"]
+        starts = [0, *(e["step"] for e in trained)]
+        sizes[even] = [e["examples"] / (e["step"] - s) for s, e in zip(starts, trained, strict=False)]
+    full = pytest.approx(OPTIONS.batch_size, rel=0.1)  # the last batch of an epoch holds less
+    assert all(size == full for size in sizes[False])
+    assert sizes[True][0] == pytest.approx(OPTIONS.batch_size / 2, rel=0.1) and sizes[True][-1] == full
+    assert len({round(size) for size in sizes[True]}) > 2
+    spent = {even: history[-1]["training_flops"] for even, history in runs.items()}
+    assert spent[True] < spent[False]
