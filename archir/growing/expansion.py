@@ -59,7 +59,9 @@ class Expansion:
         return f"{len(self.sizes)} widths grew {self.factor:.3g}-fold, to {self.reach:.0%} of {self.budget}{held}"
 
 
-def widen_uniformly(graph: Graph, budget: Budget, *, birth: Birth = "fresh", seed: int = 0) -> Expansion:
+def widen_uniformly(
+    graph: Graph, budget: Budget, *, within: Mapping[str, Budget] | None = None, birth: Birth = "fresh", seed: int = 0
+) -> Expansion:
     """Widen a network by the same factor everywhere, as far as a budget allows.
 
     The factor is the largest for which the network is within all limits; width by width, what is left over is then
@@ -70,6 +72,7 @@ def widen_uniformly(graph: Graph, budget: Budget, *, birth: Birth = "fresh", see
     Args:
         graph: the network.
         budget: the limits; that on latency is not looked at.
+        within: for some widths, by name, a smaller budget: they become as wide as if all had to be within that.
         birth: how the weights of the wider network start.
         seed: of everything random.
 
@@ -86,7 +89,12 @@ def widen_uniformly(graph: Graph, budget: Budget, *, birth: Birth = "fresh", see
         raise GrowError("the network exceeds the budget already", why=over)
     widths = infer_widths(graph)
     steps, held = _growing(widths, birth)
-    factor, sizes = _largest(graph, budget, {name: (widths[name].size, step) for name, step in steps.items()})
+    growing = {name: (widths[name].size, step) for name, step in steps.items()}
+    sizes: dict[str, int] = {}
+    for less in dict.fromkeys((within or {}).values()):
+        narrow = _largest(graph, less, growing, {})[1]
+        sizes |= {name: narrow[name] for name, limit in (within or {}).items() if limit == less and name in narrow}
+    factor, sizes = _largest(graph, budget, {n: g for n, g in growing.items() if n not in sizes}, sizes)
     grown = {name: size for name, size in sizes.items() if size > widths[name].size}
     held |= {name: "one more unit is too many" for name in sizes.keys() - grown.keys()}
     wide = born(graph, grown, birth, seed, by=f"widen-uniformly{{factor={factor:.4g}, birth={birth}}}")
@@ -131,17 +139,22 @@ def _inner(term: Term, free: frozenset[Atom]) -> Iterator[Atom]:
             yield from atoms - first
 
 
-def _largest(graph: Graph, budget: Budget, widths: Mapping[str, tuple[int, int]]) -> tuple[float, dict[str, int]]:
+def _largest(
+    graph: Graph, budget: Budget, widths: Mapping[str, tuple[int, int]], fixed: Mapping[str, int]
+) -> tuple[float, dict[str, int]]:
     """Return the largest factor within a budget, and the sizes of widths.
 
     Args:
         graph: the graph.
         budget: the limits.
         widths: the size of each width that may grow, and the number of units that have to come at once.
+        fixed: the sizes of other widths.
     """
 
     def at(factor: float) -> dict[str, int]:
-        return {name: size + math.floor(size * (factor - 1) / step) * step for name, (size, step) in widths.items()}
+        return {**fixed} | {
+            name: size + math.floor(size * (factor - 1) / step) * step for name, (size, step) in widths.items()
+        }
 
     def fits(sizes: Mapping[str, int]) -> bool:
         return budget.allows(cost_of_sizes(graph, sizes))

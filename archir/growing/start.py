@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from archir.axes.infer import infer_widths
 from archir.growing.batches import Batches
 from archir.growing.birth import Birth
 from archir.growing.checks import held_out
@@ -16,6 +17,7 @@ from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.set_cost import cost_of
 from archir.scoring.budget import Budget
+from archir.scoring.families import find_families
 from archir.scoring.losses import Loss
 
 
@@ -29,6 +31,9 @@ def expand(
     options: GrowOptions,
 ) -> Expansion | None:
     """Return the seed widened beyond the final budget as the options say, None if it is to begin as it is.
+
+    Widths that no kind of rewrite can make narrower again become as wide as they are in the network that is widened
+    uniformly within the final budget.
 
     Args:
         seed: the seed.
@@ -48,10 +53,18 @@ def expand(
         birth: Birth = "split" if options.birth == "split" else "fresh"
         if options.birth == "auto":
             birth = compare_with_fresh(seed, few, loss, options.seed).birth
-        found = widen_uniformly(seed, budget.scaled(options.factor), birth=birth, seed=options.seed)
+        more = budget.scaled(options.factor)
+        found = widen_uniformly(seed, more, within=_stuck(seed, morphisms, budget), birth=birth, seed=options.seed)
         check_reachable(budget, found.graph, morphisms)
     check_memory(seed if found is None else found.graph, options.batch_size, options.optimiser)
     return found
+
+
+def _stuck(seed: Graph, morphisms: Sequence[Morphism], budget: Budget) -> dict[str, Budget]:
+    """Return the final budget for each width that no candidate which can be scored makes narrower."""
+    families, _ = find_families(seed, morphisms)
+    shrunk = {f.site.label for f in families if cost_of(seed, f.site).frees}
+    return {width.name: budget for width in infer_widths(seed) if width.name not in shrunk}
 
 
 def _removes(seed: Graph, morphisms: Sequence[Morphism]) -> bool:

@@ -6,12 +6,17 @@ import torch
 from archir.cost import cost
 from archir.errors import GrowError
 from archir.growing.birth import Birth
+from archir.growing.examples import Examples
 from archir.growing.expansion import widen_uniformly
+from archir.growing.options import GrowOptions
+from archir.growing.start import expand
 from archir.ir.graph import Graph
 from archir.rewrite.set_cost import cost_of_sizes
 from archir.scoring.budget import Budget
+from archir.scoring.losses import find_loss
 from archir.testing import outputs
 from frontends.pytorch import trace
+from passes.prune import Prune
 from tests.growing.small_run import Seed
 from tests.models.captured import graph_of, randomised
 from tests.models.zoo import ZOO
@@ -49,6 +54,24 @@ def test_heads_get_more_and_not_larger() -> None:
     qkv = wide.graph.tensor("qkv.weight")
     assert qkv.shape == (3 * 8 * wide.sizes["w1"], wide.sizes["w0"])
     assert 0.8 < wide.sizes["w1"] * 8 / wide.sizes["w0"] <= 1.01
+
+
+def test_widths_that_no_candidate_makes_narrower_are_not_expanded_beyond_the_budget() -> None:
+    """No prune of a width under a layer norm is scored: such a width would stay as wide as it was made."""
+    graph = graph_of("gpt")
+    limits, codes = Budget(parameters=4 * graph.parameter_count), torch.arange(8 * 17).reshape(8, 17) % 50
+    uniform = widen_uniformly(graph, limits)
+    wide = expand(
+        graph,
+        validation=Examples(codes[:, :-1], codes[:, 1:]),
+        loss=find_loss("cross_entropy"),
+        budget=limits,
+        morphisms=(Prune(),),
+        options=GrowOptions(expansion=3.0, birth="fresh"),
+    )
+    assert wide is not None
+    assert wide.sizes["w0"] == uniform.sizes["w0"] and 0.95 < wide.cost.parameters / (3 * limits.parameters) <= 1
+    assert all(wide.sizes[name] > 1.5 * uniform.sizes[name] for name in ("w1", "w4"))
 
 
 def test_copies_of_a_width_under_layer_norm_come_in_whole_multiples() -> None:
