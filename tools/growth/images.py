@@ -30,7 +30,7 @@ class Plain(nn.Module):
     Source: Simonyan and Zisserman 2015, narrowed.
     """
 
-    def __init__(self, times: int, widths: tuple[int, ...] = (6, 8, 12, 14, 18, 20), classes: int = 10) -> None:
+    def __init__(self, times: int, widths: tuple[int, ...] = (3, 4, 6, 7, 9, 10), classes: int = 10) -> None:
         super().__init__()
         sizes = [3, *(times * w for w in widths)]
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairwise(sizes))
@@ -52,7 +52,7 @@ def residual(data: str) -> Task:
     Args:
         data: spec of CIFAR-10, as `archir.growing.data.load_data` takes it.
     """
-    return _task("residual", data, lambda times: Net((6 * times, 10 * times, 16 * times, 20 * times)))
+    return _task("residual", data, lambda times: Net((3 * times, 5 * times, 8 * times, 10 * times)))
 
 
 def vgg(data: str) -> Task:
@@ -67,9 +67,9 @@ def _task(name: str, data: str, build: Callable[[int], nn.Module]) -> Task:
         build,
         LOSSES["cross_entropy"],
         "accuracy",
-        60_000,
+        15_000,
         GrowOptions(
-            steps=2000,
+            steps=6000,
             batch_size=128,
             optimiser=OptimiserOptions("sgd", 0.1, 5e-4),
             augmentation=Augmentation(flip=True, crop=2),

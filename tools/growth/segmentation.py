@@ -50,7 +50,7 @@ class UNet(nn.Module):
 
     def __init__(self, times: int) -> None:
         super().__init__()
-        a, b, c = 4 * times, 6 * times, 8 * times
+        a, b, c = 2 * times, 3 * times, 4 * times
         self.down1 = Twice(1, a, a)
         self.down2 = Twice(a, b, b)
         self.bottom = Twice(b, c, c)
@@ -76,8 +76,8 @@ def unet() -> Task:
         UNet,
         LOSSES["cross_entropy"],
         "loss",
-        20_000,
-        GrowOptions(steps=1000, batch_size=32, warmup=50, optimiser=OptimiserOptions("adamw", 2e-2, 0.05)),
+        5_000,
+        GrowOptions(steps=4000, batch_size=32, optimiser=OptimiserOptions("adamw", 2e-2, 0.05)),
         (1e-2, 2e-2, 4e-2),
     )
 

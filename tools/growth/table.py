@@ -15,7 +15,7 @@ from archir.growing.options import GrowOptions
 from archir.scoring.losses import LOSSES
 from tools.growth.tasks import Task
 
-PARTS = {"train": 40_000, "validation": 10_000, "test": 10_000}
+PARTS = {"train": 200_000, "validation": 10_000, "test": 10_000}
 """Rows of each part."""
 
 NOISE = 0.3
@@ -38,8 +38,8 @@ def table() -> Task:
         LOSSES["mse"],
         "loss",
         10_000,
-        GrowOptions(steps=4000, batch_size=256, warmup=200, clip=1.0, optimiser=OptimiserOptions("adamw", 2e-2, 0.01)),
-        (1e-2, 2e-2, 4e-2),
+        GrowOptions(steps=8000, batch_size=256, optimiser=OptimiserOptions("adamw", 1e-2, 0.01)),
+        (5e-3, 1e-2, 2e-2),
     )
 
 

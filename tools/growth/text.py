@@ -59,7 +59,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A language model of characters, after GPT-2 (Radford et al. 2019), with separate queries, keys and values."""
 
-    def __init__(self, vocabulary: int, times: int, width: int = 16, heads: int = 4, blocks: int = 3) -> None:
+    def __init__(self, vocabulary: int, times: int, width: int = 8, heads: int = 2, blocks: int = 3) -> None:
         super().__init__()
         sizes = times * width, times * heads, times * width // heads, times * 4 * width
         self.tokens = nn.Embedding(vocabulary, sizes[0])
@@ -84,8 +84,8 @@ def text() -> Task:
         lambda times: GPT(vocabulary, times),
         LOSSES["cross_entropy"],
         "loss",
-        60_000,
-        GrowOptions(steps=1000, batch_size=32, warmup=50, clip=1.0, optimiser=OptimiserOptions("adamw", 12e-3, 0.1)),
+        16_000,
+        GrowOptions(steps=4000, batch_size=32, optimiser=OptimiserOptions("adamw", 12e-3, 0.1)),
         (6e-3, 12e-3, 24e-3),
         held=("w1", "w5", "w9"),
     )
