@@ -3,7 +3,7 @@
 Every training is a record in a folder and is made once. `--only` names tasks and parts of the study: `rates` and
 `noise` are the uniform network at every learning rate and from every seed, `ceiling` random allocations of equal cost,
 of which `--trials` are drawn for each task, and `grown` networks that grow, from `--trials` seeds (5 at most), beside
-the uniform one: trained for as many steps, and until it has spent as many FLOPs.
+the uniform one: trained for as many steps, and until it has spent as many FLOPs. `ablations` grows them otherwise.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from tools.growth.records import Key, Records
 from tools.growth.subjects import ON_IMAGES, TASKS, find_task
 from tools.growth.tasks import Task
 
-PARTS = ("rates", "noise", "ceiling", "grown")
+PARTS = ("rates", "noise", "ceiling", "grown", "ablations")
 
-GROWN = ("grown", "grown-jointly")
-"""The arms that grow."""
+GROWN = ("grown",)
+"""The arms that grow as users' networks do."""
+
+ABLATIONS = ("grown-uneven", "grown-unadapted", "grown-jointly")
+"""The arms that grow with one thing done otherwise: whole batches from the beginning; removals judged as if no weight
+adapted; units split, too, in half as many steps."""
 
 
 def run(records: str, data: str | None = None, only: str | None = None, trials: int = 40) -> Mapping[str, object]:
@@ -53,6 +57,7 @@ def run(records: str, data: str | None = None, only: str | None = None, trials: 
         "noise": runs.noise,
         "ceiling": partial(runs.ceiling, trials=trials),
         "grown": partial(runs.compared, arms=("uniform", *GROWN), seeds=min(trials, runs.SEEDS)),
+        "ablations": partial(runs.compared, arms=("uniform", *ABLATIONS), seeds=min(trials, runs.SEEDS)),
     }
     parts = [part for part in PARTS if part in named] or list(PARTS)
     keys = [k for part in parts for k in runs.in_turn([list(makers[part](task)) for task in tasks.values()])]

@@ -30,8 +30,9 @@ def uniform(task: Task) -> Sizes:
 
 
 def budget(task: Task) -> Budget:
-    """Return what a network may cost: its parameters, and the FLOPs of the uniform network."""
-    return Budget(task.parameters, task.cost(uniform(task)).flops)
+    """Return what a network may cost: the parameters and the FLOPs of the uniform network."""
+    cost = task.cost(uniform(task))
+    return Budget(cost.parameters, cost.flops)
 
 
 @lru_cache(maxsize=1024)

@@ -66,6 +66,8 @@ ARMS: Mapping[str, Arm] = {
     "seed": static(lambda task: task.seed_sizes),
     "uniform": static(uniform),
     "grown": grown(),
+    "grown-uneven": grown(even=False),
+    "grown-unadapted": grown(adapted=False),
     "grown-jointly": grown(kinds="split; prune", growth_steps=4),
 }
 """The arms that have a name. `random-7` is besides these the network of the seventh random allocation."""
