@@ -25,7 +25,7 @@ BIRTHS = ("auto", "fresh", "split")
 
 Multiple = Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False), PLAIN]
 
-EXPANSION = 3.0
+EXPANSION = 2.5
 """The multiple of the final budget that a network is expanded to, as the study of docs/growth.md chose it."""
 
 PRECISIONS = ("auto", "float32", "bfloat16")
