@@ -1,11 +1,9 @@
-"""Trains a network that does not grow, as a control: the same steps, batches and options as a growing one."""
+"""Trains a network that does not grow in one plain loop: what the engine without growth steps has to come to."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
-import torch
 from torch import nn
 
 from archir.growing.batches import Batches, stream
@@ -17,28 +15,9 @@ from archir.ir.graph import Graph
 from archir.scoring.losses import Loss
 
 
-def train_static(
-    graph: Graph, examples: Examples, loss: Loss, options: GrowOptions, *, on_step: Callable[[int], None] | None = None
-) -> nn.Module:
-    """Return the module of a graph after it was trained for the steps of the options, without growth.
-
-    Args:
-        graph: the network with its first weights.
-        examples: training examples.
-        loss: what is minimised.
-        options: how it is trained; what is about growth is not used.
-        on_step: called with the number of each step.
-
-    Raises:
-        GrowError: the loss is not finite, or the model rejects a batch.
-        ScoreError: outputs and targets do not fit the loss.
-    """
+def train_static(graph: Graph, examples: Examples, loss: Loss, options: GrowOptions) -> nn.Module:
+    """Return the module of a graph after the steps of the options, as it is evaluated."""
     trainer = Trainer(graph, options.with_rate(find_rate(graph, examples, loss, options).rate))
     batches = Batches(examples, options.batch_size, options.seed, options.augmentation)
-    torch.manual_seed(options.seed)
-    trainer.train(
-        itertools.islice(stream(batches), options.steps),
-        loss,
-        on_step=None if on_step is None else lambda step, _: on_step(step),
-    )
+    trainer.train(itertools.islice(stream(batches), options.steps), loss)
     return trainer.averaged(examples).module.eval()
