@@ -230,7 +230,12 @@ def test_interrupted_controls_go_on_and_nothing_that_is_finished_is_trained_agai
     assert done.code == 130
     assert f"interrupted; the run in {folder / 'cut'} goes on with --resume --controls" in done.err.replace("\n", " ")
     assert not (folder / "cut" / "net.py").exists()
-    monkeypatch.setattr(RunProgress, "__call__", lambda progress, event: (heard.append(event), told(progress, event)))
+
+    def listening(progress: RunProgress, event: Event) -> None:
+        heard.append(event)
+        told(progress, event)
+
+    monkeypatch.setattr(RunProgress, "__call__", listening)
     done = archir("grow", config, "--out", folder / "cut", "--controls", "--resume")
     assert done.code == 0 and "control, uniform: going on from step 20" in done.err
     assert {e.get("beside") for e in heard if e["event"] in ("train", "scored")} == {
