@@ -79,18 +79,27 @@ def say(text: str) -> None:
     standard().print(printable(text), markup=False, soft_wrap=True)
 
 
+_BESIDE = {
+    "retrained": "from scratch",
+    "counterfactual": "no growth",
+    "control-seed": "control, seed",
+    "control-uniform": "control, uniform",
+    "control-longer": "control, longer",
+}
+"""What networks that are trained beside a run are called while they are, by their folders."""
+
+
 class RunProgress:
     """Shows the progress of a run: a bar on a terminal, one line for each growth step anywhere.
 
     Its instances are the `on_event` of `archir.grow`.
     """
 
-    def __init__(self, *, quiet: bool = False, label: str = "train") -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         """Begin with no steps known.
 
         Args:
             quiet: show nothing.
-            label: what is done, at first.
         """
         self._console = standard_error()
         self._quiet = quiet
@@ -104,7 +113,7 @@ class RunProgress:
             transient=True,
             disable=quiet or not self._console.is_terminal,
         )
-        self._task = self._progress.add_task(label, total=None, note="")
+        self._task = self._progress.add_task("train", total=None, note="")
         self._kind = "growth"
 
     def __enter__(self) -> Self:
@@ -117,10 +126,6 @@ class RunProgress:
     ) -> None:
         """Take the bar away."""
         self._progress.stop()
-
-    def update(self, step: int, total: int, *, note: str = "") -> None:
-        """Show how far it is."""
-        self._progress.update(self._task, completed=step, total=total, note=note)
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""
@@ -138,7 +143,7 @@ class RunProgress:
                 what = "network" if event["kind"] == "compression" else "seed"
                 self.line(f"{what}: {event['parameters']:,} parameters, {event['flops']:,} FLOPs")
             case "resumed":
-                self._progress.update(self._task, completed=event["step"])
+                self._progress.update(self._task, completed=event["step"], total=event["steps"])
                 self.line(f"going on from step {event['step']}, after growth step {event['growth']}")
             case "damaged":
                 self.line(f"checkpoint {event['checkpoint']} is damaged and passed over: {event['why']}")
@@ -180,11 +185,13 @@ class RunProgress:
                 self.line(f"{self._kind} {event['growth']} at step {event['step']}: {event['note']}")
 
     def _show_beside(self, event: Event) -> None:
-        name = {"retrained": "from scratch", "counterfactual": "no growth"}[event["beside"]]
+        name = _BESIDE[event["beside"]]
         match event["event"]:
             case "started":
+                self._progress.update(self._task, completed=0, total=event["steps"])
                 self.line(f"{name}: {event['parameters']:,} parameters, {event['steps']} steps")
             case "resumed":
+                self._progress.update(self._task, completed=event["step"], total=event["steps"])
                 self.line(f"{name}: going on from step {event['step']}")
             case "damaged":
                 self.line(f"{name}: checkpoint {event['checkpoint']} is damaged and passed over: {event['why']}")

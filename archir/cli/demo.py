@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archir.cli.console import RunProgress, say
-from archir.cli.controls import train_controls
 from archir.cli.growing import finish, seed_graph, start, training_flops_of
 from archir.cost import cost
 from archir.growing.config import make_config
+from archir.growing.controls import train_controls
 from archir.growing.run import CONFIG
 from archir.ir.files import is_plain, read_plain
 
@@ -117,7 +117,8 @@ def demo(out: Path, *, quiet: bool, text: str = TEXT) -> None:
             seed = seed_graph(config, dataset.train)
             run = start(config, seed, dataset, loss, out, progress, replace=_is_demo(out, text))
         limits, spent = config.budget.resolved(cost(seed)), training_flops_of(run)
-        controls = train_controls(seed, limits, spent, dataset, loss, config.options, quiet=quiet)
+        with RunProgress(quiet=quiet) as progress:
+            controls = train_controls(seed, limits, spent, dataset, loss, config.options, out, on_event=progress)
         size, title = config.options.batch_size, "archir demo: digits"
         finish(run, dataset, loss, out, batch_size=size, title=title, controls=controls)
     say(f"{time.monotonic() - began:.0f} seconds in all")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,12 +12,12 @@ import torch
 
 from archir.api import COMPRESSING, morphisms, trace_on
 from archir.cli.console import RunProgress, print_table, say
-from archir.cli.controls import Control, train_controls
 from archir.cost import cost
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.growing.compress import compress_graph
 from archir.growing.config import RunConfig, read_config
+from archir.growing.controls import Control, train_controls
 from archir.growing.data import Dataset
 from archir.growing.examples import Examples
 from archir.growing.grow import Run, grow_graph
@@ -81,7 +82,8 @@ def grow(
     trained: list[Control] = []
     if controls:
         limits, spent = config.budget.resolved(cost(graph)), training_flops_of(run)
-        trained = train_controls(graph, limits, spent, dataset, loss, config.options, quiet=quiet)
+        with RunProgress(quiet=quiet) as progress, _interruptible(progress, directory, "--resume --controls"):
+            trained = train_controls(graph, limits, spent, dataset, loss, config.options, directory, on_event=progress)
     size, title = config.options.batch_size, f"{path.stem}: {cost_line(run.graph)}"
     finish(run, dataset, loss, directory, batch_size=size, title=title, controls=trained)
 
@@ -140,7 +142,7 @@ def _carried_out(
     with RunProgress(quiet=quiet) as progress:
         dataset, loss = config.load_data(), config.find_loss()
         graph = seed_graph(config, dataset.train)
-        try:
+        with _interruptible(progress, directory, "--resume"):
             run = start(
                 config,
                 graph,
@@ -152,10 +154,17 @@ def _carried_out(
                 resume=resume,
                 compresses=compresses,
             )
-        except KeyboardInterrupt as interrupt:
-            progress.line(f"interrupted; the run in {directory} goes on with --resume")
-            raise SystemExit(INTERRUPTED) from interrupt
     return dataset, loss, graph, run
+
+
+@contextmanager
+def _interruptible(progress: RunProgress, directory: Path, options: str) -> Iterator[None]:
+    """Tell whoever interrupts the block with which options the run goes on, and end the program."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        progress.line(f"interrupted; the run in {directory} goes on with {options}")
+        raise SystemExit(INTERRUPTED) from interrupt
 
 
 def seed_graph(config: RunConfig, train: Examples) -> Graph:

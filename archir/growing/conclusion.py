@@ -12,7 +12,7 @@ from typing import Any
 
 from archir.cost import cost
 from archir.errors import ArchirError, FileError, GrowError
-from archir.growing.divergence import Recovery
+from archir.growing.beside import beside, latest
 from archir.growing.engine import Engine, Outcome
 from archir.growing.fresh_start import drawn_afresh
 from archir.growing.run import COUNTERFACTUAL, RETRAINED, Checkpoint, RunDirectory
@@ -63,11 +63,12 @@ def _better(engine: Engine, grown: Outcome) -> Outcome:
     if state["kept"]:  # all of this was done before the run was interrupted
         return grown
 
-    def begin(beside: Engine) -> tuple[Engine, Checkpoint | None]:
+    def begin(again: Engine) -> tuple[Engine, Checkpoint | None]:
         start = drawn_afresh(graph, engine.begun, engine.morphisms, engine.options.seed)
-        return replace(beside, seed=start, expansion=None), _latest(beside, start)
+        again = replace(again, seed=start, expansion=None)
+        return again, latest(again)
 
-    ended = _trained(_beside(engine, RETRAINED), begin, graph)
+    ended = _trained(beside(engine, RETRAINED), begin, graph)
     better = ended.metrics is not None and is_better(ended.metrics, grown.metrics)
     told = {**_figures(ended.checkpoint, ended.metrics), "grown": _figures(grown.checkpoint, grown.metrics)}
     engine.log(RETRAINED, step=engine.options.steps, **told, kept=better, note=ended.note)
@@ -91,13 +92,13 @@ def is_better(retrained: Metrics, grown: Metrics) -> bool:
 def _tell_without_growth(engine: Engine, fork: _Fork) -> None:
     """Train the network that the first growth step began from to the end, and tell how it does."""
 
-    def begin(beside: Engine) -> tuple[Engine, Checkpoint | None]:
-        start = _latest(beside, engine.begun) or fork.kept
+    def begin(ungrown: Engine) -> tuple[Engine, Checkpoint | None]:
+        start = latest(ungrown) or fork.kept
         if start is None:
             raise GrowError("its checkpoints are lost or damaged")
-        return beside, start
+        return ungrown, start
 
-    ended = _trained(_beside(engine, COUNTERFACTUAL), begin, engine.begun)
+    ended = _trained(beside(engine, COUNTERFACTUAL), begin, engine.begun)
     share = engine.budget.share(cost(ended.checkpoint.graph))
     notes = [*([ended.note] if ended.note else []), *([f"over the budget: {share:.0%} of it"] if share > 1 else [])]
     told = _figures(ended.checkpoint, ended.metrics)
@@ -113,50 +114,23 @@ class _Ended:
     note: str = ""
 
 
-def _trained(beside: Engine, begin: Callable[[Engine], tuple[Engine, Checkpoint | None]], graph: Graph) -> _Ended:
+def _trained(engine: Engine, begin: Callable[[Engine], tuple[Engine, Checkpoint | None]], graph: Graph) -> _Ended:
     """Train a network beside the run.
 
     Args:
-        beside: the run without growth.
+        engine: the run without growth.
         begin: returns it with the network, and where it goes on.
         graph: the network as it is told of if that fails.
     """
     try:
-        engine, start = begin(beside)
-        done = engine.run(start)
+        ready, start = begin(engine)
+        done = ready.run(start)
     except FileError:  # of a full disk: the run can go on from here
         raise
     except ArchirError as error:
         nothing = Checkpoint(0, graph, {}, {"training_flops": 0, "seconds": 0.0})
-        return _Ended(beside.recovery.last or nothing, None, f"it failed: {error.what}")
+        return _Ended(engine.recovery.last or nothing, None, f"it failed: {error.what}")
     return _Ended(done.checkpoint, done.metrics)
-
-
-def _beside(engine: Engine, name: str) -> Engine:
-    """Return a run without growth steps that is kept in a folder of another one."""
-    return replace(
-        engine,
-        options=engine.options.without_growth,
-        directory=None if engine.directory is None else engine.directory.beside(name),
-        log=engine.log.beside(name),
-        recovery=Recovery(),
-    )
-
-
-def _latest(engine: Engine, network: Graph) -> Checkpoint | None:
-    """Return where the training of a network goes on, None if there is no whole checkpoint of it."""
-    if engine.directory is None:
-        return None
-
-    def accept(found: Checkpoint) -> None:
-        if str(found.graph) != str(network):
-            raise GrowError("it is that of another network")
-        engine.check(found)
-
-    try:
-        return engine.directory.latest(accept=accept, on_damage=engine.log.damaged)
-    except FileError:  # all of them are damaged
-        return None
 
 
 def _figures(checkpoint: Checkpoint, metrics: Metrics | None) -> dict[str, Any]:

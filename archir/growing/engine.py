@@ -148,7 +148,7 @@ class Engine:
         else:
             state = _State(**checkpoint.state)
             trainer = Trainer(checkpoint.graph, options.with_rate(state.rate), checkpoint.tensors)
-            self.log("resumed", step=state.step, growth=state.growth_steps)
+            self.log("resumed", step=state.step, growth=state.growth_steps, steps=options.steps)
         self.recovery.rate, self.recovery.diverged = state.rate, state.diverged
         self.recovery.keep(checkpoint)
         growth_at, clock = options.growth_at(), _Clock(state.seconds)

@@ -9,6 +9,7 @@ step-0003.safetensors   tensors of the trainer: optimiser state and the like
 step-0003.json      the rest of its state, and the checksum of all three; a checkpoint without it does not count
 retrained/          such checkpoints of the network that was found, drawn anew and trained from scratch, if it was
 counterfactual/     and of the network that the first growth step began from, trained without any growth step
+control-seed/       and of each control; see `archir.growing.controls`
 
 A run directory is data, whoever wrote it: nothing that a file in it names is imported, run, or followed as a link.
 """
@@ -42,6 +43,7 @@ Event = dict[str, Any]
 
 CONFIG, FINGERPRINT, HISTORY = "config.toml", "fingerprint.json", "history.jsonl"
 RETRAINED, COUNTERFACTUAL = "retrained", "counterfactual"
+CONTROLS = ("control-seed", "control-uniform", "control-longer")
 """Folders of the networks that are trained beside the run."""
 
 _STEP = re.compile(r"step-(\d{4,18})\.(archir|safetensors|json)")
@@ -80,7 +82,8 @@ def create_run(
         GrowError: the fingerprint is not JSON.
     """
     found = [] if _is_cut_off(path, config) else _files(path)
-    folders = [path / name for name in (RETRAINED, COUNTERFACTUAL) if found and not (path / name).is_symlink()]
+    names = (RETRAINED, COUNTERFACTUAL, *CONTROLS)
+    folders = [path / name for name in names if not (path / name).is_symlink()]
     found += [file for folder in folders for file in _files(folder)]
     if found and not replace:
         raise FileError(

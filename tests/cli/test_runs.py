@@ -16,12 +16,13 @@ from torch import nn
 
 from archir.cli import demo as demonstration
 from archir.cli import growing
+from archir.cli.console import RunProgress
 from archir.emit.check import tensors_in
 from archir.errors import EmitError, FileError
 from archir.growing import engine, step
 from archir.growing.grow import Run, grow_graph
 from archir.growing.lock import lock_run
-from archir.growing.run import Event, open_run
+from archir.growing.run import CONTROLS, Event, open_run
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from tests.cli.run import CONFIG, FILES, archir, refused
@@ -212,6 +213,39 @@ def test_an_interrupted_run_goes_on_to_the_same_end(folder: Path, monkeypatch: p
     assert all(torch.equal(whole.tensor(name), cut.tensor(name)) for name in whole.by_name)
 
 
+def test_interrupted_controls_go_on_and_nothing_that_is_finished_is_trained_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, told = _change(folder, "batch_size = 32", "batch_size = 32\ncheckpoint_every = 20"), RunProgress.__call__
+    assert archir("grow", config, "--out", folder / "whole", "--controls").code == 0
+    heard: list[Event] = []
+
+    def interrupted(progress: RunProgress, event: Event) -> None:
+        told(progress, event)
+        if (event.get("beside"), event["event"], event.get("step")) == ("control-uniform", "train", 30):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunProgress, "__call__", interrupted)
+    done = archir("grow", config, "--out", folder / "cut", "--controls")
+    assert done.code == 130
+    assert f"interrupted; the run in {folder / 'cut'} goes on with --resume --controls" in done.err.replace("\n", " ")
+    assert not (folder / "cut" / "net.py").exists()
+
+    def listening(progress: RunProgress, event: Event) -> None:
+        heard.append(event)
+        told(progress, event)
+
+    monkeypatch.setattr(RunProgress, "__call__", listening)
+    done = archir("grow", config, "--out", folder / "cut", "--controls", "--resume")
+    assert done.code == 0 and "control, uniform: going on from step 20" in done.err
+    assert {e.get("beside") for e in heard if e["event"] in ("train", "scored")} == {
+        "control-uniform",
+        "control-longer",
+    }
+    whole, cut = (json.loads(archir("report", folder / n, "--json").out)["tested"] for n in ("whole", "cut"))
+    assert whole == cut and len(cut) == 4
+
+
 def test_grow_takes_other_data_and_another_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     generator = np.random.default_rng(0)
@@ -269,7 +303,7 @@ def test_demo_runs_from_end_to_end_twice(tmp_path: Path, capsys: pytest.CaptureF
         out = capsys.readouterr().out
         for part in ("seed, not grown", "uniformly widened", "contraction 2", "grown", "ONNX", "seconds in all"):
             assert part in out
-        assert _files(tmp_path / "demo") == FILES
+        assert _files(tmp_path / "demo") == sorted([*FILES, *CONTROLS])
     assert [e["event"] for e in open_run(tmp_path / "demo").history()].count("started") == 1
 
 

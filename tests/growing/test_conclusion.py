@@ -25,7 +25,6 @@ from archir.growing.options import GrowOptions
 from archir.growing.range_test import find_rate
 from archir.growing.run import Event, RunDirectory, create_run
 from archir.growing.start import expand
-from archir.growing.static_training import train_static
 from archir.growing.training import Metrics, evaluate
 from archir.ir.graph import Graph
 from archir.scoring.budget import Budget
@@ -34,6 +33,7 @@ from archir.scoring.program import number_of_examples
 from frontends.pytorch import trace
 from passes.residual_branch import ResidualBranch
 from tests.growing.small_run import MORPHISMS, OPTIONS, Seed, data, grow
+from tests.growing.static_training import train_static
 
 LOSS = find_loss("cross_entropy")
 BOTH = replace(OPTIONS, retrain=True, counterfactual=True)

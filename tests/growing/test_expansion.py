@@ -59,7 +59,8 @@ def test_heads_get_more_and_not_larger() -> None:
 def test_widths_that_no_candidate_makes_narrower_are_not_expanded_beyond_the_budget() -> None:
     """No prune of a width under a layer norm is scored: such a width would stay as wide as it was made."""
     graph = graph_of("gpt")
-    limits, codes = Budget(parameters=4 * graph.parameter_count), torch.arange(8 * 17).reshape(8, 17) % 50
+    most = 4 * graph.parameter_count
+    limits, codes = Budget(parameters=most), torch.arange(8 * 17).reshape(8, 17) % 50
     uniform = widen_uniformly(graph, limits)
     wide = expand(
         graph,
@@ -70,7 +71,7 @@ def test_widths_that_no_candidate_makes_narrower_are_not_expanded_beyond_the_bud
         options=GrowOptions(expansion=3.0, birth="fresh"),
     )
     assert wide is not None
-    assert wide.sizes["w0"] == uniform.sizes["w0"] and 0.95 < wide.cost.parameters / (3 * limits.parameters) <= 1
+    assert wide.sizes["w0"] == uniform.sizes["w0"] and 0.95 < wide.cost.parameters / (3 * most) <= 1
     assert all(wide.sizes[name] > 1.5 * uniform.sizes[name] for name in ("w1", "w4"))
 
 

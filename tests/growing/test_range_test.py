@@ -16,12 +16,12 @@ from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.growing.range_test import FEWEST, MOST, RANGES, USUAL, FoundRate, find_rate
 from archir.growing.run import Event
-from archir.growing.static_training import train_static
 from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.scoring.budget import Budget
 from archir.scoring.losses import LOSSES
 from frontends.pytorch import trace
+from tests.growing.static_training import train_static
 
 DRAW = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(256, 4, generator=DRAW)
@@ -128,12 +128,6 @@ def test_a_run_that_goes_on_keeps_the_rate_it_found(tmp_path: Path) -> None:
     resumed = _run(directory=tmp_path / "cut", resume=True)
     assert [e["event"] for e in resumed.history].count("rate") == 1
     assert all(torch.equal(whole.graph.tensor(n), resumed.graph.tensor(n)) for n in whole.graph.by_name)
-
-
-def test_controls_find_their_own() -> None:
-    found = find_rate(_graph(), EXAMPLES, LOSS, options := _options(steps=40))
-    one, other = (train_static(_graph(), EXAMPLES, LOSS, o) for o in (options, options.with_rate(found.rate)))
-    assert all(torch.equal(t, other.state_dict()[n]) for n, t in one.state_dict().items())
 
 
 def test_a_rate_that_is_to_be_found_is_none_yet() -> None:

@@ -20,7 +20,6 @@ from archir.growing.examples import Examples
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.growing.run import Event
-from archir.growing.static_training import train_static
 from archir.growing.trainer import Trainer
 from archir.growing.training import evaluate, recalibrate
 from archir.growing.weight_average import carry_average, follow, weights_of
@@ -273,12 +272,6 @@ def test_an_average_over_less_than_a_step_is_the_weights() -> None:
     trainer = _trained(_options(ema=0.01))
     averaged = trainer.averaged(EXAMPLES).module
     assert all(torch.equal(p, averaged.get_parameter(n)) for n, p in trainer.module.named_parameters())
-
-
-def test_controls_are_averaged_too() -> None:
-    trainer = _trained(options := _options())
-    found, wanted = train_static(_net(), EXAMPLES, LOSS, options), trainer.averaged(EXAMPLES).module
-    assert all(torch.equal(t, found.state_dict()[n]) for n, t in wanted.state_dict().items())
 
 
 def test_averages_that_do_not_fit_are_refused() -> None:

@@ -19,10 +19,10 @@ from archir.growing.data import load_data
 from archir.growing.expansion import widen_uniformly
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
-from archir.growing.static_training import train_static as plainly
 from archir.growing.training import Metrics
 from archir.scoring.budget import Budget
 from archir.scoring.losses import LOSSES
+from tests.growing.static_training import train_static as plainly
 from tools.benchmarks.growth import run
 from tools.growth import arms, images, runs
 from tools.growth.allocations import LEAST, budget, drawn, uniform

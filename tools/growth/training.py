@@ -59,7 +59,7 @@ class Outcome:
 
 
 def train_static(task: Task, graph: Graph, seed: int, rate: float) -> Outcome:
-    """Train a network that does not grow for all the steps of a task, as `archir.growing.static_training` does.
+    """Train a network that does not grow for all the steps of a task, as the controls of a run are trained.
 
     Raises:
         GrowError: the loss is not finite.

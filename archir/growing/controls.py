@@ -1,19 +1,22 @@
-"""The controls of a run: networks that do not grow, trained on the same data in the same way."""
+"""The controls of a run: networks that do not grow, trained on the same data in the same way, beside the run."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
+from pathlib import Path
 
 from torch import nn
 
-from archir.cli.console import RunProgress
 from archir.cost import training_flops
+from archir.growing.beside import beside, latest
 from archir.growing.data import Dataset
+from archir.growing.engine import Engine
 from archir.growing.expansion import widen_uniformly
+from archir.growing.lock import lock_run
+from archir.growing.log import Listener, Log
 from archir.growing.options import GrowOptions
-from archir.growing.static_training import train_static
+from archir.growing.run import CONTROLS, open_run
 from archir.ir.graph import Graph
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
@@ -25,8 +28,8 @@ class Control:
 
     Attributes:
         name: which one.
-        graph: the program it was before training.
-        module: the trained module.
+        graph: the program with its trained weights.
+        module: the live module made of it, in evaluation mode.
         training_flops: FLOPs its training took; None if it was given trained.
     """
 
@@ -43,13 +46,15 @@ def train_controls(
     dataset: Dataset,
     loss: Loss,
     options: GrowOptions,
+    directory: Path,
     *,
-    quiet: bool,
+    on_event: Listener | None = None,
 ) -> list[Control]:
     """Train the seed, and the seed uniformly widened within the budget, its weights drawn anew.
 
     The widened one is trained twice: for as many steps as the run, and until it has spent as many FLOPs as all of the
-    run, if these are more steps.
+    run, if these are more steps. Each is trained under the rules of the run: what was interrupted goes on from its last
+    whole checkpoint, bit for bit, and what is finished is not trained again.
 
     Args:
         seed: the seed with its first weights.
@@ -58,31 +63,29 @@ def train_controls(
         dataset: the examples; the test data are not read.
         loss: what is minimised.
         options: how they are trained, as the grown network was.
-        quiet: show no progress.
+        directory: the directory of the run, which has finished.
+        on_event: is told every event as it happens, with the folder of the control as `beside`.
 
     Raises:
-        GrowError: the loss is not finite.
+        GrowError: the loss is not finite, or diverges twice.
+        FileError: the directory cannot be written, holds no run, or is in use.
     """
     wide = widen_uniformly(seed, budget, birth="fresh", seed=options.seed).graph
     longer = math.ceil(spent / training_flops(wide, 1) / _examples_of_a_step(dataset, options))
-    trained = [("seed, not grown", seed, options.steps), ("uniformly widened", wide, options.steps)]
+    asked = [("seed, not grown", seed, options.steps), ("uniformly widened", wide, options.steps)]
     if longer > options.steps:
-        trained.append(("the same, trained for as many FLOPs", wide, longer))
+        asked.append(("the same, trained for as many FLOPs", wide, longer))
     controls: list[Control] = []
-    for name, graph, steps in trained:
-        with RunProgress(quiet=quiet, label="control") as progress:
-            progress.line(f"control: {name}, {graph.parameter_count:,} parameters, {steps} steps")
-            lasting, show = replace(options, steps=steps), partial(_show, progress, steps)
-            module = train_static(graph, dataset.train, loss, lasting, on_step=show)
-            flops = training_flops(graph, round(steps * _examples_of_a_step(dataset, options)))
-            controls.append(Control(name, graph, module, flops))
+    with lock_run(directory):
+        run, log = open_run(directory), Log(None, on_event)
+        whole = Engine(seed, None, dataset.train, dataset.validation, budget, (), loss, options, run, log)
+        for folder, (name, graph, steps) in zip(CONTROLS, asked, strict=False):
+            engine = beside(replace(whole, seed=graph, options=replace(options, steps=steps)), folder)
+            ended = engine.run(latest(engine)).checkpoint
+            controls.append(Control(name, ended.graph, ended.graph.module().eval(), ended.state["training_flops"]))
     return controls
 
 
 def _examples_of_a_step(dataset: Dataset, options: GrowOptions) -> float:
     """Return how many examples a batch has on average: all of a split are shared out among its batches."""
     return len(dataset.train) / math.ceil(len(dataset.train) / options.batch_size)
-
-
-def _show(progress: RunProgress, total: int, step: int) -> None:
-    progress.update(step + 1, total)
