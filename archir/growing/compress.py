@@ -92,4 +92,5 @@ def compressing(options: GrowOptions) -> GrowOptions:
     if not options.growth_steps:
         raise GrowError("compression takes one growth step at least", why="growth_steps is 0")
     compensate = True if options.compensate is None else options.compensate
-    return dataclasses.replace(options, expansion=1.0, first_growth=0.0, compensate=compensate)
+    even = bool(options.even)
+    return dataclasses.replace(options, expansion=1.0, first_growth=0.0, compensate=compensate, even=even)

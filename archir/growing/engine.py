@@ -35,6 +35,9 @@ from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
 from archir.scoring.ranges import CLOSED, Real, Whole, problems_of
 
+LEAST = 8
+"""The fewest examples of a batch that is made smaller: statistics of batches need some."""
+
 
 @pydantic.dataclasses.dataclass(frozen=True, config=CLOSED, kw_only=True)
 class _State:
@@ -235,8 +238,12 @@ class Engine:
 
     def _batch_size(self, trainer: Trainer) -> int:
         """Return the number of examples of a training batch: if steps are to be even, fewer above the budget."""
-        share = self.budget.share(cost(trainer.graph())) if self.options.even else 1.0
-        return max(1, round(self.options.batch_size / max(share, 1.0)))
+        options, budget = self.options, self.budget
+        if options.even is False:
+            return options.batch_size
+        price = cost(trainer.graph())
+        share = price.flops / budget.flops if budget.flops else budget.share(price)
+        return max(min(options.batch_size, LEAST), round(options.batch_size / max(share, 1.0)))
 
     def _evaluate(self, trainer: Trainer, step: int, phase: str) -> None:
         judged = trainer.averaged(self.train).module

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.func import vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from archir.errors import ArchirError, ScoreError
 from archir.ir.execute import compile_call
 from archir.ir.node import Value
 from archir.scoring.batches import BoundBatch, of_examples
@@ -22,7 +24,7 @@ RIDGE = 0.02
 FOLDS = 5
 """The parts of the units, each of which shows what weights leave that have adapted on the others."""
 
-DIRECTIONS = 2**12
+DIRECTIONS = 2**10
 """The number of directions that gradients of more weights are mixed into at random."""
 
 AT_ONCE = 2**24
@@ -52,16 +54,27 @@ def left_over(effects: torch.Tensor, gradients: torch.Tensor, folds: torch.Tenso
         (Mitchell et al. 2023) and TINY (Verbockhaven et al. 2024) project what weights can do out of what grows, per
         layer.
     """
-    kernel = gradients @ gradients.mT
-    ridge = RIDGE * kernel.diagonal().sum()
-    if not ridge > 0:  # nothing depends on any weight
+    ridge = RIDGE * gradients.square().sum()
+    if not 0 < ridge < math.inf:  # nothing depends on any weight, or the gradients are not finite
         return effects
     found = torch.empty_like(effects)
+    small = len(gradients) <= gradients.shape[1]
+    kernel = gradients @ gradients.mT if small else gradients.mT @ gradients
     for fold in range(FOLDS):
         inside, others = folds == fold, folds != fold
-        system = kernel[others][:, others] + ridge * torch.eye(int(others.sum()), dtype=kernel.dtype)
-        found[inside] = effects[inside] - kernel[inside][:, others] @ torch.linalg.solve(system, effects[others])
+        if small:
+            system = kernel[others][:, others] + ridge * torch.eye(int(others.sum()), dtype=kernel.dtype)
+            undone = kernel[inside][:, others] @ torch.linalg.solve(system, effects[others])
+        else:  # the same by way of the weights, of which there are fewer than rows
+            w, v = gradients[others], gradients[inside]
+            system = kernel - v.mT @ v + ridge * torch.eye(len(kernel), dtype=kernel.dtype)
+            undone = v @ torch.linalg.solve(system, w.mT @ effects[others])
+        found[inside] = effects[inside] - undone
     return found
+
+
+_REFUSED = (ArchirError, RuntimeError, TypeError, ValueError, IndexError, Warning)
+"""What calls raise that cannot be made so."""
 
 
 class WeightGradients:
@@ -106,29 +119,47 @@ class WeightGradients:
         """
         if self._objective.coupled:
             return self._mixed(batch.inputs, vector)[None]
-        parts = of_examples(self._objective.program, batch)
-        if not parts:
-            alone = torch.eye(batch.examples, dtype=vector.dtype, device=vector.device)
-            return torch.stack([self._mixed(batch.inputs, keep[:, None] * vector) for keep in alone])
-        count = max(1, min(batch.examples, AT_ONCE // max(self.weights, 1)))
-        found = [self._of_each(parts, batch, vector, slice(i, i + count)) for i in range(0, batch.examples, count)]
-        return torch.cat(found)
+        for way in (self._at_once, self._one_by_one):
+            try:
+                with warnings.catch_warnings(action="error"):  # such as that of an operator that is slow so
+                    return way(batch, vector)
+            except _REFUSED:
+                continue
+        return self._whole(batch, vector)
 
-    def _of_each(self, parts: frozenset[Value], batch: BoundBatch, vector: torch.Tensor, some: slice) -> torch.Tensor:
-        """Return the products for some examples, all at once where the calls allow it."""
-        cut = {v: batch.inputs[v][some] for v in parts}
-        shared = {v: t for v, t in batch.inputs.items() if v not in parts}
+    def _at_once(self, batch: BoundBatch, vector: torch.Tensor) -> torch.Tensor:
+        """Return the products for all examples by `torch.vmap`, as many at once as memory allows."""
+        cut, one = self._of_one(batch)
+        count = max(1, min(batch.examples, AT_ONCE // self.weights))
+        starts = range(0, batch.examples, count)
+        parts = [vmap(one)({v: t[i : i + count] for v, t in cut.items()}, vector[i : i + count]) for i in starts]
+        return torch.cat(parts)
+
+    def _one_by_one(self, batch: BoundBatch, vector: torch.Tensor) -> torch.Tensor:
+        """Return the products for one example after another, where a call looks at numbers or knows no batches."""
+        cut, one = self._of_one(batch)
+        return torch.stack([one({v: t[i] for v, t in cut.items()}, vector[i]) for i in range(batch.examples)])
+
+    def _whole(self, batch: BoundBatch, vector: torch.Tensor) -> torch.Tensor:
+        """Return the products for one example after another, all others in the batch, where none can be alone."""
+        alone = torch.eye(batch.examples, dtype=vector.dtype, device=vector.device)
+        return torch.stack([self._mixed(batch.inputs, keep[:, None] * vector) for keep in alone])
+
+    def _of_one(self, batch: BoundBatch) -> tuple[Mapping[Value, torch.Tensor], Callable[..., torch.Tensor]]:
+        """Return the inputs whose first axis runs over the examples, and what makes the products of one of them.
+
+        Raises:
+            ScoreError: there is none.
+        """
+        cut = of_examples(self._objective.program, batch)
+        if not cut:
+            raise ScoreError("the batch cannot be taken apart")
+        shared = {v: t for v, t in batch.inputs.items() if v not in cut}
 
         def one(inputs: Mapping[Value, Any], row: torch.Tensor) -> torch.Tensor:
             return self._mixed(shared | {v: t[None] for v, t in inputs.items()}, row[None])
 
-        try:
-            with warnings.catch_warnings(action="error"):  # such as that of an operator that is slow so
-                found: torch.Tensor = vmap(one)(cut, vector[some])
-                return found
-        except (RuntimeError, Warning):  # a call that looks at numbers, or knows no batches
-            rows = range(len(vector[some]))
-            return torch.stack([one({v: t[i] for v, t in cut.items()}, vector[some][i]) for i in rows])
+        return {v: batch.inputs[v] for v in cut}, one
 
     def _mixed(self, inputs: Mapping[Value, Any], vector: torch.Tensor) -> torch.Tensor:
         """Return the products of a vector with the derivatives of the outputs in all weights, mixed."""
@@ -136,6 +167,7 @@ class WeightGradients:
             pull = vjp(lambda weights: self._outputs(weights, inputs, len(vector)), self._weights)[1]
             (found,) = pull(vector)
         flat = torch.cat([found[v].reshape(-1) for v in self._weights])
+        flat = flat if flat.dtype == torch.float64 else flat.float()
         return flat.new_zeros(self._directions).index_add(0, self._place, flat * self._sign)
 
     def _outputs(self, weights: Mapping[Value, torch.Tensor], inputs: Mapping[Value, Any], examples: int) -> Any:

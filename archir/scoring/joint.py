@@ -57,23 +57,26 @@ def screen_jointly(
     flags = [False] * len(perturbations) if adapted is None else adapted
     adapts = torch.tensor([flag for p, flag in zip(perturbations, flags, strict=True) for _ in range(p.members)])
     gradients = WeightGradients(objective, seed) if any(flags) else None
+    if gradients is not None and not gradients.weights:
+        gradients = None
     every = every_part(objective, perturbations, thetas, batches, curvature, seed, settled)
-    parts = [_part(screened, gradients) for screened in every]
+    parts: Iterable[_Part] = (_part(screened, gradients) for screened in every)
     if gradients is not None:
-        parts = _adapted(parts, adapts)
+        parts = _adapted(list(parts), adapts)
     size = len(adapts)
     moments, starts = (
         [Moments(p.members) for p in perturbations],
         accumulate((p.members for p in perturbations), initial=0),
     )
     families = [slice(a, b) for a, b in pairwise(starts)]
-    gram = torch.zeros(size, size, dtype=torch.float64)
+    gram, examples = torch.zeros(size, size, dtype=torch.float64), 0
     for part in parts:
+        examples += part.examples
         second = (part.left * part.right).sum(0)
         for moment, family in zip(moments, families, strict=True):
             moment.add(part.first[:, family], second[:, family], part.examples)
         gram += part.left.flatten(0, 1).mT @ part.right.flatten(0, 1)
-    (gram,), (count,) = objective.processes.sum(gram), objective.processes.total(sum(p.examples for p in parts))
+    (gram,), (count,) = objective.processes.sum(gram), objective.processes.total(examples)
     return [m.estimate(objective.processes) for m in moments], (gram + gram.mT) / (2 * count)
 
 
@@ -103,14 +106,16 @@ def _part(screened: Screened, gradients: WeightGradients | None) -> _Part:
         rows = [_wide([term.pairs[k][which] for term in screened.terms]) for k in range(len(screened.vectors))]
         return torch.stack(rows) if rows else first.new_zeros(0, *first.shape)
 
+    left, roots = side(0), all(one is other for one, other in screened.vectors)
     found = None
-    if gradients is not None and screened.vectors and all(one is other for one, other in screened.vectors):
+    if gradients is not None and screened.vectors and roots:
         found = torch.stack([gradients(screened.part, one) for one, _ in screened.vectors]).to("cpu", torch.float64)
-    return _Part(first, side(0), side(1), found, screened.part.examples)
+    return _Part(first, left, left if roots else side(1), found, screened.part.examples)
 
 
 def _wide(families: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat(list(families), 1).to("cpu", torch.float64)
+    none = torch.zeros(0, 0) if not families else families[0][:, :0]
+    return torch.cat([none, *families], 1).to("cpu", torch.float64)
 
 
 def _adapted(parts: Sequence[_Part], which: torch.Tensor) -> list[_Part]:

@@ -105,10 +105,28 @@ def test_what_is_left_is_what_ridge_regression_on_other_units_leaves() -> None:
         expected[folds == fold] = effects[folds == fold] + derivatives[folds == fold] @ moved
     assert torch.allclose(left_over(effects, derivatives, folds), expected, rtol=1e-9, atol=1e-12)
     assert torch.equal(left_over(effects, torch.zeros_like(derivatives), folds), effects), "nothing can adapt"
+    few = derivatives[:, :4]  # fewer weights than rows: the same by way of the weights
+    square = few @ few.mT
+    ridge, inside = RIDGE * square.trace(), folds == 0
+    system = square[~inside][:, ~inside] + ridge * torch.eye(int((~inside).sum()), dtype=torch.float64)
+    kept = effects[inside] - square[inside][:, ~inside] @ torch.linalg.solve(system, effects[~inside])
+    assert torch.allclose(left_over(effects, few, folds)[inside], kept, rtol=1e-9, atol=1e-12)
     assert torch.equal(left_over(effects, derivatives, torch.zeros(23)), effects), "there is nothing to adapt on"
 
 
-@pytest.mark.parametrize("make", [Convolutional, Attending, Recurrent])
+class Squeezed(nn.Module):
+    """A network that loses the axis of the examples where there is one alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.conv(x).relu().mean((2, 3), keepdim=True).squeeze())
+        return logits
+
+
+@pytest.mark.parametrize("make", [Convolutional, Attending, Recurrent, Squeezed])
 def test_gradients_are_products_with_the_dense_derivatives(make: Callable[[], nn.Module]) -> None:
     graph, x = traced(make), images(7)
     vector = torch.randn(7, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -220,6 +238,19 @@ def test_a_curvature_that_has_no_root_stays_what_it_is() -> None:
     given = found.streamed, found.perturbations, found.thetas, found.batches
     (_, plain), (_, adapted) = screen_jointly(*given), screen_jointly(*given, adapted=[True])
     assert torch.equal(plain, adapted) and plain.abs().max() > 0
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_nothing_to_remove_and_nothing_to_adapt_are_no_errors(adapted: bool) -> None:
+    linear = trace(nn.Sequential(nn.Flatten(), nn.Linear(25, 3)).double(), (images(2),))
+    frozen = traced(lambda: Convolutional().requires_grad_(False))
+    options = ScoreOptions(steps=0, settled=True, adapted=adapted)
+    batch = (images(8), labels(8))
+    for graph, some in ((linear, False), (frozen, True)):
+        found = score(
+            make_objective(graph, "cross_entropy"), [batch], morphisms=(Prune(),), strategy="sampled", options=options
+        )
+        assert bool(list(found)) is some
 
 
 def test_a_growth_step_can_ask_for_it() -> None:
