@@ -92,5 +92,4 @@ def compressing(options: GrowOptions) -> GrowOptions:
     if not options.growth_steps:
         raise GrowError("compression takes one growth step at least", why="growth_steps is 0")
     compensate = True if options.compensate is None else options.compensate
-    even = bool(options.even)
-    return dataclasses.replace(options, expansion=1.0, first_growth=0.0, compensate=compensate, even=even)
+    return dataclasses.replace(options, expansion=1.0, first_growth=0.0, compensate=compensate)

@@ -239,7 +239,7 @@ class Engine:
     def _batch_size(self, trainer: Trainer) -> int:
         """Return the number of examples of a training batch: if steps are to be even, fewer above the budget."""
         options, budget = self.options, self.budget
-        if options.even is False:
+        if not options.even:
             return options.batch_size
         price = cost(trainer.graph())
         share = price.flops / budget.flops if budget.flops else budget.share(price)

@@ -95,7 +95,7 @@ class Growing:
             begin with the seed. None takes `EXPANSION` where the default rule has units to remove, else 1.
         birth: how the weights of the expanded network start, `fresh`, `split`, or `auto`: see `archir.growing.birth`.
         even: let batches of a network that is above the final budget hold as many fewer examples as it costs more, so
-            that a training step costs about what one of the final network does; None does so but in compression.
+            that a training step costs about what one of the final network does.
         growth_steps: how many growth steps lead to the final budget.
         first_growth: part of the steps done before the first growth step.
         last_growth: part of the steps done before the last one of these.
@@ -131,7 +131,7 @@ class Growing:
 
     expansion: Multiple | None = None
     birth: Annotated[str, among("birth", BIRTHS)] = "auto"
-    even: Truth | None = None
+    even: Truth = False
     growth_steps: Whole = 8
     first_growth: Part = 0.2
     last_growth: Part = 0.6

@@ -12,7 +12,7 @@ import torch
 import archir
 from archir.cost import cost
 from archir.errors import GrowError
-from archir.growing.compress import compress_graph, compressing
+from archir.growing.compress import compress_graph
 from archir.growing.grow import Run, grow_graph
 from archir.growing.growth import Growth, grow_once
 from archir.growing.options import GrowOptions
@@ -183,8 +183,3 @@ def test_the_public_function_takes_modules_and_prunes(trained: Graph) -> None:
     assert cost(run.graph).parameters <= cost(trained).parameters // 2
     with pytest.raises(GrowError, match="a float is no Budget"):
         archir.compress(trained, train=train, validation=validation, budget=0.5)  # type: ignore[arg-type]
-
-
-def test_batches_are_whole_unless_they_are_asked_to_be_even() -> None:
-    assert compressing(GrowOptions()).even is False
-    assert compressing(GrowOptions(even=True)).even is True

@@ -81,7 +81,7 @@ def test_both_networks_are_those_of_a_training_without_growth(
     plain_seed: Graph, tmp_path: Path, ema: float, rate: float | str
 ) -> None:
     """Bit for bit: the retrained one from the same fresh start, the other from what training began with."""
-    options = replace(BOTH, expansion=1.5, even=False, ema=ema, optimiser=OptimiserOptions("sgd", rate=rate))
+    options = replace(BOTH, expansion=1.5, ema=ema, optimiser=OptimiserOptions("sgd", rate=rate))
     train, validation = doubled(data(400, 1)), doubled(data(200, 2))
     run = grow_plain(plain_seed, options, directory=tmp_path)
     expansion = expand(

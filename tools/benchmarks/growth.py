@@ -26,8 +26,8 @@ PARTS = ("rates", "noise", "ceiling", "grown", "ablations")
 GROWN = ("grown",)
 """The arms that grow as users' networks do."""
 
-ABLATIONS = ("grown-uneven", "grown-unadapted", "grown-jointly")
-"""The arms that grow with one thing done otherwise: whole batches from the beginning; removals judged as if no weight
+ABLATIONS = ("grown-even", "grown-unadapted", "grown-jointly")
+"""The arms that grow with one thing done otherwise: smaller batches above the budget; removals judged as if no weight
 adapted; units split, too, in half as many steps."""
 
 

@@ -66,7 +66,7 @@ ARMS: Mapping[str, Arm] = {
     "seed": static(lambda task: task.seed_sizes),
     "uniform": static(uniform),
     "grown": grown(),
-    "grown-uneven": grown(even=False),
+    "grown-even": grown(even=True),
     "grown-unadapted": grown(adapted=False),
     "grown-jointly": grown(kinds="split; prune", growth_steps=4),
 }
