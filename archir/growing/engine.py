@@ -35,7 +35,7 @@ from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
 from archir.scoring.ranges import CLOSED, Real, Whole, problems_of
 
-LEAST = 8
+LEAST_BATCH = 8
 """The fewest examples of a batch that is made smaller: statistics of batches need some."""
 
 
@@ -243,7 +243,7 @@ class Engine:
             return options.batch_size
         price = cost(trainer.graph())
         share = price.flops / budget.flops if budget.flops else budget.share(price)
-        return max(min(options.batch_size, LEAST), round(options.batch_size / max(share, 1.0)))
+        return max(min(options.batch_size, LEAST_BATCH), round(options.batch_size / max(share, 1.0)))
 
     def _evaluate(self, trainer: Trainer, step: int, phase: str) -> None:
         judged = trainer.averaged(self.train).module

@@ -60,7 +60,7 @@ class Expansion:
 
 
 def widen_uniformly(
-    graph: Graph, budget: Budget, *, within: Mapping[str, Budget] | None = None, birth: Birth = "fresh", seed: int = 0
+    graph: Graph, budget: Budget, *, fixed: Mapping[str, int] | None = None, birth: Birth = "fresh", seed: int = 0
 ) -> Expansion:
     """Widen a network by the same factor everywhere, as far as a budget allows.
 
@@ -72,7 +72,7 @@ def widen_uniformly(
     Args:
         graph: the network.
         budget: the limits; that on latency is not looked at.
-        within: for some widths, by name, a smaller budget: they become as wide as if all had to be within that.
+        fixed: the sizes of some widths, by name, in place of what the factor makes of them.
         birth: how the weights of the wider network start.
         seed: of everything random.
 
@@ -90,15 +90,19 @@ def widen_uniformly(
     widths = infer_widths(graph)
     steps, held = _growing(widths, birth)
     growing = {name: (widths[name].size, step) for name, step in steps.items()}
-    sizes: dict[str, int] = {}
-    for less in dict.fromkeys((within or {}).values()):
-        narrow = _largest(graph, less, growing, {})[1]
-        sizes |= {name: narrow[name] for name, limit in (within or {}).items() if limit == less and name in narrow}
-    factor, sizes = _largest(graph, budget, {n: g for n, g in growing.items() if n not in sizes}, sizes)
+    given = {name: size for name, size in (fixed or {}).items() if name in growing}
+    factor, sizes = _largest(graph, budget, {n: g for n, g in growing.items() if n not in given}, given)
     grown = {name: size for name, size in sizes.items() if size > widths[name].size}
     held |= {name: "one more unit is too many" for name in sizes.keys() - grown.keys()}
     wide = born(graph, grown, birth, seed, by=f"widen-uniformly{{factor={factor:.4g}, birth={birth}}}")
     return Expansion(wide, birth, factor, grown, held, cost(wide), budget)
+
+
+def uniform_sizes(graph: Graph, budget: Budget, birth: Birth) -> dict[str, int]:
+    """Return the sizes that the widths which may grow have in the network that is uniformly widened within a budget."""
+    widths = infer_widths(graph)
+    steps, _ = _growing(widths, birth)
+    return _largest(graph, budget, {name: (widths[name].size, step) for name, step in steps.items()}, {})[1]
 
 
 def _sized(budget: Budget) -> dict[str, float]:

@@ -26,7 +26,7 @@ BIRTHS = ("auto", "fresh", "split")
 Multiple = Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False), PLAIN]
 
 EXPANSION = 2.5
-"""The multiple of the final budget that a network is expanded to, as the study of docs/growth.md chose it."""
+"""The multiple of the final budget that a network is expanded to: between those that docs/growth.md says do best."""
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 

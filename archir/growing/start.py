@@ -9,7 +9,7 @@ from archir.growing.batches import Batches
 from archir.growing.birth import Birth
 from archir.growing.checks import held_out
 from archir.growing.examples import Examples
-from archir.growing.expansion import Expansion, widen_uniformly
+from archir.growing.expansion import Expansion, uniform_sizes, widen_uniformly
 from archir.growing.feasibility import check_memory, check_reachable
 from archir.growing.learned import compare_with_fresh
 from archir.growing.options import GrowOptions
@@ -53,18 +53,20 @@ def expand(
         birth: Birth = "split" if options.birth == "split" else "fresh"
         if options.birth == "auto":
             birth = compare_with_fresh(seed, few, loss, options.seed).birth
+        stuck, uniform = _stuck(seed, morphisms), uniform_sizes(seed, budget, birth)
+        fixed = {name: size for name, size in uniform.items() if name in stuck}
         more = budget.scaled(options.factor)
-        found = widen_uniformly(seed, more, within=_stuck(seed, morphisms, budget), birth=birth, seed=options.seed)
+        found = widen_uniformly(seed, more, fixed=fixed, birth=birth, seed=options.seed)
         check_reachable(budget, found.graph, morphisms)
     check_memory(seed if found is None else found.graph, options.batch_size, options.optimiser)
     return found
 
 
-def _stuck(seed: Graph, morphisms: Sequence[Morphism], budget: Budget) -> dict[str, Budget]:
-    """Return the final budget for each width that no candidate which can be scored makes narrower."""
+def _stuck(seed: Graph, morphisms: Sequence[Morphism]) -> frozenset[str]:
+    """Return the widths that no candidate which can be scored makes narrower, by name."""
     families, _ = find_families(seed, morphisms)
     shrunk = {f.site.label for f in families if cost_of(seed, f.site).frees}
-    return {width.name: budget for width in infer_widths(seed) if width.name not in shrunk}
+    return frozenset(width.name for width in infer_widths(seed)) - shrunk
 
 
 def _removes(seed: Graph, morphisms: Sequence[Morphism]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -118,13 +119,10 @@ class WeightGradients:
             `[units, directions]`.
         """
         if self._objective.coupled:
-            return self._mixed(batch.inputs, vector)[None]
+            return self._products(batch.inputs, batch.examples)(vector)[None]
         for way in (self._at_once, self._one_by_one):
-            try:
-                with warnings.catch_warnings(action="error"):  # such as that of an operator that is slow so
-                    return way(batch, vector)
-            except _REFUSED:
-                continue
+            with suppress(*_REFUSED):
+                return way(batch, vector)
         return self._whole(batch, vector)
 
     def _at_once(self, batch: BoundBatch, vector: torch.Tensor) -> torch.Tensor:
@@ -132,8 +130,9 @@ class WeightGradients:
         cut, one = self._of_one(batch)
         count = max(1, min(batch.examples, AT_ONCE // self.weights))
         starts = range(0, batch.examples, count)
-        parts = [vmap(one)({v: t[i : i + count] for v, t in cut.items()}, vector[i : i + count]) for i in starts]
-        return torch.cat(parts)
+        some = [({v: t[i : i + count] for v, t in cut.items()}, vector[i : i + count]) for i in starts]
+        with warnings.catch_warnings(action="error"):  # such as that of an operator that is slow so
+            return torch.cat([vmap(one)(*part) for part in some])
 
     def _one_by_one(self, batch: BoundBatch, vector: torch.Tensor) -> torch.Tensor:
         """Return the products for one example after another, where a call looks at numbers or knows no batches."""
@@ -143,7 +142,8 @@ class WeightGradients:
     def _whole(self, batch: BoundBatch, vector: torch.Tensor) -> torch.Tensor:
         """Return the products for one example after another, all others in the batch, where none can be alone."""
         alone = torch.eye(batch.examples, dtype=vector.dtype, device=vector.device)
-        return torch.stack([self._mixed(batch.inputs, keep[:, None] * vector) for keep in alone])
+        products = self._products(batch.inputs, batch.examples)
+        return torch.stack([products(keep[:, None] * vector) for keep in alone])
 
     def _of_one(self, batch: BoundBatch) -> tuple[Mapping[Value, torch.Tensor], Callable[..., torch.Tensor]]:
         """Return the inputs whose first axis runs over the examples, and what makes the products of one of them.
@@ -157,18 +157,22 @@ class WeightGradients:
         shared = {v: t for v, t in batch.inputs.items() if v not in cut}
 
         def one(inputs: Mapping[Value, Any], row: torch.Tensor) -> torch.Tensor:
-            return self._mixed(shared | {v: t[None] for v, t in inputs.items()}, row[None])
+            return self._products(shared | {v: t[None] for v, t in inputs.items()}, 1)(row[None])
 
         return {v: batch.inputs[v] for v in cut}, one
 
-    def _mixed(self, inputs: Mapping[Value, Any], vector: torch.Tensor) -> torch.Tensor:
-        """Return the products of a vector with the derivatives of the outputs in all weights, mixed."""
+    def _products(self, inputs: Mapping[Value, Any], examples: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return what multiplies a vector with the derivatives of the outputs in all weights, and mixes these."""
         with sdpa_kernel(SDPBackend.MATH):
-            pull = vjp(lambda weights: self._outputs(weights, inputs, len(vector)), self._weights)[1]
+            pull = vjp(lambda weights: self._outputs(weights, inputs, examples), self._weights)[1]
+
+        def products(vector: torch.Tensor) -> torch.Tensor:
             (found,) = pull(vector)
-        flat = torch.cat([found[v].reshape(-1) for v in self._weights])
-        flat = flat if flat.dtype == torch.float64 else flat.float()
-        return flat.new_zeros(self._directions).index_add(0, self._place, flat * self._sign)
+            flat = torch.cat([found[v].reshape(-1) for v in self._weights])
+            flat = flat if flat.dtype == torch.float64 else flat.float()
+            return flat.new_zeros(self._directions).index_add(0, self._place, flat * self._sign)
+
+        return products
 
     def _outputs(self, weights: Mapping[Value, torch.Tensor], inputs: Mapping[Value, Any], examples: int) -> Any:
         live: dict[Value, Any] = {**self._stored, **weights, **inputs}

@@ -54,22 +54,22 @@ def screen_jointly(
 
     Source: ours.
     """
+    every = every_part(objective, perturbations, thetas, batches, curvature, seed, settled)
+    if not perturbations:
+        for _ in every:  # which checks the batches
+            pass
+        return [], torch.zeros(0, 0, dtype=torch.float64)
     flags = [False] * len(perturbations) if adapted is None else adapted
     adapts = torch.tensor([flag for p, flag in zip(perturbations, flags, strict=True) for _ in range(p.members)])
     gradients = WeightGradients(objective, seed) if any(flags) else None
     if gradients is not None and not gradients.weights:
         gradients = None
-    every = every_part(objective, perturbations, thetas, batches, curvature, seed, settled)
     parts: Iterable[_Part] = (_part(screened, gradients) for screened in every)
     if gradients is not None:
         parts = _adapted(list(parts), adapts)
-    size = len(adapts)
-    moments, starts = (
-        [Moments(p.members) for p in perturbations],
-        accumulate((p.members for p in perturbations), initial=0),
-    )
-    families = [slice(a, b) for a, b in pairwise(starts)]
-    gram, examples = torch.zeros(size, size, dtype=torch.float64), 0
+    moments = [Moments(p.members) for p in perturbations]
+    families = [slice(a, b) for a, b in pairwise(accumulate((p.members for p in perturbations), initial=0))]
+    gram, examples = torch.zeros(len(adapts), len(adapts), dtype=torch.float64), 0
     for part in parts:
         examples += part.examples
         second = (part.left * part.right).sum(0)
@@ -114,8 +114,7 @@ def _part(screened: Screened, gradients: WeightGradients | None) -> _Part:
 
 
 def _wide(families: Sequence[torch.Tensor]) -> torch.Tensor:
-    none = torch.zeros(0, 0) if not families else families[0][:, :0]
-    return torch.cat([none, *families], 1).to("cpu", torch.float64)
+    return torch.cat(list(families), 1).to("cpu", torch.float64)
 
 
 def _adapted(parts: Sequence[_Part], which: torch.Tensor) -> list[_Part]:

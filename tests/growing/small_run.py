@@ -52,6 +52,13 @@ class Seed(nn.Module):
         return logits
 
 
+def mlp(width: int) -> nn.Module:
+    """A perceptron of two hidden layers for 20 features and 50 classes."""
+    return nn.Sequential(
+        nn.Linear(20, width), nn.ReLU(), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 50)
+    )
+
+
 def data(count: int, seed: int) -> Examples:
     """Images of three classes: a bright row, column or diagonal in noise."""
     generator = torch.Generator().manual_seed(seed)

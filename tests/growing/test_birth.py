@@ -13,6 +13,7 @@ from archir.ir.graph import Graph
 from archir.scoring.budget import Budget
 from archir.testing import outputs
 from frontends.pytorch import trace
+from tests.growing.small_run import mlp
 from tests.models.captured import graph_of
 from tests.models.tokens import GPT
 
@@ -28,12 +29,6 @@ class Recurrent(nn.Module):
         states, _ = self.cells(self.embedding(tokens))
         logits: Tensor = self.head(states)
         return logits
-
-
-def mlp(width: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(20, width), nn.ReLU(), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 50)
-    )
 
 
 def cnn(width: int) -> nn.Module:

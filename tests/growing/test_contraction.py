@@ -13,8 +13,9 @@ from torch import nn
 import archir
 from archir.cost import Cost, cost, training_flops
 from archir.growing.batches import Batches
+from archir.growing.engine import LEAST_BATCH
 from archir.growing.examples import Examples
-from archir.growing.growth import grow_once
+from archir.growing.growth import Growth, grow_once
 from archir.growing.options import GrowOptions
 from archir.growing.report import make_report
 from archir.growing.report_tables import notes, rows
@@ -29,6 +30,26 @@ from passes.split import Split
 from tests.growing.small_run import MORPHISMS, OPTIONS, data, grow
 
 WIDE = replace(OPTIONS, expansion=2.0, growth_steps=2, first_growth=0.3)
+
+
+CHECK = data(200, 2)
+
+
+def contracted(
+    graph: Graph, budget: Budget, options: GrowOptions = OPTIONS, *, selection: Examples | None = None
+) -> Growth:
+    """Return what one step does that has to come down to a budget by prunes; it is checked on `CHECK`."""
+    return grow_once(
+        graph,
+        train=data(400, 1),
+        selection=data(100, 3) if selection is None else selection,
+        check=CHECK,
+        loss=find_loss("cross_entropy"),
+        budget=budget,
+        options=options,
+        morphisms=(Prune(),),
+        seed=0,
+    )
 
 
 def test_an_expanded_network_is_contracted_into_its_budget(seed_graph: Graph) -> None:
@@ -50,22 +71,11 @@ def test_an_expanded_network_is_contracted_into_its_budget(seed_graph: Graph) ->
 
 def test_a_contraction_is_committed_though_the_loss_rises(seed_graph: Graph) -> None:
     trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=150)).graph
-    check = data(200, 2)
     limit = round(0.6 * cost(trained).parameters)
-    growth = grow_once(
-        trained,
-        train=data(400, 1),
-        selection=data(100, 3),
-        check=check,
-        loss=find_loss("cross_entropy"),
-        budget=Budget(parameters=limit),
-        options=OPTIONS,
-        morphisms=(Prune(),),
-        seed=0,
-    )
+    growth = contracted(trained, Budget(parameters=limit))
     assert growth.contracts and growth.rewriting is not None
     assert 0.9 * limit < growth.cost.parameters <= limit
-    before, after = (evaluate(g.module(), check, find_loss("cross_entropy")).loss for g in (trained, growth.graph))
+    before, after = (evaluate(g.module(), CHECK, find_loss("cross_entropy")).loss for g in (trained, growth.graph))
     assert growth.realised == pytest.approx(after - before, abs=1e-6)
     assert growth.realised > 0
     assert growth.flops > 0 and growth.note == ""
@@ -80,32 +90,13 @@ def test_what_is_not_mended_is_measured_once(seed_graph: Graph, monkeypatch: pyt
         return evaluate(module, batches, loss)
 
     monkeypatch.setattr("archir.growing.step.evaluate", counted)
-    growth = grow_once(
-        seed_graph,
-        train=data(400, 1),
-        selection=data(100, 3),
-        check=data(100, 2),
-        loss=find_loss("cross_entropy"),
-        budget=Budget(parameters=round(0.8 * cost(seed_graph).parameters)),
-        options=replace(OPTIONS, batch_statistics=True),
-        morphisms=(Prune(),),
-        seed=0,
-    )
-    assert growth.rewriting is not None and measured == [100, 100]
+    most = round(0.8 * cost(seed_graph).parameters)
+    growth = contracted(seed_graph, Budget(parameters=most), replace(OPTIONS, batch_statistics=True))
+    assert growth.rewriting is not None and measured == [200, 200]
 
 
 def test_a_budget_that_no_set_reaches_is_told(seed_graph: Graph) -> None:
-    growth = grow_once(
-        seed_graph,
-        train=data(400, 1),
-        selection=data(100, 3),
-        check=data(100, 2),
-        loss=find_loss("cross_entropy"),
-        budget=Budget(parameters=20),
-        options=OPTIONS,
-        morphisms=(Prune(),),
-        seed=0,
-    )
+    growth = contracted(seed_graph, Budget(parameters=20))
     assert growth.contracts and growth.cost.parameters > 20
     assert "no set of the candidates comes down to the budget" in growth.note
 
@@ -116,17 +107,7 @@ def test_removals_go_no_further_than_the_budget_asks(seed_graph: Graph, rule: st
     trained = grow(seed_graph, options=replace(OPTIONS, growth_steps=0, steps=100)).graph
     for part in (0.7, 0.5):
         limit = Budget(flops=round(part * cost(trained).flops))
-        growth = grow_once(
-            trained,
-            train=data(400, 1),
-            selection=data(40, 3),
-            check=data(100, 2),
-            loss=find_loss("cross_entropy"),
-            budget=limit,
-            options=replace(OPTIONS, rule=rule, settled=False),
-            morphisms=(Prune(),),
-            seed=0,
-        )
+        growth = contracted(trained, limit, replace(OPTIONS, rule=rule, settled=False), selection=data(40, 3))
         prunes = [p for p in parse_specs("; ".join(growth.specs), {Prune.name: Prune}) if isinstance(p, Prune)]
         assert limit.allows(growth.cost) and len(prunes) == len(growth.specs) > 1
         assert not limit.allows(cost_of_set(trained, prunes[:-1]))
@@ -231,3 +212,9 @@ def test_steps_of_an_expanded_network_cost_no_more_than_those_of_the_final_one(s
     assert len({round(size) for size in sizes[True]}) > 2
     spent = {even: history[-1]["training_flops"] for even, history in runs.items()}
     assert spent[True] < spent[False]
+
+
+def test_batches_are_not_made_too_small_for_their_statistics(seed_graph: Graph) -> None:
+    options = replace(WIDE, expansion=3.0, even=True, batch_size=12)
+    first = next(e for e in grow(seed_graph, options=options).history if e["event"] == "train")
+    assert first["examples"] / first["step"] == pytest.approx(LEAST_BATCH, rel=0.1), "not 4"

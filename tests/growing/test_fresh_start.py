@@ -15,15 +15,9 @@ from archir.rewrite.morphism import Morphism
 from archir.testing import outputs
 from frontends.pytorch import trace
 from passes.catalog import PASSES
-from tests.growing.small_run import Seed
+from tests.growing.small_run import Seed, mlp
 
 KINDS: list[Morphism] = [kind() for kind in PASSES.values() if issubclass(kind, Morphism)]
-
-
-def mlp(width: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(20, width), nn.ReLU(), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 50)
-    )
 
 
 def cnn(width: int) -> nn.Module:
