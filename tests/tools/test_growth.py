@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,8 @@ from torch import nn
 from archir.axes.infer import infer_widths
 from archir.cost import cost
 from archir.errors import GrowError
+from archir.growing.batches import Batches
+from archir.growing.checks import held_out
 from archir.growing.data import load_data
 from archir.growing.expansion import widen_uniformly
 from archir.growing.optimisers import OptimiserOptions
@@ -22,11 +25,16 @@ from archir.growing.options import GrowOptions
 from archir.growing.training import Metrics
 from archir.scoring.budget import Budget
 from archir.scoring.losses import LOSSES
+from archir.scoring.objective import make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.score import score
+from passes.prune import Prune
 from tests.growing.static_training import train_static as plainly
 from tools.benchmarks.growth import run
 from tools.growth import arms, images, runs
 from tools.growth.allocations import LEAST, budget, drawn, uniform
 from tools.growth.arms import find_arm
+from tools.growth.criteria import CRITERIA, predictions, wide_network
 from tools.growth.figures import figures
 from tools.growth.records import Key, Record, Records
 from tools.growth.segmentation import CLASSES, SIDE
@@ -241,13 +249,81 @@ def test_growing_is_compared_with_the_uniform_network_of_the_same_seed(toy: Task
     records += [record("grown", s, 0.52 + 0.1 * s + 0.01 * s, 1500, 90) for s in range(3)]
     records += [record("uniform-longer-1.50", s, 0.55 + 0.1 * s, 1500) for s in range(2)]
     records += [record("uniform-longer-1.60", 2, 0.9, 1600)]
-    found = figures(records, {"toy": toy})["toy"]["grown"]["grown"]
+    found = figures(records, {"toy": toy})["toy"]["compared"]["grown"]
     reach = 4.302653 * 0.01 / 3**0.5
     assert found["equal_steps"] == pytest.approx(
         {"number": 3, "mean": 0.03, "low": 0.03 - reach, "high": 0.03 + reach}, rel=1e-6
     )
     assert found["equal_training"]["number"] == 2 and found["equal_training"]["mean"] == pytest.approx(-0.025)
     assert (found["parameters"], found["flops"], found["training_flops"]) == (0.9, 1.0, 1.5)
-    wanted = list(runs.as_long(toy, [r for r in records if r.key.arm == "grown"]))
+    rival = figures([*records, *(record("searched-1.50", s, 0.5, 1500) for s in range(2))], {"toy": toy})["toy"]
+    assert rival["compared"]["searched"]["default_better_by"]["mean"] == pytest.approx(0.075)
+    wanted = list(runs.as_dear(toy, [r for r in records if r.key.arm == "grown"], "searched"))
     times = 1500 / (3 * toy.cost(uniform(toy)).flops * 20 * 32)
-    assert [k.arm for k in wanted] == [f"uniform-longer-{times:.2f}"] * 3 and [k.seed for k in wanted] == [0, 1, 2]
+    assert [k.arm for k in wanted] == [f"searched-{times:.2f}"] * 3 and [k.seed for k in wanted] == [0, 1, 2]
+
+
+def test_a_random_search_costs_what_it_is_given(toy: Task) -> None:
+    """The uniform network is among the first, so that what is kept is no worse then."""
+    found = find_arm("searched-1.6")(toy.lasting(40), 0, 1e-2)
+    whole = runs.flops_of_uniform(toy.lasting(40))
+    assert 1.5 * whole < found.training_flops <= 1.6 * whole
+    losses = found.notes["losses"]
+    assert len(losses) >= 10 and min(losses) < losses[0]
+    assert budget(toy).allows(cost(found.graph))
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "taylor", "hessian"])
+def test_others_contract_the_same_network_to_the_same_budgets(toy: Task, importance: str) -> None:
+    pytest.importorskip("torch_pruning")
+    grown = find_arm("grown")(toy.lasting(40), 0, 1e-2)
+    found = find_arm(f"pruned-{importance}")(toy.lasting(40), 0, 1e-2)
+    expanded = next(e for e in grown.notes["history"] if e["event"] == "expanded")
+    assert found.notes["parameters"][0] == expanded["parameters"]
+    assert len(found.notes["parameters"]) == 9
+    assert budget(toy).allows(cost(found.graph))
+
+
+def test_criteria_judge_allocations_by_a_network_that_holds_them(toy: Task) -> None:
+    """What is removed of a width is counted: an allocation with more units of all widths costs less."""
+    allocations = [drawn(toy, number) for number in range(4)]
+    wide = wide_network(toy, allocations, 0, 1e-2)
+    sizes = {w.name: w.size for w in infer_widths(wide)}
+    assert sizes == {name: max(a[name] for a in allocations) for name in sizes}
+    less = {name: max(size // 2, 1) for name, size in sizes.items()}
+    found = predictions(toy, wide, [*allocations, sizes, less], 0)
+    assert set(found) == set(CRITERIA)
+    for values in found.values():
+        assert len(set(values)) == 6 and values[4] == 0
+    for name in ("magnitude", "taylor", "G/2 alone", "G/2 together"):
+        assert found[name][5] > 0
+
+
+def test_a_set_with_quotas_is_chosen_unit_by_unit(toy: Task) -> None:
+    """Against all sets of the same quotas: what is chosen is one of them, and the best where units are judged alone."""
+    allocations = [{"w0": 3, "w1": 3}, {"w0": 2, "w1": 3}]
+    small = replace(toy, options=replace(toy.options, steps=40))
+    wide = wide_network(small, [{"w0": 5, "w1": 4}], 0, 1e-2)
+    objective = make_objective(wide, toy.loss)
+    seen, _ = held_out(toy.dataset.validation, toy.loss, toy.options.score_examples, 0)
+    for name, how in {n: c for n, c in CRITERIA.items() if c.strategy == "sampled"}.items():
+        options = ScoreOptions(settled=how.settled, adapted=how.adapted, seed=0)
+        scores = score(
+            objective, Batches(seen, toy.options.batch_size), morphisms=(Prune(),), strategy="sampled", options=options
+        )
+        assert scores.refinement is not None
+        labels = [s.candidate.family.site.label for s in scores.choice]
+        for sizes, found in zip(allocations, predictions(toy, wide, allocations, 0)[name], strict=True):
+            quota = {"w0": 5 - sizes["w0"], "w1": 4 - sizes["w1"]}
+            count = sum(quota.values())
+            sets = [
+                c
+                for c in itertools.combinations(range(len(labels)), count)
+                if all([labels[i] for i in c].count(w) == n for w, n in quota.items())
+            ]
+            alone = scores.refinement.quadratic[0]
+            values = [scores.refinement.joint(c) if how.together else float(alone[list(c)].sum()) for c in sets]
+            if how.together:
+                assert any(abs(found - v) < 1e-9 for v in values) and found <= sorted(values)[len(values) // 2]
+            else:
+                assert found == pytest.approx(min(values), abs=1e-9)

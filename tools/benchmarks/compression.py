@@ -9,19 +9,16 @@ holds every loss on the test data; the figures are means of the rise of the loss
 
 from __future__ import annotations
 
-import copy
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from archir.cost import cost
@@ -40,10 +37,11 @@ from examples.cifar10 import Net
 from frontends.pytorch import trace
 from passes.prune import Prune
 from tools.growth.images import Plain
+from tools.rival_pruning import IMPORTANCES, Scored, prune_until, score
 
 LOSS = find_loss("cross_entropy")
 RATIOS = (0.7, 0.5)
-STEPS, BATCH, SEEN, EACH = 250, 64, 768, 256
+STEPS, BATCH, SEEN = 250, 64, 768
 
 
 def _perceptron() -> nn.Module:
@@ -66,12 +64,6 @@ OURS: Mapping[str, tuple[str, int, bool]] = {
     "linearised_1": ("linearised", 1, False),
 }
 """Strategy, rounds, and whether it is compensated."""
-
-THEIRS = {
-    "magnitude": "GroupMagnitudeImportance",
-    "taylor": "GroupTaylorImportance",
-    "hessian": "GroupHessianImportance",
-}
 
 
 def run(trials: int = 3, only: str = "") -> Mapping[str, Any]:
@@ -114,12 +106,12 @@ def compare(name: str, seed: int) -> list[dict[str, Any]]:
     )
     net.load_state_dict(run.graph.module().state_dict())
     seen, test = data.train.take(slice(0, SEEN)), data.test
-    scored = _scored(net, seen)
+    scored = score(net, seen, LOSS)
     before, found = evaluate(run.model, test, LOSS).loss, []
     arms: dict[str, Callable[[float], Graph]] = {
         arm: partial(_ours, run.graph, seen, *how) for arm, how in OURS.items()
     }
-    arms |= {arm: partial(_theirs, scored, seen, importance) for arm, importance in THEIRS.items()}
+    arms |= {arm: partial(_theirs, scored, seen, arm) for arm in IMPORTANCES}
     for ratio in RATIOS:
         for arm, shrunk in arms.items():
             start = time.process_time()
@@ -161,67 +153,12 @@ def _ours(graph: Graph, seen: Examples, strategy: str, rounds: int, compensates:
     ).graph
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """A network with what Torch-Pruning scores it by: gradients of the loss, and mean squares of those of examples.
-
-    Attributes:
-        net: the network.
-        gradients: by parameter name.
-        squares: by parameter name.
-    """
-
-    net: nn.Module
-    gradients: Mapping[str, torch.Tensor]
-    squares: Mapping[str, torch.Tensor]
-
-
-def _scored(net: nn.Module, seen: Examples) -> _Scored:
-    x, y = seen.inputs, seen.targets
-    assert isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)
-    net.eval()
-    names, weights = zip(*net.named_parameters(), strict=True)
-    gradients = torch.autograd.grad(F.cross_entropy(net(x), y), weights)
-    squares = [torch.zeros_like(p) for p in weights]
-    for i in range(EACH):
-        loss = F.cross_entropy(net(x[i : i + 1]), y[i : i + 1])
-        for total, g in zip(squares, torch.autograd.grad(loss, weights), strict=True):
-            total += g.square() / EACH
-    return _Scored(net, dict(zip(names, gradients, strict=True)), dict(zip(names, squares, strict=True)))
-
-
-def _theirs(scored: _Scored, seen: Examples, importance: str, ratio: float) -> Graph:
+def _theirs(scored: Scored, seen: Examples, importance: str, ratio: float) -> Graph:
     """Return what Torch-Pruning leaves at the smallest pruning ratio that comes down to a part of the FLOPs."""
     count = import_module("torch_pruning").utils.count_ops_and_params
     x = seen.inputs[:4]  # type: ignore[index]
     limit = ratio * count(scored.net, x)[0]
-    low, high, best = 0.0, 0.9, None
-    for _ in range(9):
-        middle = (low + high) / 2
-        small = _pruned(scored, x, importance, middle)
-        if count(small, x)[0] <= limit:
-            high, best = middle, small
-        else:
-            low = middle
-    assert best is not None
-    return trace(best, (x,))
-
-
-def _pruned(scored: _Scored, x: torch.Tensor, importance: str, ratio: float) -> nn.Module:
-    library = import_module("torch_pruning")
-    small, scorer = copy.deepcopy(scored.net), getattr(library.importance, importance)()
-    for name, parameter in small.named_parameters():
-        parameter.grad = scored.gradients[name].clone()
-        if importance == "GroupHessianImportance":  # what its own `accumulate_grad` keeps is that of the last example
-            scorer._accu_grad[parameter], scorer._counter[parameter] = scored.squares[name].clone(), 1
-    head = [m for m in small.modules() if isinstance(m, nn.Linear)][-1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pruner = library.pruner.BasePruner(
-            small, x, scorer, global_pruning=True, pruning_ratio=ratio, max_pruning_ratio=0.95, ignored_layers=[head]
-        )
-        pruner.step()
-    return small
+    return trace(prune_until(scored, x, importance, lambda small: bool(count(small, x)[0] <= limit)), (x,))
 
 
 def _digits(seed: int) -> Dataset:

@@ -3,7 +3,9 @@
 Every training is a record in a folder and is made once. `--only` names tasks and parts of the study: `rates` and
 `noise` are the uniform network at every learning rate and from every seed, `ceiling` random allocations of equal cost,
 of which `--trials` are drawn for each task, and `grown` networks that grow, from `--trials` seeds (5 at most), beside
-the uniform one: trained for as many steps, and until it has spent as many FLOPs. `ablations` grows them otherwise.
+the uniform one: trained for as many steps, and until it has spent as many FLOPs. `criteria` is what the scores of a
+wide network say of the random allocations, `search` a random search that costs as much as growing, `rivals` what
+other rules contract or widen, and `ablations` growing otherwise.
 """
 
 from __future__ import annotations
@@ -15,23 +17,34 @@ from pathlib import Path
 
 import torch
 
-from tools.growth import runs
+from tools.growth import arms, runs
+from tools.growth.criteria import judged
 from tools.growth.figures import figures
 from tools.growth.records import Key, Records
 from tools.growth.subjects import ON_IMAGES, TASKS, find_task
 from tools.growth.tasks import Task
+from tools.rival_pruning import IMPORTANCES
 
-PARTS = ("rates", "noise", "ceiling", "grown", "ablations")
+PARTS = ("rates", "noise", "ceiling", "criteria", "grown", "search", "rivals", "ablations")
 
 GROWN = ("grown",)
 """The arms that grow as users' networks do."""
+
+RIVALS = (
+    *(f"pruned-{importance}" for importance in IMPORTANCES),
+    *(f"contracted-{rule}" for rule in arms.REMOVING),
+    *(f"widened-{rule}" for rule in arms.ADDING),
+)
+"""The arms that contract a wide network, or widen a narrow one, by the rules of others."""
 
 ABLATIONS = ("grown-even", "grown-unadapted", "grown-jointly")
 """The arms that grow with one thing done otherwise: smaller batches above the budget; removals judged as if no weight
 adapted; units split, too, in half as many steps."""
 
 
-def run(records: str, data: str | None = None, only: str | None = None, trials: int = 40) -> Mapping[str, object]:
+def run(
+    records: str, data: str | None = None, only: str | None = None, trials: int = 40, steps: int | None = None
+) -> Mapping[str, object]:
     """Return the figures.
 
     Args:
@@ -40,6 +53,7 @@ def run(records: str, data: str | None = None, only: str | None = None, trials: 
             the figures say so.
         only: names of tasks and parts, with commas between; everything if there are none of that kind among them.
         trials: random allocations of each task.
+        steps: optimiser steps of a training; those of the task if not given.
 
     Raises:
         ValueError: there is no task or part of a name.
@@ -51,21 +65,40 @@ def run(records: str, data: str | None = None, only: str | None = None, trials: 
         raise ValueError(f"there is no task or part {unknown[0]!r}, but {', '.join((*TASKS, *PARTS))}")
     wanted = [name for name in TASKS if name in named] or list(TASKS)
     left_out = [name for name in wanted if name in ON_IMAGES and data is None]
-    tasks = {name: find_task(name, data) for name in wanted if name not in left_out}
+    found_tasks = {name: find_task(name, data) for name in wanted if name not in left_out}
+    tasks = {name: task.lasting(steps or task.options.steps) for name, task in found_tasks.items()}
+    seeds = min(trials, runs.SEEDS)
     makers: Mapping[str, Callable[[Task], Iterable[Key]]] = {
         "rates": runs.rates,
         "noise": runs.noise,
         "ceiling": partial(runs.ceiling, trials=trials),
-        "grown": partial(runs.compared, arms=("uniform", *GROWN), seeds=min(trials, runs.SEEDS)),
-        "ablations": partial(runs.compared, arms=("uniform", *ABLATIONS), seeds=min(trials, runs.SEEDS)),
+        "criteria": partial(runs.ceiling, trials=trials),
+        "grown": partial(runs.compared, arms=("uniform", *GROWN), seeds=seeds),
+        "search": partial(runs.compared, arms=("uniform", *GROWN), seeds=seeds),
+        "rivals": partial(runs.compared, arms=("uniform", *GROWN, *RIVALS), seeds=seeds),
+        "ablations": partial(runs.compared, arms=("uniform", *ABLATIONS), seeds=seeds),
     }
     parts = [part for part in PARTS if part in named] or list(PARTS)
     keys = [k for part in parts for k in runs.in_turn([list(makers[part](task)) for task in tasks.values()])]
     kept, say = Records(Path(records)), partial(print, file=sys.stderr, flush=True)
     found = runs.make(keys, tasks, kept, say)
     grown = [r for r in found if r.key.arm in GROWN]
-    longer = [k for name, task in tasks.items() for k in runs.as_long(task, [r for r in grown if r.key.task == name])]
-    found += runs.make(longer, tasks, kept, say)
-    keys += longer
-    missing = {name: "needs CIFAR-10: give --data" for name in left_out}
-    return {"left_out": missing, "made_elsewhere": len(keys) - len(found), **figures(found, tasks)}
+    as_dear = [arm for arm, part in (("uniform-longer", "grown"), ("searched", "search")) if part in parts]
+    more = [
+        k
+        for name, task in tasks.items()
+        for arm in as_dear
+        for k in runs.as_dear(task, [r for r in grown if r.key.task == name], arm)
+    ]
+    found += runs.make(more, tasks, kept, say)
+    keys += more
+    predictions = {}
+    for name, task in tasks.items() if "criteria" in parts else ():
+        drawn = [r for r in found if r.key.task == name and r.key.arm.startswith("random-") and not r.failure]
+        predictions[name] = judged(task, drawn) if drawn else {}
+    return {
+        "left_out": {name: "needs CIFAR-10: give --data" for name in left_out},
+        "made_elsewhere": len(keys) - len(found),
+        "predictions": predictions,
+        **figures(found, tasks, predictions),
+    }

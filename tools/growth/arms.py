@@ -12,12 +12,22 @@ from typing import Any
 
 from archir.api import morphisms
 from archir.growing.grow import grow_graph
+from archir.growing.options import EXPANSION
 from tools.growth.allocations import budget, drawn, uniform
+from tools.growth.rivals import contracted, searched
 from tools.growth.tasks import Sizes, Task
 from tools.growth.training import Outcome, train_static
+from tools.rival_pruning import IMPORTANCES
 
 Arm = Callable[[Task, int, float], Outcome]
 """Trains a network within the budget of a task, given a seed and a learning rate."""
+
+
+REMOVING = ("random", "uniform", "magnitude", "taylor")
+"""Rules by which units can be removed otherwise."""
+
+ADDING = ("random", "net2net", "gradmax", "first-order", "additive")
+"""Rules by which units can be added from the seed on."""
 
 
 def static(allocation: Callable[[Task], Sizes]) -> Arm:
@@ -69,6 +79,9 @@ ARMS: Mapping[str, Arm] = {
     "grown-even": grown(even=True),
     "grown-unadapted": grown(adapted=False),
     "grown-jointly": grown(kinds="split; prune", growth_steps=4),
+    **{f"contracted-{rule}": grown(rule=rule, expansion=EXPANSION) for rule in REMOVING},
+    **{f"widened-{rule}": grown(rule=rule, kinds="split", expansion=1) for rule in ADDING},
+    **{f"pruned-{importance}": contracted(importance) for importance in IMPORTANCES},
 }
 """The arms that have a name. `random-7` is besides these the network of the seventh random allocation."""
 
@@ -83,6 +96,8 @@ def find_arm(name: str) -> Arm:
         return ARMS[name]
     if (times := re.fullmatch(r"uniform-longer-([\d.]+)", name)) is not None:
         return longer(float(times[1]))
+    if (times := re.fullmatch(r"searched-([\d.]+)", name)) is not None:
+        return searched(float(times[1]))
     number = re.fullmatch(r"random-(\d+)", name)
     if number is None:
         raise ValueError(f"there is no arm {name!r}, but {', '.join(ARMS)} and random-0, random-1, ...")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,14 +16,26 @@ from tools.growth.tasks import Task
 BOOTSTRAPS = 2000
 """Samples that an interval is read off."""
 
+Predictions = Mapping[str, Mapping[str, float]]
+"""By criterion what it predicts for the loss of each random allocation, lower is better, by the name of the arm."""
 
-def figures(records: Sequence[Record], tasks: Mapping[str, Task]) -> dict[str, Any]:
-    """Return the figures of each task."""
+
+def figures(
+    records: Sequence[Record], tasks: Mapping[str, Task], predictions: Mapping[str, Predictions] | None = None
+) -> dict[str, Any]:
+    """Return the figures of each task.
+
+    Args:
+        records: all trainings.
+        tasks: the tasks by name.
+        predictions: by task what criteria say of its random allocations; see `tools.growth.criteria`.
+    """
     found: dict[str, Any] = {}
     for name, task in tasks.items():
         some = [r for r in records if r.key.task == name]
         uniform = [r for r in some if r.key.arm == "uniform"]
         random = [r for r in some if r.key.arm.startswith("random-")]
+        predicted = {} if predictions is None else predictions.get(name, {})
         found[name] = {
             "judged_by": task.judged_by,
             "records": len(some),
@@ -31,27 +44,35 @@ def figures(records: Sequence[Record], tasks: Mapping[str, Task]) -> dict[str, A
             "rates": {f"{r.key.rate:g}": value(r, task) for r in uniform if r.key.seed == 0 and not r.failure},
             "uniform": _spread([value(r, task) for r in uniform if r.key.rate == task.rate and not r.failure]),
             "random": _spread([value(r, task) for r in random if not r.failure]),
-            "grown": _compared(some, task),
-            "correlation_with_the_end": _criteria([r for r in random if not r.failure], task),
+            "compared": _compared(some, task),
+            "correlation_with_the_end": _criteria([r for r in random if not r.failure], task, predicted),
         }
     return found
 
 
 def _compared(records: Sequence[Record], task: Task) -> dict[str, Any]:
-    """Return what arms that grow are better by than the uniform network from the same seed, and what they cost.
+    """Return by how much each arm is better than the uniform network from the same seed, and what it costs.
 
     `equal_steps` and `equal_training` are means of paired differences of the test score, with 95 % intervals by
-    Student's t; positive is better. Costs are means of ratios to the uniform network trained for as many steps.
+    Student's t; positive is better; `default_better_by` is by how much the arm `grown` is better than this one. Costs
+    are means of ratios to the uniform network trained for as many steps.
     """
     known = {(r.key.arm, r.key.seed): r for r in records if not r.failure and r.key.rate == task.rate}
+    of_kind: dict[str, list[Record]] = {}
+    for (arm, _), record in known.items():
+        if arm != "uniform" and not arm.startswith("random-"):
+            of_kind.setdefault(re.sub(r"-[\d.]+$", "", arm), []).append(record)
     found: dict[str, Any] = {}
-    for arm in sorted({arm for arm, _ in known if arm.startswith("grown")}):
-        pairs = [(r, known["uniform", s]) for (a, s), r in known.items() if a == arm and ("uniform", s) in known]
+    for kind, some in sorted(of_kind.items()):
+        pairs = [(r, known["uniform", r.key.seed]) for r in some if ("uniform", r.key.seed) in known]
         times = [(r, u, r.training_flops / u.training_flops) for r, u in pairs]
         longer = [(r, known.get((f"uniform-longer-{by:.2f}", r.key.seed))) for r, _, by in times]
-        found[arm] = {
+        default = [(known["grown", r.key.seed], r) for r in some if ("grown", r.key.seed) in known]
+        found[kind] = {
+            "tested": [_tested(r, task) for r in some],
             "equal_steps": _difference([_tested(r, task) - _tested(u, task) for r, u in pairs]),
             "equal_training": _difference([_tested(r, task) - _tested(u, task) for r, u in longer if u is not None]),
+            "default_better_by": _difference([_tested(g, task) - _tested(r, task) for g, r in default if g is not r]),
             "parameters": _mean([r.parameters / u.parameters for r, u in pairs]),
             "flops": _mean([r.flops / u.flops for r, u in pairs]),
             "training_flops": _mean([by for *_, by in times]),
@@ -89,7 +110,7 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> dict[str, 
     return {"mean": float(stats.spearmanr(*pairs).statistic), "low": float(low), "high": float(high)}
 
 
-def _criteria(records: Sequence[Record], task: Task) -> dict[str, Any]:
+def _criteria(records: Sequence[Record], task: Task, predictions: Predictions) -> dict[str, Any]:
     """Return how well the final score of random allocations is known before; larger is better for all."""
     if len(records) < 4:
         return {}
@@ -101,6 +122,7 @@ def _criteria(records: Sequence[Record], task: Task) -> dict[str, Any]:
         **{name: lambda r, i=i: _score(r, task, i) for name, i in looks.items()},  # type: ignore[misc]
     }
     found = {name: [of(r) for r in records] for name, of in criteria.items()}
+    found |= {name: [-values[r.key.arm] for r in records] for name, values in predictions.items()}
     return {name: rank_correlation(values, final) for name, values in found.items() if len(set(values)) > 1}
 
 

@@ -47,12 +47,18 @@ def compared(task: Task, arms: Sequence[str], seeds: int = SEEDS) -> Iterator[Ke
     yield from (key(task, arm, seed) for seed in range(seeds) for arm in arms)
 
 
-def as_long(task: Task, grown: Iterable[Record]) -> Iterator[Key]:
-    """Yield for records of networks that grew the uniform network, trained until it has spent as many FLOPs."""
+def as_dear(task: Task, grown: Iterable[Record], arm: str) -> Iterator[Key]:
+    """Yield for records of networks that grew an arm that takes a factor, with that by which they cost more to train.
+
+    Args:
+        task: the task.
+        grown: the records.
+        arm: `uniform-longer` or `searched`.
+    """
     for record in grown:
         if not record.failure:
             times = record.training_flops / flops_of_uniform(task)
-            yield key(task, f"uniform-longer-{times:.2f}", record.key.seed)
+            yield key(task, f"{arm}-{times:.2f}", record.key.seed)
 
 
 def flops_of_uniform(task: Task) -> int:

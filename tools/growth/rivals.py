@@ -1,0 +1,153 @@
+"""What others do with a budget: contraction by Torch-Pruning on our schedule, and random search at the same cost."""
+
+from __future__ import annotations
+
+import itertools
+import runpy
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from archir.cost import Cost, cost, training_flops
+from archir.emit.python import to_python
+from archir.growing.batches import Batches, stream
+from archir.growing.start import expand
+from archir.growing.trainer import Trainer
+from archir.growing.training import Batch, evaluate
+from archir.ir.graph import Graph
+from archir.scoring.budget import Budget
+from frontends.pytorch import trace
+from passes.prune import Prune
+from tools.growth.allocations import budget, drawn, uniform
+from tools.growth.tasks import Sizes, Task
+from tools.growth.training import Outcome
+from tools.rival_pruning import EACH, Scored, prune_until, score
+
+LOOK = 0.05
+"""The part of the steps after which a network that a random search drew is judged."""
+
+
+def contracted(importance: str) -> Callable[[Task, int, float], Outcome]:
+    """Return the arm that Torch-Pruning contracts where archir would: from the same network, at the same steps.
+
+    It comes down to the same budgets, of parameters and of FLOPs. It scores as many examples of the validation split
+    as archir does. The optimiser begins anew with each smaller network, which has not the tensors of the one before.
+    """
+
+    def arm(task: Task, seed: int, rate: float) -> Outcome:
+        options, limits = task.training(seed, rate), budget(task)
+        found = expand(
+            task.network(task.seed_sizes, seed),
+            validation=task.dataset.validation,
+            loss=task.loss,
+            budget=limits,
+            morphisms=(Prune(),),
+            options=options,
+        )
+        assert found is not None
+        seen = task.dataset.validation.take(slice(options.score_examples))
+        trainer, batches, step, spent = Trainer(found.graph, options), _batches(task, seed), 0, 0
+        stops, sizes = options.growth_at(), [cost(found.graph)]
+        torch.manual_seed(seed)
+        for number, stop in enumerate([*stops, options.steps], 1):
+            done = trainer.train(itertools.islice(batches, stop - step), task.loss, first_step=step)
+            step, spent = stop, spent + training_flops(trainer.graph(), done.examples)
+            if number <= len(stops):
+                spent += training_flops(trainer.graph(), len(seen) + min(len(seen), EACH))
+                scored = score(_real(trainer.graph()), seen, task.loss)
+                small = _within(limits.stage(sizes[0], number, len(stops)), scored, _inputs(task), importance)
+                trainer = Trainer(small, options)
+                sizes.append(cost(small))
+        trainer = trainer.averaged(task.dataset.train)
+        notes = {"parameters": [c.parameters for c in sizes], "flops": [c.flops for c in sizes]}
+        return Outcome(trainer.graph(), trainer.module.eval(), spent, (), notes)
+
+    return arm
+
+
+def searched(factor: float) -> Callable[[Task, int, float], Outcome]:
+    """Return the arm that draws allocations at random for so many times the FLOPs of training the uniform network.
+
+    The uniform network, which is the first, and others are trained for `LOOK` of the steps each; the best of them on
+    the validation split then goes on to the end.
+    """
+
+    def arm(task: Task, seed: int, rate: float) -> Outcome:
+        steps, options = round(LOOK * task.options.steps), task.training(seed, rate)
+        whole = training_flops(task.network(uniform(task), seed), options.steps * options.batch_size)
+        spent, best, losses = 0, None, []
+        for sizes in _allocations(task, seed):
+            graph = task.network(sizes, seed)
+            look = training_flops(graph, steps * options.batch_size)
+            if best is not None and spent + look + whole * (1 - LOOK) > factor * whole:
+                break
+            trainer, batches = Trainer(graph, options), _batches(task, seed)
+            torch.manual_seed(seed)
+            trainer.train(itertools.islice(batches, steps), task.loss)
+            spent += look
+            found = evaluate(trainer.averaged(task.dataset.train).module, task.dataset.validation, task.loss)
+            losses.append(found.loss)
+            if best is None or task.score(found) > best[0]:
+                best = task.score(found), trainer, batches
+        assert best is not None
+        _, trainer, batches = best
+        done = trainer.train(itertools.islice(batches, options.steps - steps), task.loss, first_step=steps)
+        spent += training_flops(trainer.graph(), done.examples)
+        trainer = trainer.averaged(task.dataset.train)
+        return Outcome(trainer.graph(), trainer.module.eval(), spent, (), {"losses": losses})
+
+    return arm
+
+
+def _within(limits: Budget, scored: Scored, example: torch.Tensor, importance: str) -> Graph:
+    """Return the largest network that Torch-Pruning makes within the limits, by a few parts in a hundred."""
+    unit = cost(trace(scored.net, (example,))).flops / _products(scored.net, example)
+
+    def of(net: nn.Module) -> Cost:
+        parameters = sum(p.numel() for p in net.parameters())
+        return Cost(parameters, round(unit * _products(net, example)), 0)
+
+    # What is no product of matrices is not counted there, so that the FLOPs may be a little more.
+    for part in (1.0, 0.99, 0.98, 0.96, 0.92):
+        within = limits.scaled(part)
+        small = trace(prune_until(scored, example, importance, lambda net: within.allows(of(net))), (example,))  # noqa: B023
+        if limits.allows(cost(small)):
+            return small
+    raise ValueError(f"no network pruned by {importance} is within {limits}")
+
+
+def _products(net: nn.Module, example: torch.Tensor) -> int:
+    """Return the FLOPs of the products of matrices and the convolutions of a network."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(example)
+    return int(counter.get_total_flops())
+
+
+def _allocations(task: Task, seed: int) -> Iterator[Sizes]:
+    """Yield the uniform allocation, and random ones, others for each seed."""
+    yield uniform(task)
+    for number in itertools.count(1000 * (seed + 1)):
+        yield drawn(task, number)
+
+
+def _batches(task: Task, seed: int) -> Iterator[Batch]:
+    options = task.training(seed, task.rate)
+    return stream(Batches(task.dataset.train, options.batch_size, seed, options.augmentation))
+
+
+def _inputs(task: Task) -> torch.Tensor:
+    inputs = task.dataset.train.take(slice(2)).inputs
+    assert isinstance(inputs, torch.Tensor)
+    return inputs
+
+
+def _real(graph: Graph) -> nn.Module:
+    """Return a network as modules of torch, which Torch-Pruning asks for."""
+    with tempfile.TemporaryDirectory() as folder:
+        module = runpy.run_path(str(to_python(graph, Path(folder)).path))["load"]()
+    assert isinstance(module, nn.Module)
+    return module
