@@ -31,6 +31,7 @@ from archir.growing.report_tables import (
     columns_of_endings,
     columns_of_test,
     notes,
+    notes_on_test,
     rows,
     rows_of_endings,
     rows_of_test,
@@ -270,8 +271,8 @@ def _test(
     name = f"{'compressed' if report.compresses else 'grown'}{', retrained' if report.kept == 'retrained' else ''}"
     ours = Control(name, run.graph, run.model, training_flops_of(run))
     for control in (*controls, ours):
-        graph, module = control.graph, control.module
-        metrics, price = evaluate(module, dataset.test, loss, batch_size=batch_size), cost(graph)
+        module, price = control.module, cost(control.graph)
+        metrics = None if control.failure else evaluate(module, dataset.test, loss, batch_size=batch_size)
         kept.append(
             "tested" if control is ours else "control",
             name=control.name,
@@ -280,8 +281,9 @@ def _test(
             training_flops=control.training_flops,
             peak_bytes=price.peak_bytes,
             latency=measure_latency(module, dataset.validation) if timed else None,
-            loss=metrics.loss,
-            accuracy=metrics.accuracy,
+            loss=metrics and metrics.loss,
+            accuracy=metrics and metrics.accuracy,
+            failure=control.failure,
         )
 
 
@@ -306,6 +308,8 @@ def _print_report(found: Report) -> None:
         print_table(columns_of_endings(), rows_of_endings(found), title=ENDINGS)
     say("")
     print_table(columns_of_test(found), rows_of_test(found), title=_test_title(found))
+    for note in notes_on_test(found):
+        say(note)
     say("")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from archir.cost import training_flops
+from archir.errors import DivergenceError
 from archir.growing.beside import beside, latest
 from archir.growing.data import Dataset
 from archir.growing.engine import Engine
@@ -31,12 +32,14 @@ class Control:
         graph: the program with its trained weights.
         module: the live module made of it, in evaluation mode.
         training_flops: FLOPs its training took; None if it was given trained.
+        failure: why its training failed; empty if it did not. The weights are then the last that are known to be good.
     """
 
     name: str
     graph: Graph
     module: nn.Module
     training_flops: int | None = None
+    failure: str = ""
 
 
 def train_controls(
@@ -54,7 +57,7 @@ def train_controls(
 
     The widened one is trained twice: for as many steps as the run, and until it has spent as many FLOPs as all of the
     run, if these are more steps. Each is trained under the rules of the run: what was interrupted goes on from its last
-    whole checkpoint, bit for bit, and what is finished is not trained again.
+    whole checkpoint, bit for bit, and what is finished is not trained again. Where one diverges twice it says so.
 
     Args:
         seed: the seed with its first weights.
@@ -67,7 +70,7 @@ def train_controls(
         on_event: is told every event as it happens, with the folder of the control as `beside`.
 
     Raises:
-        GrowError: the loss is not finite, or diverges twice.
+        GrowError: the loss cannot be computed.
         FileError: the directory cannot be written, holds no run, or is in use.
     """
     wide = widen_uniformly(seed, budget, birth="fresh", seed=options.seed).graph
@@ -81,8 +84,14 @@ def train_controls(
         whole = Engine(seed, None, dataset.train, dataset.validation, budget, (), loss, options, run, log)
         for folder, (name, graph, steps) in zip(CONTROLS, asked, strict=False):
             engine = beside(replace(whole, seed=graph, options=replace(options, steps=steps)), folder)
-            ended = engine.run(latest(engine)).checkpoint
-            controls.append(Control(name, ended.graph, ended.graph.module().eval(), ended.state["training_flops"]))
+            failure = ""
+            try:
+                ended = engine.run(latest(engine)).checkpoint
+            except DivergenceError as error:
+                assert engine.recovery.last is not None
+                ended, failure = engine.recovery.last, error.what
+            module = ended.graph.module().eval()
+            controls.append(Control(name, ended.graph, module, ended.state["training_flops"], failure))
     return controls
 
 

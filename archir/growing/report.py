@@ -109,8 +109,9 @@ class Tested:
         training_flops: FLOPs of all its training, growth steps included; None if that was not recorded.
         peak_bytes: most bytes of activations alive at once; None if that was not recorded.
         latency: seconds of the forward pass of one example; None if that was not measured.
-        loss: loss on the test data.
-        accuracy: accuracy on the test data; None where the targets are not labels.
+        loss: loss on the test data; None if its training failed.
+        accuracy: accuracy on the test data; None where the targets are not labels, or its training failed.
+        failure: why its training failed; empty if it did not.
     """
 
     name: str
@@ -119,8 +120,9 @@ class Tested:
     training_flops: int | None
     peak_bytes: int | None
     latency: float | None
-    loss: float
+    loss: float | None
     accuracy: float | None
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -270,8 +272,9 @@ def _tested(event: Event) -> Tested:
         training_flops=_perhaps(_whole, event, "training_flops"),
         peak_bytes=_perhaps(_whole, event, "peak_bytes"),
         latency=_perhaps(_number, event, "latency"),
-        loss=_number(event, "loss"),
+        loss=_perhaps(_number, event, "loss"),
         accuracy=_perhaps(_number, event, "accuracy"),
+        failure=_perhaps(_text, event, "failure") or "",
     )
 
 

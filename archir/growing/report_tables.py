@@ -51,6 +51,11 @@ def notes(report: Report) -> list[str]:
     return [f"{g.kind} {g.number} at step {g.step}: {g.note}" for g in report.growth if g.note]
 
 
+def notes_on_test(report: Report) -> list[str]:
+    """Return why controls could not be tested."""
+    return [f"{t.name}: {t.failure}" for t in report.tested if t.failure]
+
+
 def loss_change(value: float) -> str:
     """Return a change of the loss with four digits after the point, or more where it needs them."""
     return f"{value:+.1e}" if 0 < abs(value) < 1e-3 else f"{value:+.4f}"
@@ -94,7 +99,7 @@ def rows_of_test(report: Report) -> list[tuple[str, ...]]:
             *_costs(report, t),
             "" if t.training_flops is None else f"{t.training_flops:.2e}",
             "" if t.accuracy is None else f"{100 * t.accuracy:.2f} %",
-            f"{t.loss:.4f}",
+            "failed" if t.loss is None else f"{t.loss:.4f}",
         )
         for t in report.tested
     ]

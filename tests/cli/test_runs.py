@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from archir.cli.console import RunProgress
 from archir.emit.check import tensors_in
 from archir.errors import EmitError, FileError
 from archir.growing import engine, step
+from archir.growing.controls import Control
 from archir.growing.grow import Run, grow_graph
 from archir.growing.lock import lock_run
 from archir.growing.run import CONTROLS, Event, open_run
@@ -117,6 +119,22 @@ def test_tables_tell_of_peak_bytes_and_latency_where_they_are_bounded_or_priced(
         "grown",
     ]
     assert tests[2][3:5] == ["64", "0.460 ms"] and tests[5][3:5] == after
+
+
+def test_a_control_that_failed_takes_nothing_else_away(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = growing.train_controls
+
+    def first_failing(*args: Any, **kwargs: Any) -> list[Control]:
+        first, *others = trained(*args, **kwargs)
+        return [replace(first, failure="the loss diverged twice"), *others]
+
+    monkeypatch.setattr(growing, "train_controls", first_failing)
+    done = archir("grow", folder / "run.toml", "--quiet", "--controls")
+    assert done.code == 0 and "seed, not grown: the loss diverged twice" in done.out
+    report = json.loads(archir("report", folder / "run", "--json").out)
+    assert [t["loss"] is None for t in report["tested"]] == [True, False, False, False]
+    cells = [line.strip("| ").split(" | ") for line in archir("report", folder / "run", "--markdown").out.splitlines()]
+    assert next(row for row in cells if row[0] == "seed, not grown")[-1] == "failed"
 
 
 def test_what_was_trained_beside_the_run_is_told(folder: Path) -> None:
