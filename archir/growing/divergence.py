@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from archir.cost import training_flops
 from archir.errors import DivergenceError
 from archir.growing.checks import labelled
 from archir.growing.examples import Examples
@@ -66,7 +67,7 @@ class Recovery:
         return self._last
 
     def keep(self, checkpoint: Checkpoint) -> None:
-        """Go back to a checkpoint from now on; its state has `rate`, `diverged` and `seconds`."""
+        """Go back to a checkpoint from now on; its state has `rate`, `diverged`, `seconds` and `training_flops`."""
         self._last = checkpoint
         self._kept = time.monotonic()
 
@@ -82,8 +83,14 @@ class Recovery:
                 f"the loss before step {step} is {largest:.6g}, above {self.most:.6g}", step=step, loss=largest
             )
 
-    def after(self, error: DivergenceError) -> Checkpoint:
+    def after(self, error: DivergenceError, batch_size: int) -> Checkpoint:
         """Return where to go on after the loss has diverged: the last checkpoint, at half the rate.
+
+        The FLOPs of the steps that came to nothing stay counted.
+
+        Args:
+            error: tells at which step.
+            batch_size: examples of a batch.
 
         Raises:
             DivergenceError: it has diverged before.
@@ -100,4 +107,5 @@ class Recovery:
         state = dict(self._last.state)
         state |= {"rate": self.rate * SLOWER, "diverged": self.diverged + 1}
         state["seconds"] += time.monotonic() - self._kept
+        state["training_flops"] += training_flops(self._last.graph, (error.step - self._last.step) * batch_size)
         return replace(self._last, state=state)

@@ -140,7 +140,7 @@ class Engine:
             try:
                 return self._run(checkpoint)
             except DivergenceError as error:
-                checkpoint = self.recovery.after(error)
+                checkpoint = self.recovery.after(error, self.options.batch_size)
                 self.log("diverged", step=error.step, why=error.what, rate=checkpoint.state["rate"])
 
     def _run(self, checkpoint: Checkpoint | None) -> Outcome:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from archir.cost import training_flops
 from archir.errors import DivergenceError
 from archir.growing.divergence import TIMES, largest_loss
 from archir.growing.examples import Examples
@@ -75,6 +76,8 @@ def test_a_loss_that_diverges_leads_back_at_half_the_rate() -> None:
     never = _run(_options(0.75 * EDGE))
     assert not any(e["event"] == "diverged" for e in never.history)
     assert torch.equal(run.graph.tensor("weight"), never.graph.tensor("weight")), "it began anew at half the rate"
+    spent, less = (r.history[-1]["training_flops"] for r in (run, never))
+    assert spent - less == training_flops(_graph(), 10 * 64), "what came to nothing is counted"
 
 
 def _late(**changes: Any) -> GrowOptions:

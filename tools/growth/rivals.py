@@ -34,8 +34,9 @@ LOOK = 0.05
 def contracted(importance: str) -> Callable[[Task, int, float], Outcome]:
     """Return the arm that Torch-Pruning contracts where archir would: from the same network, at the same steps.
 
-    It comes down to the same budgets, of parameters and of FLOPs. It scores as many examples of the validation split
-    as archir does. The optimiser begins anew with each smaller network, which has not the tensors of the one before.
+    It comes down to the same budgets, of parameters and of FLOPs, and stays as it is where it is within one already. It
+    scores as many examples of the validation split as archir does. The optimiser begins anew with each smaller network,
+    which has not the tensors of the one before.
     """
 
     def arm(task: Task, seed: int, rate: float) -> Outcome:
@@ -56,10 +57,11 @@ def contracted(importance: str) -> Callable[[Task, int, float], Outcome]:
         for number, stop in enumerate([*stops, options.steps], 1):
             done = trainer.train(itertools.islice(batches, stop - step), task.loss, first_step=step)
             step, spent = stop, spent + training_flops(trainer.graph(), done.examples)
-            if number <= len(stops):
+            stage = limits.stage(sizes[0], number, len(stops))
+            if number <= len(stops) and not stage.allows(sizes[-1]):
                 spent += training_flops(trainer.graph(), len(seen) + min(len(seen), EACH))
                 scored = score(_real(trainer.graph()), seen, task.loss)
-                small = _within(limits.stage(sizes[0], number, len(stops)), scored, _inputs(task), importance)
+                small = _within(stage, scored, _inputs(task), importance)
                 trainer = Trainer(small, options)
                 sizes.append(cost(small))
         trainer = trainer.averaged(task.dataset.train)
