@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BENCHMARKS = tuple(sorted(p.stem for p in HERE.joinpath("benchmarks").glob("*.py")))
 
-OPTIONS = ("data", "records", "replay", "only", "trials")
+OPTIONS = ("data", "records", "replay", "only", "trials", "steps")
 
 
 def main() -> int:
@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--replay", metavar="RECORD", help="run one record again, and nothing else")
     parser.add_argument("--only", metavar="NAMES", help="parts to run, with commas between")
     parser.add_argument("--trials", type=int, metavar="COUNT", help="trials of each part")
+    parser.add_argument("--steps", type=int, metavar="COUNT", help="optimiser steps of a training")
     options = parser.parse_args()
     sys.path.insert(0, str(HERE.parent))
     run = importlib.import_module(f"tools.benchmarks.{options.name}").run

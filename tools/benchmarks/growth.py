@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ import torch
 from tools.growth import arms, runs
 from tools.growth.criteria import judged
 from tools.growth.figures import figures
-from tools.growth.records import Key, Records
+from tools.growth.records import Key, Record, Records
 from tools.growth.subjects import ON_IMAGES, TASKS, find_task
 from tools.growth.tasks import Task
 from tools.rival_pruning import IMPORTANCES
@@ -65,8 +66,7 @@ def run(
         raise ValueError(f"there is no task or part {unknown[0]!r}, but {', '.join((*TASKS, *PARTS))}")
     wanted = [name for name in TASKS if name in named] or list(TASKS)
     left_out = [name for name in wanted if name in ON_IMAGES and data is None]
-    found_tasks = {name: find_task(name, data) for name in wanted if name not in left_out}
-    tasks = {name: task.lasting(steps or task.options.steps) for name, task in found_tasks.items()}
+    tasks = {name: _task(name, data, steps) for name in wanted if name not in left_out}
     seeds = min(trials, runs.SEEDS)
     makers: Mapping[str, Callable[[Task], Iterable[Key]]] = {
         "rates": runs.rates,
@@ -79,26 +79,31 @@ def run(
         "ablations": partial(runs.compared, arms=("uniform", *ABLATIONS), seeds=seeds),
     }
     parts = [part for part in PARTS if part in named] or list(PARTS)
-    keys = [k for part in parts for k in runs.in_turn([list(makers[part](task)) for task in tasks.values()])]
+    several = [runs.in_turn([list(makers[part](task)) for task in tasks.values()]) for part in parts]
+    keys = list(dict.fromkeys(chain.from_iterable(several)))
     kept, say = Records(Path(records)), partial(print, file=sys.stderr, flush=True)
     found = runs.make(keys, tasks, kept, say)
-    grown = [r for r in found if r.key.arm in GROWN]
     as_dear = [arm for arm, part in (("uniform-longer", "grown"), ("searched", "search")) if part in parts]
-    more = [
-        k
-        for name, task in tasks.items()
-        for arm in as_dear
-        for k in runs.as_dear(task, [r for r in grown if r.key.task == name], arm)
-    ]
+    more: list[Key] = []
+    for name, task in tasks.items():
+        grown = [r for r in found if r.key.task == name and r.key.arm in GROWN]
+        more += [k for arm in as_dear for k in runs.as_dear(task, grown, arm)]
     found += runs.make(more, tasks, kept, say)
-    keys += more
-    predictions = {}
-    for name, task in tasks.items() if "criteria" in parts else ():
-        drawn = [r for r in found if r.key.task == name and r.key.arm.startswith("random-") and not r.failure]
-        predictions[name] = judged(task, drawn) if drawn else {}
+    predictions = {name: judged(task, _drawn(found, name)) for name, task in tasks.items() if "criteria" in parts}
     return {
         "left_out": {name: "needs CIFAR-10: give --data" for name in left_out},
-        "made_elsewhere": len(keys) - len(found),
+        "made_elsewhere": len(keys) + len(more) - len(found),
         "predictions": predictions,
         **figures(found, tasks, predictions),
     }
+
+
+def _task(name: str, data: str | None, steps: int | None) -> Task:
+    """Return a task, with another number of steps if one is given."""
+    task = find_task(name, data)
+    return task.lasting(steps or task.options.steps)
+
+
+def _drawn(records: Iterable[Record], task: str) -> list[Record]:
+    """Return those of random allocations of a task."""
+    return [r for r in records if r.key.task == task and r.key.arm.startswith("random-") and not r.failure]

@@ -114,6 +114,8 @@ def _cost(scores: Scores, sizes: Sizes, together: bool) -> float:
 
 def judged(task: Task, records: Sequence[Record], seed: int = 0) -> Predictions:
     """Return what all criteria say of the allocations of some records, by the wide network that holds them all."""
+    if not records:
+        return {}
     allocations = [r.sizes for r in records]
     found = predictions(task, wide_network(task, allocations, seed, task.rate), allocations, seed)
     return {name: {r.key.arm: v for r, v in zip(records, values, strict=True)} for name, values in found.items()}

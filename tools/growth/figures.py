@@ -16,6 +16,9 @@ from tools.growth.tasks import Task
 BOOTSTRAPS = 2000
 """Samples that an interval is read off."""
 
+NEAR = 0.02
+"""By what part the FLOPs of two trainings may differ that are said to take as many."""
+
 Predictions = Mapping[str, Mapping[str, float]]
 """By criterion what it predicts for the loss of each random allocation, lower is better, by the name of the arm."""
 
@@ -66,7 +69,7 @@ def _compared(records: Sequence[Record], task: Task) -> dict[str, Any]:
     for kind, some in sorted(of_kind.items()):
         pairs = [(r, known["uniform", r.key.seed]) for r in some if ("uniform", r.key.seed) in known]
         times = [(r, u, r.training_flops / u.training_flops) for r, u in pairs]
-        longer = [(r, known.get((f"uniform-longer-{by:.2f}", r.key.seed))) for r, _, by in times]
+        longer = [(r, _as_dear(r, of_kind.get("uniform-longer", []))) for r, _ in pairs]
         default = [(known["grown", r.key.seed], r) for r in some if ("grown", r.key.seed) in known]
         found[kind] = {
             "tested": [_tested(r, task) for r in some],
@@ -79,6 +82,14 @@ def _compared(records: Sequence[Record], task: Task) -> dict[str, Any]:
             "seconds": _mean([r.seconds / u.seconds for r, u in pairs]),
         }
     return found
+
+
+def _as_dear(record: Record, others: Sequence[Record]) -> Record | None:
+    """Return the one of other records from the same seed that took as many FLOPs, but for rounding."""
+    of_seed = [r for r in others if r.key.seed == record.key.seed and r is not record]
+    best = min(of_seed, key=lambda r: abs(r.training_flops - record.training_flops), default=None)
+    near = best is not None and abs(best.training_flops / record.training_flops - 1) < NEAR
+    return best if near else None
 
 
 def _tested(record: Record, task: Task) -> float:

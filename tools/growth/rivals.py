@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from archir.cost import Cost, cost, training_flops
 from archir.emit.python import to_python
+from archir.errors import GrowError
 from archir.growing.batches import Batches, stream
 from archir.growing.start import expand
 from archir.growing.trainer import Trainer
@@ -36,7 +37,7 @@ def contracted(importance: str) -> Callable[[Task, int, float], Outcome]:
 
     It comes down to the same budgets, of parameters and of FLOPs, and stays as it is where it is within one already. It
     scores as many examples of the validation split as archir does. The optimiser begins anew with each smaller network,
-    which has not the tensors of the one before.
+    which has not the tensors of the one before. Where it fails that is what is recorded.
     """
 
     def arm(task: Task, seed: int, rate: float) -> Outcome:
@@ -61,7 +62,10 @@ def contracted(importance: str) -> Callable[[Task, int, float], Outcome]:
             if number <= len(stops) and not stage.allows(sizes[-1]):
                 spent += training_flops(trainer.graph(), len(seen) + min(len(seen), EACH))
                 scored = score(_real(trainer.graph()), seen, task.loss)
-                small = _within(stage, scored, _inputs(task), importance)
+                try:
+                    small = _within(stage, scored, _inputs(task), importance)
+                except Exception as error:  # of whatever kind: it is one it cannot do
+                    raise GrowError("Torch-Pruning fails", why=f"{type(error).__name__}: {error}") from error
                 trainer = Trainer(small, options)
                 sizes.append(cost(small))
         trainer = trainer.averaged(task.dataset.train)
