@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +25,9 @@ IMPORTANCES: Mapping[str, str] = MappingProxyType(
     }
 )
 """The names of its importances."""
+
+TIES = 1e-6
+"""How much is added to importances at random, as a part of the largest, so that units of none do not go all at once."""
 
 EACH = 256
 """Examples whose own gradients are squared."""
@@ -103,7 +107,7 @@ def _pruned(scored: Scored, example: torch.Tensor, importance: str, ratio: float
         pruner = library.pruner.BasePruner(
             small,
             example,
-            scorer,
+            _Untied(scorer),
             global_pruning=True,
             pruning_ratio=ratio,
             max_pruning_ratio=0.95,
@@ -111,6 +115,20 @@ def _pruned(scored: Scored, example: torch.Tensor, importance: str, ratio: float
         )
         pruner.step()
     return small
+
+
+class _Untied:
+    """An importance of groups of units no two of which have the same: the threshold takes all that are not above it."""
+
+    def __init__(self, importance: Callable[..., torch.Tensor | None]) -> None:
+        self._importance, self._generator = importance, torch.Generator().manual_seed(0)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor | None:
+        found = self._importance(*args, **kwargs)
+        if found is None:
+            return None
+        least = found.max().clamp(min=torch.finfo(found.dtype).tiny) * TIES
+        return found + least * torch.rand(found.shape, generator=self._generator).to(found)
 
 
 @contextmanager

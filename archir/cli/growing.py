@@ -340,6 +340,8 @@ def report(directory: Path, *, picture: Path | None, markdown: bool, as_json: bo
             say(markdown_table(names, cells))
         else:
             print_table(names, cells)
+    for note in notes_on_test(found):
+        say(note)
 
 
 def markdown_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

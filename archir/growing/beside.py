@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from archir.errors import FileError, GrowError
+from archir.errors import ArchirError, FileError, GrowError
 from archir.growing.divergence import Recovery
 from archir.growing.engine import Engine
 from archir.growing.run import Checkpoint
+from archir.growing.training import Metrics
+from archir.ir.graph import Graph
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a network that was trained beside a run.
+
+    Attributes:
+        checkpoint: the last of it that is known to be good.
+        metrics: how it does on the validation split; None if its training failed.
+        note: why its training failed; empty if it did not.
+    """
+
+    checkpoint: Checkpoint
+    metrics: Metrics | None
+    note: str = ""
 
 
 def beside(engine: Engine, name: str) -> Engine:
@@ -47,3 +65,25 @@ def latest(engine: Engine) -> Checkpoint | None:
         return engine.directory.latest(accept=accept, on_damage=engine.log.damaged)
     except FileError:  # all of them are damaged
         return None
+
+
+def train_beside(engine: Engine, begin: Callable[[Engine], tuple[Engine, Checkpoint | None]], graph: Graph) -> Ended:
+    """Train a network beside a run to the end; where that fails it is told, and the run goes on.
+
+    Args:
+        engine: the run without growth.
+        begin: returns it with the network, and where it goes on.
+        graph: the network as it is told of if that fails.
+
+    Raises:
+        FileError: a file cannot be written, as on a full disk: all of it can go on from here.
+    """
+    try:
+        ready, start = begin(engine)
+        done = ready.run(start)
+    except FileError:
+        raise
+    except ArchirError as error:
+        nothing = Checkpoint(0, graph, {}, {"training_flops": 0, "seconds": 0.0})
+        return Ended(engine.recovery.last or nothing, None, f"it failed: {error.what}")
+    return Ended(done.checkpoint, done.metrics)

@@ -6,13 +6,12 @@ go on as the run itself does. Where one of them fails, that is told, and the gro
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from archir.cost import cost
-from archir.errors import ArchirError, FileError, GrowError
-from archir.growing.beside import beside, latest
+from archir.errors import GrowError
+from archir.growing.beside import beside, latest, train_beside
 from archir.growing.engine import Engine, Outcome
 from archir.growing.fresh_start import drawn_afresh
 from archir.growing.run import COUNTERFACTUAL, RETRAINED, Checkpoint, RunDirectory
@@ -68,7 +67,7 @@ def _better(engine: Engine, grown: Outcome) -> Outcome:
         again = replace(again, seed=start, expansion=None)
         return again, latest(again)
 
-    ended = _trained(beside(engine, RETRAINED), begin, graph)
+    ended = train_beside(beside(engine, RETRAINED), begin, graph)
     better = ended.metrics is not None and is_better(ended.metrics, grown.metrics)
     told = {**_figures(ended.checkpoint, ended.metrics), "grown": _figures(grown.checkpoint, grown.metrics)}
     engine.log(RETRAINED, step=engine.options.steps, **told, kept=better, note=ended.note)
@@ -98,39 +97,11 @@ def _tell_without_growth(engine: Engine, fork: _Fork) -> None:
             raise GrowError("its checkpoints are lost or damaged")
         return ungrown, start
 
-    ended = _trained(beside(engine, COUNTERFACTUAL), begin, engine.begun)
+    ended = train_beside(beside(engine, COUNTERFACTUAL), begin, engine.begun)
     share = engine.budget.share(cost(ended.checkpoint.graph))
     notes = [*([ended.note] if ended.note else []), *([f"over the budget: {share:.0%} of it"] if share > 1 else [])]
     told = _figures(ended.checkpoint, ended.metrics)
     engine.log(COUNTERFACTUAL, step=engine.options.steps, **told, note="; ".join(notes))
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """What became of a network that was trained beside the run: the last of it, how it does, or why it failed."""
-
-    checkpoint: Checkpoint
-    metrics: Metrics | None
-    note: str = ""
-
-
-def _trained(engine: Engine, begin: Callable[[Engine], tuple[Engine, Checkpoint | None]], graph: Graph) -> _Ended:
-    """Train a network beside the run.
-
-    Args:
-        engine: the run without growth.
-        begin: returns it with the network, and where it goes on.
-        graph: the network as it is told of if that fails.
-    """
-    try:
-        ready, start = begin(engine)
-        done = ready.run(start)
-    except FileError:  # of a full disk: the run can go on from here
-        raise
-    except ArchirError as error:
-        nothing = Checkpoint(0, graph, {}, {"training_flops": 0, "seconds": 0.0})
-        return _Ended(engine.recovery.last or nothing, None, f"it failed: {error.what}")
-    return _Ended(done.checkpoint, done.metrics)
 
 
 def _figures(checkpoint: Checkpoint, metrics: Metrics | None) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from archir.cost import training_flops
-from archir.errors import DivergenceError
-from archir.growing.beside import beside, latest
+from archir.growing.beside import beside, latest, train_beside
 from archir.growing.data import Dataset
 from archir.growing.engine import Engine
 from archir.growing.expansion import widen_uniformly
@@ -57,7 +56,7 @@ def train_controls(
 
     The widened one is trained twice: for as many steps as the run, and until it has spent as many FLOPs as all of the
     run, if these are more steps. Each is trained under the rules of the run: what was interrupted goes on from its last
-    whole checkpoint, bit for bit, and what is finished is not trained again. Where one diverges twice it says so.
+    whole checkpoint, bit for bit, and what is finished is not trained again. One whose training fails says so.
 
     Args:
         seed: the seed with its first weights.
@@ -70,7 +69,7 @@ def train_controls(
         on_event: is told every event as it happens, with the folder of the control as `beside`.
 
     Raises:
-        GrowError: the loss cannot be computed.
+        GrowError: the network cannot be widened within the budget.
         FileError: the directory cannot be written, holds no run, or is in use.
     """
     wide = widen_uniformly(seed, budget, birth="fresh", seed=options.seed).graph
@@ -84,14 +83,9 @@ def train_controls(
         whole = Engine(seed, None, dataset.train, dataset.validation, budget, (), loss, options, run, log)
         for folder, (name, graph, steps) in zip(CONTROLS, asked, strict=False):
             engine = beside(replace(whole, seed=graph, options=replace(options, steps=steps)), folder)
-            failure = ""
-            try:
-                ended = engine.run(latest(engine)).checkpoint
-            except DivergenceError as error:
-                assert engine.recovery.last is not None
-                ended, failure = engine.recovery.last, error.what
-            module = ended.graph.module().eval()
-            controls.append(Control(name, ended.graph, module, ended.state["training_flops"], failure))
+            ended = train_beside(engine, lambda engine: (engine, latest(engine)), graph)
+            trained, flops = ended.checkpoint.graph, ended.checkpoint.state["training_flops"]
+            controls.append(Control(name, trained, trained.module().eval(), flops, ended.note))
     return controls
 
 

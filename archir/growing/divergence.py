@@ -86,15 +86,20 @@ class Recovery:
     def after(self, error: DivergenceError, batch_size: int) -> Checkpoint:
         """Return where to go on after the loss has diverged: the last checkpoint, at half the rate.
 
-        The FLOPs of the steps that came to nothing stay counted.
+        The time and the FLOPs of the steps that came to nothing stay counted.
 
         Args:
             error: tells at which step.
-            batch_size: examples of a batch.
+            batch_size: examples of a batch since the last checkpoint.
 
         Raises:
             DivergenceError: it has diverged before.
         """
+        assert self._last is not None
+        state = dict(self._last.state)
+        state["seconds"] += time.monotonic() - self._kept
+        state["training_flops"] += training_flops(self._last.graph, (error.step - self._last.step) * batch_size)
+        self.keep(replace(self._last, state=state))
         if self.diverged:
             raise DivergenceError(
                 f"the loss diverged twice; the last time, {error.what}",
@@ -103,9 +108,4 @@ class Recovery:
                 loss=error.loss,
                 hint="lower the learning rate, clip the gradient (`clip = 1.0`), or look for inputs that are far off",
             ) from error
-        assert self._last is not None
-        state = dict(self._last.state)
-        state |= {"rate": self.rate * SLOWER, "diverged": self.diverged + 1}
-        state["seconds"] += time.monotonic() - self._kept
-        state["training_flops"] += training_flops(self._last.graph, (error.step - self._last.step) * batch_size)
-        return replace(self._last, state=state)
+        return replace(self._last, state=state | {"rate": self.rate * SLOWER, "diverged": self.diverged + 1})

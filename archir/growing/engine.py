@@ -140,7 +140,9 @@ class Engine:
             try:
                 return self._run(checkpoint)
             except DivergenceError as error:
-                checkpoint = self.recovery.after(error, self.options.batch_size)
+                last = self.recovery.last
+                assert last is not None
+                checkpoint = self.recovery.after(error, self._batch_size(last.graph))
                 self.log("diverged", step=error.step, why=error.what, rate=checkpoint.state["rate"])
 
     def _run(self, checkpoint: Checkpoint | None) -> Outcome:
@@ -223,7 +225,7 @@ class Engine:
 
     def _train(self, trainer: Trainer, state: _State, stop: int) -> _State:
         options = self.options
-        batches = Batches(self.train, self._batch_size(trainer), options.seed, options.augmentation)
+        batches = Batches(self.train, self._batch_size(trainer.graph()), options.seed, options.augmentation)
         # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
         torch.manual_seed(derived_seed(options.seed, state.step))
         few = itertools.islice(stream(batches, state.step), stop - state.step)
@@ -236,12 +238,12 @@ class Engine:
         spent = training_flops(trainer.graph(), done.examples)
         return replace(state, step=stop, training_flops=state.training_flops + spent)
 
-    def _batch_size(self, trainer: Trainer) -> int:
+    def _batch_size(self, graph: Graph) -> int:
         """Return the number of examples of a training batch: if steps are to be even, fewer above the budget."""
         options, budget = self.options, self.budget
         if not options.even:
             return options.batch_size
-        price = cost(trainer.graph())
+        price = cost(graph)
         share = price.flops / budget.flops if budget.flops else budget.share(price)
         return max(min(options.batch_size, LEAST_BATCH), round(options.batch_size / max(share, 1.0)))
 

@@ -33,6 +33,7 @@ from tests.growing.static_training import train_static
 
 LOSS, BUDGET = find_loss("cross_entropy"), Budget(parameters=400)
 SHORT = replace(OPTIONS, steps=24, checkpoint_every=10, evaluate_every=8)
+NAMES = ["seed, not grown", "uniformly widened", "the same, trained for as many FLOPs"]
 LONGER = 30
 """Steps of the widened network that take as many FLOPs as the run."""
 
@@ -168,14 +169,21 @@ def test_damaged_checkpoints_are_told_and_passed_over(plain_seed: Graph, tmp_pat
     assert [e["step"] for e in heard if e["event"] == "resumed"] == [20, LONGER]
 
 
+@pytest.mark.parametrize("evaluate_every", [8, 1])
 def test_one_that_diverges_goes_back_once_and_is_told_of_if_that_does_not_help(
-    plain_seed: Graph, tmp_path: Path
+    plain_seed: Graph, tmp_path: Path, evaluate_every: int
 ) -> None:
-    options = replace(SHORT, clip=None, optimiser=OptimiserOptions("sgd", rate=1e30))
+    """Whether a training loss tells it or that on the validation data; it was paid for all the same."""
+    sgd = OptimiserOptions("sgd", rate=1e30)
+    options = replace(SHORT, clip=None, optimiser=sgd, evaluate_every=evaluate_every)
     heard: list[Event] = []
     found = train(plain_seed, tmp_path / "run", options, on_event=heard.append)
-    assert [e["beside"] for e in heard if e["event"] == "diverged"] == list(CONTROLS)
-    assert all("diverged twice" in c.failure and torch.isfinite(c.module(DATASET.train.inputs)).all() for c in found)
+    assert [c.name for c in found] == NAMES
+    assert all(c.failure.startswith("it failed: the loss") for c in found)
+    assert all(c.module(DATASET.train.inputs).isfinite().all() for c in found)
+    if evaluate_every == 8:
+        assert {e["beside"] for e in heard if e["event"] == "diverged"} == set(CONTROLS)
+        assert all(c.training_flops for c in found)
 
 
 def test_nobody_else_writes_into_the_run_meanwhile(plain_seed: Graph, tmp_path: Path) -> None:

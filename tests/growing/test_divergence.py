@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from torch import nn
 from archir.cost import training_flops
 from archir.errors import DivergenceError
 from archir.growing.divergence import TIMES, largest_loss
+from archir.growing.engine import Engine
 from archir.growing.examples import Examples
 from archir.growing.grow import Run, grow_graph
+from archir.growing.log import Log
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
-from archir.growing.run import Event, open_run
+from archir.growing.run import Checkpoint, Event, open_run
 from archir.ir.graph import Graph
 from archir.scoring.budget import Budget
 from archir.scoring.losses import LOSSES
@@ -119,6 +122,25 @@ def test_a_loss_that_diverges_twice_stops_the_run(tmp_path: Path, kept: bool) ->
     assert error.step == 10 and error.loss > 10
     assert f"the learning rate was {5 * EDGE:g}, and {2.5 * EDGE:g} after that" in error.why
     assert "lower the learning rate" in error.hint
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_all_steps_that_came_to_nothing_are_counted(even: bool) -> None:
+    """Those of the second divergence, too, and with the batches they had: above the budget even ones are smaller."""
+    options = replace(_options(1.5 * EDGE), even=even)
+    engine = Engine(
+        _graph(), None, EXAMPLES, EXAMPLES, Budget(parameters=1), (), LOSSES["mse"], options, None, Log(None, None)
+    )
+    size = 21 if even else 64
+    for spent in (10, 20):
+        kept = engine.recovery.last or Checkpoint(0, _graph(), {}, {"rate": 1.0, "training_flops": 0, "seconds": 0.0})
+        engine.recovery.keep(kept)
+        error = DivergenceError("it is too large", step=10, loss=9.0)
+        with suppress(DivergenceError):
+            engine.recovery.after(error, engine._batch_size(kept.graph))
+        engine.recovery.diverged = 1
+        last = engine.recovery.last
+        assert last is not None and last.state["training_flops"] == training_flops(_graph(), spent * size)
 
 
 def test_inputs_that_are_far_off_are_told() -> None:

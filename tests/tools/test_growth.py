@@ -19,6 +19,7 @@ from archir.errors import GrowError
 from archir.growing.batches import Batches
 from archir.growing.checks import held_out
 from archir.growing.data import load_data
+from archir.growing.examples import Examples
 from archir.growing.expansion import widen_uniformly
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
@@ -30,6 +31,7 @@ from archir.scoring.options import ScoreOptions
 from archir.scoring.score import score
 from passes.prune import Prune
 from tests.growing.static_training import train_static as plainly
+from tools import rival_pruning
 from tools.benchmarks import growth as benchmark
 from tools.benchmarks.growth import run
 from tools.growth import arms, images, runs
@@ -267,7 +269,7 @@ def test_growing_is_compared_with_the_uniform_network_of_the_same_seed(toy: Task
     records += [record("uniform-longer-1.60", 2, 0.9, 1600)]
     found = figures(records, {"toy": toy})["toy"]["compared"]["grown"]
     reach = 4.302653 * 0.01 / 3**0.5
-    assert found["equal_steps"] == pytest.approx(
+    assert found["better_by"] == pytest.approx(
         {"number": 3, "mean": 0.03, "low": 0.03 - reach, "high": 0.03 + reach}, rel=1e-6
     )
     assert found["equal_training"]["number"] == 2 and found["equal_training"]["mean"] == pytest.approx(-0.025)
@@ -313,6 +315,37 @@ def test_criteria_judge_allocations_by_a_network_that_holds_them(toy: Task) -> N
         assert len(set(values)) == 6 and values[4] == 0
     for name in ("magnitude", "taylor", "G/2 alone", "G/2 together"):
         assert found[name][5] > 0
+
+
+@pytest.mark.slow
+def test_units_that_nothing_removes_are_told_of() -> None:
+    """Those of a stream that a layer norm runs over."""
+    task, sizes = text(), text().seed_sizes
+    stream, *_ = sizes
+    wide = task.network(sizes, 0)
+    with pytest.raises(ValueError, match=f"no candidate removes units of {stream}"):
+        predictions(task, wide, [{**sizes, stream: sizes[stream] - 1}], 0)
+
+
+def test_units_of_no_importance_do_not_go_all_at_once() -> None:
+    """A third of the units give nothing; what is asked for is between, and none of the others goes."""
+    pytest.importorskip("torch_pruning")
+    torch.manual_seed(0)
+    first, last = nn.Linear(4, 30), nn.Linear(30, 2)
+    with torch.no_grad():
+        last.weight[:, :10] = first.weight[:10] = first.bias[:10] = 0
+    net, inputs = nn.Sequential(first, nn.ReLU(), last), torch.randn(64, 4)
+    scored = rival_pruning.score(net, Examples(inputs, torch.randn(64, 2)), LOSSES["mse"])
+
+    def hidden(small: nn.Module) -> int:
+        return len(small.get_parameter("0.bias"))
+
+    for importance in rival_pruning.IMPORTANCES:
+        small = rival_pruning.prune_until(scored, inputs[:2], importance, lambda n: hidden(n) <= 25)
+        assert hidden(small) == 25
+        torch.testing.assert_close(small(inputs), net(inputs))
+    with pytest.raises(ValueError, match="no network pruned by magnitude is small enough"):
+        rival_pruning.prune_until(scored, inputs[:2], "magnitude", lambda n: False)
 
 
 def test_a_set_with_quotas_is_chosen_unit_by_unit(toy: Task) -> None:

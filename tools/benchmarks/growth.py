@@ -65,8 +65,8 @@ def run(
     if unknown:
         raise ValueError(f"there is no task or part {unknown[0]!r}, but {', '.join((*TASKS, *PARTS))}")
     wanted = [name for name in TASKS if name in named] or list(TASKS)
-    left_out = [name for name in wanted if name in ON_IMAGES and data is None]
-    tasks = {name: _task(name, data, steps) for name in wanted if name not in left_out}
+    without_data = [name for name in wanted if name in ON_IMAGES and data is None]
+    tasks = {name: _task(name, data, steps) for name in wanted if name not in without_data}
     seeds = min(trials, runs.SEEDS)
     makers: Mapping[str, Callable[[Task], Iterable[Key]]] = {
         "rates": runs.rates,
@@ -89,9 +89,14 @@ def run(
         grown = [r for r in found if r.key.task == name and r.key.arm in GROWN]
         more += [k for arm in as_dear for k in runs.as_dear(task, grown, arm)]
     found += runs.make(more, tasks, kept, say)
-    predictions = {name: judged(task, _drawn(found, name)) for name, task in tasks.items() if "criteria" in parts}
+    left_out, predictions = {name: "needs CIFAR-10: give --data" for name in without_data}, {}
+    for name, task in tasks.items() if "criteria" in parts else ():
+        try:
+            predictions[name] = judged(task, _drawn(found, name))
+        except ValueError as error:
+            left_out[f"criteria of {name}"] = str(error)
     return {
-        "left_out": {name: "needs CIFAR-10: give --data" for name in left_out},
+        "left_out": left_out,
         "made_elsewhere": len(keys) + len(more) - len(found),
         "predictions": predictions,
         **figures(found, tasks, predictions),

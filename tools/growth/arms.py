@@ -83,7 +83,8 @@ ARMS: Mapping[str, Arm] = {
     **{f"widened-{rule}": grown(rule=rule, kinds="split", expansion=1) for rule in ADDING},
     **{f"pruned-{importance}": contracted(importance) for importance in IMPORTANCES},
 }
-"""The arms that have a name. `random-7` is besides these the network of the seventh random allocation."""
+"""The arms that have a name. `random-7` is besides these the network of the seventh random allocation, and
+`uniform-longer-1.5` and `searched-1.5` take 1.5 times the FLOPs of training the uniform network."""
 
 
 def find_arm(name: str) -> Arm:
@@ -100,5 +101,7 @@ def find_arm(name: str) -> Arm:
         return searched(float(times[1]))
     number = re.fullmatch(r"random-(\d+)", name)
     if number is None:
-        raise ValueError(f"there is no arm {name!r}, but {', '.join(ARMS)} and random-0, random-1, ...")
+        raise ValueError(
+            f"there is no arm {name!r}, but {', '.join(ARMS)} random-0, uniform-longer-1.5 and searched-1.5"
+        )
     return static(lambda task: drawn(task, int(number[1])))

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
+from archir.axes.infer import infer_widths
 from archir.growing.batches import Batches, stream
 from archir.growing.checks import held_out
 from archir.growing.trainer import Trainer
@@ -74,9 +75,14 @@ def predictions(task: Task, wide: Graph, allocations: Sequence[Sizes], seed: int
     """Return by criterion what it would cost to contract a wide network to each allocation, lower is better.
 
     Width by width as many units go as the allocation asks for: those of least cost, one after another.
+
+    Raises:
+        ValueError: units have to go that nothing removes, as those that a layer norm runs over.
     """
     objective = make_objective(wide, task.loss)
     seen, _ = held_out(task.dataset.validation, task.loss, task.options.score_examples, seed)
+    widths = infer_widths(wide)
+    removed = [{w.name: max(w.size - sizes[w.name], 0) for w in widths} for sizes in allocations]
     found: dict[str, list[float]] = {}
     kept: dict[tuple[str, bool, bool], Scores] = {}
     for name, how in CRITERIA.items():
@@ -85,22 +91,24 @@ def predictions(task: Task, wide: Graph, allocations: Sequence[Sizes], seed: int
             options = ScoreOptions(settled=how.settled, adapted=how.adapted, seed=seed)
             batches = Batches(seen, task.options.batch_size)
             kept[key] = score(objective, batches, morphisms=(Prune(),), strategy=how.strategy, options=options)
-        found[name] = [_cost(kept[key], sizes, how.together) for sizes in allocations]
+        found[name] = [_cost(kept[key], counts, how.together) for counts in removed]
     return found
 
 
-def _cost(scores: Scores, sizes: Sizes, together: bool) -> float:
-    """Return what the removal of all units beyond some sizes costs."""
+def _cost(scores: Scores, removed: Mapping[str, int], together: bool) -> float:
+    """Return what the removal of so many units of each width costs."""
     units = [s.candidate for s in scores.choice]
     widths = [unit.family.site.label for unit in units]
-    quota = {name: widths.count(name) - size for name, size in sizes.items() if name in set(widths)}
+    quota = {name: count for name, count in removed.items() if count}
+    if stuck := quota.keys() - set(widths):
+        raise ValueError(f"no candidate removes units of {', '.join(sorted(stuck))}")
     alone = np.array([s.order for s in scores.choice])
     pairs = np.zeros((len(units), len(units)))
     if together:
         assert scores.refinement is not None
         alone, pairs = (t.numpy().copy() for t in scores.refinement.quadratic)
     marginal, total = alone.copy(), 0.0
-    free = np.array([quota[name] > 0 for name in widths])
+    free = np.array([name in quota for name in widths])
     while free.any():
         best = int(np.flatnonzero(free)[marginal[free].argmin()])
         total += float(marginal[best])

@@ -56,9 +56,10 @@ def figures(
 def _compared(records: Sequence[Record], task: Task) -> dict[str, Any]:
     """Return by how much each arm is better than the uniform network from the same seed, and what it costs.
 
-    `equal_steps` and `equal_training` are means of paired differences of the test score, with 95 % intervals by
-    Student's t; positive is better; `default_better_by` is by how much the arm `grown` is better than this one. Costs
-    are means of ratios to the uniform network trained for as many steps.
+    `better_by` (than the uniform network trained for the steps of the task), `equal_training` (than that which was
+    trained for as many FLOPs) and `default_better_by` (how much the arm `grown` is better than this one) are means of
+    paired differences of the test score, with 95 % intervals by Student's t; positive is better. Costs are means of
+    ratios to the uniform network.
     """
     known = {(r.key.arm, r.key.seed): r for r in records if not r.failure and r.key.rate == task.rate}
     of_kind: dict[str, list[Record]] = {}
@@ -68,17 +69,16 @@ def _compared(records: Sequence[Record], task: Task) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kind, some in sorted(of_kind.items()):
         pairs = [(r, known["uniform", r.key.seed]) for r in some if ("uniform", r.key.seed) in known]
-        times = [(r, u, r.training_flops / u.training_flops) for r, u in pairs]
         longer = [(r, _as_dear(r, of_kind.get("uniform-longer", []))) for r, _ in pairs]
         default = [(known["grown", r.key.seed], r) for r in some if ("grown", r.key.seed) in known]
         found[kind] = {
-            "tested": [_tested(r, task) for r in some],
-            "equal_steps": _difference([_tested(r, task) - _tested(u, task) for r, u in pairs]),
+            "tested": {str(r.key.seed): _tested(r, task) for r in some},
+            "better_by": _difference([_tested(r, task) - _tested(u, task) for r, u in pairs]),
             "equal_training": _difference([_tested(r, task) - _tested(u, task) for r, u in longer if u is not None]),
             "default_better_by": _difference([_tested(g, task) - _tested(r, task) for g, r in default if g is not r]),
             "parameters": _mean([r.parameters / u.parameters for r, u in pairs]),
             "flops": _mean([r.flops / u.flops for r, u in pairs]),
-            "training_flops": _mean([by for *_, by in times]),
+            "training_flops": _mean([r.training_flops / u.training_flops for r, u in pairs]),
             "seconds": _mean([r.seconds / u.seconds for r, u in pairs]),
         }
     return found

@@ -6,6 +6,7 @@ import itertools
 import runpy
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from archir.errors import GrowError
 from archir.growing.batches import Batches, stream
 from archir.growing.start import expand
 from archir.growing.trainer import Trainer
-from archir.growing.training import Batch, evaluate
+from archir.growing.training import Batch, evaluate, recalibrate
 from archir.ir.graph import Graph
 from archir.scoring.budget import Budget
 from frontends.pytorch import trace
@@ -60,9 +61,12 @@ def contracted(importance: str) -> Callable[[Task, int, float], Outcome]:
             step, spent = stop, spent + training_flops(trainer.graph(), done.examples)
             stage = limits.stage(sizes[0], number, len(stops))
             if number <= len(stops) and not stage.allows(sizes[-1]):
+                averaged = Batches(task.dataset.train, options.batch_size, seed)
+                recalibrate(trainer.module, itertools.islice(stream(averaged), options.recalibrate_batches))
+                spent += cost(trainer.graph()).flops * options.recalibrate_batches * options.batch_size
                 spent += training_flops(trainer.graph(), len(seen) + min(len(seen), EACH))
-                scored = score(_real(trainer.graph()), seen, task.loss)
                 try:
+                    scored = score(_real(trainer.graph()), seen, task.loss)
                     small = _within(stage, scored, _inputs(task), importance)
                 except Exception as error:  # of whatever kind: it is one it cannot do
                     raise GrowError("Torch-Pruning fails", why=f"{type(error).__name__}: {error}") from error
@@ -89,17 +93,19 @@ def searched(factor: float) -> Callable[[Task, int, float], Outcome]:
         for sizes in _allocations(task, seed):
             graph = task.network(sizes, seed)
             look = training_flops(graph, steps * options.batch_size)
-            if best is not None and spent + look + whole * (1 - LOOK) > factor * whole:
+            if spent and spent + look + whole * (1 - LOOK) > factor * whole:
                 break
             trainer, batches = Trainer(graph, options), _batches(task, seed)
             torch.manual_seed(seed)
-            trainer.train(itertools.islice(batches, steps), task.loss)
             spent += look
-            found = evaluate(trainer.averaged(task.dataset.train).module, task.dataset.validation, task.loss)
-            losses.append(found.loss)
-            if best is None or task.score(found) > best[0]:
-                best = task.score(found), trainer, batches
-        assert best is not None
+            with suppress(GrowError):  # one that diverges is out of the question
+                trainer.train(itertools.islice(batches, steps), task.loss)
+                found = evaluate(trainer.averaged(task.dataset.train).module, task.dataset.validation, task.loss)
+                losses.append(found.loss)
+                if best is None or task.score(found) > best[0]:
+                    best = task.score(found), trainer, batches
+        if best is None:
+            raise GrowError("every network that was drawn diverges")
         _, trainer, batches = best
         done = trainer.train(itertools.islice(batches, options.steps - steps), task.loss, first_step=steps)
         spent += training_flops(trainer.graph(), done.examples)
