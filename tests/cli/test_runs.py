@@ -21,7 +21,7 @@ from archir.cli.console import RunProgress
 from archir.emit.check import tensors_in
 from archir.errors import EmitError, FileError
 from archir.growing import engine, step
-from archir.growing.controls import Control
+from archir.growing.controls import Control, train_controls
 from archir.growing.grow import Run, grow_graph
 from archir.growing.lock import lock_run
 from archir.growing.run import CONTROLS, Event, open_run
@@ -122,10 +122,9 @@ def test_tables_tell_of_peak_bytes_and_latency_where_they_are_bounded_or_priced(
 
 
 def test_a_control_that_failed_takes_nothing_else_away(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = growing.train_controls
 
     def first_failing(*args: Any, **kwargs: Any) -> list[Control]:
-        first, *others = trained(*args, **kwargs)
+        first, *others = train_controls(*args, **kwargs)
         return [replace(first, failure="the loss diverged twice"), *others]
 
     monkeypatch.setattr(growing, "train_controls", first_failing)
