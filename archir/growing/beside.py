@@ -20,12 +20,12 @@ class Ended:
     Attributes:
         checkpoint: the last of it that is known to be good.
         metrics: how it does on the validation split; None if its training failed.
-        note: why its training failed; empty if it did not.
+        failure: why its training failed; empty if it did not.
     """
 
     checkpoint: Checkpoint
     metrics: Metrics | None
-    note: str = ""
+    failure: str = ""
 
 
 def beside(engine: Engine, name: str) -> Engine:

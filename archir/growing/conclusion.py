@@ -70,7 +70,7 @@ def _better(engine: Engine, grown: Outcome) -> Outcome:
     ended = train_beside(beside(engine, RETRAINED), begin, graph)
     better = ended.metrics is not None and is_better(ended.metrics, grown.metrics)
     told = {**_figures(ended.checkpoint, ended.metrics), "grown": _figures(grown.checkpoint, grown.metrics)}
-    engine.log(RETRAINED, step=engine.options.steps, **told, kept=better, note=ended.note)
+    engine.log(RETRAINED, step=engine.options.steps, **told, kept=better, note=ended.failure)
     chosen = Outcome(ended.checkpoint, ended.metrics) if better and ended.metrics else grown
     both = {name: state[name] + ended.checkpoint.state[name] for name in ("training_flops", "seconds")}
     grew = {name: state[name] for name in ("growth_steps", "begun")}
@@ -99,9 +99,9 @@ def _tell_without_growth(engine: Engine, fork: _Fork) -> None:
 
     ended = train_beside(beside(engine, COUNTERFACTUAL), begin, engine.begun)
     share = engine.budget.share(cost(ended.checkpoint.graph))
-    notes = [*([ended.note] if ended.note else []), *([f"over the budget: {share:.0%} of it"] if share > 1 else [])]
+    over = f"over the budget: {share:.0%} of it" if share > 1 else ""
     told = _figures(ended.checkpoint, ended.metrics)
-    engine.log(COUNTERFACTUAL, step=engine.options.steps, **told, note="; ".join(notes))
+    engine.log(COUNTERFACTUAL, step=engine.options.steps, **told, note="; ".join(filter(None, (ended.failure, over))))
 
 
 def _figures(checkpoint: Checkpoint, metrics: Metrics | None) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def train_controls(
             engine = beside(replace(whole, seed=graph, options=replace(options, steps=steps)), folder)
             ended = train_beside(engine, lambda engine: (engine, latest(engine)), graph)
             trained, flops = ended.checkpoint.graph, ended.checkpoint.state["training_flops"]
-            controls.append(Control(name, trained, trained.module().eval(), flops, ended.note))
+            controls.append(Control(name, trained, trained.module().eval(), flops, ended.failure))
     return controls
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -15,6 +16,7 @@ from archir.growing.checks import labelled
 from archir.growing.examples import Examples
 from archir.growing.run import Checkpoint
 from archir.growing.training import Training, call, evaluating
+from archir.ir.graph import Graph
 from archir.scoring.losses import Loss
 from archir.scoring.targets import map_tensors
 
@@ -83,23 +85,23 @@ class Recovery:
                 f"the loss before step {step} is {largest:.6g}, above {self.most:.6g}", step=step, loss=largest
             )
 
-    def after(self, error: DivergenceError, batch_size: int) -> Checkpoint:
+    def after(self, error: DivergenceError, batch_size: Callable[[Graph], int]) -> Checkpoint:
         """Return where to go on after the loss has diverged: the last checkpoint, at half the rate.
 
         The time and the FLOPs of the steps that came to nothing stay counted.
 
         Args:
             error: tells at which step.
-            batch_size: examples of a batch since the last checkpoint.
+            batch_size: tells how many examples a batch of a network has.
 
         Raises:
             DivergenceError: it has diverged before.
         """
         assert self._last is not None
-        state = dict(self._last.state)
+        last, state = self._last, dict(self._last.state)
         state["seconds"] += time.monotonic() - self._kept
-        state["training_flops"] += training_flops(self._last.graph, (error.step - self._last.step) * batch_size)
-        self.keep(replace(self._last, state=state))
+        state["training_flops"] += training_flops(last.graph, (error.step - last.step) * batch_size(last.graph))
+        self.keep(replace(last, state=state))
         if self.diverged:
             raise DivergenceError(
                 f"the loss diverged twice; the last time, {error.what}",
@@ -108,4 +110,4 @@ class Recovery:
                 loss=error.loss,
                 hint="lower the learning rate, clip the gradient (`clip = 1.0`), or look for inputs that are far off",
             ) from error
-        return replace(self._last, state=state | {"rate": self.rate * SLOWER, "diverged": self.diverged + 1})
+        return replace(last, state=state | {"rate": self.rate * SLOWER, "diverged": self.diverged + 1})

@@ -140,9 +140,7 @@ class Engine:
             try:
                 return self._run(checkpoint)
             except DivergenceError as error:
-                last = self.recovery.last
-                assert last is not None
-                checkpoint = self.recovery.after(error, self._batch_size(last.graph))
+                checkpoint = self.recovery.after(error, self._batch_size)
                 self.log("diverged", step=error.step, why=error.what, rate=checkpoint.state["rate"])
 
     def _run(self, checkpoint: Checkpoint | None) -> Outcome:

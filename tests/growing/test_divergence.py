@@ -137,7 +137,7 @@ def test_all_steps_that_came_to_nothing_are_counted(even: bool) -> None:
         engine.recovery.keep(kept)
         error = DivergenceError("it is too large", step=10, loss=9.0)
         with suppress(DivergenceError):
-            engine.recovery.after(error, engine._batch_size(kept.graph))
+            engine.recovery.after(error, engine._batch_size)
         engine.recovery.diverged = 1
         last = engine.recovery.last
         assert last is not None and last.state["training_flops"] == training_flops(_graph(), spent * size)
