@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from archir.errors import GrowError
 from archir.growing.examples import Examples
 from archir.scoring.losses import Loss
 
@@ -80,7 +80,7 @@ def prune_until(
         ratio: the largest ratio that is tried.
 
     Raises:
-        ValueError: nothing fits.
+        GrowError: nothing fits, or the library fails.
     """
     low, high, best = 0.0, ratio, None
     for _ in range(HALVINGS):
@@ -91,7 +91,7 @@ def prune_until(
         else:
             low = middle
     if best is None:
-        raise ValueError(f"no network pruned by {importance} is small enough")
+        raise GrowError(f"no network pruned by {importance} is small enough")
     return best
 
 
@@ -103,17 +103,21 @@ def _pruned(scored: Scored, example: torch.Tensor, importance: str, ratio: float
         if importance == "hessian":  # what its own `accumulate_grad` keeps is that of the last example
             scorer._accu_grad[parameter], scorer._counter[parameter] = scored.squares[name].clone(), 1
     head = [m for m in small.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
-    with _silent():
-        pruner = library.pruner.BasePruner(
-            small,
-            example,
-            _Untied(scorer),
-            global_pruning=True,
-            pruning_ratio=ratio,
-            max_pruning_ratio=0.95,
-            ignored_layers=[head],
-        )
-        pruner.step()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pruner = library.pruner.BasePruner(
+                small,
+                example,
+                _Untied(scorer),
+                global_pruning=True,
+                pruning_ratio=ratio,
+                max_pruning_ratio=0.95,
+                ignored_layers=[head],
+            )
+            pruner.step()
+    except Exception as error:  # whatever it is, the model is one the library cannot do
+        raise GrowError("Torch-Pruning fails", why=f"{type(error).__name__}: {error}") from error
     return small
 
 
@@ -129,10 +133,3 @@ class _Untied:
             return None
         least = found.max().clamp(min=torch.finfo(found.dtype).tiny) * TIES
         return found + least * torch.rand(found.shape, generator=self._generator).to(found)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

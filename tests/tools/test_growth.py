@@ -282,12 +282,19 @@ def test_growing_is_compared_with_the_uniform_network_of_the_same_seed(toy: Task
 
 
 def test_a_random_search_costs_what_it_is_given(toy: Task) -> None:
-    """The uniform network is among the first, so that what is kept is no worse then."""
+    """The uniform network is the first, and the one that goes on the best of all that were tried."""
     found = find_arm("searched-1.6")(toy.lasting(40), 0, 1e-2)
     whole = runs.flops_of_uniform(toy.lasting(40))
     assert 1.5 * whole < found.training_flops <= 1.6 * whole
-    losses = found.notes["losses"]
-    assert len(losses) >= 10 and min(losses) < losses[0]
+    losses, kept = found.notes["losses"], found.notes["kept"]
+    assert len(losses) >= 10 and kept
+    assert {w.name: w.size for w in infer_widths(found.graph)} == drawn(toy, 1000 + kept - 1)
+    alone = find_arm(f"random-{1000 + kept - 1}")(toy.lasting(40), 0, 1e-2)
+    for name, tensor in found.module.state_dict().items():
+        torch.testing.assert_close(tensor, alone.module.state_dict()[name], rtol=0, atol=0)
+    first = [find_arm(f"random-{1000 + n}")(toy.lasting(40), 0, 1e-2).curve[0] for n in range(len(losses) - 1)]
+    assert losses[1:] == [point.loss for point in first]
+    assert first[kept - 1].accuracy == max(p.accuracy for p in first if p.accuracy is not None)
     assert budget(toy).allows(cost(found.graph))
 
 
@@ -344,8 +351,10 @@ def test_units_of_no_importance_do_not_go_all_at_once() -> None:
         small = rival_pruning.prune_until(scored, inputs[:2], importance, lambda n: hidden(n) <= 25)
         assert hidden(small) == 25
         torch.testing.assert_close(small(inputs), net(inputs))
-    with pytest.raises(ValueError, match="no network pruned by magnitude is small enough"):
+    with pytest.raises(GrowError, match="no network pruned by magnitude is small enough"):
         rival_pruning.prune_until(scored, inputs[:2], "magnitude", lambda n: False)
+    with pytest.raises(GrowError, match="Torch-Pruning fails"):
+        rival_pruning.prune_until(scored, inputs[:2, :3], "magnitude", lambda n: True)
 
 
 def test_a_set_with_quotas_is_chosen_unit_by_unit(toy: Task) -> None:

@@ -102,6 +102,6 @@ def find_arm(name: str) -> Arm:
     number = re.fullmatch(r"random-(\d+)", name)
     if number is None:
         raise ValueError(
-            f"there is no arm {name!r}, but {', '.join(ARMS)} random-0, uniform-longer-1.5 and searched-1.5"
+            f"there is no arm {name!r}, but {', '.join(ARMS)}, random-0, uniform-longer-1.5 and searched-1.5"
         )
     return static(lambda task: drawn(task, int(number[1])))

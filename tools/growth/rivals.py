@@ -7,6 +7,7 @@ import runpy
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def contracted(importance: str) -> Callable[[Task, int, float], Outcome]:
 
     It comes down to the same budgets, of parameters and of FLOPs, and stays as it is where it is within one already. It
     scores as many examples of the validation split as archir does. The optimiser begins anew with each smaller network,
-    which has not the tensors of the one before. Where it fails that is what is recorded.
+    which has not the tensors of the one before. Where the library fails that is what is recorded.
     """
 
     def arm(task: Task, seed: int, rate: float) -> Outcome:
@@ -65,11 +66,8 @@ def contracted(importance: str) -> Callable[[Task, int, float], Outcome]:
                 recalibrate(trainer.module, itertools.islice(stream(averaged), options.recalibrate_batches))
                 spent += cost(trainer.graph()).flops * options.recalibrate_batches * options.batch_size
                 spent += training_flops(trainer.graph(), len(seen) + min(len(seen), EACH))
-                try:
-                    scored = score(_real(trainer.graph()), seen, task.loss)
-                    small = _within(stage, scored, _inputs(task), importance)
-                except Exception as error:  # of whatever kind: it is one it cannot do
-                    raise GrowError("Torch-Pruning fails", why=f"{type(error).__name__}: {error}") from error
+                scored = score(_real(trainer.graph()), seen, task.loss)
+                small = _within(stage, scored, _inputs(task), importance)
                 trainer = Trainer(small, options)
                 sizes.append(cost(small))
         trainer = trainer.averaged(task.dataset.train)
@@ -89,8 +87,9 @@ def searched(factor: float) -> Callable[[Task, int, float], Outcome]:
     def arm(task: Task, seed: int, rate: float) -> Outcome:
         steps, options = round(LOOK * task.options.steps), task.training(seed, rate)
         whole = training_flops(task.network(uniform(task), seed), options.steps * options.batch_size)
-        spent, best, losses = 0, None, []
-        for sizes in _allocations(task, seed):
+        spent, best = 0, None
+        losses: list[float | None] = []
+        for number, sizes in enumerate(_allocations(task, seed)):
             graph = task.network(sizes, seed)
             look = training_flops(graph, steps * options.batch_size)
             if spent and spent + look + whole * (1 - LOOK) > factor * whole:
@@ -98,38 +97,43 @@ def searched(factor: float) -> Callable[[Task, int, float], Outcome]:
             trainer, batches = Trainer(graph, options), _batches(task, seed)
             torch.manual_seed(seed)
             spent += look
+            losses.append(None)
             with suppress(GrowError):  # one that diverges is out of the question
                 trainer.train(itertools.islice(batches, steps), task.loss)
                 found = evaluate(trainer.averaged(task.dataset.train).module, task.dataset.validation, task.loss)
-                losses.append(found.loss)
+                losses[-1] = found.loss
                 if best is None or task.score(found) > best[0]:
-                    best = task.score(found), trainer, batches
+                    best = task.score(found), trainer, batches, number
         if best is None:
             raise GrowError("every network that was drawn diverges")
-        _, trainer, batches = best
+        _, trainer, batches, kept = best
         done = trainer.train(itertools.islice(batches, options.steps - steps), task.loss, first_step=steps)
         spent += training_flops(trainer.graph(), done.examples)
         trainer = trainer.averaged(task.dataset.train)
-        return Outcome(trainer.graph(), trainer.module.eval(), spent, (), {"losses": losses})
+        return Outcome(trainer.graph(), trainer.module.eval(), spent, (), {"losses": losses, "kept": kept})
 
     return arm
 
 
 def _within(limits: Budget, scored: Scored, example: torch.Tensor, importance: str) -> Graph:
-    """Return the largest network that Torch-Pruning makes within the limits, by a few parts in a hundred."""
+    """Return the largest network that Torch-Pruning makes within the limits, by a few parts in a hundred.
+
+    Raises:
+        GrowError: it makes none.
+    """
     unit = cost(trace(scored.net, (example,))).flops / _products(scored.net, example)
 
-    def of(net: nn.Module) -> Cost:
+    def fits(within: Budget, net: nn.Module) -> bool:
         parameters = sum(p.numel() for p in net.parameters())
-        return Cost(parameters, round(unit * _products(net, example)), 0)
+        return within.allows(Cost(parameters, round(unit * _products(net, example))))
 
     # What is no product of matrices is not counted there, so that the FLOPs may be a little more.
     for part in (1.0, 0.99, 0.98, 0.96, 0.92):
-        within = limits.scaled(part)
-        small = trace(prune_until(scored, example, importance, lambda net: within.allows(of(net))), (example,))  # noqa: B023
+        net = prune_until(scored, example, importance, partial(fits, limits.scaled(part)))
+        small = trace(net, (example,))
         if limits.allows(cost(small)):
             return small
-    raise ValueError(f"no network pruned by {importance} is within {limits}")
+    raise GrowError(f"no network pruned by {importance} is within {limits}")
 
 
 def _products(net: nn.Module, example: torch.Tensor) -> int:
