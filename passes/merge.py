@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Self
@@ -50,6 +50,10 @@ class Merge(UnitMorphism):
         if not isinstance(exponents, Miss) and width.size > 1:
             for pair in nearest_pairs(_incoming(widths, width, exponents)):
                 yield replace(self, width=width.name, units=pair)
+
+    def united(self, members: Sequence[Self]) -> Self:
+        """Return one that merges the pairs of several."""
+        return replace(self, units=tuple(u for m in members for u in m.units))
 
     def miss(self, widths: Widths, width: Width) -> Miss | None:
         """Say why the units cannot be merged, or None if they can."""

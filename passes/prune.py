@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -44,6 +44,10 @@ class Prune(UnitMorphism):
     def units_of(self, widths: Widths, width: Width) -> Iterator[Self]:
         """Yield one for each unit."""
         return (replace(self, width=width.name, units=(unit,)) for unit in range(width.size))
+
+    def united(self, members: Sequence[Self]) -> Self:
+        """Return one that removes the units of several."""
+        return replace(self, units=tuple(u for m in members for u in m.units))
 
     def miss(self, widths: Widths, width: Width) -> Miss | None:
         """Say why the units cannot be removed, or None if they can."""

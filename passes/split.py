@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Self
@@ -49,6 +49,10 @@ class Split(UnitMorphism):
         found = solve_exponents(widths, width)
         units = range(width.size) if not isinstance(found, Miss) and found.uniform is None else ()
         return (replace(self, width=width.name, units=(unit,)) for unit in units)
+
+    def united(self, members: Sequence[Self]) -> Self:
+        """Return one that splits the units of several."""
+        return replace(self, units=tuple(u for m in members for u in m.units))
 
     def miss(self, widths: Widths, width: Width) -> Miss | None:
         """Say why the units cannot be split, or None if they can."""

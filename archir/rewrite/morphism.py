@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, Self, cast, final
 
@@ -71,6 +71,10 @@ class Morphism(Pass, Generic[Found]):
         Raises:
             PassError: it cannot be done.
         """
+
+    def united(self, members: Sequence[Self]) -> Self | None:
+        """Return one rewrite that does what some members of its family do; None if there is none, as here."""
+        return None
 
     @property
     def label(self) -> str:

@@ -27,7 +27,7 @@ class CostModel:
     widths. What other rewrites add is taken to be what they add alone.
 
     Attributes:
-        kinds: the number of each candidate's kind, which is its family; `[candidates]`.
+        kinds: the number of each candidate's kind, which is its family and how many members it has; `[candidates]`.
         limits: the resources that are limited, by name, with the limits.
         resources: what the empty set uses of each, and what candidates add; 1 is the limit.
         sizes: sizes of the widths that candidates change; `[widths]`.
@@ -60,18 +60,20 @@ def model_costs(graph: Graph, candidates: Sequence[Candidate], budget: Budget) -
         candidates: the candidates.
         budget: what is limited; a limit on latency is none on what is read off types.
     """
-    families = list(dict.fromkeys(c.family for c in candidates))
-    number = {f: i for i, f in enumerate(families)}
+    alike: dict[tuple[Family, int], Candidate] = {}
+    for candidate in candidates:
+        alike.setdefault((candidate.family, len(candidate.members)), candidate)
+    number = {kind: i for i, kind in enumerate(alike)}
     widths = infer_widths(graph)
     changes: list[Mapping[Atom, int]] = [
-        effect_on_sizes(widths, m) if isinstance(m := f.site.members[0], WidthMorphism) else {} for f in families
+        effect_on_sizes(widths, m) if isinstance(m := c.morphism, WidthMorphism) else {} for c in alike.values()
     ]
     atoms = list(dict.fromkeys(a for change in changes for a in change))
     effects = torch.tensor([[float(c.get(a, 0)) for a in atoms] for c in changes], dtype=torch.float64)
-    effects = effects.reshape(len(families), len(atoms))
-    spliced = [Cost() if change else f.cost for f, change in zip(families, changes, strict=True)]
+    effects = effects.reshape(len(alike), len(atoms))
+    spliced = [Cost() if change else c.cost for c, change in zip(alike.values(), changes, strict=True)]
     return CostModel(
-        kinds=torch.tensor([number[c.family] for c in candidates], dtype=torch.long),
+        kinds=torch.tensor([number[c.family, len(c.members)] for c in candidates], dtype=torch.long),
         limits=budget.scarce,
         resources=_resources(graph, widths, atoms, effects, spliced, budget.scarce),
         sizes=torch.tensor([float(a.size) for a in atoms], dtype=torch.float64),
@@ -131,7 +133,7 @@ def _apart(widths: Widths, candidates: Sequence[Candidate]) -> torch.Tensor:
     """Return which candidates change the same unit, bring fresh units to one width, or claim the same call."""
     holders: dict[object, list[int]] = {}
     for number, candidate in enumerate(candidates):
-        for claim in _claims(widths, candidate.family, candidate.member):
+        for claim in _claims(widths, candidate):
             holders.setdefault(claim, []).append(number)
     found = torch.zeros(len(candidates), len(candidates), dtype=torch.bool)
     for numbers in holders.values():
@@ -141,10 +143,10 @@ def _apart(widths: Widths, candidates: Sequence[Candidate]) -> torch.Tensor:
     return found.fill_diagonal_(False)
 
 
-def _claims(widths: Widths, family: Family, member: int) -> set[object]:
-    morphism = family.site.members[member]
+def _claims(widths: Widths, candidate: Candidate) -> set[object]:
+    morphism = candidate.morphism
     if not isinstance(morphism, WidthMorphism):
-        return set(family.claims)
+        return set(candidate.family.claims)
     found: set[object] = set()
     for name, change in morphism.changes(widths).items():
         uses = change.multiplicity(widths[name].size).tolist()

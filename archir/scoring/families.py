@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from archir.cost import Cost
@@ -71,7 +71,12 @@ class Family:
     @property
     def candidates(self) -> tuple[Candidate, ...]:
         """Its members, one after another."""
-        return tuple(Candidate(self, member) for member in range(len(self.site.members)))
+        return tuple(Candidate(self, (member,)) for member in range(len(self.site.members)))
+
+    def united(self, members: Sequence[int]) -> Morphism | None:
+        """Return one rewrite that does what some of its members do, None if there is none."""
+        few = [self.site.members[m] for m in members]
+        return few[0] if len(few) == 1 else few[0].united(few)
 
     @cached_property
     def _found(self) -> Perturbation | Miss:
@@ -80,25 +85,29 @@ class Family:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A rewrite that may be applied.
+    """A rewrite that may be applied: a member of a family, or several that are taken together.
 
     Attributes:
         family: the family it belongs to.
-        member: its number in it.
+        members: their numbers in it; several only where one rewrite does what they do (`Family.united`).
     """
 
     family: Family
-    member: int
+    members: tuple[int, ...]
 
-    @property
+    @cached_property
     def morphism(self) -> Morphism:
         """The rewrite, all its options given."""
-        return self.family.site.members[self.member]
+        found = self.family.united(self.members)
+        assert found is not None
+        return found
 
-    @property
+    @cached_property
     def cost(self) -> Cost:
         """What it adds to the cost of the graph, alone, for one example."""
-        return self.family.cost
+        if len(self.members) == 1:
+            return self.family.cost
+        return cost_of(self.family.measured, replace(self.family.site, members=(self.morphism,)))
 
     @property
     def spec(self) -> str:

@@ -12,6 +12,7 @@ from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.theta import Theta
 from archir.scoring.adaptation import FOLDS, WeightGradients, left_over
 from archir.scoring.batches import AnyBatch
+from archir.scoring.chunks import Group
 from archir.scoring.objective import Curvature, Objective
 from archir.scoring.screen import Estimate, Moments, Screened, every_part
 
@@ -23,14 +24,16 @@ def screen_jointly(
     batches: Iterable[AnyBatch],
     *,
     curvature: Curvature = Curvature.SAMPLED,
+    groups: Sequence[Group] | None = None,
     settled: Sequence[bool] | None = None,
     adapted: Sequence[bool] | None = None,
     seed: int = 0,
-) -> tuple[list[Estimate], torch.Tensor]:
+) -> JointEstimate:
     """Predict what every member of every family would do to the loss, alone and with any others, in reverse mode.
 
     The products `q_c = Σ g̃·Δ_c` of an example, which screening squares, are those of a linear map of all Δ: with
-    `E[g̃ g̃ᵀ] = Jᵀ H J` the mean of `q_c q_d` is `G_cd`, whatever the number of members. No tangent is pushed.
+    `E[g̃ g̃ᵀ] = Jᵀ H J` the mean of `q_c q_d` is `G_cd`, whatever the number of members; that of a group is their sum.
+    No tangent is pushed.
 
     Args:
         objective: the loss; its program gives the graph.
@@ -38,6 +41,8 @@ def screen_jointly(
         thetas: θ of each family.
         batches: the batches, bound or as pairs of inputs and targets.
         curvature: how g̃ is chosen.
+        groups: groups of members that are predicted as one, as numbers of family and member; each member alone, of one
+            family after another, if not given.
         settled: for each family whether the loss counts as flat for it, `a = 0`; for none if not given. Where it does
             for all, no gradient of the loss is made, and one backward pass a batch is enough.
         adapted: for each family whether q is what is left once the weights have adapted, see `left_over`; for none if
@@ -45,39 +50,81 @@ def screen_jointly(
             beyond wide outputs that are made in chunks stay; so do, with several processes, those of the others.
         seed: of the samples.
 
-    Returns:
-        One estimate a family, and `G`, exact where the curvature is, an unbiased estimate else; `[members, members]`,
-        of one family after another.
-
     Raises:
         ScoreError: the loss is not finite or does not fit a batch, or there are no batches.
 
     Source: ours.
     """
-    every = every_part(objective, perturbations, thetas, batches, curvature, seed, settled)
-    if not perturbations:
-        for _ in every:  # which checks the batches
-            pass
-        return [], torch.zeros(0, 0, dtype=torch.float64)
+    screened = every_part(objective, perturbations, thetas, batches, curvature, seed, settled)
+    members = [p.members for p in perturbations]
+    starts = list(accumulate(members, initial=0))
+    owners = _Owners(groups, starts)
     flags = [False] * len(perturbations) if adapted is None else adapted
-    adapts = torch.tensor([flag for p, flag in zip(perturbations, flags, strict=True) for _ in range(p.members)])
+    adapts = torch.tensor([flag for count, flag in zip(members, flags, strict=True) for _ in range(count)]).bool()
     gradients = WeightGradients(objective, seed) if any(flags) else None
     if gradients is not None and not gradients.weights:
         gradients = None
-    parts: Iterable[_Part] = (_part(screened, gradients) for screened in every)
+    parts: Iterable[_Part] = (_part(found, gradients) for found in screened if perturbations)
     if gradients is not None:
         parts = _adapted(list(parts), adapts)
-    moments = [Moments(p.members) for p in perturbations]
-    families = [slice(a, b) for a, b in pairwise(accumulate((p.members for p in perturbations), initial=0))]
-    gram, examples = torch.zeros(len(adapts), len(adapts), dtype=torch.float64), 0
+    families, together = [slice(a, b) for a, b in pairwise(starts)], Moments(len(owners))
+    alone = [Moments(count) for count in members]
+    cross, examples = torch.zeros(starts[-1], len(owners), dtype=torch.float64), 0
     for part in parts:
         examples += part.examples
         second = (part.left * part.right).sum(0)
-        for moment, family in zip(moments, families, strict=True):
-            moment.add(part.first[:, family], second[:, family], part.examples)
-        gram += part.left.flatten(0, 1).mT @ part.right.flatten(0, 1)
-    (gram,), (count,) = objective.processes.sum(gram), objective.processes.total(examples)
-    return [m.estimate(objective.processes) for m in moments], (gram + gram.mT) / (2 * count)
+        for moments, family in zip(alone, families, strict=True):
+            moments.add(part.first[:, family], second[:, family], part.examples)
+        left, right = owners(part.left), owners(part.right)
+        together.add(owners(part.first), (left * right).sum(0), part.examples)
+        cross += part.left.flatten(0, 1).mT @ right.flatten(0, 1)
+        cross += part.right.flatten(0, 1).mT @ left.flatten(0, 1)
+    if not perturbations:
+        return JointEstimate((), Estimate(*torch.zeros(3, 0, dtype=torch.float64)), cross, cross)
+    (cross,), (count,) = objective.processes.sum(cross), objective.processes.total(examples)
+    cross = cross / (2 * count)
+    gram, every = owners(cross.mT), tuple(moments.estimate(objective.processes) for moments in alone)
+    return JointEstimate(every, together.estimate(objective.processes), cross, (gram + gram.mT) / 2)
+
+
+@dataclass(frozen=True)
+class JointEstimate:
+    """What all candidates of some families are predicted to do, alone and in groups.
+
+    `G` is exact where the curvature is, and an unbiased estimate else.
+
+    Attributes:
+        families: of each family, what its members do alone.
+        groups: what each group does.
+        cross: `G` between members, of one family after another, and groups; `[members, groups]`.
+        gram: `G` between groups; `[groups, groups]`.
+    """
+
+    families: tuple[Estimate, ...]
+    groups: Estimate
+    cross: torch.Tensor
+    gram: torch.Tensor
+
+
+class _Owners:
+    """Sums over the members of each group."""
+
+    def __init__(self, groups: Sequence[Group] | None, starts: Sequence[int]) -> None:
+        """Find out where the members lie; `starts` are the numbers of the first member of each family."""
+        self._groups = groups
+        self._count = starts[-1] if groups is None else len(groups)
+        places = [(starts[f] + m, g) for g, group in enumerate(groups or ()) for f, m in group]
+        self._members, self._owners = torch.tensor(places, dtype=torch.long).reshape(-1, 2).unbind(1)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """Return for values of all members `[..., members]` their sums; `[..., groups]`."""
+        if self._groups is None:
+            return values
+        found = values.new_zeros(*values.shape[:-1], self._count)
+        return found.index_add_(-1, self._owners, values[..., self._members])
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,11 @@ class Reduction:
         sizes[self._example_axis], sizes[self._axis] = amounts.shape
         return (amounts.mT if self._axis < self._example_axis else amounts).reshape(sizes)
 
-    def mask(self, member: int, like: torch.Tensor) -> torch.Tensor:
-        """Return ones at the positions of one member, in the element type of `like`; broadcastable to the shape."""
-        return along(self._axis, (self._member == member).to(like.dtype), self._rank)
+    def mask(self, members: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+        """Return ones at the positions of some members, in the element type of `like`; broadcastable to the shape."""
+        inside = like.new_zeros(self.count + 1)  # the last for positions of no member
+        inside[list(members)] = 1
+        return along(self._axis, inside[self._member], self._rank)
 
 
 def _example_index(members: Members, size: int, examples: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Refinement in forward mode: what candidates do to the outputs, alone and together."""
+"""Refinement in forward mode: what candidates, or groups of them, do to the outputs, alone and together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from archir.errors import ScoreError
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.theta import Theta
 from archir.scoring.batches import AnyBatch, bind_batches, in_parts
-from archir.scoring.chunks import Candidates, chunk_size
+from archir.scoring.chunks import Group, Groups, chunk_size
 from archir.scoring.downstream import Downstream
 from archir.scoring.forward import Linearisation
 from archir.scoring.objective import Objective
@@ -44,7 +44,7 @@ class LinearBatch:
 
 @dataclass(frozen=True)
 class Refinement:
-    """The linearised effects of some candidates.
+    """The linearised effects of some candidates, each a member of a family or a group of members.
 
     Attributes:
         objective: the loss.
@@ -94,18 +94,18 @@ def refine(
     objective: Objective,
     perturbations: Sequence[Perturbation],
     thetas: Sequence[Theta],
-    chosen: Sequence[tuple[int, int]],
+    groups: Sequence[Group],
     batches: Iterable[AnyBatch],
     *,
     chunk: int | None = None,
 ) -> Refinement:
-    """Find what some candidates do to the outputs, by one tangent each.
+    """Find what groups of candidates do to the outputs, by one tangent each, however many members they have.
 
     Args:
         objective: the loss; its program gives the graph.
         perturbations: the families.
         thetas: θ of each family.
-        chosen: the candidates: number of the family, number of the member.
+        groups: the groups, of one candidate or more, as numbers of family and member; those of `chunks.singly`, say.
         batches: the batches, bound or as pairs of inputs and targets.
         chunk: most tangents that are pushed through what lies downstream at once; `chunk_size` if None. Results are
             the same up to rounding.
@@ -118,18 +118,18 @@ def refine(
     """
     if chunk is not None and chunk < 1:
         raise ScoreError(f"a chunk holds one tangent or more, not {chunk}")
-    candidates = Candidates(objective.program.graph, perturbations, thetas, chosen)
-    used = [perturbations[f] for f in candidates.families]
+    ordered = Groups(objective.program.graph, perturbations, thetas, groups)
+    used = [perturbations[f] for f in ordered.families]
     downstream = Downstream(objective.program.graph, [e for p in used for e in p.edges])
     program = objective.program.tapped(keep=downstream.needs | frozenset(v for p in used for v in p.needs))
-    moments, gram = Moments(len(chosen)), torch.zeros(len(chosen), len(chosen), dtype=torch.float64)
+    moments, gram = Moments(len(groups)), torch.zeros(len(groups), len(groups), dtype=torch.float64)
     kept: list[LinearBatch] = []
     methods: dict[str, str] = {}
     examples, stored = 0, 0
     for part in in_parts(objective, bind_batches(objective.program, batches)):
         count, targets = part.examples, part.targets
         size = chunk or chunk_size(objective.program, count)
-        batch, found = _linearised(objective, downstream, program(part.inputs), targets, candidates, size)
+        batch, found = _linearised(objective, downstream, program(part.inputs), targets, ordered, size)
         methods |= found
         pushed = batch.pushed
         _, gradient = objective.gradient(batch.outputs, targets)
@@ -154,7 +154,7 @@ def _linearised(
     downstream: Downstream,
     evaluation: Evaluation,
     targets: Targets,
-    candidates: Candidates,
+    groups: Groups,
     size: int,
 ) -> tuple[LinearBatch, Mapping[str, str]]:
     """Return a batch with the tangents of its outputs, and how operators were differentiated."""
@@ -162,8 +162,8 @@ def _linearised(
     objective.check(evaluation.outputs, targets)
     linear = Linearisation(downstream, evaluation.values)
     flat = objective.flatten(evaluation.outputs, count)
-    pushed = torch.zeros(len(candidates), *flat.shape, dtype=flat.dtype, device=flat.device)
-    for numbers, start in candidates.chunks(evaluation.values, count, size):
+    pushed = torch.zeros(len(groups), *flat.shape, dtype=flat.dtype, device=flat.device)
+    for numbers, start in groups.chunks(evaluation.values, count, size):
         moved = linear(start)
         for i, number in enumerate(numbers):
             filled = [

@@ -11,12 +11,15 @@ from archir.errors import ScoreError
 from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.scoring.batches import AnyBatch
+from archir.scoring.families import Candidate
 from archir.scoring.objective import Objective
 from archir.scoring.options import ScoreOptions
+from archir.scoring.refine import Refinement
 from archir.scoring.scores import Score, Scores
 from archir.scoring.set_models import Additive
 from archir.scoring.strategies.context import ScoringContext, make_context
 from archir.scoring.strategies.registry import DEFAULT, find_strategy
+from archir.scoring.strategies.result import FamilyResult
 from archir.scoring.strategies.strategy import Strategy
 
 
@@ -64,7 +67,7 @@ def score_by(strategy: Strategy, context: ScoringContext) -> Scores:
     result = strategy(context)
     places = () if result.joint is None else result.joint.places
     refined = set(places)
-    found: dict[tuple[int, int], Score] = {}
+    found: dict[tuple[int, tuple[int, ...]], Score] = {}
     misses = list(context.misses)
     for f, (family, said) in enumerate(zip(context.families, result.families, strict=True)):
         if isinstance(said, Miss):
@@ -76,7 +79,7 @@ def score_by(strategy: Strategy, context: ScoringContext) -> Scores:
             family.candidates, said.order.tolist(), *given, strict=True
         ):
             if not math.isinf(order) or predicted is not None:
-                place = f, candidate.member
+                place = f, candidate.members
                 found[place] = Score(
                     candidate=candidate,
                     order=order,
@@ -87,6 +90,11 @@ def score_by(strategy: Strategy, context: ScoringContext) -> Scores:
                     refined=place in refined,
                     theta=said.theta or None,
                 )
+    for number, (f, members) in enumerate(places):
+        if len(members) > 1:
+            said, joint = result.families[f], result.joint
+            assert not isinstance(said, Miss) and joint is not None and joint.refinement is not None
+            found[f, members] = _of_set(Candidate(context.families[f], members), joint.refinement, number, said)
     table = tuple(sorted(found.values(), key=lambda s: s.order))
     alone = [s.predicted for s in table if s.predicted is not None]
     additive = Additive(torch.tensor(alone, dtype=torch.float64)) if table and len(alone) == len(table) else None
@@ -102,4 +110,20 @@ def score_by(strategy: Strategy, context: ScoringContext) -> Scores:
         refinement=None if joint is None else joint.refinement,
         misses=tuple(misses),
         learning=result.learning,
+    )
+
+
+def _of_set(candidate: Candidate, refinement: Refinement, number: int, said: FamilyResult) -> Score:
+    """Return the score of members of a family that are taken together."""
+    first_order, curvature = float(refinement.first_order[number]), float(refinement.gram[number, number])
+    predicted = first_order + curvature / 2
+    return Score(
+        candidate=candidate,
+        order=predicted,
+        predicted=predicted,
+        stderr=float(refinement.stderr[number]),
+        first_order=first_order,
+        curvature=curvature,
+        refined=True,
+        theta=said.theta or None,
     )

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import torch
-
 from archir.cost import Cost
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
@@ -16,6 +14,7 @@ from archir.rewrite.pipeline import apply_together
 from archir.rewrite.set_cost import cost_of_set
 from archir.rewrite.theta import Theta
 from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches
+from archir.scoring.chunks import Group, Place
 from archir.scoring.families import Candidate, Family
 from archir.scoring.learn import learn
 from archir.scoring.objective import Objective
@@ -23,11 +22,12 @@ from archir.scoring.options import ScoreOptions
 from archir.scoring.refine import Refinement, refine
 from archir.scoring.stream import streamed
 
-SHORTER = 0.2
-"""The rate at which θ is learned for a set, relative to that at which members learn alone."""
+SMALLEST_SCALE, LARGEST_SCALE = 0.1, 2.0
+"""What θ is scaled by at least and at most before it is learned for a set; zero is a saddle point, which nothing
+leaves."""
 
-SMALLEST_SCALE = 0.1
-"""The least that θ is scaled by before it is learned for a set; zero is a saddle point, which nothing leaves."""
+SCALINGS = 3
+"""The number of factors that are tried, each from where the last one was; the best is taken."""
 
 SCALED_ON = 4
 """The number of batches that scale is found on."""
@@ -100,8 +100,7 @@ class CandidateSet:
         Raises:
             ScoreError: there are no batches, or the loss does not fit one.
         """
-        bound = bind_batches(self.objective.program, batches)
-        return refine(self._streamed(bound), self._perturbations, self._thetas, self._places, bound)
+        return self._refined(self._groups, bind_batches(self.objective.program, batches))
 
     def linearised(self, batches: Iterable[AnyBatch]) -> float:
         """Return the change of the linearised network's exact loss, on any batches, in nats.
@@ -109,7 +108,9 @@ class CandidateSet:
         Raises:
             ScoreError: there are no batches, or the loss does not fit one.
         """
-        return self.refine(batches).linearised(range(len(self))) if self.members else 0.0
+        if not self.members:
+            return 0.0
+        return self._refined([self._places], bind_batches(self.objective.program, batches)).linearised([0])
 
     def scaled(self, factor: float) -> CandidateSet:
         """Return the set with θ of every member times a factor; those that have none stay as they are."""
@@ -118,10 +119,11 @@ class CandidateSet:
     def learned(self, batches: Iterable[AnyBatch], options: ScoreOptions | None = None) -> CandidateSet:
         """Return the set with θ learned for all members together, from what each has learned alone.
 
-        What was learned alone overshoots where several members go the same way. So θ is first scaled by
-        `α = −(Σ_l a + Σ_lf G) / Σ_ll G`, at which the joint model of the set is lowest were Δ linear in θ, between
-        `SMALLEST_SCALE` and 1; l runs over the members that have θ, f over the others, which stand still. Steps are
-        then smaller than alone, `SHORTER` of the rate: θ is already good for something.
+        What was learned alone overshoots where several members go the same way. So θ is first scaled to about where the
+        joint model of the set is lowest: Δ is best scaled by `α = −(Σ_l a + Σ_lf G) / Σ_ll G`, where l runs over the
+        members that have θ and f over the others, which stand still. Δ grows with the square of θ where the function
+        is kept to first order, so that θ is scaled by √α, and this again from there; the best of `SCALINGS` factors is
+        taken.
 
         Args:
             batches: pairs of inputs and targets; the scale is found on the first of them. Where processes share the
@@ -137,24 +139,39 @@ class CandidateSet:
             return self
         options = self.options if options is None else options
         bound = bind_batches(self.objective.program, batches, most=max(options.steps, 1))
-        joint = self.refine(bound[:SCALED_ON])
-        learns = torch.tensor([bool(m.theta) for m in self.members])
-        pull = joint.first_order[learns].sum() + joint.gram[learns][:, ~learns].sum()
-        scale = -float(pull) / max(float(joint.gram[learns][:, learns].sum()), 1e-30)
+        start = self.scaled(self._scale(bound[:SCALED_ON]))
         found = learn(
             self._streamed(bound),
             self._perturbations,
             bound,
-            replace(options, rate=options.rate * SHORTER),
-            start=self.scaled(min(max(scale, SMALLEST_SCALE), 1.0))._thetas,
+            options,
+            start=start._thetas,
             together=self._places,
         )
         return self._with(found.thetas)
+
+    def _scale(self, batches: Sequence[BoundBatch]) -> float:
+        """Return about the factor of all θ at which the joint model of the set is lowest on some batches.
+
+        What the members that stand still do alone is the same for all factors, and left out.
+        """
+        learns, still = ([p for p in self._places if bool(self._thetas[p[0]]) is has] for has in (True, False))
+        scale, values = 1.0, dict[float, float]()
+        while len(values) < SCALINGS and scale not in values:
+            joint = self.scaled(scale)._refined([learns, still] if still else [learns], batches)
+            pull, curvature = float(joint.first_order[0] + joint.gram[0, 1:].sum()), float(joint.gram[0, 0])
+            values[scale] = pull + curvature / 2
+            best = scale * max(-pull / max(curvature, 1e-30), 0.0) ** 0.5
+            scale = min(max(best, SMALLEST_SCALE), LARGEST_SCALE)
+        return min(values, key=lambda found: values[found])
 
     def _with(self, thetas: Sequence[Theta]) -> CandidateSet:
         """Return the set with another θ of each family."""
         found = dict(zip(self._families, thetas, strict=True))
         return replace(self, members=tuple(replace(m, theta=found[m.candidate.family] or None) for m in self.members))
+
+    def _refined(self, groups: Sequence[Group], batches: Sequence[BoundBatch]) -> Refinement:
+        return refine(self._streamed(batches), self._perturbations, self._thetas, groups, batches)
 
     def _streamed(self, batches: Sequence[BoundBatch]) -> Objective:
         return streamed(self.objective, self._perturbations, batches)
@@ -163,16 +180,21 @@ class CandidateSet:
     def _families(self) -> list[Family]:
         return list(dict.fromkeys(m.candidate.family for m in self.members))
 
-    @property
+    @cached_property
     def _perturbations(self) -> list[Perturbation]:
         return [f.perturbation for f in self._families]
 
-    @property
+    @cached_property
     def _thetas(self) -> list[Theta]:
         found = {m.candidate.family: m.theta for m in self.members}
         return [found[f] or {} for f in self._families]
 
-    @property
-    def _places(self) -> list[tuple[int, int]]:
+    @cached_property
+    def _groups(self) -> list[Group]:
+        """The members of the families that each member of the set holds."""
         number = {f: i for i, f in enumerate(self._families)}
-        return [(number[m.candidate.family], m.candidate.member) for m in self.members]
+        return [[(number[m.candidate.family], i) for i in m.candidate.members] for m in self.members]
+
+    @property
+    def _places(self) -> list[Place]:
+        return [place for group in self._groups for place in group]

@@ -182,10 +182,10 @@ def context(graph: Graph, options: ScoreOptions, examples: int = 30) -> ScoringC
 
 
 def judged(found: ScoringContext, adapted: Sequence[bool] | None) -> tuple[Tensor, Tensor]:
-    estimates, gram = screen_jointly(
+    joint = screen_jointly(
         found.streamed, found.perturbations, found.thetas, found.batches, curvature=Curvature.EXACT, adapted=adapted
     )
-    return torch.cat([e.curvature for e in estimates]), gram
+    return torch.cat([e.curvature for e in joint.families]), joint.gram
 
 
 def test_the_joint_model_is_that_of_what_is_left() -> None:
@@ -236,7 +236,7 @@ def test_a_curvature_that_has_no_root_stays_what_it_is() -> None:
         make_objective(graph, loss), [(images(8), labels(8))], morphisms=(Prune(),), options=ScoreOptions(steps=0)
     )
     given = found.streamed, found.perturbations, found.thetas, found.batches
-    (_, plain), (_, adapted) = screen_jointly(*given), screen_jointly(*given, adapted=[True])
+    plain, adapted = screen_jointly(*given).gram, screen_jointly(*given, adapted=[True]).gram
     assert torch.equal(plain, adapted) and plain.abs().max() > 0
 
 

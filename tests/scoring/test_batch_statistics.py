@@ -26,6 +26,7 @@ from archir.ir.graph import Graph
 from archir.scoring.batch_statistics import with_batch_statistics
 from archir.scoring.batches import Batch
 from archir.scoring.budget import Budget
+from archir.scoring.chunks import singly
 from archir.scoring.families import find_families
 from archir.scoring.learn import Learner
 from archir.scoring.losses import Loss, LossFunction, coupled, find_loss
@@ -178,7 +179,7 @@ def test_outputs_are_those_of_training_mode_and_nothing_else_changes() -> None:
 def test_forward_mode_runs_through_the_statistics(loss: str | LossFunction | Loss) -> None:
     case = Case(loss)
     a, gram = case.dense()
-    found = refine(case.objective, case.perturbations, case.thetas, case.chosen, case.batches)
+    found = refine(case.objective, case.perturbations, case.thetas, singly(case.chosen), case.batches)
     assert found.methods["aten.batch_norm.default"] == "jvp"
     assert close(found.first_order, a) and close(found.gram, gram)
 

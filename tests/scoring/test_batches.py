@@ -15,6 +15,7 @@ from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.theta import Theta
 from archir.scoring import batches as batching
 from archir.scoring.batches import MOST_PARTS, bind_batches, in_parts
+from archir.scoring.chunks import singly
 from archir.scoring.families import find_families
 from archir.scoring.learn import learn
 from archir.scoring.losses import coupled
@@ -55,7 +56,7 @@ def everything(
     learned = learn(objective, perturbations, batches, ScoreOptions(steps=2))
     screened = screen(objective, perturbations, learned.thetas, batches)
     chosen = [(f, m) for f, p in enumerate(perturbations) for m in range(min(p.members, 2))]
-    refined = refine(objective, perturbations, learned.thetas, chosen, batches)
+    refined = refine(objective, perturbations, learned.thetas, singly(chosen), batches)
     found = [learned.estimates, refined.first_order, refined.gram, refined.stderr, after(refined)]
     return [*found, *(t for e in screened for t in (e.first_order, e.curvature, e.stderr))], learned.thetas
 

@@ -16,7 +16,7 @@ from archir.ir.node import Value
 from archir.rewrite.perturbation import Perturbation
 from archir.scoring import chunks, stream
 from archir.scoring.batches import bind_batches
-from archir.scoring.chunks import chunk_size
+from archir.scoring.chunks import chunk_size, singly
 from archir.scoring.downstream import Downstream
 from archir.scoring.families import find_families
 from archir.scoring.forward import Linearisation, Tangents
@@ -52,7 +52,7 @@ class Case:
 
     def refined(self, chunk: int | None) -> Refinement:
         batches = [(self.inputs, self.targets)]
-        return refine(self.objective, self.perturbations, self.thetas, self.chosen, batches, chunk=chunk)
+        return refine(self.objective, self.perturbations, self.thetas, singly(self.chosen), batches, chunk=chunk)
 
 
 def zoo(name: str, *, batch_statistics: bool = False) -> Case:

@@ -36,9 +36,9 @@ def test_a_layer_does_not_go_with_a_change_of_the_kernel_it_is_modelled_on() -> 
     refused = 0
     for pair in modelled:
         rewrites = [(f.site.members[0], f.perturbation.theta) for f in pair]
-        one = Combination(graph).plus(Candidate(pair[0], 0))
+        one = Combination(graph).plus(Candidate(pair[0], (0,)))
         assert one is not None
-        if one.plus(Candidate(pair[1], 0)) is not None:
+        if one.plus(Candidate(pair[1], (0,))) is not None:
             rewrite_together(graph, rewrites)
             continue
         refused += 1

@@ -22,6 +22,7 @@ from archir.ir.graph import Graph
 from archir.scoring import objective as objectives
 from archir.scoring.batches import Batch
 from archir.scoring.budget import Budget
+from archir.scoring.chunks import singly
 from archir.scoring.families import find_families
 from archir.scoring.learn import Learner
 from archir.scoring.losses import Loss, check_loss, find_loss
@@ -137,7 +138,7 @@ def close(found: Tensor, expected: Tensor) -> bool:
 def test_forward_mode_is_the_dense_hessian_of_the_batch(loss: Loss) -> None:
     case = Case(loss)
     a, gram, us, sizes = case.dense()
-    found = refine(case.objective, case.perturbations, case.thetas, case.chosen, case.batches)
+    found = refine(case.objective, case.perturbations, case.thetas, singly(case.chosen), case.batches)
     assert close(found.first_order, averaged(a, sizes))
     assert close(found.gram, averaged(gram, sizes))
     changes = []
@@ -179,7 +180,9 @@ def test_standard_errors_are_over_batches() -> None:
     weights = (sizes / sizes.sum())[:, None]
     expected = (4 / 3 * (weights * (change - averaged(change, sizes))).square().sum(0)).sqrt()
     assert close(case.screened(Curvature.EXACT)[2], expected)
-    assert close(refine(case.objective, case.perturbations, case.thetas, case.chosen, case.batches).stderr, expected)
+    assert close(
+        refine(case.objective, case.perturbations, case.thetas, singly(case.chosen), case.batches).stderr, expected
+    )
 
 
 def test_one_batch_has_no_standard_error() -> None:
@@ -218,7 +221,9 @@ def test_learning_follows_the_estimate_of_whole_batches() -> None:
 
 def test_a_mean_declared_as_coupled_scores_the_same() -> None:
     mean, whole = Case(find_loss("mse")), Case(coupled(F.mse_loss))
-    expected, found = (refine(c.objective, c.perturbations, c.thetas, c.chosen, c.batches) for c in (mean, whole))
+    expected, found = (
+        refine(c.objective, c.perturbations, c.thetas, singly(c.chosen), c.batches) for c in (mean, whole)
+    )
     assert close(found.gram, expected.gram) and close(found.first_order, expected.first_order)
     assert not close(found.stderr, expected.stderr)
 

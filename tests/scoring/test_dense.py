@@ -9,6 +9,7 @@ from torch import Tensor
 from archir.errors import ScoreError
 from archir.ir.node import Use, Value
 from archir.rewrite.theta import Theta
+from archir.scoring.chunks import singly
 from archir.scoring.families import Family, find_families
 from archir.scoring.losses import find_loss
 from archir.scoring.objective import LARGEST_DENSE, Curvature, make_objective
@@ -84,7 +85,7 @@ MODELS = sorted(ZOO.keys() - FROZEN - {"two_heads", "gru", "outer_product"})
 def test_forward_mode_is_the_dense_jacobian(name: str) -> None:
     case = Case(name, "mse")
     u, a, gram = case.dense()
-    found = refine(case.objective, case.perturbations, case.thetas, case.chosen, case.batches)
+    found = refine(case.objective, case.perturbations, case.thetas, singly(case.chosen), case.batches)
     scale = u.abs().max().clamp(min=1e-30)
     assert float((found.batches[0].pushed - u).abs().max() / scale) < 1e-9
     assert torch.allclose(found.first_order, a, rtol=1e-9, atol=1e-9 * float(a.abs().max()))
@@ -109,7 +110,7 @@ def test_screening_with_every_class_is_the_diagonal(name: str, loss: str) -> Non
 
 
 def refined(case: Case) -> Refinement:
-    return refine(case.objective, case.perturbations, case.thetas, case.chosen, case.batches)
+    return refine(case.objective, case.perturbations, case.thetas, singly(case.chosen), case.batches)
 
 
 def test_joint_and_linearised_predictions_are_their_formulas() -> None:

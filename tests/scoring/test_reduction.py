@@ -58,9 +58,11 @@ def test_sums_run_over_everything_but_example_and_member(shape: tuple[int, ...],
     spread = reduction.spread(amounts).expand(shape)
     for where, (n, m) in owner.items():
         assert float(spread[where]) == (float(amounts[n, m]) if m >= 0 else 0.0)
-    masks = torch.stack([reduction.mask(m, a).expand(shape) for m in range(count)])
+    masks = torch.stack([reduction.mask([m], a).expand(shape) for m in range(count)])
     for where, (_, m) in owner.items():
         assert masks[(slice(None), *where)].tolist() == [float(i == m) for i in range(count)]
+    assert torch.equal(reduction.mask(range(count), a).expand(shape), masks.sum(0))
+    assert not reduction.mask([], a).any()
 
 
 def test_what_does_not_fit_is_refused() -> None:

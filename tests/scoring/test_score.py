@@ -282,7 +282,7 @@ def test_a_candidate_is_a_family_and_a_number_in_it(scores: Scores, trained: Gra
     again = make_scores(trained, digits)
     for mine, other in zip(scores, again, strict=True):
         assert mine.candidate != other.candidate and mine.spec == other.spec == mine.candidate.spec
-        assert mine.candidate == Candidate(mine.candidate.family, mine.candidate.member)
+        assert mine.candidate == Candidate(mine.candidate.family, mine.candidate.members)
         assert scores[mine.spec] is mine
     some, others = list(scores)[:3], list(again)[:3]
     assert scores.joint(some) == scores.joint([s.candidate for s in some]) == scores.joint(others)

@@ -17,6 +17,7 @@ from archir.rewrite.morphism import Morphism
 from archir.rewrite.perturbation import Perturbation
 from archir.scoring import stream
 from archir.scoring.batches import bind_batches
+from archir.scoring.chunks import singly
 from archir.scoring.families import find_families
 from archir.scoring.learn import learn
 from archir.scoring.objective import Curvature, Objective, make_objective
@@ -115,7 +116,8 @@ def test_refinement_is_that_of_the_whole_network(case: Case) -> None:
     thetas = learn(case.whole, case.perturbations, case.batches, ScoreOptions(steps=2)).thetas
     chosen = [(f, m) for f, p in enumerate(case.perturbations) for m in range(min(p.members, 2))]
     found, expected = (
-        refine(objective, case.perturbations, thetas, chosen, case.batches) for objective in (case.chunked, case.whole)
+        refine(objective, case.perturbations, thetas, singly(chosen), case.batches)
+        for objective in (case.chunked, case.whole)
     )
     assert close(found.first_order, expected.first_order)
     assert close(found.gram, expected.gram)

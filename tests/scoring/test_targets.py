@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import archir
+from archir.scoring.chunks import singly
 from archir.scoring.families import find_families
 from archir.scoring.objective import Curvature, make_objective
 from archir.scoring.refine import refine
@@ -77,7 +78,7 @@ def test_estimators_are_the_dense_jacobian_of_all_outputs(loss: Any) -> None:
         a += u[:, n] @ torch.func.grad(example)(result[n], n) / 5
         gram += u[:, n] @ torch.func.jacrev(torch.func.grad(example))(result[n], n) @ u[:, n].mT / 5
     objective = make_objective(graph, loss)
-    found = refine(objective, perturbations, thetas, chosen, [(inputs, targets)])
+    found = refine(objective, perturbations, thetas, singly(chosen), [(inputs, targets)])
     assert len(chosen) > 10
     assert torch.allclose(found.first_order, a, rtol=1e-9, atol=1e-9 * float(a.abs().max()))
     assert torch.allclose(found.gram, gram, rtol=1e-9, atol=1e-9 * float(gram.abs().max()))

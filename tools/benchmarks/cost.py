@@ -19,6 +19,7 @@ from archir.axes.infer import analyse
 from archir.ir.graph import Graph
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Edge
+from archir.scoring.chunks import singly
 from archir.scoring.downstream import Downstream
 from archir.scoring.families import find_families
 from archir.scoring.forward import Linearisation, Tangents
@@ -109,7 +110,7 @@ def _tangents(graph: Graph, images: torch.Tensor) -> dict[str, float]:
         start: dict[Edge, Tangents] = {}
         for edge, delta in deltas.items():
             reduction = Reduction(p.edges[edge], p.members, delta.shape, len(images))
-            start[edge] = Tangents((delta * reduction.mask(0, delta))[None])
+            start[edge] = Tangents((delta * reduction.mask([0], delta))[None])
         passes |= {
             f"tangent {number}": partial(linear, start),
             f"plain {number}": partial(_forward, downstream, plain),
@@ -139,7 +140,7 @@ def _chunks(images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     values = objective.program.tapped(keep=needs)(objective.program.bind(images)).values
     thetas = [p.initial_theta(values, 0) for p in perturbations]
     members = [(f, m) for f, p in enumerate(perturbations) for m in range(p.members)]
-    chosen = members[:: len(members) // REFINED][:REFINED]
+    chosen = singly(members[:: len(members) // REFINED][:REFINED])
     batches = {n: [(images[:n], labels[:n])] for n in (SMALL, len(images))}
     times = medians(
         {

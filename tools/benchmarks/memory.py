@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from archir.scoring.batches import bind_batches
+from archir.scoring.chunks import singly
 from archir.scoring.families import find_families
 from archir.scoring.learn import Learner
 from archir.scoring.objective import make_objective
@@ -65,7 +66,7 @@ def _ratios(name: str, model: nn.Module, inputs: torch.Tensor, targets: torch.Te
     learner = Learner(objective, perturbations, ScoreOptions(steps=1000))
     learner.step(batch)
     members = [(f, m) for f, p in enumerate(perturbations) for m in range(p.members)]
-    chosen = members[:: len(members) // REFINED][:REFINED]
+    chosen = singly(members[:: len(members) // REFINED][:REFINED])
     peaks = {
         "learn": peak(partial(learner.step, batch)),
         "screen": peak(partial(screen, objective, perturbations, learner.thetas, [batch])),

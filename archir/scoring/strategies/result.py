@@ -40,12 +40,13 @@ class JointResult:
     """What a strategy says of candidates together.
 
     Attributes:
-        places: these candidates, as numbers of family and member, in the order in which the others number them.
+        places: these candidates, as the numbers of a family and of members of it that are taken together, in the
+            order in which the others number them.
         refinement: their linearised effects; None if there are none of them, and so no sets.
         model: predicts what sets of them do.
     """
 
-    places: tuple[tuple[int, int], ...]
+    places: tuple[tuple[int, tuple[int, ...]], ...]
     refinement: Refinement | None
     model: SetModel | None
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from archir.scoring.joint import screen_jointly
 from archir.scoring.refine import Refinement
 from archir.scoring.set_models import Joint
@@ -31,7 +29,7 @@ class SampledJoint:
     def __call__(self, context: ScoringContext) -> StrategyResult:
         """Score the candidates of a graph."""
         options, thetas = context.options, context.thetas
-        estimates, gram = screen_jointly(
+        joint = screen_jointly(
             context.streamed,
             context.perturbations,
             thetas,
@@ -41,10 +39,9 @@ class SampledJoint:
             adapted=[options.adapted and not theta for theta in thetas],
             seed=options.seed + 1,
         )
-        places = tuple((f, m) for f, e in enumerate(estimates) for m in range(len(e.first_order)))
-        families = tuple(screened(e, theta) for e, theta in zip(estimates, thetas, strict=True))
+        places = tuple((f, (m,)) for f, e in enumerate(joint.families) for m in range(len(e.first_order)))
+        families = tuple(screened(e, theta) for e, theta in zip(joint.families, thetas, strict=True))
         if not places:
             return StrategyResult(families, JointResult((), None, None), context.learned.estimates)
-        first, stderr = (torch.cat([getattr(e, name) for e in estimates]) for name in ("first_order", "stderr"))
-        found = Refinement(context.objective, first, gram, stderr, (), {})
+        found = Refinement(context.objective, joint.groups.first_order, joint.gram, joint.groups.stderr, (), {})
         return StrategyResult(families, JointResult(places, found, Joint(found)), context.learned.estimates)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from archir.ir.graph import Graph
+from archir.scoring.chunks import singly
 from archir.scoring.joint import screen_jointly
 from archir.scoring.objective import Curvature, Objective, make_objective
 from archir.scoring.options import ScoreOptions
@@ -65,12 +66,12 @@ def context(graph: Graph, options: ScoreOptions) -> ScoringContext:
 def test_with_exact_curvature_it_is_the_model_of_forward_mode(graph: Graph) -> None:
     found = context(graph, ScoreOptions(steps=2))
     places = [(f, m) for f, family in enumerate(found.families) for m in range(len(family.site.members))]
-    forward = refine(found.streamed, found.perturbations, found.thetas, places, found.batches)
-    estimates, gram = screen_jointly(
-        found.streamed, found.perturbations, found.thetas, found.batches, curvature=Curvature.EXACT
-    )
+    forward = refine(found.streamed, found.perturbations, found.thetas, singly(places), found.batches)
+    joint = screen_jointly(found.streamed, found.perturbations, found.thetas, found.batches, curvature=Curvature.EXACT)
+    gram = joint.gram
     assert len(places) == len(gram) == 18
-    first = torch.cat([e.first_order for e in estimates])
+    first = torch.cat([e.first_order for e in joint.families])
+    assert torch.allclose(first, joint.groups.first_order, rtol=1e-9, atol=1e-12)
     assert torch.allclose(first, forward.first_order, rtol=1e-9, atol=1e-12)
     assert torch.allclose(gram, forward.gram, rtol=1e-9, atol=1e-12)
     off_diagonal = gram - gram.diag().diag()
@@ -82,8 +83,8 @@ def test_with_exact_curvature_it_is_the_model_of_forward_mode(graph: Graph) -> N
 def test_its_mean_over_samples_is_that_model(graph: Graph) -> None:
     found = context(graph, ScoreOptions(steps=0))
     given = found.streamed, found.perturbations, found.thetas, found.batches
-    _, exact = screen_jointly(*given, curvature=Curvature.EXACT)
-    samples = torch.stack([screen_jointly(*given, seed=seed)[1] for seed in range(200)])
+    exact = screen_jointly(*given, curvature=Curvature.EXACT).gram
+    samples = torch.stack([screen_jointly(*given, seed=seed).gram for seed in range(200)])
     error = samples.std(0) / len(samples) ** 0.5
     assert ((samples.mean(0) - exact).abs() <= 5 * error + 1e-12).all()
     assert torch.equal(samples[0], samples[0].mT)
@@ -92,10 +93,10 @@ def test_its_mean_over_samples_is_that_model(graph: Graph) -> None:
 def test_alone_they_are_estimated_as_by_screening(graph: Graph) -> None:
     found = context(graph, ScoreOptions(steps=0))
     given = found.streamed, found.perturbations, found.thetas, found.batches
-    alone, (jointly, gram) = screen(*given, seed=3), screen_jointly(*given, seed=3)
-    for one, other in zip(alone, jointly, strict=True):
+    alone, joint = screen(*given, seed=3), screen_jointly(*given, seed=3)
+    for one, other in zip(alone, joint.families, strict=True):
         assert torch.equal(one.first_order, other.first_order) and torch.equal(one.curvature, other.curvature)
-    assert torch.allclose(gram.diagonal(), torch.cat([e.curvature for e in alone]), rtol=1e-12)
+    assert torch.allclose(joint.gram.diagonal(), torch.cat([e.curvature for e in alone]), rtol=1e-12)
 
 
 def test_where_training_has_settled_what_has_nothing_to_learn_has_no_first_order(graph: Graph) -> None:

@@ -1,0 +1,112 @@
+"""Scoring thousands of candidates together: θ of those a budget may take is learned as one set, and all are graded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from archir.cost import cost
+from archir.scoring.budget import Budget
+from archir.scoring.chunks import Place
+from archir.scoring.families import Candidate
+from archir.scoring.grading import grade
+from archir.scoring.joint import JointEstimate, screen_jointly
+from archir.scoring.learn import Learned, learn
+from archir.scoring.options import ScoreOptions
+from archir.scoring.refine import Refinement
+from archir.scoring.screen import Estimate, screen
+from archir.scoring.set_models import Joint
+from archir.scoring.sets import CandidateSet, Member
+from archir.scoring.strategies.context import ScoringContext
+from archir.scoring.strategies.result import JointResult, StrategyResult, screened
+from archir.scoring.strategies.worth import worth_of
+
+ALONE, TOGETHER = 1 / 2, 1 / 4
+"""The parts of the steps of learning in which θ is learned for each candidate alone, and for some of them together."""
+
+PROPOSED = 2
+"""The multiple of the room in a budget that the candidates may fill whose θ is learned together."""
+
+RANKED_ON = 4
+"""The number of batches that the members of a family are ranked on."""
+
+
+def graded(context: ScoringContext) -> StrategyResult:
+    """Predict for sets of any number of candidates `Σ a + ½ Σ G`, the members of a family taken in grades.
+
+    θ that was learned alone overshoots where thousands go the same way. After a time of that, those candidates that
+    have θ are therefore proposed which would be taken, were all effects additive, if there were `PROPOSED` times
+    the room, and learn together, as one set T. Members of a family are then ranked by their share of what this set
+    does, `a_c + ½ G_cT` (the Shapley value of c in the joint model), on batches that θ was learned on, and put into
+    grades. The joint model of these is found in reverse mode: it costs as much however many members there are.
+
+    Args:
+        context: the candidates, under a budget.
+
+    Source: ours; Shapley 1953 for the value.
+    """
+    options, objective = context.options, context.streamed
+    alone = learn(objective, context.perturbations, context.learn, _for(ALONE, options))
+    estimates = screen(
+        objective,
+        context.perturbations,
+        alone.thetas,
+        context.batches,
+        curvature=options.curvature,
+        seed=options.seed + 1,
+    )
+    proposed = CandidateSet(context.objective, _proposed(context, estimates, alone), options)
+    if options.steps:
+        proposed = proposed.learned(context.learn, _for(TOGETHER, options))
+    learned = {m.candidate.family: m.theta for m in proposed.members}
+    thetas = [learned.get(f) or theta for f, theta in zip(context.families, alone.thetas, strict=True)]
+    number = {f: i for i, f in enumerate(context.families)}
+    together = [(number[m.candidate.family], i) for m in proposed.members for i in m.candidate.members]
+    judge = partial(screen_jointly, objective, context.perturbations, thetas, curvature=options.curvature)
+    shares = _shares(judge(context.learn[:RANKED_ON], groups=[together], seed=options.seed + 2), together)
+    sets = grade(
+        [share.argsort(stable=True).tolist() for share in shares],
+        [f.united(range(min(2, len(f.site.members)))) is not None for f in context.families],
+        options.refine_most,
+    )
+    found = judge(context.batches, groups=[[(f, m) for m in members] for f, members in sets], seed=options.seed + 1)
+    refinement = Refinement(context.objective, found.groups.first_order, found.gram, found.groups.stderr, (), {})
+    families = tuple(screened(e, theta) for e, theta in zip(found.families, thetas, strict=True))
+    return StrategyResult(families, JointResult(tuple(sets), refinement, Joint(refinement)), alone.estimates)
+
+
+def _for(part: float, options: ScoreOptions) -> ScoreOptions:
+    """Return the options with a part of the steps, one at least if there are any."""
+    return replace(options, steps=min(options.steps, max(1, round(part * options.steps))))
+
+
+def _proposed(context: ScoringContext, estimates: Sequence[Estimate], alone: Learned) -> tuple[Member, ...]:
+    """Return the candidates that are to learn together, those of a family as one where that can be."""
+    options, now = context.options, cost(context.graph)
+    assert options.budget is not None
+    limits = {n: v + (PROPOSED - 1) * max(v - getattr(now, n), 0) for n, v in options.budget.scarce.items()}
+    worth = worth_of(context.families, estimates, options, Budget(**limits))
+    parts = torch.split(worth, [len(e.first_order) for e in estimates])
+    found: list[Member] = []
+    for family, part, theta in zip(context.families, parts, alone.thetas, strict=True):
+        members = (part < 0).nonzero().flatten().tolist() if theta else []
+        if members and family.united(members) is not None:
+            found.append(Member(Candidate(family, tuple(members)), theta))
+        else:
+            found += (Member(Candidate(family, (member,)), theta) for member in members)
+    return tuple(found)
+
+
+def _shares(found: JointEstimate, together: Sequence[Place]) -> list[torch.Tensor]:
+    """Return the share of each member in what a set does; of one outside, in what it does beside half of the set."""
+    inside = [torch.zeros(len(e.first_order), dtype=torch.bool) for e in found.families]
+    for family, member in together:
+        inside[family][member] = True
+    cross = torch.split(found.cross[:, 0], [len(i) for i in inside])
+    return [
+        e.first_order + torch.where(i, c, c + e.curvature) / 2
+        for e, i, c in zip(found.families, inside, cross, strict=True)
+    ]
