@@ -60,7 +60,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     if composites:
         rest = {
             "morphisms": (*MORPHISMS, ResidualBranch(hidden=2)),
-            "options": replace(OPTIONS, composites=composites, learn_steps=10),
+            "options": replace(OPTIONS, composites=composites, learn_steps=20),
         }
     whole = grow(seed_graph, directory=tmp_path / "whole", **rest)
     specs = [spec for e in whole.history if e["event"] == "grown" for spec in e["specs"]]

@@ -123,7 +123,8 @@ def test_theta_of_a_set_is_made_smaller_before_members_are_dropped(
 
     monkeypatch.setattr(CandidateSet, "scaled", record)
     monkeypatch.setattr(CandidateSet, "linearised", promise)
-    growth = step(trained, check=data(200, 1), morphisms=(Split(),))
+    options = replace(OPTIONS, learn_rate=0.01)
+    growth = step(trained, check=data(200, 1), options=options, morphisms=(Split(),))
     assert len(growth.specs) == members and growth.realised < 0
     assert growth.scale == (kept if kept in SHRUNK else 1.0)
     tried = [factor for found, factor in made if len(found) == 4 and factor in SHRUNK]
@@ -147,7 +148,7 @@ def test_a_set_predicted_to_raise_the_loss_is_not_even_built(trained: Graph, mon
     def grown(promise: dict[int, float], price: float) -> tuple[int, list[int]]:
         built.clear()
         monkeypatch.setattr(CandidateSet, "linearised", lambda self, batches: promise[len(self)])
-        options = replace(OPTIONS, prices=Prices(parameters=price))
+        options = replace(OPTIONS, prices=Prices(parameters=price), learn_rate=0.01)
         growth = step(trained, check=data(200, 1), options=options, morphisms=(Split(),))
         return len(growth.specs), list(built)
 
