@@ -1,15 +1,20 @@
-"""Finds what would spoil a run in its examples, model and loss, and where, before the run begins."""
+"""Finds what would spoil a run in its examples, model and loss, and where, before the run begins.
+
+Of a split that is not in memory some examples are looked at; the others are checked when they are read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from archir.errors import FileError, GrowError, ScoreError
 from archir.growing.batches import Batches
-from archir.growing.examples import Examples
+from archir.growing.examples import Examples, Split, sample
 from archir.growing.training import call, differentiating, evaluating
 from archir.scoring.losses import NO_LABEL, Loss, check_probabilities, class_axis, is_unknown, labels_of
 from archir.scoring.targets import tensors_of
@@ -25,7 +30,35 @@ def labelled(split: Examples, loss: Loss) -> torch.Tensor:
     )
 
 
-def held_out(validation: Examples, loss: Loss, most: int, seed: int) -> tuple[Examples, Examples]:
+def first_labelled(split: Split, loss: Loss, order: torch.Tensor, most: int) -> Examples | None:
+    """Return the first examples of a split that have a label, in memory; any counts where the loss takes no labels.
+
+    Args:
+        split: the split; it is read only until enough are found.
+        loss: tells what a label is.
+        order: numbers of its examples, in which they are looked for; `[numbers]`.
+        most: how many are returned at most.
+
+    Returns:
+        The examples, None if none has a label.
+
+    Raises:
+        FileError: they cannot be read.
+        GrowError: code of the user's that reads them fails.
+    """
+    found = order[:0]
+    for numbers in torch.split(order, most):
+        some = split.take(numbers)
+        kept = numbers[labelled(some, loss)]
+        if not len(found) and len(kept) == most:
+            return some
+        found = torch.cat((found, kept))[:most]
+        if len(found) == most:
+            break
+    return split.take(found) if len(found) else None
+
+
+def held_out(validation: Split, loss: Loss, most: int, seed: int) -> tuple[Examples, Examples]:
     """Return two disjoint parts of the validation split, of labelled examples: to select on, and to check on.
 
     Args:
@@ -37,15 +70,15 @@ def held_out(validation: Examples, loss: Loss, most: int, seed: int) -> tuple[Ex
     Raises:
         GrowError: it is too small.
     """
-    examples = labelled(validation, loss)
-    size = min(most, len(examples) // 2)
-    if size < 1:
+    order = torch.randperm(len(validation), generator=torch.Generator().manual_seed(seed))
+    found = first_labelled(validation, loss, order, 2 * most)
+    size = len(found) // 2 if found else 0
+    if found is None or size < 1:
         raise GrowError("the validation split is too small to select on one part and check on another")
-    order = examples[torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))]
-    return validation.take(order[:size]), validation.take(order[size : 2 * size])
+    return found.take(slice(0, size)), found.take(slice(size, 2 * size))
 
 
-def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mapping[str, Examples]) -> None:
+def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mapping[str, Split]) -> None:
     """Check the examples of a run, and that the loss of the first batch of each split can be minimised.
 
     Args:
@@ -56,25 +89,44 @@ def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mappi
 
     Raises:
         FileError: inputs or targets are not numbers, or infinite; labels are no classes of the model; the model does
-            not take some whole numbers; or probabilities are none.
-        GrowError: nothing is labelled, the model rejects a batch, or the loss is not finite, has no gradient, or does
-            not depend on the weights.
+            not take some whole numbers; or probabilities are none; or examples cannot be read.
+        GrowError: nothing is labelled, the model rejects a batch, code of the user's that reads examples fails, or the
+            loss is not finite, has no gradient, or does not depend on the weights.
         ScoreError: outputs and targets do not fit the loss.
     """
     for name, split in splits.items():
-        _check_finite(split, name)
-        _check_probabilities(split, loss, name)
-        if not len(labelled(split, loss)):
+        seen, numbers = sample(split)
+        with _numbered(split, numbers):
+            _check_finite(seen, name)
+            _check_probabilities(seen, loss, name)
+        if first_labelled(split, loss, torch.arange(len(split)), LOOKED_FOR) is None:
             raise GrowError(f"no example of the {name} data has a label", where=split.where)
         inputs, targets = next(iter(Batches(split, batch_size)))
         with evaluating(module):
             outputs = call(module, inputs)
-            _check_labels(split, outputs, loss, name)
-            _check_whole_inputs(module, split, len(next(t for _, t in tensors_of(targets))), name)
+            with _numbered(split, numbers):
+                _check_labels(seen, outputs[: len(seen)] if isinstance(outputs, torch.Tensor) else outputs, loss, name)
+                _check_whole_inputs(module, seen, len(next(t for _, t in tensors_of(targets))), name)
             value = loss(outputs, targets)
             if not bool(torch.isfinite(value.detach()).all()):
                 raise GrowError(f"the loss {loss.name} of the first {name} batch is {float(value.detach().mean())}")
             _check_gradient(module, loss, value)
+
+
+LOOKED_FOR = 256
+"""How many examples are read at once to find one that has a label."""
+
+
+@contextmanager
+def _numbered(split: Split, numbers: torch.Tensor) -> Iterator[None]:
+    """Tell the numbers that examples have in a split in place of those among the ones that are looked at."""
+    try:
+        yield
+    except FileError as error:
+        if isinstance(split, Examples):
+            raise
+        where = re.sub(r"(?<=example )\d+", lambda found: str(int(numbers[int(found[0])])), error.where)
+        raise FileError(error.what, where=where, why=error.why, hint=error.hint) from error
 
 
 def _check_gradient(module: nn.Module, loss: Loss, value: torch.Tensor) -> None:

@@ -17,7 +17,7 @@ from archir.errors import DivergenceError, GrowError
 from archir.growing.batches import Batches, stream
 from archir.growing.checks import held_out
 from archir.growing.divergence import Recovery, largest_loss
-from archir.growing.examples import Examples
+from archir.growing.examples import Split
 from archir.growing.expansion import Expansion
 from archir.growing.growth import Growth, grow_once
 from archir.growing.latency import measure_latency
@@ -98,8 +98,8 @@ class Engine:
 
     seed: Graph
     expansion: Expansion | None
-    train: Examples
-    validation: Examples
+    train: Split
+    validation: Split
     budget: Budget
     morphisms: tuple[Morphism, ...]
     loss: Loss
@@ -263,7 +263,7 @@ class Engine:
         selection, check = held_out(self.validation, self.loss, options.score_examples, seed)
         growth = grow_once(
             graph,
-            train=self.train,
+            train=self.train,  # type: ignore[arg-type]
             selection=selection,
             check=check,
             loss=self.loss,

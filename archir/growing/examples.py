@@ -1,8 +1,9 @@
-"""A split of a data set: inputs and targets, example by example."""
+"""A split of a data set: inputs and targets, example by example; in memory, or read when they are asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,52 @@ Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 """What a model is called with: one tensor, or several by argument name; the first axis runs over the examples."""
 
 
+Part = tuple[torch.Tensor, int]
+"""The numbers of the examples of a batch, `[batch]`, and the seed of what is random when they are read."""
+
+
+class Split(ABC):
+    """Examples with their targets, a known number of them, of which any can be had by their numbers.
+
+    Attributes:
+        where: where they come from, for errors.
+    """
+
+    where: str
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def take(self, examples: torch.Tensor | slice) -> Examples:
+        """Return some of the examples, given as numbers or as a slice, in memory.
+
+        Raises:
+            FileError: they cannot be read.
+            GrowError: code of the user's that reads them fails.
+        """
+
+    @abstractmethod
+    def part(self, examples: torch.Tensor | slice) -> Split:
+        """Return the split made of some of its examples, of which none is read."""
+
+    @abstractmethod
+    def batches(self, parts: Sequence[Part]) -> Iterator[Examples]:
+        """Yield batches of the examples in turn; no more of them are in memory than are asked for, or read ahead.
+
+        Raises:
+            FileError: they cannot be read.
+            GrowError: code of the user's that reads them fails.
+        """
+
+    @abstractmethod
+    def changed(self, change: Callable[[Examples], Examples]) -> Split:
+        """Return the split with its examples changed, each by itself: here and now, or when they are read."""
+
+
 @dataclass(frozen=True, eq=False)
-class Examples:
-    """Examples with their targets.
+class Examples(Split):
+    """Examples with their targets, in memory.
 
     Attributes:
         inputs: `[examples, ...]`, or a mapping of such tensors by argument name.
@@ -57,6 +101,36 @@ class Examples:
         """Return the split made of some of its examples, given as numbers or as a slice."""
         inputs, targets = (map_tensors(lambda t: t[examples], part) for part in (self.inputs, self.targets))
         return Examples(inputs, targets, self.where)
+
+    part = take
+
+    def batches(self, parts: Sequence[Part]) -> Iterator[Examples]:
+        """Yield batches of the examples in turn; nothing about them is random."""
+        return (self.take(examples) for examples, _ in parts)
+
+    def changed(self, change: Callable[[Examples], Examples]) -> Examples:
+        """Return the split with its examples changed."""
+        return change(self)
+
+
+LOOKED_AT = 256
+"""How many examples of a split that is not in memory stand for all of it where all would have to be read."""
+
+
+def sample(split: Split) -> tuple[Examples, torch.Tensor]:
+    """Return the examples of a split that are in memory, or some evenly spaced ones of those that are not.
+
+    Returns:
+        The examples, and their numbers in the split, `[examples]`.
+
+    Raises:
+        FileError: they cannot be read.
+        GrowError: code of the user's that reads them fails.
+    """
+    if isinstance(split, Examples):
+        return split, torch.arange(len(split))
+    numbers = torch.arange(min(LOOKED_AT, len(split))) * len(split) // min(LOOKED_AT, len(split))
+    return split.take(numbers), numbers
 
 
 def make_split(inputs: Any, targets: Any, where: str) -> Examples:

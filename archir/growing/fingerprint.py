@@ -1,8 +1,9 @@
 """Everything that decides a run, item by item, so that a run that goes on is the one that was started.
 
 An item is a JSON value under a name such as `budget.parameters`. What is too large to be read stands as a checksum:
-data, weights, and the code of the user's own losses and passes. The number of threads and the machine are no part of
-it, though sums may be rounded otherwise there.
+data, of which some examples stand for those that are not in memory, weights, and the code of the user's own losses and
+passes. The number of threads, of processes that read examples, and the machine are no part of it, though sums may be
+rounded otherwise there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from archir.growing.code_checksum import checksum_of_code
-from archir.growing.examples import Examples
+from archir.growing.examples import Split, sample
 from archir.growing.options import GrowOptions
 from archir.growing.records import from_json, to_json
 from archir.ir.graph import Graph
@@ -35,8 +36,8 @@ SHOWN = 60
 def fingerprint(
     graph: Graph,
     *,
-    train: Examples,
-    validation: Examples,
+    train: Split,
+    validation: Split,
     budget: Budget,
     options: GrowOptions,
     loss: Loss,
@@ -108,9 +109,10 @@ def _items(value: object, name: str) -> dict[str, Any]:
     return {k: v for f in fields(value) for k, v in _items(getattr(value, f.name), f"{name}.{f.name}").items()}
 
 
-def _examples(split: Examples, name: str) -> dict[str, Any]:
-    inputs = dict(tensors_of(split.inputs, "inputs"))
-    targets = dict(tensors_of(split.targets))
+def _examples(split: Split, name: str) -> dict[str, Any]:
+    seen, _ = sample(split)
+    inputs = dict(tensors_of(seen.inputs, "inputs"))
+    targets = dict(tensors_of(seen.targets))
     return {
         f"{name}.examples": len(split),
         f"{name}.inputs": _checksum(inputs),

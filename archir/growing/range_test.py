@@ -9,7 +9,7 @@ import torch
 
 from archir.errors import DivergenceError
 from archir.growing.batches import Batches, stream
-from archir.growing.examples import Examples
+from archir.growing.examples import Split
 from archir.growing.optimisers import AUTO
 from archir.growing.options import GrowOptions
 from archir.growing.trainer import Trainer
@@ -45,7 +45,7 @@ class FoundRate:
     steps: int
 
 
-def find_rate(graph: Graph, examples: Examples, loss: Loss, options: GrowOptions) -> FoundRate:
+def find_rate(graph: Graph, examples: Split, loss: Loss, options: GrowOptions) -> FoundRate:
     """Return the learning rate of the options; where it is `auto`, one that is found on a fork of the network.
 
     The rate rises exponentially from step to step over the range of the optimiser. The loss is smoothed over a tenth

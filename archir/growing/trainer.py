@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from archir.growing.batches import Batches, stream
-from archir.growing.examples import Examples
+from archir.growing.examples import Split
 from archir.growing.optimisers import POWERS, optimiser_tensors, restore_optimiser
 from archir.growing.options import GrowOptions
 from archir.growing.training import Batch, Training, recalibrate, train
@@ -78,7 +78,7 @@ class Trainer:
         """Return the graph with the weights as they are now."""
         return self._graph.with_tensors(self.module.state_dict())
 
-    def averaged(self, examples: Examples) -> Trainer:
+    def averaged(self, examples: Split) -> Trainer:
         """Return the trainer of the averaged weights, or this one if none are averaged.
 
         Args:
