@@ -19,7 +19,7 @@ from archir.growing.compress import compress_graph
 from archir.growing.config import RunConfig, read_config
 from archir.growing.controls import Control, train_controls
 from archir.growing.data import Dataset
-from archir.growing.examples import Examples
+from archir.growing.examples import Split
 from archir.growing.grow import Run, grow_graph
 from archir.growing.latency import measure_latency
 from archir.growing.lock import lock_run
@@ -168,7 +168,7 @@ def _interruptible(progress: RunProgress, directory: Path, options: str) -> Iter
         raise SystemExit(INTERRUPTED) from interrupt
 
 
-def seed_graph(config: RunConfig, train: Examples) -> Graph:
+def seed_graph(config: RunConfig, train: Split) -> Graph:
     """Return the seed network of a configuration.
 
     Raises:

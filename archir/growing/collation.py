@@ -27,13 +27,22 @@ def collated(items: list[Any]) -> Any:
     """
     found = [_tensors(item, "example") if isinstance(item, Mapping) else _pair(item) for item in items]
     try:
-        return default_collate(found)
+        return _as_given(default_collate(found))
     except (RuntimeError, TypeError, ValueError, LookupError) as error:
         raise FileError(
             "examples do not fit into one batch",
             why=f"{type(error).__name__}: {error}",
             hint="bring them to one shape, or give a DataLoader with a collate_fn that pads them",
         ) from error
+
+
+def _as_given(batch: Any) -> Any:
+    """Return a batch with tuples as tuples: what collates makes lists of them."""
+    if isinstance(batch, Mapping):
+        return {key: _as_given(part) for key, part in batch.items()}
+    if isinstance(batch, list):
+        return tuple(map(_as_given, batch))
+    return batch
 
 
 def _pair(item: Any) -> Any:

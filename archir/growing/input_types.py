@@ -14,6 +14,7 @@ from archir.growing.examples import Examples
 from archir.ir.graph import Graph
 from archir.ir.room import too_large
 from archir.ir.types import TensorType
+from archir.scoring.pairs import argument_names
 from archir.scoring.targets import map_tensors
 
 
@@ -76,20 +77,19 @@ def input_types(model: nn.Module | Graph) -> InputTypes:
     if isinstance(model, nn.Module):
         floats = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         found = inspect.signature(model.forward).parameters.values()
-        positional = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        plain = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         keywords = [p.name for p in found if p.kind is p.KEYWORD_ONLY]
-        return InputTypes((*positional, *keywords), len(positional), floats)
+        return InputTypes((*plain, *keywords), len(plain), floats)
     trained = (model.tensors[node.id].dtype for node in model.parameters)
     floats = next((dtype for dtype in trained if dtype.is_floating_point), torch.get_default_dtype())
     args, kwargs = model.signature.args, model.signature.kwargs
-    names = [model.inputs[leaf].name if isinstance(leaf, int) else f"arg{i}" for i, leaf in enumerate(args.children)]
+    positional, named = argument_names(model)
     types: dict[str, torch.dtype] = {}
-    leaves = (*args.children, *kwargs.children)
-    for name, leaf in zip((*names, *kwargs.keys), leaves, strict=True):
+    for name, leaf in zip((*positional, *named), (*args.children, *kwargs.children), strict=True):
         result = model.inputs[leaf].results[0] if isinstance(leaf, int) else None
         if isinstance(result, TensorType):
-            types[str(name)] = result.dtype
-    return InputTypes((*names, *map(str, kwargs.keys)), len(names), floats, types)
+            types[name] = result.dtype
+    return InputTypes((*positional, *named), len(positional), floats, types)
 
 
 def _converted(tensor: torch.Tensor, dtype: torch.dtype, where: str) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from archir.errors import ScoreError
+from archir.ir.graph import Graph
 
 LABELS = ("labels", "label", "targets", "target")
 """What targets are called in a batch that is a mapping."""
@@ -46,3 +47,16 @@ def pair_of(batch: Any, where: str = "", names: Collection[str] = ()) -> tuple[A
             hint=f"give such pairs, or mappings with an entry called {' or '.join(LABELS)}",
         )
     return batch[0], batch[1]
+
+
+def argument_names(graph: Graph) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the arguments of a graph: those that are positional, and those that are not."""
+    args, kwargs = graph.signature.args.children, graph.signature.kwargs.keys
+    positional = (graph.inputs[leaf].name if isinstance(leaf, int) else f"arg{i}" for i, leaf in enumerate(args))
+    return tuple(positional), tuple(map(str, kwargs))
+
+
+def keywords(graph: Graph) -> tuple[str, ...]:
+    """Return the names of the arguments of a graph other than one that is given alone and without its name."""
+    positional, named = argument_names(graph)
+    return (*positional[1:], *named)

@@ -1,0 +1,173 @@
+"""What users give for a split: pairs of arrays, data sets and loaders of `torch.utils.data`, and what is like them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    default_collate,
+)
+
+from archir.errors import FileError, GrowError
+from archir.growing.collation import as_tensor, collated
+from archir.growing.examples import Examples, Split
+from archir.growing.streamed import MapStyle, Streamed
+from archir.scoring.pairs import pair_of
+from archir.scoring.targets import tensors_of
+
+Given = Split | tuple[Any, Any] | Mapping[str, Any] | MapStyle | Dataset[Any] | DataLoader[Any]
+"""What a user may give for a split, see `split_of`."""
+
+HINT = (
+    "give a pair (inputs, targets) of arrays, or a data set with a length that gives such pairs or mappings with an "
+    "entry `labels`, example by example, or a DataLoader of one"
+)
+
+
+def split_of(given: Given, where: str, *, workers: int | None = None, names: Sequence[str] = ()) -> Split:
+    """Return the split that a user means.
+
+    It may be
+
+    - a split, which is returned as it is;
+    - a pair (inputs, targets) or a mapping, see `archir.scoring.pairs.pair_of`, of tensors, NumPy arrays or nested
+      lists; inputs may be a mapping by argument name, targets a mapping or a tuple. Arrays that are views of a file
+      (`numpy.load(mmap_mode="r")`) are read when they are asked for;
+    - a data set with a length that gives any example by its number, such as those of `torch.utils.data` and of the
+      package `datasets`: pairs, or mappings, of tensors, arrays, numbers, or images of Pillow's. It is read when it is
+      asked for, and never whole;
+    - a `torch.utils.data.DataLoader` of such a data set: its data set, what makes its batches (`collate_fn`), and how
+      many processes read them (`num_workers`). The sizes of batches, their order and their seeds are those of the run,
+      and no example is dropped.
+
+    Args:
+        given: what the user gives.
+        where: what it is, for errors.
+        workers: how many processes read examples that are not in memory; as many as a loader says, or none, if not
+            given.
+        names: of the arguments of the model that are given by name, if they are known.
+
+    Raises:
+        FileError: there are no examples, the numbers of inputs and targets differ, or they are no numbers.
+        GrowError: it is something else, has no length, or a loader draws examples in a way of its own.
+        ScoreError: a mapping has no entry of targets.
+    """
+    if isinstance(given, Split):
+        return replace(given, workers=workers) if isinstance(given, Streamed) and workers is not None else given
+    if isinstance(given, Mapping) or (isinstance(given, tuple | list) and len(given) == 2):
+        return _of_arrays(*pair_of(given, where, names), where, workers or 0)
+    numbers = None
+    dataset: Any = given
+    collate: Callable[[list[Any]], Any] = collated
+    if isinstance(given, DataLoader):
+        _check_order(given, where)
+        dataset, collate = given.dataset, given.collate_fn
+        numbers, workers = _drawn(given), given.num_workers if workers is None else workers
+        collate = collated if collate is default_collate else collate
+    arrays = isinstance(dataset, str | bytes | torch.Tensor | np.ndarray)
+    if arrays or isinstance(dataset, IterableDataset) or not all(hasattr(dataset, n) for n in _METHODS):
+        raise GrowError(f"{where} are no examples with targets", why=_why(dataset), hint=HINT)
+    place = f"{where} ({type(dataset).__name__})"
+    try:
+        len(dataset)
+    except TypeError as error:
+        raise GrowError(f"{where} have no length", why=f"{type(dataset).__name__}: {error}", hint=HINT) from error
+    return Streamed(dataset, place, collate, workers or 0, numbers, names=tuple(names))
+
+
+_METHODS = ("__len__", "__getitem__")
+
+
+def _why(dataset: Any) -> str:
+    kind = type(dataset).__name__
+    if isinstance(dataset, IterableDataset) or (hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__")):
+        return f"a {kind} can only be read from its beginning: a run draws examples by their numbers"
+    return f"they are a {kind}"
+
+
+def _check_order(loader: DataLoader[Any], where: str) -> None:
+    """Check that a loader uses every example once in each pass, or a part of them: its order is not kept."""
+    if isinstance(loader.dataset, IterableDataset):
+        raise GrowError(f"{where} are no examples with targets", why=_why(loader.dataset), hint=HINT)
+    sampler = loader.sampler
+    usual = isinstance(sampler, SequentialSampler | SubsetRandomSampler) or (
+        isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
+    )
+    own = loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
+    if not usual or own or loader.batch_size is None:
+        named = type(loader.batch_sampler if own else sampler).__name__
+        raise GrowError(
+            f"{where} are a DataLoader that draws its examples in its own way",
+            why=f"its order is that of a {named}" if loader.batch_size is not None or own else "it makes no batches",
+            hint="a run draws all examples in an order of its own: give the data set, or a Subset of it",
+        )
+
+
+def _drawn(loader: DataLoader[Any]) -> torch.Tensor | None:
+    """Return the numbers of the examples that a loader draws from, None for all of them."""
+    sampler = loader.sampler
+    return torch.tensor(sorted(sampler.indices)) if isinstance(sampler, SubsetRandomSampler) else None
+
+
+def _of_arrays(inputs: Any, targets: Any, where: str, workers: int) -> Split:
+    parts = [part for _, part in (*tensors_of(inputs), *tensors_of(targets))]
+    if any(_is_view_of_a_file(part) for part in parts):
+        return Streamed(_Rows(inputs, targets, where), where, workers=workers)
+    return Examples(_in_memory(inputs, "inputs", where), _in_memory(targets, "targets", where), where)
+
+
+def _is_view_of_a_file(array: Any) -> bool:
+    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
+        array = array.base
+    return isinstance(array, np.memmap)
+
+
+def _in_memory(nested: Any, name: str, where: str) -> Any:
+    """Return nested arrays as tensors, which share their memory where they can."""
+    if isinstance(nested, Mapping):
+        return {str(key): _in_memory(part, f"{name}[{key!r}]", where) for key, part in nested.items()}
+    if isinstance(nested, tuple):
+        return tuple(_in_memory(part, f"{name}[{i}]", where) for i, part in enumerate(nested))
+    return nested if isinstance(nested, torch.Tensor) else as_tensor(nested, f"{name} of {where}", shares=True)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Arrays of equal length as a data set of pairs."""
+
+    inputs: Any
+    targets: Any
+    where: str
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(part) if np.ndim(part) else 0 for name, part in self._arrays()}
+        if len(set(lengths.values())) != 1:
+            found = ", ".join(f"{n} in {name}" for name, n in lengths.items())
+            raise FileError(f"the numbers of examples differ: {found}", where=self.where)
+
+    def __len__(self) -> int:
+        return next(len(part) for _, part in self._arrays())
+
+    def __getitem__(self, number: int) -> tuple[Any, Any]:
+        return _row(self.inputs, number), _row(self.targets, number)
+
+    def _arrays(self) -> Iterator[tuple[str, Any]]:
+        yield from tensors_of(self.inputs, "inputs")
+        yield from tensors_of(self.targets)
+
+
+def _row(nested: Any, number: int) -> Any:
+    if isinstance(nested, Mapping):
+        return {key: _row(part, number) for key, part in nested.items()}
+    return tuple(_row(part, number) for part in nested) if isinstance(nested, tuple) else nested[number]
