@@ -268,3 +268,44 @@ def test_what_makes_no_split_is_told(given: Any, error: type[ArchirError], named
 def test_a_split_is_taken_as_it_is() -> None:
     split: Split = Examples(torch.ones(2, 1), torch.ones(2))
     assert split_of(split, "mine", workers=2) is split
+
+
+class _Named(nn.Module):
+    """Returns its logits by name, in a mapping of a kind."""
+
+    def __init__(self, kind: Callable[..., Any]) -> None:
+        super().__init__()
+        self.kind, self.first, self.last = kind, nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, features: torch.Tensor) -> Any:
+        hidden = self.first(features).relu()
+        return self.kind(logits=self.last(hidden), hidden_states=(hidden,))
+
+
+def _of_logits(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    assert outputs.logits is outputs["logits"] and not hasattr(outputs, "nothing")
+    losses: torch.Tensor = nn.functional.cross_entropy(outputs.logits, labels, reduction="none")
+    hidden: torch.Tensor = outputs.hidden_states[0]
+    return losses + 0.01 * hidden.square().mean(1)
+
+
+def _grow_named(kind: Callable[..., Any]) -> Run:
+    torch.manual_seed(0)
+    options = GrowOptions(steps=6, growth_steps=1, batch_size=8, learn_steps=3, optimiser=OPTIONS.optimiser)
+    loader: DataLoader[Any] = DataLoader(_Columns(features=X, labels=Y), 4)
+    return archir.grow(_Named(kind), train=loader, validation=loader, budget=60, loss=_of_logits, options=options)
+
+
+def test_losses_take_outputs_and_targets_by_name() -> None:
+    """A model that returns a mapping, and mappings with labels, are trained, scored and grown."""
+    run = _grow_named(dict)
+    assert {"scored", "finished"} <= {e["event"] for e in run.history}
+    assert run.history[-1]["loss"] < next(e["loss"] for e in run.history if e["event"] == "evaluated")
+    assert type(run.model(torch.ones(2, 4))) is dict
+
+
+@pytest.mark.slow
+def test_losses_written_for_transformers_are_taken() -> None:
+    outputs = pytest.importorskip("transformers.modeling_outputs")
+    run, same = _grow_named(outputs.SequenceClassifierOutput), _grow_named(dict)
+    assert all(map(torch.equal, run.graph.tensors.values(), same.graph.tensors.values()))
