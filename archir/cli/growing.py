@@ -21,6 +21,7 @@ from archir.growing.controls import Control, train_controls
 from archir.growing.data import Dataset
 from archir.growing.examples import Split
 from archir.growing.grow import Run, grow_graph
+from archir.growing.input_types import input_types
 from archir.growing.latency import measure_latency
 from archir.growing.lock import lock_run
 from archir.growing.model import load_model
@@ -143,6 +144,7 @@ def _carried_out(
     with RunProgress(quiet=quiet) as progress:
         dataset, loss = config.load_data(), config.find_loss()
         graph = seed_graph(config, dataset.train)
+        dataset = dataset.changed(input_types(graph))
         with _interruptible(progress, directory, "--resume"):
             run = start(
                 config,

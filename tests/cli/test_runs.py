@@ -329,3 +329,38 @@ def test_demo_leaves_other_runs_alone(folder: Path) -> None:
     (folder / "run" / "config.toml").write_text("seed = 1\n")
     assert "there is a run in" in refused("demo", "--out", folder / "run")
     assert (folder / "run" / "config.toml").read_text() == "seed = 1\n"
+
+
+LOADER = """
+import torch
+from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader, Dataset
+
+class Digits(Dataset):
+    def __init__(self):
+        self.digits = load_digits()
+
+    def __len__(self):
+        return 600
+
+    def __getitem__(self, number):
+        image = torch.from_numpy(self.digits.images[number]) / 16
+        return {"image": image[None] + 0.1 * torch.randn(1, 8, 8), "label": self.digits.target[number]}
+
+def loader():
+    return DataLoader(Digits(), batch_size=50)
+"""
+
+
+@pytest.mark.slow
+def test_a_loader_that_a_configuration_names_is_grown_on(folder: Path) -> None:
+    """Its doubles are brought into the type of the model, and its faults are told before anything is written."""
+    (folder / "loader.py").write_text(LOADER)
+    text = CONFIG.replace('"digits"', '"loader.py:loader"\nworkers = 2').replace("limit = 800\n", "")
+    (folder / "run.toml").write_text(text.replace("steps = 60", "steps = 4").replace("= 30", "= 0"))
+    done = archir("grow", folder / "run.toml", "--quiet")
+    assert done.code == 0, done.err
+    assert _files(folder / "run") == FILES
+    (folder / "loader.py").write_text(LOADER.replace("600", "6000"))
+    assert "error: there is no example" in refused("grow", folder / "run.toml", "--out", folder / "never", "--quiet")
+    assert not (folder / "never").exists()
