@@ -272,9 +272,11 @@ def grow(
 
     Raises:
         CaptureError: the module cannot be captured.
-        GrowError: the budget is below the seed, the loss is not finite, or the options make no sense.
-        ScoreError: the network cannot be scored.
-        FileError: the directory cannot be written, holds another run, or is damaged.
+        GrowError: the budget is below the seed, the loss is not finite, the options make no sense, what is given are no
+            examples with targets, can only be read from its beginning or has no length, or code that reads it fails.
+        ScoreError: the network cannot be scored, or examples that are mappings have no entry of targets.
+        FileError: the directory cannot be written, holds another run, or is damaged; or examples are missing where they
+            should be, differ in number or shape, or are not finite.
     """
     split, held_out = _splits(model, train, validation)
     graph = model if isinstance(model, Graph) else trace_on(model, split)
@@ -331,10 +333,9 @@ def compress(
 
     Raises:
         CaptureError: the module cannot be captured.
-        GrowError: the network is within the budget, or cannot be made as small; the loss is not finite, or the options
-            make no sense.
-        ScoreError: the network cannot be scored.
-        FileError: the directory cannot be written, holds another run, or is damaged.
+        GrowError: the network is within the budget, or cannot be made as small; and as `grow`.
+        ScoreError: as `grow`.
+        FileError: as `grow`.
     """
     split, held_out = _splits(model, train, validation)
     return compress_graph(

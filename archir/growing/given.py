@@ -93,6 +93,8 @@ def _why(dataset: Any) -> str:
     kind = type(dataset).__name__
     if isinstance(dataset, IterableDataset) or (hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__")):
         return f"a {kind} can only be read from its beginning: a run draws examples by their numbers"
+    if hasattr(dataset, "__getitem__") and not hasattr(dataset, "__len__"):
+        return f"a {kind} has no length"
     return f"they are a {kind}"
 
 

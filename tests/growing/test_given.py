@@ -181,6 +181,38 @@ def test_inputs_go_by_their_names() -> None:
         assert isinstance(other, dict) and list(other) == ["mask"]
 
 
+class _Masked(nn.Module):
+    """Averages the rows of a table where a mask says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 6), nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        kept = attention_mask[:, :, None].float()
+        found: torch.Tensor = self.head((self.table(input_ids) * kept).sum(1) / kept.sum(1))
+        return found
+
+
+def _padding(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Return token numbers of different lengths as one batch, as those who train on text do."""
+    rows = [torch.tensor(item["input_ids"]) for item in items]
+    ids = nn.utils.rnn.pad_sequence([*rows, torch.zeros(6, dtype=torch.long)], batch_first=True)[:-1]
+    return {"input_ids": ids, "attention_mask": (ids > 0).int(), "labels": torch.tensor([i["label"] for i in items])}
+
+
+def test_texts_are_grown_on_as_a_loader_pads_them() -> None:
+    """Two inputs by name, as the models and data sets of the packages `transformers` and `datasets` have them."""
+    rows = [{"input_ids": [1 + (n + i) % 8 for i in range(2 + n % 5)], "label": n % 3} for n in range(40)]
+    torch.manual_seed(0)
+    options = GrowOptions(steps=8, growth_steps=1, batch_size=8, learn_steps=3, optimiser=OPTIONS.optimiser)
+    loader: DataLoader[Any] = DataLoader(rows, 4, collate_fn=_padding)  # type: ignore[arg-type]
+    run = archir.grow(_Masked(), train=loader, validation=loader, budget=130, options=options)
+    assert {"scored", "finished"} <= {e["event"] for e in run.history}
+    with pytest.raises(FileError, match=r"do not fit into one batch\n(.|\n)*a DataLoader with a collate_fn that pads"):
+        archir.grow(_Masked(), train=rows, validation=rows, budget=130, options=options)
+
+
 def test_images_of_pillow_are_intensities() -> None:
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
     coloured = np.stack([grey, grey // 2, grey // 4], 2)
@@ -240,7 +272,8 @@ def _twice(name: str) -> Any:
         (_Stream(), GrowError, "the training data are no examples with targets\n.*a _Stream can only be read from its"),
         (DataLoader(_Stream()), GrowError, "a _Stream can only be read from its beginning(.|\n)*give a pair"),
         (zip(X, Y, strict=True), GrowError, "a zip can only be read from its beginning"),
-        (_Endless(), GrowError, r"they are a _Endless(.|\n)*a data set with a length"),
+        (_Endless(), GrowError, r"a _Endless has no length\n.*a data set with a length"),
+        (DataLoader(_Endless()), GrowError, r"a _Endless has no length\n.*a data set with a length"),
         (torch.ones(3), GrowError, "are no examples with targets\n.*they are a Tensor"),
         ("digits", GrowError, "they are a str"),
         (None, GrowError, "they are a NoneType"),
