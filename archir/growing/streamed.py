@@ -81,11 +81,11 @@ class Streamed(Split):
             ScoreError: a batch is neither a pair nor a mapping with targets.
         """
         with _own_random_numbers():
-            return self.read((self._numbers[examples], 0))
+            return self.read(self._numbers(examples), 0)
 
     def part(self, examples: torch.Tensor | slice) -> Streamed:
         """Return the split made of some of its examples, of which none is read."""
-        return replace(self, numbers=self._numbers[examples])
+        return replace(self, numbers=torch.tensor(self._numbers(examples), dtype=torch.int64))
 
     def changed(self, change: Callable[[Examples], Examples]) -> Streamed:
         """Return the split with its batches changed when they are read, by a function that can be pickled."""
@@ -99,11 +99,12 @@ class Streamed(Split):
             GrowError: the data set, or what makes batches, fails, or a worker does.
             ScoreError: a batch is neither a pair nor a mapping with targets.
         """
-        rows = [(self._numbers[examples], seed) for examples, seed in parts]
-        if not self.workers or len(rows) <= 1:
-            for part in rows:
+        # Plain numbers: of every tensor that is sent to a process a file stays open.
+        rows = ((self._numbers(examples), seed) for examples, seed in parts)
+        if not self.workers or len(parts) <= 1:
+            for numbers, seed in rows:
                 with _own_random_numbers():
-                    batch = self.read(part)
+                    batch = self.read(numbers, seed)
                 yield batch
             return
         # The generator is one of its own, for the loader draws from it.
@@ -111,7 +112,7 @@ class Streamed(Split):
             _Reader(self),
             batch_size=None,
             sampler=rows,
-            num_workers=min(self.workers, len(rows)),
+            num_workers=min(self.workers, len(parts)),
             collate_fn=_as_it_is,
             generator=torch.Generator(),
         )
@@ -120,22 +121,24 @@ class Streamed(Split):
                 raise found
             yield found
 
-    @property
-    def _numbers(self) -> torch.Tensor:
-        return torch.arange(len(self)) if self.numbers is None else self.numbers
+    def _numbers(self, examples: torch.Tensor | slice) -> list[int]:
+        """Return the numbers in the data set of examples of the split."""
+        if self.numbers is not None:
+            return _plain(self.numbers[examples])
+        return list(range(*examples.indices(len(self)))) if isinstance(examples, slice) else _plain(examples)
 
-    def read(self, part: Part) -> Examples:
+    def read(self, numbers: Sequence[int], seed: int) -> Examples:
         """Return a batch of the data set; the global generators of random numbers are left as it leaves them.
 
         Args:
-            part: numbers of examples of the data set, not of the split, and a seed.
+            numbers: of examples of the data set, not of the split.
+            seed: of what is random when they are read.
 
         Raises:
             FileError: examples are damaged, differ in shape, are not finite, or there are none where they should be.
             GrowError: the data set, or what makes batches, fails.
             ScoreError: a batch is neither a pair nor a mapping with targets.
         """
-        numbers, seed = part[0].tolist(), part[1]
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -180,12 +183,16 @@ class _Reader(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, part: Part) -> Examples | ArchirError:
+    def __getitem__(self, row: tuple[list[int], int]) -> Examples | ArchirError:
         try:
-            return self.split.read(part)
+            return self.split.read(*row)
         except ArchirError as error:
             error.__cause__ = None
             return error
+
+
+def _plain(numbers: torch.Tensor) -> list[int]:
+    return list(map(int, numbers.tolist()))
 
 
 def _as_it_is(found: Any) -> Any:

@@ -91,6 +91,37 @@ def test_only_what_is_asked_for_is_read() -> None:
     assert len(rows.read) == 12 == len(set(rows.read))
 
 
+class _Counted(Rows):
+    """Counts how often its length is asked for, too."""
+
+    asked = 0
+
+    def __len__(self) -> int:
+        self.asked += 1
+        return super().__len__()
+
+
+def test_a_pass_asks_for_the_length_as_often_whatever_it_is() -> None:
+    found = []
+    for count in (8, 80):
+        rows = _Counted(data(count, 1))
+        split = Streamed(rows, "mine")
+        rows.asked = 0
+        list(Batches(split, 2, seed=1))
+        found.append(rows.asked)
+    assert found[0] == found[1]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="the system does not list open files")
+def test_batches_that_were_read_leave_no_file_open() -> None:
+    batches = iter(Batches(_streamed(data(160, 1), workers=1), 1, seed=1))
+    opened = []
+    for _ in range(150):
+        next(batches)
+        opened.append(len(list(Path("/dev/fd").iterdir())))
+    assert opened[-1] < opened[10] + 20
+
+
 def test_parts_of_the_validation_data_are_those_in_memory() -> None:
     split = data(60, 2)
     for most in (7, 29, 500):
