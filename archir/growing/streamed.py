@@ -80,7 +80,7 @@ class Streamed(Split):
             GrowError: the data set, or what makes batches, fails.
             ScoreError: a batch is neither a pair nor a mapping with targets.
         """
-        with _own_random_numbers():
+        with _as_in_a_process_of_its_own():
             return self.read(self._numbers(examples), 0)
 
     def part(self, examples: torch.Tensor | slice) -> Streamed:
@@ -103,7 +103,7 @@ class Streamed(Split):
         rows = ((self._numbers(examples), seed) for examples, seed in parts)
         if not self.workers or len(parts) <= 1:
             for numbers, seed in rows:
-                with _own_random_numbers():
+                with _as_in_a_process_of_its_own():
                     batch = self.read(numbers, seed)
                 yield batch
             return
@@ -213,12 +213,18 @@ def _answers(reader: DataLoader[Any], where: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _own_random_numbers() -> Iterator[None]:
-    """Leave the global generators as they were before the block."""
+def _as_in_a_process_of_its_own() -> Iterator[None]:
+    """Read with one thread, as workers do, for sums are rounded by their number; and leave the generators as they were.
+
+    Those are the global ones.
+    """
     states = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         torch.default_generator.set_state(states[0])
         random.setstate(states[1])
         np.random.set_state(states[2])

@@ -122,6 +122,24 @@ def test_batches_that_were_read_leave_no_file_open() -> None:
     assert opened[-1] < opened[10] + 20
 
 
+def _threads(number: int) -> Any:
+    return torch.tensor([float(torch.get_num_threads())]), 0
+
+
+def test_examples_are_read_by_one_thread_whoever_reads() -> None:
+    """Else what is read would be rounded otherwise in a process of its own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for workers in (0, 2):
+            split = Streamed(Made(10, _threads), "mine", workers=workers)
+            found = [inputs_of(split.take(slice(1))), *(_parts(list(Batches(split, 2)))[::2])]
+            assert all(bool((t == 1).all()) for t in found)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_parts_of_the_validation_data_are_those_in_memory() -> None:
     split = data(60, 2)
     for most in (7, 29, 500):
