@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -127,15 +126,17 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Inputs, Targets]]:
         return self.since(0)
 
-    def since(self, first: int) -> Iterator[tuple[Inputs, Targets]]:
-        """Yield the batches from a number on; those before it are not read.
+    def since(self, first: int, most: int | None = None) -> Iterator[tuple[Inputs, Targets]]:
+        """Yield the batches from a number on; those before it, and those that are not wanted, are not read.
 
         Args:
             first: number of the first batch, from 0.
+            most: how many are wanted; all if not given.
 
         Raises:
             FileError: examples cannot be read.
             GrowError: code of the user's that reads them fails, or the augmentation does not fit the examples.
+            ScoreError: examples are neither pairs nor mappings with targets.
         """
         generator = torch.Generator().manual_seed(self.seed or 0)
         count = len(self.split)
@@ -147,7 +148,7 @@ class Batches:
             one = self.split.take(slice(1))
             for examples, _ in parts[:first]:
                 self._augmented(one.take(torch.zeros_like(examples)), generator)
-        for batch in self.split.batches(parts[first:]):
+        for batch in self.split.batches(parts[first:][:most]):
             inputs, targets = self._augmented(batch, generator)
             yield tuple(map_tensors(lambda t: t.to(self.device), part) for part in (inputs, targets))
 
@@ -160,15 +161,22 @@ class Batches:
         return inputs, targets
 
 
-def stream(batches: Batches, start: int = 0) -> Iterator[tuple[Inputs, Targets]]:
-    """Yield batches without end, every pass over the data shuffled anew.
+def stream(batches: Batches, start: int = 0, count: int | None = None) -> Iterator[tuple[Inputs, Targets]]:
+    """Yield batches, every pass over the data shuffled anew.
 
     Args:
         batches: the first pass; later ones have other seeds, made from its seed.
         start: how many batches were used before, so that an interrupted stream goes on where it was; they are not read.
+        count: how many batches are wanted, so that no others are read ahead; without end if not given.
+
+    Raises:
+        FileError: examples cannot be read.
+        GrowError: code of the user's that reads them fails, or the augmentation does not fit the examples.
+        ScoreError: examples are neither pairs nor mappings with targets.
     """
-    done, skipped = divmod(start, len(batches))
-    for number in itertools.count(done):
+    size, at = len(batches), start
+    while count is None or at < start + count:
+        number, skipped = divmod(at, size)
         seed = None if batches.seed is None else derived_seed(batches.seed, number)
-        yield from replace(batches, seed=seed).since(skipped)
-        skipped = 0
+        yield from replace(batches, seed=seed).since(skipped, None if count is None else start + count - at)
+        at += size - skipped

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -226,7 +225,7 @@ class Engine:
         batches = Batches(self.train, self._batch_size(trainer.graph()), options.seed, options.augmentation)
         # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
         torch.manual_seed(derived_seed(options.seed, state.step))
-        few = itertools.islice(stream(batches, state.step), stop - state.step)
+        few = stream(batches, state.step, stop - state.step)
         done = trainer.train(few, self.loss, first_step=state.step)
         self.recovery.check(done, stop)
         skipped = {"skipped": done.skipped} if done.skipped else {}
@@ -299,8 +298,8 @@ class Engine:
         return grown, state
 
     def _recalibrate(self, trainer: Trainer, seed: int) -> None:
-        batches = stream(Batches(self.train, self.options.batch_size, seed))
-        recalibrate(trainer.module, itertools.islice(batches, self.options.recalibrate_batches))
+        batches = Batches(self.train, self.options.batch_size, seed)
+        recalibrate(trainer.module, stream(batches, count=self.options.recalibrate_batches))
 
     def _log_growth(self, growth: Growth, step: int, number: int) -> None:
         self.log(

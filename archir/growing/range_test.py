@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 
 import torch
@@ -73,7 +72,7 @@ def find_rate(graph: Graph, examples: Split, loss: Loss, options: GrowOptions) -
     torch.manual_seed(options.seed)
     batches = Batches(examples, options.batch_size, options.seed, options.augmentation)
     kept, mean, smooth, done = 1 - 10 / steps, 0.0, list[float](), 0
-    for batch in itertools.islice(stream(batches), steps):
+    for batch in stream(batches, count=steps):
         try:
             found = trainer.train([batch], loss, first_step=done).loss
         except DivergenceError:

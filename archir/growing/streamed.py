@@ -92,7 +92,7 @@ class Streamed(Split):
         return replace(self, changes=(*self.changes, change))
 
     def batches(self, parts: Sequence[Part]) -> Iterator[Examples]:
-        """Yield batches of the examples in turn, read ahead where there are workers.
+        """Yield batches of the examples in turn, read ahead where there are workers; a few are not worth starting them.
 
         Raises:
             FileError: examples are damaged, differ in shape, are not finite, or there are none where they should be.
@@ -101,7 +101,7 @@ class Streamed(Split):
         """
         # Plain numbers: of every tensor that is sent to a process a file stays open.
         rows = ((self._numbers(examples), seed) for examples, seed in parts)
-        if not self.workers or len(parts) <= 1:
+        if len(parts) < FEWEST * self.workers or not self.workers:
             for numbers, seed in rows:
                 with _as_in_a_process_of_its_own():
                     batch = self.read(numbers, seed)
@@ -112,7 +112,7 @@ class Streamed(Split):
             _Reader(self),
             batch_size=None,
             sampler=rows,
-            num_workers=min(self.workers, len(parts)),
+            num_workers=self.workers,
             collate_fn=_as_it_is,
             generator=torch.Generator(),
         )
@@ -270,6 +270,9 @@ def _listed(numbers: Sequence[int]) -> str:
     """Return numbers as a message lists them, cut short."""
     return ", ".join(map(str, numbers[:SHOWN])) + (", ..." if len(numbers) > SHOWN else "")
 
+
+FEWEST = 2
+"""How many batches there are for each worker at least: processes are started anew for every pass, which takes time."""
 
 SHOWN = 8
 """How many examples of a batch an error names."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -94,8 +93,8 @@ class Trainer:
         found = Trainer(self.graph().with_tensors(self._average), options, self.state())
         found.rate = self.rate
         if any(buffer.is_floating_point() for buffer in found.module.buffers()):
-            batches = stream(Batches(examples, options.batch_size, options.seed))
-            recalibrate(found.module, itertools.islice(batches, options.recalibrate_batches))
+            batches = Batches(examples, options.batch_size, options.seed)
+            recalibrate(found.module, stream(batches, count=options.recalibrate_batches))
         return found
 
     def state(self) -> dict[str, torch.Tensor]:

@@ -140,6 +140,17 @@ def test_examples_are_read_by_one_thread_whoever_reads() -> None:
         torch.set_num_threads(before)
 
 
+def test_no_more_is_read_than_is_wanted() -> None:
+    rows = Rows(data(40, 1))
+    split = Streamed(rows, "mine", workers=2)
+    batches = Batches(split, 4, seed=1)
+    assert _same(list(stream(batches, 8, 3)), list(islice(stream(Batches(data(40, 1), 4, seed=1)), 8, 11)))
+    assert len(rows.read) == 3 * 4, "in this process, for processes that read ahead would take longer to start"
+    rows.read.clear()
+    assert len(list(stream(batches, 0, 4))) == 4 and not rows.read
+    assert list(stream(batches, 3, 0)) == []
+
+
 def test_parts_of_the_validation_data_are_those_in_memory() -> None:
     split = data(60, 2)
     for most in (7, 29, 500):
