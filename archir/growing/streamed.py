@@ -160,18 +160,8 @@ class Streamed(Split):
         return batch
 
     def _item(self, number: int) -> Any:
-        place = f"example {number} of {self.where}"
-        with _explained(place):
-            try:
-                return self.dataset[number]
-            except (IndexError, StopIteration) as error:
-                last = traceback.extract_tb(error.__traceback__)[-1]
-                raise FileError(
-                    f"there is no example {number}, though the data say that they have {len(self.dataset)}",
-                    where=f"{place}; {last.filename}:{last.lineno}",
-                    why=f"{type(error).__name__}: {error}",
-                    hint="let the length of the data set be the number of its examples",
-                ) from error
+        with _explained(f"example {number} of {self.where}"):
+            return self.dataset[number]
 
 
 @dataclass(frozen=True)
@@ -247,7 +237,11 @@ def _explained(place: str) -> Iterator[None]:
             "the data cannot be read",
             where=f"{place}; {last.filename}:{last.lineno}",
             why=f"{type(error).__name__}: {error}",
+            hint=_TOO_LONG if isinstance(error, IndexError | StopIteration) else "",
         ) from error
+
+
+_TOO_LONG = "if there is no such example, let the length of the data set be the number of its examples"
 
 
 def _check_finite(batch: Examples, numbers: Sequence[int]) -> None:

@@ -297,8 +297,9 @@ def test_what_cannot_be_read_is_told_alike_by_whoever_reads(
 
 
 def test_data_that_end_early_are_told() -> None:
+    """As what they raise: an index that is out of range somewhere need not be that of the example."""
     rows = Rows(data(8, 1), length=9)
-    with pytest.raises(FileError, match=r"there is no example 8, though the data say that they have 9\n.*example 8 of"):
+    with pytest.raises(GrowError, match=r"cannot be read\n.*example 8 of(.|\n)*IndexError.*\n.*if there is no such"):
         list(Batches(Streamed(rows, "mine"), 4))
     with pytest.raises(FileError, match="there are no examples"):
         Streamed(Rows(data(8, 1), length=0), "mine")
