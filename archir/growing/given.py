@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,7 +61,7 @@ def split_of(given: Given, where: str, *, workers: int | None = None, names: Seq
 
     Raises:
         FileError: there are no examples, the numbers of inputs and targets differ, or they are no numbers.
-        GrowError: it is something else, has no length, or a loader draws examples in a way of its own.
+        GrowError: it is something else, has no length, or a loader reads examples in a way of its own.
         ScoreError: a mapping has no entry of targets.
     """
     if isinstance(given, Split):
@@ -71,18 +72,23 @@ def split_of(given: Given, where: str, *, workers: int | None = None, names: Seq
     dataset: Any = given
     collate: Callable[[list[Any]], Any] = collated
     if isinstance(given, DataLoader):
-        _check_order(given, where)
         dataset, collate = given.dataset, given.collate_fn
-        numbers, workers = _drawn(given), given.num_workers if workers is None else workers
         collate = collated if collate is default_collate else collate
+        workers = given.num_workers if workers is None else workers
     arrays = isinstance(dataset, str | bytes | torch.Tensor | np.ndarray)
     if arrays or isinstance(dataset, IterableDataset) or not all(hasattr(dataset, n) for n in _METHODS):
         raise GrowError(f"{where} are no examples with targets", why=_why(dataset), hint=HINT)
-    place = f"{where} ({type(dataset).__name__})"
     try:
         len(dataset)
-    except TypeError as error:
-        raise GrowError(f"{where} have no length", why=f"{type(dataset).__name__}: {error}", hint=HINT) from error
+    except Exception as error:  # whatever the user's code raises
+        why = (
+            f"{type(dataset).__name__}: {error}" if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
+        )
+        raise GrowError(f"{where} have no length", why=why, hint=HINT) from error
+    if isinstance(given, DataLoader):
+        _check_loader(given, where)
+        numbers = _drawn(given, where)
+    place = f"{where} ({type(dataset).__name__})"
     return Streamed(dataset, place, collate, workers or 0, numbers, names=tuple(names))
 
 
@@ -98,28 +104,59 @@ def _why(dataset: Any) -> str:
     return f"they are a {kind}"
 
 
-def _check_order(loader: DataLoader[Any], where: str) -> None:
-    """Check that a loader uses every example once in each pass, or a part of them: its order is not kept."""
-    if isinstance(loader.dataset, IterableDataset):
-        raise GrowError(f"{where} are no examples with targets", why=_why(loader.dataset), hint=HINT)
-    sampler = loader.sampler
-    usual = isinstance(sampler, SequentialSampler | SubsetRandomSampler) or (
-        isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
-    )
+def _check_loader(loader: DataLoader[Any], where: str) -> None:
+    """Check that a loader uses every example once in each pass, or a part of them, and nothing that is not kept."""
+    if type(loader).__iter__ is not DataLoader.__iter__:
+        raise GrowError(
+            f"{where} are a DataLoader that makes its batches in its own way",
+            why=f"a {type(loader).__name__} has an __iter__ of its own, and a run reads the data set instead",
+            hint="give a data set, or a DataLoader with a collate_fn, that does the same",
+        )
     own = loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
-    if not usual or own or loader.batch_size is None:
+    sampler = loader.batch_sampler.sampler if type(loader.batch_sampler) is BatchSampler else loader.sampler
+    if own or loader.batch_sampler is None or not _is_usual(sampler, loader.dataset):
         named = type(loader.batch_sampler if own else sampler).__name__
         raise GrowError(
             f"{where} are a DataLoader that draws its examples in its own way",
-            why=f"its order is that of a {named}" if loader.batch_size is not None or own else "it makes no batches",
+            why=f"its order is that of a {named}" if own or loader.batch_sampler is not None else "it makes no batches",
             hint="a run draws all examples in an order of its own: give the data set, or a Subset of it",
         )
+    for name, hint in _NOT_KEPT.items():
+        if getattr(loader, name):
+            raise GrowError(f"{where} are a DataLoader with {name}, which a run does not keep to", hint=hint)
 
 
-def _drawn(loader: DataLoader[Any]) -> torch.Tensor | None:
+_NOT_KEPT = {
+    "worker_init_fn": "let the data set prepare what it reads from when its first example is asked for",
+    "multiprocessing_context": "set it for all with torch.multiprocessing.set_start_method",
+    "timeout": "let the data set raise an error when an example takes too long",
+}
+"""What loaders may be told that would be ignored, and what can be done instead."""
+
+
+def _is_usual(sampler: Any, dataset: Any) -> bool:
+    """Say whether a sampler draws all examples once, or those of a part; one that is derived may do anything."""
+    if type(sampler) is SubsetRandomSampler:
+        return True
+    if type(sampler) is RandomSampler and (sampler.replacement or sampler.num_samples != len(dataset)):
+        return False
+    usual = type(sampler) in (SequentialSampler, RandomSampler)
+    return usual and (sampler.data_source is dataset or len(sampler.data_source) == len(dataset))
+
+
+def _drawn(loader: DataLoader[Any], where: str) -> torch.Tensor | None:
     """Return the numbers of the examples that a loader draws from, None for all of them."""
-    sampler = loader.sampler
-    return torch.tensor(sorted(sampler.indices)) if isinstance(sampler, SubsetRandomSampler) else None
+    sampler = loader.batch_sampler.sampler if isinstance(loader.batch_sampler, BatchSampler) else loader.sampler
+    if not isinstance(sampler, SubsetRandomSampler):
+        return None
+    try:
+        return torch.tensor(sorted(map(operator.index, sampler.indices)), dtype=torch.int64)
+    except (TypeError, ValueError) as error:
+        raise GrowError(
+            f"{where} are a DataLoader that draws from no numbers of examples",
+            why=f"{type(error).__name__}: {error}",
+            hint="let the indices of its SubsetRandomSampler be whole numbers",
+        ) from error
 
 
 def _of_arrays(inputs: Any, targets: Any, where: str, workers: int) -> Split:

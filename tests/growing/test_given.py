@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
     RandomSampler,
+    SequentialSampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
@@ -85,6 +87,9 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "a loader": lambda folder: DataLoader(ROWS, batch_size=5, shuffle=True, drop_last=True),
     "a loader with a way of its own to make batches": lambda folder: DataLoader(ROWS, 5, collate_fn=_labels_last),
     "a loader of mappings with workers": lambda folder: DataLoader(_Columns(x=X, targets=Y), 2, num_workers=2),
+    "a loader with a sampler of batches": lambda folder: DataLoader(
+        ROWS, batch_sampler=BatchSampler(RandomSampler(ROWS), 5, True)
+    ),
     "a loader of a part": lambda folder: DataLoader(Subset(ConcatTwice(), range(COUNT)), 7),
     "a loader that draws from a part": lambda folder: DataLoader(ConcatTwice(), 7, sampler=_some()),
 }
@@ -257,6 +262,30 @@ class _Stream(IterableDataset[Any]):
         yield from zip(X, Y, strict=True)
 
 
+class _Few(SequentialSampler):
+    def __iter__(self) -> Iterator[int]:
+        return iter([0, 1])
+
+
+class _Same(SubsetRandomSampler):
+    def __iter__(self) -> Iterator[int]:
+        return iter([0, 0])
+
+
+class _Scaling(DataLoader[Any]):
+    def __iter__(self) -> Any:
+        for inputs, targets in super().__iter__():
+            yield inputs / 255, targets
+
+
+class _Unmeasured(Dataset[Any]):
+    def __len__(self) -> int:
+        raise NotImplementedError("not counted")
+
+    def __getitem__(self, number: int) -> Any:
+        return 1.0, 2
+
+
 class _Endless(Dataset[Any]):
     def __getitem__(self, number: int) -> Any:
         return 1.0, 2
@@ -290,6 +319,20 @@ def _twice(name: str) -> Any:
         (DataLoader(ROWS, sampler=WeightedRandomSampler([1.0] * COUNT, 5)), GrowError, "that of a WeightedRandom"),
         (DataLoader(ROWS, sampler=RandomSampler(ROWS, replacement=True)), GrowError, "that of a RandomSampler"),
         (DataLoader(ROWS, sampler=RandomSampler(ROWS, num_samples=3)), GrowError, "that of a RandomSampler"),
+        (DataLoader(ROWS, sampler=SequentialSampler(range(10))), GrowError, "that of a SequentialSampler"),
+        (DataLoader(ROWS, sampler=_Few(ROWS)), GrowError, "that of a _Few"),
+        (DataLoader(ROWS, sampler=_Same([1, 2])), GrowError, "that of a _Same"),
+        (
+            DataLoader(ROWS, batch_sampler=BatchSampler(WeightedRandomSampler([1.0] * COUNT, 5), 4, False)),
+            GrowError,
+            "that of a WeightedRandomSampler",
+        ),
+        (_Scaling(ROWS), GrowError, "in its own way\n.*a _Scaling has an __iter__ of its own"),
+        (DataLoader(ROWS, num_workers=1, worker_init_fn=print), GrowError, "with worker_init_fn, which(.|\n)*first"),
+        (DataLoader(ROWS, num_workers=1, timeout=3), GrowError, "with timeout, which"),
+        (DataLoader(ROWS, num_workers=1, multiprocessing_context="fork"), GrowError, "with multiprocessing_context, w"),
+        (DataLoader(ROWS, sampler=SubsetRandomSampler(["a", "b"])), GrowError, "draws from no numbers"),  # type: ignore[list-item]
+        (_Unmeasured(), GrowError, "have no length\n.*NotImplementedError: not counted"),
         (DataLoader(ROWS, batch_sampler=[[0, 1]]), GrowError, "that of a list\n.*a Subset of it"),
     ],
 )
