@@ -5,19 +5,18 @@ Of a split that is not in memory some examples are looked at; the others are che
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from archir.errors import FileError, GrowError, ScoreError
 from archir.growing.batches import Batches
-from archir.growing.examples import Examples, Split, sample
+from archir.growing.examples import AT_ONCE, Examples, Split, looked_at
 from archir.growing.training import call, differentiating, evaluating
 from archir.scoring.losses import NO_LABEL, Loss, check_probabilities, class_axis, is_unknown, labels_of
-from archir.scoring.targets import tensors_of
+from archir.scoring.targets import Targets, tensors_of
 
 
 def labelled(split: Examples, loss: Loss) -> torch.Tensor:
@@ -95,18 +94,15 @@ def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mappi
         ScoreError: outputs and targets do not fit the loss.
     """
     for name, split in splits.items():
-        seen, numbers = sample(split)
-        with _numbered(split, numbers):
-            _check_finite(seen, name)
-            _check_probabilities(seen, loss, name)
-        if first_labelled(split, loss, torch.arange(len(split)), LOOKED_FOR) is None:
+        seen = [_look_at(some, numbers, loss, f"the {name} data", repr(split)) for some, numbers in looked_at(split)]
+        at_once = LOOKED_FOR if isinstance(split, Examples) else AT_ONCE
+        if first_labelled(split, loss, torch.arange(len(split)), at_once) is None:
             raise GrowError(f"no example of the {name} data has a label", where=split.where)
         inputs, targets = next(iter(Batches(split, batch_size)))
         with evaluating(module):
             outputs = call(module, inputs)
-            with _numbered(split, numbers):
-                _check_labels(seen, outputs[: len(seen)] if isinstance(outputs, torch.Tensor) else outputs, loss, name)
-                _check_whole_inputs(module, seen, len(next(t for _, t in tensors_of(targets))), name)
+            _check_labels(split, seen, outputs, targets, loss, name)
+            _check_whole_inputs(module, split, seen, len(next(t for _, t in tensors_of(targets))), name)
             value = loss(outputs, targets)
             if not bool(torch.isfinite(value.detach()).all()):
                 raise GrowError(f"the loss {loss.name} of the first {name} batch is {float(value.detach().mean())}")
@@ -117,16 +113,57 @@ LOOKED_FOR = 256
 """How many examples are read at once to find one that has a label."""
 
 
-@contextmanager
-def _numbered(split: Split, numbers: torch.Tensor) -> Iterator[None]:
-    """Tell the numbers that examples have in a split in place of those among the ones that are looked at."""
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of examples that were looked at.
+
+    Attributes:
+        numbers: theirs in the split, `[examples]`.
+        ranges: by `labels`, which are those that are not `NO_LABEL`, and by the name of each input of whole numbers,
+            the smallest and the largest of each example, `[examples, 2]`.
+    """
+
+    numbers: torch.Tensor
+    ranges: Mapping[str, torch.Tensor]
+
+
+def _look_at(some: Examples, numbers: torch.Tensor, loss: Loss, data: str, where: str) -> _Seen:
+    """Check what can be told of examples alone.
+
+    Raises:
+        FileError: they are not finite, or are no probabilities where the loss takes such.
+    """
+    parts = {"inputs": some.inputs} if isinstance(some.inputs, torch.Tensor) else some.inputs
+    _check_finite(some, numbers, data, where)
     try:
-        yield
-    except FileError as error:
-        if isinstance(split, Examples):
-            raise
-        where = re.sub(r"(?<=example )\d+", lambda found: str(int(numbers[int(found[0])])), error.where)
-        raise FileError(error.what, where=where, why=error.why, hint=error.hint) from error
+        check_probabilities(loss, some.targets)
+    except ScoreError as error:
+        raise FileError(error.what, where=f"{error.where} of {data}, {where}", hint=error.hint) from error
+    ranges = {name: _range(t) for name, t in parts.items() if _is_whole(t) and t.numel()}
+    labels = labels_of(some.targets, loss)
+    if labels is not None and labels.numel():
+        # Each example without a label gets one that there is, which is not looked at further.
+        ranges[_LABELS] = _range(labels.masked_fill(labels == NO_LABEL, 0))
+    return _Seen(numbers, ranges)
+
+
+_LABELS = "the labels"
+"""A name that no input has."""
+
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool)
+
+
+def _range(tensor: torch.Tensor) -> torch.Tensor:
+    flat = tensor.reshape(len(tensor), -1)
+    return torch.stack((flat.amin(1), flat.amax(1)), 1)
+
+
+def _ranges(seen: Sequence[_Seen], name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return numbers of examples, and the smallest and the largest of their numbers of a part; `[examples, 2]`."""
+    found = [(one.numbers, one.ranges[name]) for one in seen if name in one.ranges]
+    return torch.cat([numbers for numbers, _ in found]), torch.cat([ranges for _, ranges in found])
 
 
 def _check_gradient(module: nn.Module, loss: Loss, value: torch.Tensor) -> None:
@@ -138,39 +175,29 @@ def _check_gradient(module: nn.Module, loss: Loss, value: torch.Tensor) -> None:
         raise GrowError(f"the loss {loss.name} depends on none of the weights of the model")
 
 
-def _check_probabilities(split: Examples, loss: Loss, name: str) -> None:
-    try:
-        check_probabilities(loss, split.targets)
-    except ScoreError as error:
-        raise FileError(error.what, where=f"{error.where} of the {name} data, {split!r}", hint=error.hint) from error
-
-
-def _check_whole_inputs(module: nn.Module, split: Examples, size: int, name: str) -> None:
+def _check_whole_inputs(module: nn.Module, split: Split, seen: Sequence[_Seen], size: int, name: str) -> None:
     """Check that the model takes the smallest and the largest of whole numbers: those of tokens number rows of a table.
 
     Every batch is as large as the first, since a model may take no others.
     """
-    parts = {"inputs": split.inputs} if isinstance(split.inputs, torch.Tensor) else split.inputs
-    for part, tensor in parts.items():
-        if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool or not tensor.numel():
-            continue
-        flat = tensor.reshape(len(tensor), -1)
-        for example in {int(flat.amin(1).argmin()), int(flat.amax(1).argmax())}:
-            rest = (torch.arange(size) + example) % len(split)
+    for part in dict.fromkeys(n for one in seen for n in one.ranges if n != _LABELS):
+        numbers, ranges = _ranges(seen, part)
+        for row in {int(ranges[:, 0].argmin()), int(ranges[:, 1].argmax())}:
+            rest = numbers[(torch.arange(size) + row) % len(numbers)]
             try:
                 with torch.no_grad():
                     call(module, split.take(rest).inputs)
             except GrowError as error:
-                low, high = int(flat[example].min()), int(flat[example].max())
+                low, high = ranges[row].tolist()
                 raise FileError(
                     f"the model rejects an example of the {name} data, whose {part} run from {low} to {high}",
-                    where=f"example {example} of {split!r}, or one of the {size - 1} after it",
+                    where=f"example {int(rest[0])} of {split!r}, or one of the {size - 1} after it",
                     why=error.why,
                     hint="numbers of tokens start at 0, and are below the number of rows of the embedding",
                 ) from error
 
 
-def _check_finite(split: Examples, name: str) -> None:
+def _check_finite(split: Examples, numbers: torch.Tensor, data: str, where: str) -> None:
     parts = {**dict(tensors_of(split.inputs, "inputs")), **dict(tensors_of(split.targets))}
     for part, tensor in parts.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())):
@@ -180,23 +207,33 @@ def _check_finite(split: Examples, name: str) -> None:
             if bool(wrong.any()):
                 place = wrong.nonzero()[0].tolist()
                 raise FileError(
-                    f"the {part} of the {name} data hold {float(tensor[tuple(place)])}",
-                    where=f"example {place[0]}{f', position {place[1:]}' if place[1:] else ''} of {split!r}",
+                    f"the {part} of {data} hold {float(tensor[tuple(place)])}",
+                    where=f"{_place(int(numbers[place[0]]), place[1:])} of {where}",
                     hint="leave such examples out, or put numbers in their place",
                 )
 
 
-def _check_labels(split: Examples, outputs: object, loss: Loss, name: str) -> None:
-    labels = labels_of(split.targets, loss)
-    if labels is None or not isinstance(outputs, torch.Tensor):
+def _check_labels(
+    split: Split, seen: Sequence[_Seen], outputs: object, targets: Targets, loss: Loss, name: str
+) -> None:
+    """Check the labels of examples by the classes that the outputs of the first batch have."""
+    first = labels_of(targets, loss)
+    if first is None or not isinstance(outputs, torch.Tensor) or len(first) != len(outputs):
         return
-    first = labels[: len(outputs)]
-    classes = outputs.shape[class_axis(outputs, first)] if len(first) == len(outputs) else 0
-    wrong = is_unknown(labels, classes)
+    classes = outputs.shape[class_axis(outputs, first)]
+    numbers, ranges = _ranges(seen, _LABELS)
+    wrong = is_unknown(ranges, classes).any(1)
     if bool(wrong.any()):
-        place = wrong.nonzero()[0].tolist()
+        number = int(numbers[int(wrong.nonzero()[0])])
+        labels = split.take(slice(number, number + 1)).targets
+        assert isinstance(labels, torch.Tensor)
+        place = (*is_unknown(labels, classes).nonzero().tolist(), [0] * labels.dim())[0]
         raise FileError(
             f"a label of the {name} data is {int(labels[tuple(place)])}, the model has {classes} classes",
-            where=f"example {place[0]}{f', position {place[1:]}' if place[1:] else ''} of {split!r}",
+            where=f"{_place(number, place[1:])} of {split!r}",
             hint=f"class numbers start at 0; {NO_LABEL} leaves a position out",
         )
+
+
+def _place(number: int, position: Sequence[int]) -> str:
+    return f"example {number}{f', position {list(position)}' if position else ''}"

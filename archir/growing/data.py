@@ -300,7 +300,7 @@ class _Standardise:
 
 def _standardiser(train: Split) -> Callable[[Examples], Examples]:
     """Return the map that gives every channel of the training data mean 0 and deviation 1."""
-    inputs = _as_floats(sample(train)[0]).inputs
+    inputs = _as_floats(sample(train)).inputs
     if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
         return _as_floats
     if not bool(torch.isfinite(inputs).all()):

@@ -41,6 +41,7 @@ class Split(ABC):
         Raises:
             FileError: they cannot be read.
             GrowError: code of the user's that reads them fails.
+            ScoreError: they are neither pairs nor mappings with targets.
         """
 
     @abstractmethod
@@ -54,6 +55,7 @@ class Split(ABC):
         Raises:
             FileError: they cannot be read.
             GrowError: code of the user's that reads them fails.
+            ScoreError: they are neither pairs nor mappings with targets.
         """
 
     @abstractmethod
@@ -117,20 +119,43 @@ LOOKED_AT = 256
 """How many examples of a split that is not in memory stand for all of it where all would have to be read."""
 
 
-def sample(split: Split) -> tuple[Examples, torch.Tensor]:
-    """Return the examples of a split that are in memory, or some evenly spaced ones of those that are not.
+AT_ONCE = 8
+"""How many of them are in memory at once where they are only looked at."""
 
-    Returns:
-        The examples, and their numbers in the split, `[examples]`.
+
+def sample(split: Split) -> Examples:
+    """Return the examples of a split that are in memory, or some evenly spaced ones of those that are not.
 
     Raises:
         FileError: they cannot be read.
         GrowError: code of the user's that reads them fails.
+        ScoreError: they are neither pairs nor mappings with targets.
+    """
+    return split if isinstance(split, Examples) else split.take(_evenly_spaced(len(split)))
+
+
+def looked_at(split: Split) -> Iterator[tuple[Examples, torch.Tensor]]:
+    """Yield the examples of a split that are in memory all at once, or a sample of others, a few at a time.
+
+    Yields:
+        Examples, and their numbers in the split, `[examples]`.
+
+    Raises:
+        FileError: they cannot be read.
+        GrowError: code of the user's that reads them fails.
+        ScoreError: they are neither pairs nor mappings with targets.
     """
     if isinstance(split, Examples):
-        return split, torch.arange(len(split))
-    numbers = torch.arange(min(LOOKED_AT, len(split))) * len(split) // min(LOOKED_AT, len(split))
-    return split.take(numbers), numbers
+        yield split, torch.arange(len(split))
+        return
+    numbers = _evenly_spaced(len(split))
+    for some in numbers.tensor_split(-(-len(numbers) // AT_ONCE)):
+        yield split.take(some), some
+
+
+def _evenly_spaced(count: int) -> torch.Tensor:
+    most = min(LOOKED_AT, count)
+    return torch.arange(most) * count // most
 
 
 def make_split(inputs: Any, targets: Any, where: str) -> Examples:

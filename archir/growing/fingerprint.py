@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from archir.growing.code_checksum import checksum_of_code
-from archir.growing.examples import Split, sample
+from archir.growing.examples import Split, looked_at
 from archir.growing.options import GrowOptions
 from archir.growing.records import from_json, to_json
 from archir.ir.graph import Graph
@@ -110,24 +110,29 @@ def _items(value: object, name: str) -> dict[str, Any]:
 
 
 def _examples(split: Split, name: str) -> dict[str, Any]:
-    seen, _ = sample(split)
-    inputs = dict(tensors_of(seen.inputs, "inputs"))
-    targets = dict(tensors_of(seen.targets))
+    inputs, targets = hashlib.sha256(), hashlib.sha256()
+    for seen, _ in looked_at(split):
+        _add(inputs, dict(tensors_of(seen.inputs, "inputs")))
+        _add(targets, dict(tensors_of(seen.targets)))
     return {
         f"{name}.examples": len(split),
-        f"{name}.inputs": _checksum(inputs),
-        f"{name}.targets": _checksum(targets),
+        f"{name}.inputs": inputs.hexdigest(),
+        f"{name}.targets": targets.hexdigest(),
     }
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
     """Return a checksum of tensors with their names, element types and shapes."""
     digest = hashlib.sha256()
+    _add(digest, tensors)
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, tensors: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         digest.update(f"{name} {plain.dtype} {list(plain.shape)}\n".encode(errors="surrogatepass"))
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _is_archirs(morphism: Morphism) -> bool:

@@ -110,7 +110,7 @@ def test_functions_may_return_kinds_by_split(folder: Path) -> None:
     ("name", "error", "message"),
     [
         ("unlabelled", ScoreError, r"has no targets\n.*the data of mine.py:unlabelled(.|\n)*it holds image"),
-        ("ends", FileError, "there is no example 3[0-9], though the data say that they have 40"),
+        ("ends", GrowError, "example 3[0-9] of the data of(.|\n)*IndexError(.|\n)*if there is no such example"),
         ("endless", GrowError, "the data of mine.py:endless are no examples with targets"),
     ],
 )

@@ -18,7 +18,7 @@ from archir.errors import ArchirError, FileError, GrowError, ScoreError
 from archir.growing.batches import Augmentation, Batches, stream
 from archir.growing.checks import check_examples, first_labelled, held_out
 from archir.growing.collation import collated
-from archir.growing.examples import LOOKED_AT, Examples, Split, sample
+from archir.growing.examples import AT_ONCE, LOOKED_AT, Examples, Split, looked_at, sample
 from archir.growing.grow import Run, grow_graph
 from archir.growing.run import Event
 from archir.growing.streamed import Streamed
@@ -242,10 +242,31 @@ def test_other_data_are_told_by_some_of_them(seed_graph: Graph, tmp_path: Path) 
     with pytest.raises(GrowError, match=r"train\.inputs was "):
         _grow(seed_graph, _streamed(data(40, 3)), data(40, 2), directory=tmp_path, options=options, resume=True)
     many = Streamed(Made(10 * LOOKED_AT + 3, noisy), "mine")
-    seen, numbers = sample(many)
-    assert len(seen) == LOOKED_AT == len(set(numbers.tolist())) and int(numbers[0]) == 0
+    parts = list(looked_at(many))
+    numbers = torch.cat([some for _, some in parts])
+    assert len(sample(many)) == LOOKED_AT == len(set(numbers.tolist())) and int(numbers[0]) == 0
     assert int(numbers[-1]) >= 10 * LOOKED_AT - 10
-    assert inputs_of(seen)[:, 0].tolist() == numbers.tolist()
+    assert inputs_of(sample(many))[:, 0].tolist() == numbers.tolist()
+    assert [int(x) for some, _ in parts for x in inputs_of(some)[:, 0]] == numbers.tolist()
+
+
+class _Sizes:
+    """Makes batches, and notes how large they are."""
+
+    def __init__(self) -> None:
+        self.found: list[int] = []
+
+    def __call__(self, items: list[Any]) -> Any:
+        self.found.append(len(items))
+        return collated(items)
+
+
+def test_a_few_examples_at_a_time_are_looked_at() -> None:
+    sizes = _Sizes()
+    split = Streamed(Rows(data(203, 1)), "mine", sizes)
+    check_examples(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), CROSS_ENTROPY, 5, {"training": split})
+    list(looked_at(split))
+    assert max(sizes.found) <= AT_ONCE and min(sizes.found) > 1
 
 
 def _ragged(number: int) -> Any:
@@ -326,11 +347,18 @@ def test_a_process_that_ends_is_told() -> None:
 
 
 def test_faults_are_told_by_the_number_of_the_example() -> None:
-    def label(number: int) -> Any:
-        return torch.ones(2), 9 if number == 600 else 1
+    """Whatever is written in the name of where they come from."""
 
-    split = Streamed(Made(LOOKED_AT * 3, label), "mine")
+    def label(number: int) -> Any:
+        return torch.ones(3), torch.tensor([1, 9 if number == 600 else -100, 0])
+
+    split = Streamed(Made(LOOKED_AT * 3, label), "example 99999")
     with pytest.raises(
-        FileError, match=r"a label of the training data is 9, the model has 4 classes\n.*example 600 of"
+        FileError, match=r"the training data is 9, the model has 2 classes\n.*example 600, position \[1\]"
     ):
-        check_examples(nn.Linear(2, 4), CROSS_ENTROPY, 5, {"training": split})
+        check_examples(_Pairs(), CROSS_ENTROPY, 5, {"training": split})
+
+
+class _Pairs(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :, None].repeat(1, 1, 2)
