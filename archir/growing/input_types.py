@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from archir.errors import FileError
+from archir.errors import CaptureError, FileError
 from archir.growing.examples import Examples
 from archir.ir.graph import Graph
 from archir.ir.room import too_large
@@ -73,7 +73,13 @@ class InputTypes:
 
 
 def input_types(model: nn.Module | Graph) -> InputTypes:
-    """Return what a model takes: of a graph all is known, of a module the names of its arguments and its weights."""
+    """Return what a model takes: of a graph all is known, of a module the names of its arguments and its weights.
+
+    Raises:
+        CaptureError: it is neither.
+    """
+    if not isinstance(model, nn.Module | Graph):
+        raise CaptureError(f"a model is an nn.Module, not a {type(model).__name__}")
     if isinstance(model, nn.Module):
         floats = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         found = inspect.signature(model.forward).parameters.values()

@@ -26,7 +26,7 @@ from torch.utils.data import (
 )
 
 import archir
-from archir.errors import ArchirError, FileError, GrowError, ScoreError
+from archir.errors import ArchirError, CaptureError, FileError, GrowError, ScoreError
 from archir.growing.batches import Batches
 from archir.growing.examples import Examples, Split
 from archir.growing.given import split_of
@@ -339,6 +339,14 @@ def _twice(name: str) -> Any:
 def test_what_makes_no_split_is_told(given: Any, error: type[ArchirError], named: str) -> None:
     with pytest.raises(error, match=named):
         _grow(given)
+
+
+@pytest.mark.parametrize("model", ["x", torch.relu, None])
+def test_what_is_no_model_is_told(model: Any) -> None:
+    with pytest.raises(CaptureError, match=f"a model is an nn.Module, not a {type(model).__name__}"):
+        archir.grow(model, train=ROWS, validation=ROWS, budget=200)
+    with pytest.raises(CaptureError, match="a model is an"):
+        archir.compress(model, train=ROWS, validation=ROWS, budget=archir.Budget(parameters=0.5))
 
 
 def test_a_split_is_taken_as_it_is() -> None:
