@@ -1,6 +1,8 @@
 """Finds what would spoil a run in its examples, model and loss, and where, before the run begins.
 
-Of a split that is not in memory some examples are looked at; the others are checked when they are read.
+Of a split that is not in memory some examples are looked at. The others are checked when they are read: whether they
+are finite, are probabilities where the loss takes such, and are classes of the model. What the model itself rejects,
+such as tokens without a row in its embedding, is told when it meets it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from archir.errors import FileError, GrowError, ScoreError
 from archir.growing.batches import Batches
 from archir.growing.examples import AT_ONCE, Examples, Split, looked_at
 from archir.growing.training import call, differentiating, evaluating
-from archir.scoring.losses import NO_LABEL, Loss, check_probabilities, class_axis, is_unknown, labels_of
+from archir.scoring.losses import LOSSES, NO_LABEL, Loss, check_probabilities, class_axis, is_unknown, labels_of
 from archir.scoring.targets import Targets, tensors_of
 
 
@@ -107,6 +109,29 @@ def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mappi
             if not bool(torch.isfinite(value.detach()).all()):
                 raise GrowError(f"the loss {loss.name} of the first {name} batch is {float(value.detach().mean())}")
             _check_gradient(module, loss, value)
+
+
+@dataclass(frozen=True)
+class _Probabilities:
+    """Checks the targets of batches that are read; a class, for it is sent to other processes."""
+
+    loss: str
+
+    def __call__(self, batch: Examples) -> Examples:
+        try:
+            check_probabilities(LOSSES[self.loss], batch.targets)
+        except ScoreError as error:
+            raise FileError(error.what, where=f"{error.where} of {batch.where}", hint=error.hint) from error
+        return batch
+
+
+def checked_when_read(split: Split, loss: Loss) -> Split:
+    """Return a split that was looked at, whose other examples are checked when they are read.
+
+    Those are the targets that a loss takes for probabilities: class numbers are checked by the loss itself.
+    """
+    own = LOSSES.get(loss.name) is not loss
+    return split if own or isinstance(split, Examples) else split.changed(_Probabilities(loss.name))
 
 
 LOOKED_FOR = 256

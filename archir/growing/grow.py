@@ -13,7 +13,7 @@ from torch import nn
 
 from archir.cost import cost
 from archir.errors import FileError, GrowError
-from archir.growing.checks import check_examples
+from archir.growing.checks import check_examples, checked_when_read
 from archir.growing.conclusion import conclude
 from archir.growing.engine import Engine
 from archir.growing.examples import Split
@@ -149,6 +149,7 @@ def carry_out(
     types = input_types(graph)
     train, validation = train.changed(types), validation.changed(types)
     check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
+    train, validation = (checked_when_read(split, found) for split in (train, validation))
     if kept.resume and kept.directory is None:
         raise GrowError("a run that was kept nowhere cannot go on", hint="give its directory")
     expansion = expand(graph, validation=validation, loss=found, budget=budget, morphisms=kinds, options=options)

@@ -147,7 +147,7 @@ class Streamed(Split):
         with _explained(place):
             found = self.collate(items)
         inputs, targets = pair_of(found, place, self.names)
-        batch = Examples(inputs, targets, self.where)
+        batch = Examples(inputs, targets, place)
         if len(batch) != len(numbers):
             raise GrowError(
                 f"a batch of {len(numbers)} examples has {len(batch)} targets",
@@ -156,6 +156,7 @@ class Streamed(Split):
             )
         for change in self.changes:
             batch = change(batch)
+        batch = replace(batch, where=self.where)
         _check_finite(batch, numbers)
         return batch
 

@@ -359,6 +359,18 @@ def test_faults_are_told_by_the_number_of_the_example() -> None:
         check_examples(_Pairs(), CROSS_ENTROPY, 5, {"training": split})
 
 
+def test_targets_that_are_no_probabilities_are_told_when_they_are_read(seed_graph: Graph) -> None:
+    """Also those that were not looked at before the run began."""
+
+    def wrong(number: int) -> Any:
+        return torch.ones(1, 6, 6), torch.full((3,), 5.0 if number == 401 else 0.5)
+
+    split = Streamed(Made(3 * LOOKED_AT, wrong), "mine")
+    with pytest.raises(FileError, match=r"is 5, not a probability(.|\n)*of the batch of examples .* of mine"):
+        options = replace(OPTIONS, steps=400, growth_steps=0, evaluate_every=0)
+        _grow(seed_graph, split, split.part(slice(9)), loss="bce_with_logits", options=options)
+
+
 class _Pairs(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x[:, :, None].repeat(1, 1, 2)
