@@ -82,7 +82,10 @@ def input_types(model: nn.Module | Graph) -> InputTypes:
         raise CaptureError(f"a model is an nn.Module, not a {type(model).__name__}")
     if isinstance(model, nn.Module):
         floats = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-        found = inspect.signature(model.forward).parameters.values()
+        try:
+            found = tuple(inspect.signature(model.forward).parameters.values())
+        except (TypeError, ValueError):  # code that is not Python, which cannot be captured either
+            found = ()
         plain = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         keywords = [p.name for p in found if p.kind is p.KEYWORD_ONLY]
         return InputTypes((*plain, *keywords), len(plain), floats)
