@@ -44,7 +44,8 @@ def split_of(given: Given, where: str, *, workers: int | None = None, names: Seq
     - a split, which is returned as it is;
     - a pair (inputs, targets) or a mapping, see `archir.scoring.pairs.pair_of`, of tensors, NumPy arrays or nested
       lists; inputs may be a mapping by argument name, targets a mapping or a tuple. Arrays that are views of a file
-      (`numpy.load(mmap_mode="r")`) are read when they are asked for;
+      (`numpy.load(mmap_mode="r")`), and what is like an array and none (with a length, rows, `shape` and `dtype`: those
+      of the packages h5py and zarr), are read when they are asked for;
     - a data set with a length that gives any example by its number, such as those of `torch.utils.data` and of the
       package `datasets`: pairs, or mappings, of tensors, arrays, numbers, or images of Pillow's. It is read when it is
       asked for, and never whole;
@@ -160,10 +161,30 @@ def _drawn(loader: DataLoader[Any], where: str) -> torch.Tensor | None:
 
 
 def _of_arrays(inputs: Any, targets: Any, where: str, workers: int) -> Split:
+    inputs, targets = (_arrays(part, n, where) for n, part in (("inputs", inputs), ("targets", targets)))
     parts = [part for _, part in (*tensors_of(inputs), *tensors_of(targets))]
-    if any(_is_view_of_a_file(part) for part in parts):
+    if any(_is_view_of_a_file(part) or _is_like_an_array(part) for part in parts):
         return Streamed(_Rows(inputs, targets, where), where, workers=workers)
     return Examples(_in_memory(inputs, "inputs", where), _in_memory(targets, "targets", where), where)
+
+
+def _arrays(nested: Any, name: str, where: str) -> Any:
+    """Return nested arrays with lists of numbers, and whatever else is no array, as tensors."""
+    if isinstance(nested, Mapping):
+        return {str(key): _arrays(part, f"{name}[{key!r}]", where) for key, part in nested.items()}
+    if isinstance(nested, tuple):
+        return tuple(_arrays(part, f"{name}[{i}]", where) for i, part in enumerate(nested))
+    plain = isinstance(nested, torch.Tensor | np.ndarray) or _is_like_an_array(nested)
+    return nested if plain else as_tensor(nested, f"{name} of {where}")
+
+
+def _is_like_an_array(part: Any) -> bool:
+    """Say whether something gives rows as arrays do, and is none: those of the packages h5py and zarr stay in files.
+
+    The columns of the package pandas, which have an `iloc`, give rows by their labels, not by their numbers.
+    """
+    known = isinstance(part, torch.Tensor | np.ndarray | np.generic) or hasattr(part, "iloc")
+    return not known and all(hasattr(part, n) for n in (*_METHODS, "shape", "dtype")) and len(part.shape) > 0
 
 
 def _is_view_of_a_file(array: Any) -> bool:
@@ -190,13 +211,13 @@ class _Rows:
     where: str
 
     def __post_init__(self) -> None:
-        lengths = {name: len(part) if np.ndim(part) else 0 for name, part in self._arrays()}
+        lengths = {name: part.shape[0] if len(part.shape) else 0 for name, part in self._arrays()}
         if len(set(lengths.values())) != 1:
             found = ", ".join(f"{n} in {name}" for name, n in lengths.items())
             raise FileError(f"the numbers of examples differ: {found}", where=self.where)
 
     def __len__(self) -> int:
-        return next(len(part) for _, part in self._arrays())
+        return next(int(part.shape[0]) for _, part in self._arrays())
 
     def __getitem__(self, number: int) -> tuple[Any, Any]:
         return _row(self.inputs, number), _row(self.targets, number)
@@ -209,4 +230,6 @@ class _Rows:
 def _row(nested: Any, number: int) -> Any:
     if isinstance(nested, Mapping):
         return {key: _row(part, number) for key, part in nested.items()}
-    return tuple(_row(part, number) for part in nested) if isinstance(nested, tuple) else nested[number]
+    if isinstance(nested, tuple):
+        return tuple(_row(part, number) for part in nested)
+    return nested[number] if isinstance(nested, torch.Tensor) else np.asarray(nested[number])

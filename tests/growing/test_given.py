@@ -241,10 +241,38 @@ def test_views_of_files_are_read_when_they_are_asked_for(tmp_path: Path) -> None
     ((found, wanted),) = list(Batches(named, COUNT))
     assert isinstance(found, dict) and found["b"].shape == (COUNT, 1)
     assert isinstance(wanted, tuple) and isinstance(wanted[1], dict) and torch.equal(wanted[0], wanted[1]["c"])
+    for plain in (targets.tolist(), np.stack((targets, targets), 1).tolist()):
+        two = split_of((inputs, plain), "mine").take(slice(1, 3))
+        assert torch.equal(targets_of(two), torch.tensor(plain[1:3]))
     with pytest.raises(FileError, match="24 in inputs, 3 in targets"):
         split_of((inputs, targets[:3]), "mine")
     with pytest.raises(FileError, match="24 in inputs, 0 in targets"):
         split_of((inputs, 3), "mine")
+
+
+class _Stored:
+    """Rows in a file, as those of the package h5py are."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows, self.shape, self.dtype, self.read = rows, rows.shape, rows.dtype, list[int]()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Any:
+        self.read.append(number)
+        return self.rows[number]
+
+
+def test_what_is_like_an_array_is_read_when_it_is_asked_for() -> None:
+    inputs, targets = _Stored(X), _Stored(Y)
+    split = split_of((inputs, targets), "mine")
+    assert isinstance(split, Streamed) and not inputs.read and len(split) == COUNT
+    found = split.take(slice(2, 4))
+    assert inputs.read == targets.read == [2, 3]
+    assert torch.equal(inputs_of(found), torch.from_numpy(X[2:4])) and targets_of(found).tolist() == Y[2:4].tolist()
+    with pytest.raises(FileError, match="24 in inputs, 3 in targets"):
+        split_of((inputs, Y[:3]), "mine")
 
 
 def test_a_loader_says_how_many_processes_read() -> None:
@@ -347,6 +375,14 @@ def test_what_is_no_model_is_told(model: Any) -> None:
         archir.grow(model, train=ROWS, validation=ROWS, budget=200)
     with pytest.raises(CaptureError, match="a model is an"):
         archir.compress(model, train=ROWS, validation=ROWS, budget=archir.Budget(parameters=0.5))
+
+
+def test_a_model_without_a_signature_is_told() -> None:
+    class Unsigned(nn.Linear):
+        forward = min  # type: ignore[assignment]
+
+    with pytest.raises(CaptureError, match="Unsigned cannot be captured"):
+        archir.grow(Unsigned(4, 3), train=ROWS, validation=ROWS, budget=200)
 
 
 def test_a_split_is_taken_as_it_is() -> None:
