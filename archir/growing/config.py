@@ -24,7 +24,7 @@ folder of the file.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -130,8 +130,11 @@ class RunConfig:
     text: str
     data_base: Path | None = None
 
-    def load_data(self) -> Dataset:
+    def load_data(self, names: Sequence[str] = ()) -> Dataset:
         """Read the examples.
+
+        Args:
+            names: of the arguments of the model that are given by name, if they are known, see `load_data`.
 
         Raises:
             FileError: they are missing or damaged.
@@ -147,6 +150,7 @@ class RunConfig:
             limit=data.limit,
             normalise=data.normalise,
             workers=data.workers,
+            names=names,
         )
 
     def find_loss(self) -> Loss:

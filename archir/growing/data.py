@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +64,7 @@ def load_data(
     limit: int | None = None,
     normalise: bool = True,
     workers: int | None = None,
+    names: Sequence[str] = (),
 ) -> Dataset:
     """Return the data set a spec names.
 
@@ -96,6 +97,8 @@ def load_data(
             those that are not in memory.
         workers: how many processes read examples that are not in memory; as many as a DataLoader says, or none, if
             not given. What is read does not depend on it.
+        names: of the arguments of the model that are given by name, if they are known: an entry of a mapping that has
+            one of them is that argument, and not the first, though it is the only one.
 
     Raises:
         FileError: data are missing, damaged, of different lengths, or of no known kind.
@@ -107,7 +110,7 @@ def load_data(
     for name, part in (("validation", validation), ("test", test)):
         if not 0 < part < 1:
             raise GrowError(f"{name} is {part}, not a part of the data", hint="give a number between 0 and 1")
-    source = _open(spec, base)
+    source = _open(spec, base, names)
     main, readers = _main(source, spec)
     given = [_matching(readers["validation"](), main)] if "validation" in readers else []
     classes = source.classes or _classes(main, *given)
@@ -130,15 +133,15 @@ def load_data(
     return Dataset(spec, finished(train), finished(held_out), classes, read_test)
 
 
-def _open(spec: str, base: Path) -> Source:
+def _open(spec: str, base: Path, names: Sequence[str]) -> Source:
     if re.match(r"\s*\w+\s*=", spec):
-        return _open_parts(spec, base)
+        return _open_parts(spec, base, names)
     if spec == "digits":
         digits = load_digits()
         images = torch.from_numpy(digits.images).float()[:, None] / 16
         return Source({"all": _holding(make_split(images, digits.target, spec))}, tuple(map(str, range(10))))
     if _is_function(spec):
-        return _from_function(call_object(spec, base=base), spec)
+        return _from_function(call_object(spec, base=base), spec, names)
     path = base / Path(spec).expanduser()
     if not path.exists() and re.fullmatch(r"\w+", spec):
         raise FileError(f"there are no data {spec!r}", where=str(path), hint=suggest(spec, ["digits"]))
@@ -149,14 +152,14 @@ def _is_function(spec: str) -> bool:
     return "=" not in spec and re.search(r":[A-Za-z_][\w.]*$", spec) is not None
 
 
-def _open_parts(spec: str, base: Path) -> Source:
+def _open_parts(spec: str, base: Path, names: Sequence[str]) -> Source:
     readers: dict[str, Callable[[], Split]] = {}
     classes: tuple[str, ...] = ()
     for part in spec.split(","):
         name, _, place = (s.strip() for s in part.partition("="))
         if name not in SPLITS or not place or name in readers:
             raise GrowError(f"{part.strip()!r} is not a part of the data", where=spec, hint=suggest(name, SPLITS))
-        source = _open(place, base)
+        source = _open(place, base, names)
         if set(source.readers) != {"all"}:
             held = ", ".join(source.readers)
             raise FileError(f"{place} cannot be the {name} data", why=f"it is split itself, into {held}", where=spec)
@@ -166,7 +169,7 @@ def _open_parts(spec: str, base: Path) -> Source:
     return Source(readers, classes)
 
 
-def _from_function(result: Any, spec: str) -> Source:
+def _from_function(result: Any, spec: str, names: Sequence[str]) -> Source:
     parts = {"all": result}
     if isinstance(result, Mapping) and "train" in result:
         wrong = sorted(set(map(str, result)) - set(SPLITS))
@@ -176,13 +179,13 @@ def _from_function(result: Any, spec: str) -> Source:
     found = {}
     for name, part in parts.items():
         where = f"the data of {spec}" if name == "all" else f"the {name} data of {spec}"
-        found[name] = _holding(split_of(part, where).changed(_in_form))
+        found[name] = _holding(split_of(part, where, names=names).changed(_in_form))
     return Source(found)
 
 
 def _in_form(examples: Examples) -> Examples:
     """Return examples in the form models take."""
-    return make_split(examples.inputs, examples.targets, examples.where)
+    return make_split(examples.inputs, examples.targets, examples.where, truths=True)
 
 
 def _holding(split: Split) -> Callable[[], Split]:

@@ -158,20 +158,26 @@ def _evenly_spaced(count: int) -> torch.Tensor:
     return torch.arange(most) * count // most
 
 
-def make_split(inputs: Any, targets: Any, where: str) -> Examples:
+def make_split(inputs: Any, targets: Any, where: str, *, truths: bool = False) -> Examples:
     """Return a split made of arrays, tensors or nested lists, brought into the form models take.
 
     Bytes are intensities, and those of images are given channel axes: `[n, h, w]` and `[n, h, w, c]`
     become `[n, c, h, w]`. Floats become float32, other integers int64. Targets lose a trailing axis of size 1
     if they are integers; they may be a mapping of arrays, or a tuple of arrays or tensors.
 
+    Args:
+        inputs: an array, or a mapping of arrays by argument name.
+        targets: an array, or several.
+        where: where they come from, for errors.
+        truths: whether truth values of inputs stay what they are, such as masks; else they are integers.
+
     Raises:
         FileError: the arrays are not numeric, are empty, or differ in length.
     """
     if isinstance(inputs, Mapping):
-        found: Inputs = {str(name): _numbers(array, name, where) for name, array in inputs.items()}
+        found: Inputs = {str(name): _numbers(array, name, where, truths=truths) for name, array in inputs.items()}
     else:
-        found = _channels_first(_numbers(inputs, "inputs", where, intensities=True))
+        found = _channels_first(_numbers(inputs, "inputs", where, intensities=True, truths=truths))
     return Examples(found, _targets(targets, "targets", where), where)
 
 
@@ -184,7 +190,7 @@ def _targets(given: Any, name: str, where: str) -> Targets:
     return values[:, 0] if values.dim() == 2 and values.shape[1] == 1 and not values.is_floating_point() else values
 
 
-def _numbers(array: Any, name: str, where: str, *, intensities: bool = False) -> torch.Tensor:
+def _numbers(array: Any, name: str, where: str, *, intensities: bool = False, truths: bool = False) -> torch.Tensor:
     try:
         tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array))
     except (TypeError, ValueError) as error:
@@ -195,7 +201,8 @@ def _numbers(array: Any, name: str, where: str, *, intensities: bool = False) ->
         raise FileError(f"the {name} are complex numbers", where=where)
     if tensor.is_floating_point():
         return _converted(tensor, torch.float32, name, where)
-    return tensor if intensities and tensor.dtype is torch.uint8 else _converted(tensor, torch.int64, name, where)
+    kept = (intensities and tensor.dtype is torch.uint8) or (truths and tensor.dtype is torch.bool)
+    return tensor if kept else _converted(tensor, torch.int64, name, where)
 
 
 def _converted(tensor: torch.Tensor, dtype: torch.dtype, name: str, where: str) -> torch.Tensor:

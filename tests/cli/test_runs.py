@@ -21,6 +21,7 @@ from archir.cli.console import RunProgress
 from archir.emit.check import tensors_in
 from archir.errors import EmitError, FileError
 from archir.growing import engine, step
+from archir.growing.config import read_config
 from archir.growing.controls import Control, train_controls
 from archir.growing.grow import Run, grow_graph
 from archir.growing.lock import lock_run
@@ -362,5 +363,35 @@ def test_a_loader_that_a_configuration_names_is_grown_on(folder: Path) -> None:
     assert done.code == 0, done.err
     assert _files(folder / "run") == FILES
     (folder / "loader.py").write_text(LOADER.replace("600", "6000"))
-    assert "error: there is no example" in refused("grow", folder / "run.toml", "--out", folder / "never", "--quiet")
+    assert "error: the data cannot be read" in refused(
+        "grow", folder / "run.toml", "--out", folder / "never", "--quiet"
+    )
     assert not (folder / "never").exists()
+
+
+CHOOSES = """
+import torch
+from torch import nn
+
+class Chooses(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.ids, self.pixels = nn.Linear(4, 3), nn.Linear(4, 2)
+
+    def forward(self, ids=None, pixels=None):
+        return self.ids(ids) if ids is not None else self.pixels(pixels)
+
+def rows():
+    return [{"pixels": torch.ones(4), "label": 1} for _ in range(20)]
+"""
+
+
+def test_data_that_a_configuration_names_go_by_the_arguments_of_the_model(folder: Path) -> None:
+    """An entry that is alone is the argument of its name, as for `archir.grow`."""
+    (folder / "chooses.py").write_text(CHOOSES)
+    text = CONFIG.replace("models.py:digits", "chooses.py:Chooses").replace('"digits"', '"chooses.py:rows"')
+    (folder / "run.toml").write_text(text.replace("limit = 800\n", ""))
+    graph, dataset = growing.seed_and_data(read_config(folder / "run.toml"))
+    assert [found.name for found in graph.inputs] == ["pixels"]
+    found = dataset.train.take(slice(1)).inputs
+    assert isinstance(found, dict) and list(found) == ["pixels"]

@@ -54,6 +54,12 @@ def opened():
 def splits():
     return {"train": Columns(), "test": loader(), "validation": (X[:7], Y[:7])}
 
+def masked():
+    return [{"ids": [1, 2], "mask": x[0, :2, 0] > 9, "label": 0} for x in X]
+
+def mask():
+    return {"mask": X > 9, "label": Y}
+
 def unlabelled():
     return [{"image": x} for x in X]
 
@@ -121,6 +127,18 @@ def test_functions_whose_examples_cannot_be_read(
         inputs_of(load_data(f"mine.py:{name}", base=folder).train)
     with pytest.raises(GrowError, match="workers is -1"):
         load_data("mine.py:pair", base=folder, workers=-1)
+
+
+def test_entries_go_by_the_names_of_arguments(folder: Path) -> None:
+    """As those of examples that are given to `archir.grow`; truth values stay what they are."""
+    both = load_data("mine.py:masked", base=folder).train.take(slice(2)).inputs
+    assert isinstance(both, dict) and both["mask"].dtype == torch.bool and both["ids"].dtype == torch.int64
+    for name in ("mask", "train=mine.py:mask, test=mine.py:mask"):
+        spec = name if "=" in name else f"mine.py:{name}"
+        alone = load_data(spec, base=folder, names=("other",)).train
+        assert inputs_of(alone).dtype == torch.bool
+        named = load_data(spec, base=folder, names=("other", "mask")).train.take(slice(2)).inputs
+        assert isinstance(named, dict) and list(named) == ["mask"] and named["mask"].dtype == torch.bool
 
 
 def _folders(tmp_path: Path, *, coloured: bool = True) -> Path:
