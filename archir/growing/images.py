@@ -22,12 +22,16 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 """The formats that are read, whatever a file is called. Others can start programs: EPS is handed to Ghostscript."""
 
 
-def decode_images(named: Sequence[tuple[str, Path | io.BytesIO]], formats: tuple[str, ...]) -> NDArray[np.generic]:
+def decode_images(
+    named: Sequence[tuple[str, Path | io.BytesIO]], formats: tuple[str, ...], size: tuple[int, int] | None = None
+) -> NDArray[np.generic]:
     """Return images as bytes `[n, h, w, 3]`, or `[n, h, w]` if every one is grey.
 
     Args:
         named: at least one image, each with its name for errors.
         formats: the formats they may have, as in `FORMATS`.
+        size: the width and the height they have to have, which are looked at before there is memory for pixels; those
+            of the first if not given.
 
     Raises:
         FileError: one cannot be read, they differ in size, or there is no room for them.
@@ -36,7 +40,7 @@ def decode_images(named: Sequence[tuple[str, Path | io.BytesIO]], formats: tuple
     for name, source in named:
         try:
             with open_regular(source) if isinstance(source, Path) else source as file:
-                pictures.append(_decode(file, formats, pictures[0].size if pictures else None, len(named)))
+                pictures.append(_decode(file, formats, pictures[0].size if pictures else size, len(named)))
         except FileError as error:
             raise FileError(error.what, where=name, why=error.why, hint=error.hint) from error
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, *_BOMBS) as error:
@@ -99,10 +103,7 @@ class Pictures:
             FileError: it cannot be read, is of another size, or is coloured where the others are not.
         """
         label, path = self.files[number]
-        (pixels,) = decode_images([(str(path), path)], FORMATS)
-        if pixels.shape[:2] != (self.height, self.width):
-            sizes = f"{self.width}x{self.height} and {pixels.shape[1]}x{pixels.shape[0]}"
-            raise FileError(f"images differ in size: {sizes}", where=str(path), hint="bring them all to one size first")
+        (pixels,) = decode_images([(str(path), path)], FORMATS, (self.width, self.height))
         if pixels.ndim == 3 and not self.coloured:
             hint = "turn it into a grey one, or all others into coloured ones"
             raise FileError("an image is coloured, and those looked at first are grey", where=str(path), hint=hint)
