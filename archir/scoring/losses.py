@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils import _pytree as pytree
 
 from archir.errors import ArchirError, ScoreError, suggest
 from archir.scoring.targets import Targets, map_tensors, tensors_of
@@ -29,6 +30,15 @@ class Outputs(dict[str, Any]):
         if name not in self:
             raise AttributeError(f"the model returns no {name!r}: it returns {', '.join(self)}")
         return self[name]
+
+
+# Functions such as `tree_map` take a class that is not registered for a leaf, one that is derived from dict, too.
+pytree.register_pytree_node(
+    Outputs,
+    lambda outputs: (list(outputs.values()), list(outputs)),
+    lambda values, names: Outputs(zip(names, values, strict=True)),
+    serialized_type_name="archir.scoring.losses.Outputs",
+)
 
 
 @dataclass(frozen=True)

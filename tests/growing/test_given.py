@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -35,6 +36,7 @@ from archir.growing.input_types import input_types
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.growing.streamed import Streamed
+from archir.scoring.losses import find_loss
 from tests.growing.data_files import inputs_of, targets_of
 from tests.growing.made_datasets import Made
 
@@ -422,6 +424,17 @@ def test_losses_take_outputs_and_targets_by_name() -> None:
     assert {"scored", "finished"} <= {e["event"] for e in run.history}
     assert run.history[-1]["loss"] < next(e["loss"] for e in run.history if e["event"] == "evaluated")
     assert type(run.model(torch.ones(2, 4))) is dict
+
+
+def test_losses_may_go_through_outputs_as_through_a_mapping() -> None:
+    def loss(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+        doubled = tree_map(lambda t: 2 * t, outputs)
+        assert type(doubled) is type(outputs) and list(doubled) == list(outputs)
+        found: torch.Tensor = doubled.a.square().mean(1) + doubled["b"][0]
+        return found
+
+    found = find_loss(loss)({"a": torch.ones(2, 3), "b": (torch.ones(2),)}, torch.zeros(2))
+    assert float(found) == 6
 
 
 @pytest.mark.slow
