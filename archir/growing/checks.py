@@ -46,6 +46,7 @@ def first_labelled(split: Split, loss: Loss, order: torch.Tensor, most: int) -> 
     Raises:
         FileError: they cannot be read.
         GrowError: code of the user's that reads them fails.
+        ScoreError: they are neither pairs nor mappings with targets.
     """
     found = order[:0]
     for numbers in torch.split(order, most):
@@ -62,6 +63,8 @@ def first_labelled(split: Split, loss: Loss, order: torch.Tensor, most: int) -> 
 def held_out(validation: Split, loss: Loss, most: int, seed: int) -> tuple[Examples, Examples]:
     """Return two disjoint parts of the validation split, of labelled examples: to select on, and to check on.
 
+    Both are in memory, whether the split is or not.
+
     Args:
         validation: the split.
         loss: tells what a label is.
@@ -69,7 +72,9 @@ def held_out(validation: Split, loss: Loss, most: int, seed: int) -> tuple[Examp
         seed: of which they are.
 
     Raises:
-        GrowError: it is too small.
+        FileError: its examples cannot be read.
+        GrowError: it is too small, or code of the user's that reads it fails.
+        ScoreError: its examples are neither pairs nor mappings with targets.
     """
     order = torch.randperm(len(validation), generator=torch.Generator().manual_seed(seed))
     found = first_labelled(validation, loss, order, 2 * most)
@@ -93,7 +98,7 @@ def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mappi
             not take some whole numbers; or probabilities are none; or examples cannot be read.
         GrowError: nothing is labelled, the model rejects a batch, code of the user's that reads examples fails, or the
             loss is not finite, has no gradient, or does not depend on the weights.
-        ScoreError: outputs and targets do not fit the loss.
+        ScoreError: outputs and targets do not fit the loss, or examples are neither pairs nor mappings with targets.
     """
     for name, split in splits.items():
         seen = [_look_at(some, numbers, loss, f"the {name} data", repr(split)) for some, numbers in looked_at(split)]

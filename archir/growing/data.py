@@ -96,7 +96,7 @@ def load_data(
         normalise: standardise each channel (axis 1) by its mean and deviation over the training data, or over some of
             those that are not in memory.
         workers: how many processes read examples that are not in memory; as many as a DataLoader says, or none, if
-            not given. What is read does not depend on it.
+            not given. What is read does not depend on it, unless a data set draws from generators of its own.
         names: of the arguments of the model that are given by name, if they are known: an entry of a mapping that has
             one of them is that argument, and not the first, though it is the only one.
 

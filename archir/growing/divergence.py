@@ -38,6 +38,11 @@ def largest_loss(module: nn.Module, examples: Split, loss: Loss, size: int) -> f
         examples: training examples.
         loss: what is minimised.
         size: how many of the examples are looked at, at most.
+
+    Raises:
+        FileError: examples cannot be read.
+        GrowError: code of the user's that reads them fails, or the model rejects them.
+        ScoreError: they are neither pairs nor mappings with targets, or do not fit the loss.
     """
     first = first_labelled(examples, loss, torch.arange(len(examples)), size)
     assert first is not None  # it was checked before the run began

@@ -48,7 +48,9 @@ def split_of(given: Given, where: str, *, workers: int | None = None, names: Seq
       of the packages h5py and zarr), are read when they are asked for;
     - a data set with a length that gives any example by its number, such as those of `torch.utils.data` and of the
       package `datasets`: pairs, or mappings, of tensors, arrays, numbers, or images of Pillow's. It is read when it is
-      asked for, and never whole;
+      asked for, and never whole. Of what it draws at random it should draw from the global generators of torch, NumPy
+      and Python, which are seeded for every batch; a generator of its own is not, and what comes from it depends on
+      what was read before, and by which process;
     - a `torch.utils.data.DataLoader` of such a data set: its data set, what makes its batches (`collate_fn`), and how
       many processes read them (`num_workers`). The sizes of batches, their order and their seeds are those of the run,
       and no example is dropped.

@@ -35,7 +35,8 @@ class Streamed(Split):
     """Examples of a data set, read when they are asked for.
 
     What a data set draws from the global generators of torch, NumPy and Python while it reads is seeded for every
-    batch, so that a batch is the same whichever process reads it and whatever was read before.
+    batch, so that a batch is the same whichever process reads it and whatever was read before. Generators of its own
+    are not: what it draws from these may differ from run to run.
 
     Attributes:
         dataset: gives the examples.
