@@ -256,8 +256,8 @@ def grow(
         model: the seed; a module is traced with the first examples of `train`.
         train: examples the weights are learned on: a pair (inputs, targets) of tensors or arrays, a split of
             `archir.load_data`, a data set with a length such as those of `torch.utils.data`, or a `DataLoader` of one;
-            see `archir.growing.given.split_of`. Those that are not in memory are read batch by batch, never whole; so
-            are those of `validation`, of which twice `score_examples` are in memory in a growth step.
+            see `archir.growing.given.split_of`. Those that are not in memory are read batch by batch, never whole.
+            In a growth step, `learn_steps` batches of them are in memory, and twice `score_examples` of `validation`.
             Element types are brought into those of the model. The size of batches and their order are those of the
             options, whatever a loader says, and do not depend on how many processes read: what was interrupted goes on
             with the same batches.
@@ -317,8 +317,8 @@ def compress(
         model: the trained network; a module is traced with the first examples of `train`.
         train: examples the weights are learned on: a pair (inputs, targets) of tensors or arrays, a split of
             `archir.load_data`, a data set with a length such as those of `torch.utils.data`, or a `DataLoader` of one;
-            see `archir.growing.given.split_of`. Those that are not in memory are read batch by batch, never whole; so
-            are those of `validation`, of which twice `score_examples` are in memory in a growth step.
+            see `archir.growing.given.split_of`. Those that are not in memory are read batch by batch, never whole.
+            In a growth step, `learn_steps` batches of them are in memory, and twice `score_examples` of `validation`.
             Element types are brought into those of the model. The size of batches and their order are those of the
             options, whatever a loader says, and do not depend on how many processes read: what was interrupted goes on
             with the same batches.

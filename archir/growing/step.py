@@ -158,7 +158,7 @@ class StepContext:
     @cached_property
     def _learn(self) -> Sequence[BoundBatch]:
         batches = Batches(self.train, self.options.batch_size, self.seed)
-        return bind_batches(self.objective.program, batches, most=self.options.learn_steps)
+        return bind_batches(self.objective.program, batches.since(0, self.options.learn_steps))
 
     @property
     def _held_out(self) -> Batches:
