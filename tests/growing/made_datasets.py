@@ -45,6 +45,20 @@ class Made(Dataset[Any]):
         return self.make(number)
 
 
+class Columns(Dataset[Any]):
+    """A map-style data set as the package `datasets` has them: examples are mappings of plain numbers and lists."""
+
+    def __init__(self, **columns: Any) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        assert type(number) is int
+        return {name: column[number].tolist() for name, column in self.columns.items()}
+
+
 def noisy(number: int) -> Any:
     """Return an example that is another one each time, by each of the generators data sets draw from."""
     drawn = [float(number), float(torch.rand(())), random.random(), float(np.random.rand())]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils._pytree import tree_map
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -36,9 +35,8 @@ from archir.growing.input_types import input_types
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.growing.streamed import Streamed
-from archir.scoring.losses import find_loss
 from tests.growing.data_files import inputs_of, targets_of
-from tests.growing.made_datasets import Made
+from tests.growing.made_datasets import Columns, Made
 
 COUNT = 24
 OPTIONS = GrowOptions(
@@ -48,20 +46,6 @@ OPTIONS = GrowOptions(
 _drawn = np.random.default_rng(0)
 X, Y = _drawn.normal(size=(COUNT, 4)), _drawn.integers(0, 3, COUNT)
 ROWS = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
-
-
-class _Columns(Dataset[Any]):
-    """A map-style data set as the package `datasets` has them: examples are mappings of plain numbers and lists."""
-
-    def __init__(self, **columns: Any) -> None:
-        self.columns = columns
-
-    def __len__(self) -> int:
-        return COUNT
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        assert type(number) is int
-        return {name: column[number].tolist() for name, column in self.columns.items()}
 
 
 def _mapped(folder: Path) -> Any:
@@ -85,10 +69,10 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "a data set": lambda folder: ROWS,
     "a list of pairs": lambda folder: list(zip(X, Y, strict=True)),
     "a list of mappings": lambda folder: [{"features": x, "target": y} for x, y in zip(X, Y, strict=True)],
-    "mappings of plain numbers": lambda folder: _Columns(features=X, label=Y),
+    "mappings of plain numbers": lambda folder: Columns(features=X, label=Y),
     "a loader": lambda folder: DataLoader(ROWS, batch_size=5, shuffle=True, drop_last=True),
     "a loader with a way of its own to make batches": lambda folder: DataLoader(ROWS, 5, collate_fn=_labels_last),
-    "a loader of mappings with workers": lambda folder: DataLoader(_Columns(x=X, targets=Y), 2, num_workers=2),
+    "a loader of mappings with workers": lambda folder: DataLoader(Columns(x=X, targets=Y), 2, num_workers=2),
     "a loader with a sampler of batches": lambda folder: DataLoader(
         ROWS, batch_sampler=BatchSampler(RandomSampler(ROWS), 5, True)
     ),
@@ -137,7 +121,7 @@ def test_compression_takes_them_too() -> None:
     model = nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3))
     options = GrowOptions(steps=2, growth_steps=1, batch_size=8, evaluate_every=0, optimiser=OPTIONS.optimiser)
     half = archir.Budget(parameters=0.5)
-    loader: DataLoader[Any] = DataLoader(_Columns(x=X, label=Y), 3)
+    loader: DataLoader[Any] = DataLoader(Columns(x=X, label=Y), 3)
     run = archir.compress(model, train=loader, validation=(X, Y), budget=half, options=options)
     assert run.graph.parameter_count <= 38
 
@@ -179,11 +163,11 @@ def test_whole_numbers_that_a_model_takes_are_kept() -> None:
 
 def test_inputs_go_by_their_names() -> None:
     """One alone is the first argument, whatever its name, unless it has that of another one."""
-    both = split_of(_Columns(x=X, mask=X > 0, labels=Y), "mine").take(slice(2)).inputs
+    both = split_of(Columns(x=X, mask=X > 0, labels=Y), "mine").take(slice(2)).inputs
     assert isinstance(both, dict) and list(both) == ["x", "mask"] and both["mask"].dtype == torch.bool
-    one = split_of(_Columns(x=X, labels=Y), "mine", names=("mask",)).take(slice(2))
+    one = split_of(Columns(x=X, labels=Y), "mine", names=("mask",)).take(slice(2))
     assert inputs_of(one).shape == (2, 4)
-    for given in (_Columns(mask=X, labels=Y), {"mask": X, "labels": Y}):
+    for given in (Columns(mask=X, labels=Y), {"mask": X, "labels": Y}):
         other = split_of(given, "mine", names=("mask",)).take(slice(2)).inputs
         assert isinstance(other, dict) and list(other) == ["mask"]
 
@@ -390,55 +374,3 @@ def test_a_model_without_a_signature_is_told() -> None:
 def test_a_split_is_taken_as_it_is() -> None:
     split: Split = Examples(torch.ones(2, 1), torch.ones(2))
     assert split_of(split, "mine", workers=2) is split
-
-
-class _Named(nn.Module):
-    """Returns its logits by name, in a mapping of a kind."""
-
-    def __init__(self, kind: Callable[..., Any]) -> None:
-        super().__init__()
-        self.kind, self.first, self.last = kind, nn.Linear(4, 5), nn.Linear(5, 3)
-
-    def forward(self, features: torch.Tensor) -> Any:
-        hidden = self.first(features).relu()
-        return self.kind(logits=self.last(hidden), hidden_states=(hidden,))
-
-
-def _of_logits(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-    assert outputs.logits is outputs["logits"] and not hasattr(outputs, "nothing")
-    losses: torch.Tensor = nn.functional.cross_entropy(outputs.logits, labels, reduction="none")
-    hidden: torch.Tensor = outputs.hidden_states[0]
-    return losses + 0.01 * hidden.square().mean(1)
-
-
-def _grow_named(kind: Callable[..., Any]) -> Run:
-    torch.manual_seed(0)
-    options = GrowOptions(steps=6, growth_steps=1, batch_size=8, learn_steps=3, optimiser=OPTIONS.optimiser)
-    loader: DataLoader[Any] = DataLoader(_Columns(features=X, labels=Y), 4)
-    return archir.grow(_Named(kind), train=loader, validation=loader, budget=60, loss=_of_logits, options=options)
-
-
-def test_losses_take_outputs_and_targets_by_name() -> None:
-    """A model that returns a mapping, and mappings with labels, are trained, scored and grown."""
-    run = _grow_named(dict)
-    assert {"scored", "finished"} <= {e["event"] for e in run.history}
-    assert run.history[-1]["loss"] < next(e["loss"] for e in run.history if e["event"] == "evaluated")
-    assert type(run.model(torch.ones(2, 4))) is dict
-
-
-def test_losses_may_go_through_outputs_as_through_a_mapping() -> None:
-    def loss(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
-        doubled = tree_map(lambda t: 2 * t, outputs)
-        assert type(doubled) is type(outputs) and list(doubled) == list(outputs)
-        found: torch.Tensor = doubled.a.square().mean(1) + doubled["b"][0]
-        return found
-
-    found = find_loss(loss)({"a": torch.ones(2, 3), "b": (torch.ones(2),)}, torch.zeros(2))
-    assert float(found) == 6
-
-
-@pytest.mark.slow
-def test_losses_written_for_transformers_are_taken() -> None:
-    outputs = pytest.importorskip("transformers.modeling_outputs")
-    run, same = _grow_named(outputs.SequenceClassifierOutput), _grow_named(dict)
-    assert all(map(torch.equal, run.graph.tensors.values(), same.graph.tensors.values()))
