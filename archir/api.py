@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -12,10 +13,12 @@ from torch.distributed import ProcessGroup
 
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
-from archir.errors import GrowError, PassError, ScoreError
+from archir.errors import PassError, ScoreError
 from archir.growing.compress import compress_graph
-from archir.growing.examples import Examples, Inputs
+from archir.growing.examples import Inputs, Split
+from archir.growing.given import Given, split_of
 from archir.growing.grow import Run, grow_graph
+from archir.growing.input_types import input_types
 from archir.growing.log import Listener
 from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph
@@ -126,7 +129,7 @@ class _Compensation:
 
 def prune_with_compensation(
     graph: Graph,
-    batches: Iterable[tuple[Inputs, Targets]],
+    batches: Iterable[tuple[Inputs, Targets] | Mapping[str, Any]],
     prunes: str | Prune | Sequence[Prune],
     *,
     ridge: float = 1e-4,
@@ -135,7 +138,7 @@ def prune_with_compensation(
 
     Args:
         graph: the graph.
-        batches: pairs of inputs and targets; the targets are not looked at.
+        batches: pairs of inputs and targets, or mappings with an entry of targets; these are not looked at.
         prunes: the units to remove, as text (`"prune{width=w3, units=[5]}"`) or as objects; all are those of `graph`.
         ridge: of the least squares, relative to the mean square of the activations.
 
@@ -191,7 +194,8 @@ def score(
         graph: the graph, batch statistics recalibrated.
         batches: pairs (inputs, targets) to score on, inputs a tensor, a tuple of arguments, or a mapping by name,
             targets a tensor, or several nested in tuples, lists and mappings if the loss is a callable, which gets
-            them as they are.
+            them as they are; or mappings with an entry `labels`, `label`, `targets` or `target`, such as a DataLoader
+            may give.
         morphisms: the kinds of rewrite; split and prune if not given.
         loss: name of a loss, or a callable of outputs and targets.
         learn: batches to learn θ on; those scored on if not given, and the predictions are then optimistic.
@@ -235,8 +239,8 @@ def score(
 def grow(
     model: nn.Module | Graph,
     *,
-    train: Examples | tuple[Inputs, Targets],
-    validation: Examples | tuple[Inputs, Targets],
+    train: Given,
+    validation: Given,
     budget: Budget | int,
     loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",
     options: GrowOptions | None = None,
@@ -250,8 +254,14 @@ def grow(
 
     Args:
         model: the seed; a module is traced with the first examples of `train`.
-        train: examples the weights are learned on, as a split or a pair (inputs, targets).
-        validation: examples everything is chosen on.
+        train: examples the weights are learned on: a pair (inputs, targets) of tensors or arrays, a split of
+            `archir.load_data`, a data set with a length such as those of `torch.utils.data`, or a `DataLoader` of one;
+            see `archir.growing.given.split_of`. Those that are not in memory are read batch by batch, never whole.
+            In a growth step, `learn_steps` batches of them are in memory, and twice `score_examples` of `validation`.
+            Element types are brought into those of the model. The size of batches and their order are those of the
+            options, whatever a loader says, and do not depend on how many processes read: what was interrupted goes on
+            with the same batches.
+        validation: examples everything is chosen on, likewise.
         budget: hard limits, or the largest number of trainable parameters.
         loss: name of a loss, or a callable of outputs and targets.
         options: how it is trained and grown.
@@ -263,17 +273,19 @@ def grow(
 
     Raises:
         CaptureError: the module cannot be captured.
-        GrowError: the budget is below the seed, the loss is not finite, or the options make no sense.
-        ScoreError: the network cannot be scored.
-        FileError: the directory cannot be written, holds another run, or is damaged.
+        GrowError: the budget is below the seed, the loss is not finite, the options make no sense, what is given are no
+            examples with targets, can only be read from its beginning or has no length, or code that reads it fails.
+        ScoreError: the network cannot be scored, or examples that are mappings have no entry of targets.
+        FileError: the directory cannot be written, holds another run, or is damaged; or examples are missing where they
+            should be, differ in number or shape, or are not finite.
     """
-    split = _split(train, "training")
+    split, held_out = _splits(model, train, validation)
     graph = model if isinstance(model, Graph) else trace_on(model, split)
     usual = (options if isinstance(options, GrowOptions) else GrowOptions()).kinds
     return grow_graph(
         graph,
         train=split,
-        validation=_split(validation, "validation"),
+        validation=held_out,
         budget=budget if isinstance(budget, Budget) else Budget(parameters=budget),
         morphisms=find_morphisms(usual if morphisms is None else morphisms),
         loss=loss,
@@ -288,8 +300,8 @@ def grow(
 def compress(
     model: nn.Module | Graph,
     *,
-    train: Examples | tuple[Inputs, Targets],
-    validation: Examples | tuple[Inputs, Targets],
+    train: Given,
+    validation: Given,
     budget: Budget,
     loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",
     options: GrowOptions | None = None,
@@ -303,8 +315,14 @@ def compress(
 
     Args:
         model: the trained network; a module is traced with the first examples of `train`.
-        train: examples the weights are learned on, as a split or a pair (inputs, targets).
-        validation: examples everything is chosen on.
+        train: examples the weights are learned on: a pair (inputs, targets) of tensors or arrays, a split of
+            `archir.load_data`, a data set with a length such as those of `torch.utils.data`, or a `DataLoader` of one;
+            see `archir.growing.given.split_of`. Those that are not in memory are read batch by batch, never whole.
+            In a growth step, `learn_steps` batches of them are in memory, and twice `score_examples` of `validation`.
+            Element types are brought into those of the model. The size of batches and their order are those of the
+            options, whatever a loader says, and do not depend on how many processes read: what was interrupted goes on
+            with the same batches.
+        validation: examples everything is chosen on, likewise.
         budget: hard limits, or parts of what the network costs: `Budget(flops=0.5)`.
         loss: name of a loss, or a callable of outputs and targets.
         options: how it is contracted, in `growth_steps` steps the first of which comes before any training, and
@@ -317,16 +335,15 @@ def compress(
 
     Raises:
         CaptureError: the module cannot be captured.
-        GrowError: the network is within the budget, or cannot be made as small; the loss is not finite, or the options
-            make no sense.
-        ScoreError: the network cannot be scored.
-        FileError: the directory cannot be written, holds another run, or is damaged.
+        GrowError: the network is within the budget, or cannot be made as small; and as `grow`.
+        ScoreError: as `grow`.
+        FileError: as `grow`.
     """
-    split = _split(train, "training")
+    split, held_out = _splits(model, train, validation)
     return compress_graph(
         model if isinstance(model, Graph) else trace_on(model, split),
         train=split,
-        validation=_split(validation, "validation"),
+        validation=held_out,
         budget=budget,
         morphisms=find_morphisms(COMPRESSING if morphisms is None else morphisms),
         loss=loss,
@@ -338,19 +355,22 @@ def compress(
     )
 
 
-def _split(given: Examples | tuple[Inputs, Targets], name: str) -> Examples:
-    if isinstance(given, Examples):
-        return given
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        raise GrowError(f"the {name} data are no pair (inputs, targets)", why=f"they are a {type(given).__name__}")
-    return Examples(*given)
+def _splits(model: nn.Module | Graph, train: Given, validation: Given) -> tuple[Split, Split]:
+    """Return what a user gives to train and to validate a model on as splits."""
+    names = input_types(model).keywords
+    given = (("the training data", train), ("the validation data", validation))
+    first, second = (split_of(data, where, names=names) for where, data in given)
+    return first, second
 
 
-def trace_on(model: nn.Module, split: Examples) -> Graph:
-    """Return the graph of a module, captured on the first examples of a split.
+def trace_on(model: nn.Module, split: Split) -> Graph:
+    """Return the graph of a module, captured on the first examples of a split in its element types.
 
     Raises:
         CaptureError: the module cannot be captured.
+        FileError: the examples cannot be read.
+        GrowError: code of the user's that reads them fails.
+        ScoreError: they are neither pairs nor mappings with targets.
     """
-    inputs = split.take(slice(0, 2)).inputs
+    inputs = input_types(model)(split.take(slice(0, 2))).inputs
     return trace(model, (inputs,)) if isinstance(inputs, torch.Tensor) else trace(model, (), dict(inputs))

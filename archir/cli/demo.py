@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archir.cli.console import RunProgress, say
-from archir.cli.growing import finish, seed_graph, start, training_flops_of
+from archir.cli.growing import finish, seed_and_data, start, training_flops_of
 from archir.cost import cost
 from archir.growing.config import make_config
 from archir.growing.controls import train_controls
@@ -113,8 +113,8 @@ def demo(out: Path, *, quiet: bool, text: str = TEXT) -> None:
     config = make_config(tomllib.loads(text), text=text, base=Path(), where="the demo")
     with _one_thread():
         with RunProgress(quiet=quiet) as progress:
-            dataset, loss = config.load_data(), config.find_loss()
-            seed = seed_graph(config, dataset.train)
+            seed, dataset = seed_and_data(config)
+            loss = config.find_loss()
             run = start(config, seed, dataset, loss, out, progress, replace=_is_demo(out, text))
         limits, spent = config.budget.resolved(cost(seed)), training_flops_of(run)
         with RunProgress(quiet=quiet) as progress:

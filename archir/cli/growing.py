@@ -19,8 +19,8 @@ from archir.growing.compress import compress_graph
 from archir.growing.config import RunConfig, read_config
 from archir.growing.controls import Control, train_controls
 from archir.growing.data import Dataset
-from archir.growing.examples import Examples
 from archir.growing.grow import Run, grow_graph
+from archir.growing.input_types import input_types
 from archir.growing.latency import measure_latency
 from archir.growing.lock import lock_run
 from archir.growing.model import load_model
@@ -141,8 +141,9 @@ def _carried_out(
 ) -> tuple[Dataset, Loss, Graph, Run]:
     """Return the examples, the loss, and the network before and after a run."""
     with RunProgress(quiet=quiet) as progress:
-        dataset, loss = config.load_data(), config.find_loss()
-        graph = seed_graph(config, dataset.train)
+        loss = config.find_loss()
+        graph, dataset = seed_and_data(config)
+        dataset = dataset.changed(input_types(graph))
         with _interruptible(progress, directory, "--resume"):
             run = start(
                 config,
@@ -168,18 +169,23 @@ def _interruptible(progress: RunProgress, directory: Path, options: str) -> Iter
         raise SystemExit(INTERRUPTED) from interrupt
 
 
-def seed_graph(config: RunConfig, train: Examples) -> Graph:
-    """Return the seed network of a configuration.
+def seed_and_data(config: RunConfig) -> tuple[Graph, Dataset]:
+    """Return the seed network of a configuration, and its examples, which go by the names of its arguments.
 
     Raises:
         CaptureError: the model cannot be captured on the examples.
         FileError: a file is missing or damaged.
-        GrowError: there is no such model, or it cannot be made.
+        GrowError: there is no such model, or it cannot be made; or the source of the data makes no sense.
+        ScoreError: examples that are mappings have no entry of targets.
     """
-    if config.model.graph is not None:
-        return load(config.base / config.model.graph)
+    source = config.model
+    if source.graph is not None:
+        graph = load(config.base / source.graph)
+        return graph, config.load_data(input_types(graph).keywords)
     torch.manual_seed(config.options.seed)
-    return trace_on(load_model(config.model.factory or "", config.model.arguments, base=config.base), train)
+    model = load_model(source.factory or "", source.arguments, base=config.base)
+    dataset = config.load_data(input_types(model).keywords)
+    return trace_on(model, dataset.train), dataset
 
 
 def start(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from archir.errors import GrowError
-from archir.growing.examples import Examples, Inputs
+from archir.growing.examples import Examples, Inputs, Split
 from archir.growing.training_loss import Mixed
 from archir.ir.seeds import derived_seed
 from archir.scoring.ranges import CLOSED, Real, Truth, Whole, checked
@@ -97,15 +96,18 @@ class Augmentation:
 class Batches:
     """The examples of a split in batches of nearly equal size; iterating again gives the same ones.
 
+    They do not depend on whether the split is in memory, nor on how many processes read it.
+
     Attributes:
         split: the examples; every one is used once.
         size: the largest batch size; batches differ by at most one, so that no small one is left at the end.
-        seed: seed of the order and the augmentation; in the order of the split if not given.
+        seed: seed of the order, of the augmentation, and of what is random when examples are read; in the order of
+            the split if not given.
         augmentation: change of the inputs.
         device: where the batches are moved.
     """
 
-    split: Examples
+    split: Split
     size: int
     seed: int | None = None
     augmentation: Augmentation | None = None
@@ -114,35 +116,67 @@ class Batches:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise GrowError(f"the batch size is {self.size}")
-        if self.augmentation and (self.seed is None or not isinstance(self.split.inputs, torch.Tensor)):
+        one = self.split.take(slice(1)) if self.augmentation and self.seed is not None else None
+        if self.augmentation and (one is None or not isinstance(one.inputs, torch.Tensor)):
             raise GrowError("only shuffled images can be augmented", hint="give a seed, or turn the augmentation off")
 
     def __len__(self) -> int:
         return math.ceil(len(self.split) / self.size)
 
     def __iter__(self) -> Iterator[tuple[Inputs, Targets]]:
+        return self.since(0)
+
+    def since(self, first: int, most: int | None = None) -> Iterator[tuple[Inputs, Targets]]:
+        """Yield the batches from a number on; those before it, and those that are not wanted, are not read.
+
+        Args:
+            first: number of the first batch, from 0.
+            most: how many are wanted; all if not given.
+
+        Raises:
+            FileError: examples cannot be read.
+            GrowError: code of the user's that reads them fails, or the augmentation does not fit the examples.
+            ScoreError: examples are neither pairs nor mappings with targets.
+        """
         generator = torch.Generator().manual_seed(self.seed or 0)
         count = len(self.split)
         order = torch.arange(count) if self.seed is None else torch.randperm(count, generator=generator)
-        for examples in order.tensor_split(len(self)):
-            batch = self.split.take(examples)
-            inputs, targets = batch.inputs, batch.targets
-            if self.augmentation and isinstance(inputs, torch.Tensor):
-                inputs = self.augmentation(inputs, generator)
-                if self.augmentation.mixup:
-                    inputs, targets = self.augmentation.mix(inputs, targets, generator)
+        numbers = order.tensor_split(len(self))
+        parts = [(examples, derived_seed(self.seed or 0, i)) for i, examples in enumerate(numbers)]
+        if first and self.augmentation:
+            # What is drawn depends on the shapes alone, which are those of any one example.
+            one = self.split.take(slice(1))
+            for examples, _ in parts[:first]:
+                self._augmented(one.take(torch.zeros_like(examples)), generator)
+        for batch in self.split.batches(parts[first:][:most]):
+            inputs, targets = self._augmented(batch, generator)
             yield tuple(map_tensors(lambda t: t.to(self.device), part) for part in (inputs, targets))
 
+    def _augmented(self, batch: Examples, generator: torch.Generator) -> tuple[Inputs, Targets | Mixed]:
+        inputs, targets = batch.inputs, batch.targets
+        if self.augmentation and isinstance(inputs, torch.Tensor):
+            inputs = self.augmentation(inputs, generator)
+            if self.augmentation.mixup:
+                return self.augmentation.mix(inputs, targets, generator)
+        return inputs, targets
 
-def stream(batches: Batches, start: int = 0) -> Iterator[tuple[Inputs, Targets]]:
-    """Yield batches without end, every pass over the data shuffled anew.
+
+def stream(batches: Batches, start: int = 0, count: int | None = None) -> Iterator[tuple[Inputs, Targets]]:
+    """Yield batches, every pass over the data shuffled anew.
 
     Args:
         batches: the first pass; later ones have other seeds, made from its seed.
-        start: how many batches were used before, so that an interrupted stream goes on where it was.
+        start: how many batches were used before, so that an interrupted stream goes on where it was; they are not read.
+        count: how many batches are wanted, so that no others are read ahead; without end if not given.
+
+    Raises:
+        FileError: examples cannot be read.
+        GrowError: code of the user's that reads them fails, or the augmentation does not fit the examples.
+        ScoreError: examples are neither pairs nor mappings with targets.
     """
-    done, skipped = divmod(start, len(batches))
-    for number in itertools.count(done):
+    size, at = len(batches), start
+    while count is None or at < start + count:
+        number, skipped = divmod(at, size)
         seed = None if batches.seed is None else derived_seed(batches.seed, number)
-        yield from itertools.islice(replace(batches, seed=seed), skipped, None)
-        skipped = 0
+        yield from replace(batches, seed=seed).since(skipped, None if count is None else start + count - at)
+        at += size - skipped

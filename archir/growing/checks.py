@@ -1,18 +1,24 @@
-"""Finds what would spoil a run in its examples, model and loss, and where, before the run begins."""
+"""Finds what would spoil a run in its examples, model and loss, and where, before the run begins.
+
+Of a split that is not in memory some examples are looked at. The others are checked when they are read: whether they
+are finite, are probabilities where the loss takes such, and are classes of the model. What the model itself rejects,
+such as tokens without a row in its embedding, is told when it meets it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from archir.errors import FileError, GrowError, ScoreError
 from archir.growing.batches import Batches
-from archir.growing.examples import Examples
+from archir.growing.examples import AT_ONCE, Examples, Split, looked_at
 from archir.growing.training import call, differentiating, evaluating
-from archir.scoring.losses import NO_LABEL, Loss, check_probabilities, class_axis, is_unknown, labels_of
-from archir.scoring.targets import tensors_of
+from archir.scoring.losses import LOSSES, NO_LABEL, Loss, check_probabilities, class_axis, is_unknown, labels_of
+from archir.scoring.targets import Targets, tensors_of
 
 
 def labelled(split: Examples, loss: Loss) -> torch.Tensor:
@@ -25,8 +31,39 @@ def labelled(split: Examples, loss: Loss) -> torch.Tensor:
     )
 
 
-def held_out(validation: Examples, loss: Loss, most: int, seed: int) -> tuple[Examples, Examples]:
+def first_labelled(split: Split, loss: Loss, order: torch.Tensor, most: int) -> Examples | None:
+    """Return the first examples of a split that have a label, in memory; any counts where the loss takes no labels.
+
+    Args:
+        split: the split; it is read only until enough are found.
+        loss: tells what a label is.
+        order: numbers of its examples, in which they are looked for; `[numbers]`.
+        most: how many are returned at most.
+
+    Returns:
+        The examples, None if none has a label.
+
+    Raises:
+        FileError: they cannot be read.
+        GrowError: code of the user's that reads them fails.
+        ScoreError: they are neither pairs nor mappings with targets.
+    """
+    found = order[:0]
+    for numbers in torch.split(order, most):
+        some = split.take(numbers)
+        kept = numbers[labelled(some, loss)]
+        if not len(found) and len(kept) == most:
+            return some
+        found = torch.cat((found, kept))[:most]
+        if len(found) == most:
+            break
+    return split.take(found) if len(found) else None
+
+
+def held_out(validation: Split, loss: Loss, most: int, seed: int) -> tuple[Examples, Examples]:
     """Return two disjoint parts of the validation split, of labelled examples: to select on, and to check on.
+
+    Both are in memory, whether the split is or not.
 
     Args:
         validation: the split.
@@ -35,17 +72,19 @@ def held_out(validation: Examples, loss: Loss, most: int, seed: int) -> tuple[Ex
         seed: of which they are.
 
     Raises:
-        GrowError: it is too small.
+        FileError: its examples cannot be read.
+        GrowError: it is too small, or code of the user's that reads it fails.
+        ScoreError: its examples are neither pairs nor mappings with targets.
     """
-    examples = labelled(validation, loss)
-    size = min(most, len(examples) // 2)
-    if size < 1:
+    order = torch.randperm(len(validation), generator=torch.Generator().manual_seed(seed))
+    found = first_labelled(validation, loss, order, 2 * most)
+    size = len(found) // 2 if found else 0
+    if found is None or size < 1:
         raise GrowError("the validation split is too small to select on one part and check on another")
-    order = examples[torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))]
-    return validation.take(order[:size]), validation.take(order[size : 2 * size])
+    return found.take(slice(0, size)), found.take(slice(size, 2 * size))
 
 
-def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mapping[str, Examples]) -> None:
+def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mapping[str, Split]) -> None:
     """Check the examples of a run, and that the loss of the first batch of each split can be minimised.
 
     Args:
@@ -56,25 +95,105 @@ def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mappi
 
     Raises:
         FileError: inputs or targets are not numbers, or infinite; labels are no classes of the model; the model does
-            not take some whole numbers; or probabilities are none.
-        GrowError: nothing is labelled, the model rejects a batch, or the loss is not finite, has no gradient, or does
-            not depend on the weights.
-        ScoreError: outputs and targets do not fit the loss.
+            not take some whole numbers; or probabilities are none; or examples cannot be read.
+        GrowError: nothing is labelled, the model rejects a batch, code of the user's that reads examples fails, or the
+            loss is not finite, has no gradient, or does not depend on the weights.
+        ScoreError: outputs and targets do not fit the loss, or examples are neither pairs nor mappings with targets.
     """
     for name, split in splits.items():
-        _check_finite(split, name)
-        _check_probabilities(split, loss, name)
-        if not len(labelled(split, loss)):
+        seen = [_look_at(some, numbers, loss, f"the {name} data", repr(split)) for some, numbers in looked_at(split)]
+        at_once = LOOKED_FOR if isinstance(split, Examples) else AT_ONCE
+        if first_labelled(split, loss, torch.arange(len(split)), at_once) is None:
             raise GrowError(f"no example of the {name} data has a label", where=split.where)
         inputs, targets = next(iter(Batches(split, batch_size)))
         with evaluating(module):
             outputs = call(module, inputs)
-            _check_labels(split, outputs, loss, name)
-            _check_whole_inputs(module, split, len(next(t for _, t in tensors_of(targets))), name)
+            _check_labels(split, seen, outputs, targets, loss, name)
+            _check_whole_inputs(module, split, seen, len(next(t for _, t in tensors_of(targets))), name)
             value = loss(outputs, targets)
             if not bool(torch.isfinite(value.detach()).all()):
                 raise GrowError(f"the loss {loss.name} of the first {name} batch is {float(value.detach().mean())}")
             _check_gradient(module, loss, value)
+
+
+@dataclass(frozen=True)
+class _Probabilities:
+    """Checks the targets of batches that are read; a class, for it is sent to other processes."""
+
+    loss: str
+
+    def __call__(self, batch: Examples) -> Examples:
+        try:
+            check_probabilities(LOSSES[self.loss], batch.targets)
+        except ScoreError as error:
+            raise FileError(error.what, where=f"{error.where} of {batch.where}", hint=error.hint) from error
+        return batch
+
+
+def checked_when_read(split: Split, loss: Loss) -> Split:
+    """Return a split that was looked at, whose other examples are checked when they are read.
+
+    Those are the targets that a loss takes for probabilities: class numbers are checked by the loss itself.
+    """
+    own = LOSSES.get(loss.name) is not loss
+    return split if own or isinstance(split, Examples) else split.changed(_Probabilities(loss.name))
+
+
+LOOKED_FOR = 256
+"""How many examples are read at once to find one that has a label."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of examples that were looked at.
+
+    Attributes:
+        numbers: theirs in the split, `[examples]`.
+        ranges: by `labels`, which are those that are not `NO_LABEL`, and by the name of each input of whole numbers,
+            the smallest and the largest of each example, `[examples, 2]`.
+    """
+
+    numbers: torch.Tensor
+    ranges: Mapping[str, torch.Tensor]
+
+
+def _look_at(some: Examples, numbers: torch.Tensor, loss: Loss, data: str, where: str) -> _Seen:
+    """Check what can be told of examples alone.
+
+    Raises:
+        FileError: they are not finite, or are no probabilities where the loss takes such.
+    """
+    parts = {"inputs": some.inputs} if isinstance(some.inputs, torch.Tensor) else some.inputs
+    _check_finite(some, numbers, data, where)
+    try:
+        check_probabilities(loss, some.targets)
+    except ScoreError as error:
+        raise FileError(error.what, where=f"{error.where} of {data}, {where}", hint=error.hint) from error
+    ranges = {name: _range(t) for name, t in parts.items() if _is_whole(t) and t.numel()}
+    labels = labels_of(some.targets, loss)
+    if labels is not None and labels.numel():
+        # Each example without a label gets one that there is, which is not looked at further.
+        ranges[_LABELS] = _range(labels.masked_fill(labels == NO_LABEL, 0))
+    return _Seen(numbers, ranges)
+
+
+_LABELS = "the labels"
+"""A name that no input has."""
+
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool)
+
+
+def _range(tensor: torch.Tensor) -> torch.Tensor:
+    flat = tensor.reshape(len(tensor), -1)
+    return torch.stack((flat.amin(1), flat.amax(1)), 1)
+
+
+def _ranges(seen: Sequence[_Seen], name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return numbers of examples, and the smallest and the largest of their numbers of a part; `[examples, 2]`."""
+    found = [(one.numbers, one.ranges[name]) for one in seen if name in one.ranges]
+    return torch.cat([numbers for numbers, _ in found]), torch.cat([ranges for _, ranges in found])
 
 
 def _check_gradient(module: nn.Module, loss: Loss, value: torch.Tensor) -> None:
@@ -86,39 +205,29 @@ def _check_gradient(module: nn.Module, loss: Loss, value: torch.Tensor) -> None:
         raise GrowError(f"the loss {loss.name} depends on none of the weights of the model")
 
 
-def _check_probabilities(split: Examples, loss: Loss, name: str) -> None:
-    try:
-        check_probabilities(loss, split.targets)
-    except ScoreError as error:
-        raise FileError(error.what, where=f"{error.where} of the {name} data, {split!r}", hint=error.hint) from error
-
-
-def _check_whole_inputs(module: nn.Module, split: Examples, size: int, name: str) -> None:
+def _check_whole_inputs(module: nn.Module, split: Split, seen: Sequence[_Seen], size: int, name: str) -> None:
     """Check that the model takes the smallest and the largest of whole numbers: those of tokens number rows of a table.
 
     Every batch is as large as the first, since a model may take no others.
     """
-    parts = {"inputs": split.inputs} if isinstance(split.inputs, torch.Tensor) else split.inputs
-    for part, tensor in parts.items():
-        if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool or not tensor.numel():
-            continue
-        flat = tensor.reshape(len(tensor), -1)
-        for example in {int(flat.amin(1).argmin()), int(flat.amax(1).argmax())}:
-            rest = (torch.arange(size) + example) % len(split)
+    for part in dict.fromkeys(n for one in seen for n in one.ranges if n != _LABELS):
+        numbers, ranges = _ranges(seen, part)
+        for row in {int(ranges[:, 0].argmin()), int(ranges[:, 1].argmax())}:
+            rest = numbers[(torch.arange(size) + row) % len(numbers)]
             try:
                 with torch.no_grad():
                     call(module, split.take(rest).inputs)
             except GrowError as error:
-                low, high = int(flat[example].min()), int(flat[example].max())
+                low, high = ranges[row].tolist()
                 raise FileError(
                     f"the model rejects an example of the {name} data, whose {part} run from {low} to {high}",
-                    where=f"example {example} of {split!r}, or one of the {size - 1} after it",
+                    where=f"example {int(rest[0])} of {split!r}, or one of the {size - 1} after it",
                     why=error.why,
                     hint="numbers of tokens start at 0, and are below the number of rows of the embedding",
                 ) from error
 
 
-def _check_finite(split: Examples, name: str) -> None:
+def _check_finite(split: Examples, numbers: torch.Tensor, data: str, where: str) -> None:
     parts = {**dict(tensors_of(split.inputs, "inputs")), **dict(tensors_of(split.targets))}
     for part, tensor in parts.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())):
@@ -128,23 +237,33 @@ def _check_finite(split: Examples, name: str) -> None:
             if bool(wrong.any()):
                 place = wrong.nonzero()[0].tolist()
                 raise FileError(
-                    f"the {part} of the {name} data hold {float(tensor[tuple(place)])}",
-                    where=f"example {place[0]}{f', position {place[1:]}' if place[1:] else ''} of {split!r}",
+                    f"the {part} of {data} hold {float(tensor[tuple(place)])}",
+                    where=f"{_place(int(numbers[place[0]]), place[1:])} of {where}",
                     hint="leave such examples out, or put numbers in their place",
                 )
 
 
-def _check_labels(split: Examples, outputs: object, loss: Loss, name: str) -> None:
-    labels = labels_of(split.targets, loss)
-    if labels is None or not isinstance(outputs, torch.Tensor):
+def _check_labels(
+    split: Split, seen: Sequence[_Seen], outputs: object, targets: Targets, loss: Loss, name: str
+) -> None:
+    """Check the labels of examples by the classes that the outputs of the first batch have."""
+    first = labels_of(targets, loss)
+    if first is None or not isinstance(outputs, torch.Tensor) or len(first) != len(outputs):
         return
-    first = labels[: len(outputs)]
-    classes = outputs.shape[class_axis(outputs, first)] if len(first) == len(outputs) else 0
-    wrong = is_unknown(labels, classes)
+    classes = outputs.shape[class_axis(outputs, first)]
+    numbers, ranges = _ranges(seen, _LABELS)
+    wrong = is_unknown(ranges, classes).any(1)
     if bool(wrong.any()):
-        place = wrong.nonzero()[0].tolist()
+        number = int(numbers[int(wrong.nonzero()[0])])
+        labels = split.take(slice(number, number + 1)).targets
+        assert isinstance(labels, torch.Tensor)
+        place = (*is_unknown(labels, classes).nonzero().tolist(), [0] * labels.dim())[0]
         raise FileError(
             f"a label of the {name} data is {int(labels[tuple(place)])}, the model has {classes} classes",
-            where=f"example {place[0]}{f', position {place[1:]}' if place[1:] else ''} of {split!r}",
+            where=f"{_place(number, place[1:])} of {split!r}",
             hint=f"class numbers start at 0; {NO_LABEL} leaves a position out",
         )
+
+
+def _place(number: int, position: Sequence[int]) -> str:
+    return f"example {number}{f', position {list(position)}' if position else ''}"

@@ -10,7 +10,7 @@ import torch
 
 from archir.cost import cost
 from archir.errors import GrowError
-from archir.growing.examples import Examples
+from archir.growing.examples import Split
 from archir.growing.feasibility import check_reachable
 from archir.growing.grow import Kept, Run, carry_out, checked_options
 from archir.growing.log import Listener
@@ -24,8 +24,8 @@ from archir.scoring.losses import Loss, find_loss
 def compress_graph(
     graph: Graph,
     *,
-    train: Examples,
-    validation: Examples,
+    train: Split,
+    validation: Split,
     budget: Budget,
     morphisms: Sequence[Morphism],
     loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",

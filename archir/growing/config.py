@@ -9,7 +9,8 @@
     arguments = { width = 8 }
 
     [data]
-    source = "digits"                 # see archir.load_data
+    source = "digits"                 # or "mine.py:function", which may return a DataLoader; see archir.load_data
+    workers = 2                       # processes that read examples that are not in memory
 
     [budget]
     parameters = 60_000               # or flops = 0.5: a part of what the network costs, to compress it to
@@ -23,7 +24,7 @@ folder of the file.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -39,7 +40,7 @@ from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import Growing, GrowOptions, Training
 from archir.scoring.budget import Budget, Prices
 from archir.scoring.losses import Loss, find_loss
-from archir.scoring.ranges import CLOSED, Count, Seed, Text, Truth, checked, problem, problems_of
+from archir.scoring.ranges import CLOSED, Count, Seed, Text, Truth, Whole, checked, problem, problems_of
 
 LONGEST = 2**20
 """The most bytes of a configuration."""
@@ -85,6 +86,7 @@ class DataSource:
         test: part of the data to test on, if no test data are given.
         limit: number of examples to train and validate on.
         normalise: standardise each channel.
+        workers: how many processes read examples that are not in memory.
 
     Raises:
         GrowError: a value is of another kind or out of range; all of them at once.
@@ -95,6 +97,7 @@ class DataSource:
     test: Inside = 0.2
     limit: Count | None = None
     normalise: Truth = True
+    workers: Whole | None = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,11 @@ class RunConfig:
     text: str
     data_base: Path | None = None
 
-    def load_data(self) -> Dataset:
+    def load_data(self, names: Sequence[str] = ()) -> Dataset:
         """Read the examples.
+
+        Args:
+            names: of the arguments of the model that are given by name, if they are known, see `load_data`.
 
         Raises:
             FileError: they are missing or damaged.
@@ -143,6 +149,8 @@ class RunConfig:
             seed=self.options.seed,
             limit=data.limit,
             normalise=data.normalise,
+            workers=data.workers,
+            names=names,
         )
 
     def find_loss(self) -> Loss:

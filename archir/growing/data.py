@@ -1,9 +1,9 @@
-"""Data sets: read from where a configuration says, split, and standardised."""
+"""Data sets: read from where a configuration says, in memory or not, split, and standardised."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,9 @@ import torch
 from sklearn.datasets import load_digits
 
 from archir.errors import FileError, GrowError, suggest
-from archir.growing.examples import Examples, Inputs, make_split
+from archir.growing.examples import Examples, Inputs, Split, make_split, sample
 from archir.growing.files import SPLITS, Source, open_path
+from archir.growing.given import split_of
 from archir.growing.importing import call_object
 from archir.ir.room import too_large
 from archir.scoring.targets import tensors_of
@@ -33,19 +34,24 @@ class Dataset:
     """
 
     name: str
-    train: Examples
-    validation: Examples
+    train: Split
+    validation: Split
     classes: tuple[str, ...]
-    read_test: Callable[[], Examples] = field(repr=False)
+    read_test: Callable[[], Split] = field(repr=False)
 
     @cached_property
-    def test(self) -> Examples:
+    def test(self) -> Split:
         """What the final model is judged on; read when it is first asked for.
 
         Raises:
             FileError: the test data are damaged, or do not look like the training data.
         """
         return self.read_test()
+
+    def changed(self, change: Callable[[Examples], Examples]) -> Dataset:
+        """Return the data with the examples of every split changed, see `Split.changed`."""
+        train, validation = self.train.changed(change), self.validation.changed(change)
+        return replace(self, train=train, validation=validation, read_test=lambda: self.test.changed(change))
 
 
 def load_data(
@@ -57,6 +63,8 @@ def load_data(
     seed: int = 0,
     limit: int | None = None,
     normalise: bool = True,
+    workers: int | None = None,
+    names: Sequence[str] = (),
 ) -> Dataset:
     """Return the data set a spec names.
 
@@ -66,10 +74,14 @@ def load_data(
     - a `.npz` with `x` and `y`, `images` and `labels`, `x_train`, `y_train`, `x_test`, `y_test` and the like,
       or with JPEG images (`jpeg`, `offsets`, `labels`);
     - an IDX file of images (or a folder of them) with the labels beside, plain or gzipped;
-    - a folder of class folders of images, or of such folders called `train`, `validation`, `test`;
-    - `module:function` or `file.py:function`, which returns `(inputs, targets)` or a dictionary of such pairs by split;
-      these are taken as they are, not standardised; inputs may be a mapping of arrays, targets a mapping or tuple;
+    - a folder of class folders of images, or of such folders called `train`, `validation`, `test`; where these would
+      take more than half a gibibyte as numbers they are not kept in memory, but decoded when they are asked for;
+    - `module:function` or `file.py:function`, which returns examples, or a dictionary of such by split: a pair of
+      arrays, a data set with a length, a `DataLoader` of one, and all else that `archir.growing.given.split_of` takes.
+      They are not standardised, and read batch by batch unless they are arrays in memory;
     - `train=SPEC, test=SPEC, validation=SPEC`, with test and validation optional.
+
+    Bytes are intensities, brought to numbers from 0 to 1.
 
     Test data that are not given are a random part of all data, the same for every seed; validation data that
     are not given are a random part of the training data, drawn by the seed.
@@ -81,16 +93,24 @@ def load_data(
         test: part of the data to test on, if no test data are given.
         seed: seed of the draw of the validation data.
         limit: use only the first `limit` examples for training and, if drawn from them, validation.
-        normalise: standardise each channel (axis 1) by its mean and deviation over the training data.
+        normalise: standardise each channel (axis 1) by its mean and deviation over the training data, or over some of
+            those that are not in memory.
+        workers: how many processes read examples that are not in memory; as many as a DataLoader says, or none, if
+            not given. What is read does not depend on it, unless a data set draws from generators of its own.
+        names: of the arguments of the model that are given by name, if they are known: an entry of a mapping that has
+            one of them is that argument, and not the first, though it is the only one.
 
     Raises:
         FileError: data are missing, damaged, of different lengths, or of no known kind.
-        GrowError: the spec or an option makes no sense, or the user's function fails.
+        GrowError: the spec or an option makes no sense, or the user's function fails or returns no examples.
+        ScoreError: examples that are mappings have no entry of targets.
     """
+    if workers is not None and workers < 0:
+        raise GrowError(f"workers is {workers}, not a number of processes")
     for name, part in (("validation", validation), ("test", test)):
         if not 0 < part < 1:
             raise GrowError(f"{name} is {part}, not a part of the data", hint="give a number between 0 and 1")
-    source = _open(spec, base)
+    source = _open(spec, base, names)
     main, readers = _main(source, spec)
     given = [_matching(readers["validation"](), main)] if "validation" in readers else []
     classes = source.classes or _classes(main, *given)
@@ -100,25 +120,28 @@ def load_data(
         main, held = _carve(main, test, seed=0)
         readers["test"] = _holding(held)
     if limit is not None:
-        main = main.take(slice(_checked_limit(limit, len(main))))
+        main = main.part(slice(_checked_limit(limit, len(main))))
     train, held_out = (main, given[0]) if given else _carve(main, validation, seed)
     standardise = _standardiser(train) if normalise and not _is_function(spec) else _as_floats
 
-    def read_test() -> Examples:
-        return standardise(_with_labels(_matching(readers["test"](), main), classes))
+    def finished(split: Split) -> Split:
+        return split_of(split.changed(standardise), split.where, workers=workers)
 
-    return Dataset(spec, standardise(train), standardise(held_out), classes, read_test)
+    def read_test() -> Split:
+        return finished(_with_labels(_matching(readers["test"](), main), classes))
+
+    return Dataset(spec, finished(train), finished(held_out), classes, read_test)
 
 
-def _open(spec: str, base: Path) -> Source:
+def _open(spec: str, base: Path, names: Sequence[str]) -> Source:
     if re.match(r"\s*\w+\s*=", spec):
-        return _open_parts(spec, base)
+        return _open_parts(spec, base, names)
     if spec == "digits":
         digits = load_digits()
         images = torch.from_numpy(digits.images).float()[:, None] / 16
         return Source({"all": _holding(make_split(images, digits.target, spec))}, tuple(map(str, range(10))))
     if _is_function(spec):
-        return _from_function(call_object(spec, base=base), spec)
+        return _from_function(call_object(spec, base=base), spec, names)
     path = base / Path(spec).expanduser()
     if not path.exists() and re.fullmatch(r"\w+", spec):
         raise FileError(f"there are no data {spec!r}", where=str(path), hint=suggest(spec, ["digits"]))
@@ -129,14 +152,14 @@ def _is_function(spec: str) -> bool:
     return "=" not in spec and re.search(r":[A-Za-z_][\w.]*$", spec) is not None
 
 
-def _open_parts(spec: str, base: Path) -> Source:
-    readers: dict[str, Callable[[], Examples]] = {}
+def _open_parts(spec: str, base: Path, names: Sequence[str]) -> Source:
+    readers: dict[str, Callable[[], Split]] = {}
     classes: tuple[str, ...] = ()
     for part in spec.split(","):
         name, _, place = (s.strip() for s in part.partition("="))
         if name not in SPLITS or not place or name in readers:
             raise GrowError(f"{part.strip()!r} is not a part of the data", where=spec, hint=suggest(name, SPLITS))
-        source = _open(place, base)
+        source = _open(place, base, names)
         if set(source.readers) != {"all"}:
             held = ", ".join(source.readers)
             raise FileError(f"{place} cannot be the {name} data", why=f"it is split itself, into {held}", where=spec)
@@ -146,27 +169,30 @@ def _open_parts(spec: str, base: Path) -> Source:
     return Source(readers, classes)
 
 
-def _from_function(result: Any, spec: str) -> Source:
-    if isinstance(result, tuple) and len(result) == 2:
-        pairs: Mapping[str, Any] = {"all": result}
-    elif isinstance(result, Mapping) and result and set(result) <= set(SPLITS):
-        pairs = result
-    else:
-        raise GrowError(
-            f"{spec} returns {type(result).__name__}, not data",
-            hint="return (inputs, targets), or a dictionary of such pairs with keys train, validation, test",
-        )
-    for name, pair in pairs.items():
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise GrowError(f"the {name} data of {spec} are not a pair (inputs, targets)")
-    return Source({name: _holding(make_split(x, y, f"{spec}, {name}")) for name, (x, y) in pairs.items()})
+def _from_function(result: Any, spec: str, names: Sequence[str]) -> Source:
+    parts = {"all": result}
+    if isinstance(result, Mapping) and "train" in result:
+        wrong = sorted(set(map(str, result)) - set(SPLITS))
+        if wrong:
+            raise GrowError(f"{spec} returns data called {wrong[0]!r:.80}", hint=suggest(wrong[0], SPLITS))
+        parts = dict(result)
+    found = {}
+    for name, part in parts.items():
+        where = f"the data of {spec}" if name == "all" else f"the {name} data of {spec}"
+        found[name] = _holding(split_of(part, where, names=names).changed(_in_form))
+    return Source(found)
 
 
-def _holding(split: Examples) -> Callable[[], Examples]:
+def _in_form(examples: Examples) -> Examples:
+    """Return examples in the form models take."""
+    return make_split(examples.inputs, examples.targets, examples.where, truths=True)
+
+
+def _holding(split: Split) -> Callable[[], Split]:
     return lambda: split
 
 
-def _main(source: Source, spec: str) -> tuple[Examples, dict[str, Callable[[], Examples]]]:
+def _main(source: Source, spec: str) -> tuple[Split, dict[str, Callable[[], Split]]]:
     """Return the data to train on, and the readers of the other splits."""
     readers = dict(source.readers)
     name = "train" if "train" in readers else "all"
@@ -183,22 +209,23 @@ def _checked_limit(limit: int, count: int) -> int:
     return limit
 
 
-def _carve(split: Examples, part: float, seed: int) -> tuple[Examples, Examples]:
+def _carve(split: Split, part: float, seed: int) -> tuple[Split, Split]:
     """Return the rest and a random part of a split."""
     count = round(len(split) * part)
     if not 0 < count < len(split):
         raise FileError(f"{len(split)} examples cannot be parted {1 - part:g} : {part:g}", where=split.where)
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    return split.take(order[count:].sort().values), split.take(order[:count].sort().values)
+    return split.part(order[count:].sort().values), split.part(order[:count].sort().values)
 
 
-def _matching(split: Examples, train: Examples) -> Examples:
-    """Return the split, which must have examples of the training data's shapes."""
+def _matching(split: Split, train: Split) -> Split:
+    """Return the split, which must have examples of the training data's shapes; the first of each are compared."""
 
-    def shapes(found: Examples) -> dict[str, tuple[int, ...]]:
-        inputs: Inputs = found.inputs
+    def shapes(found: Split) -> dict[str, tuple[int, ...]]:
+        one = found.take(slice(1))
+        inputs: Inputs = one.inputs
         named = {"inputs": inputs} if isinstance(inputs, torch.Tensor) else inputs
-        return {name: tuple(t.shape[1:]) for name, t in {**named, **dict(tensors_of(found.targets))}.items()}
+        return {name: tuple(t.shape[1:]) for name, t in {**named, **dict(tensors_of(one.targets))}.items()}
 
     if shapes(split) != shapes(train):
         raise FileError(
@@ -209,9 +236,9 @@ def _matching(split: Examples, train: Examples) -> Examples:
     return split
 
 
-def _labels(split: Examples) -> torch.Tensor | None:
-    """Return the targets if they are class numbers, `[examples]`."""
-    found = split.targets
+def _labels(split: Split) -> torch.Tensor | None:
+    """Return the targets if they are class numbers in memory, `[examples]`."""
+    found = split.targets if isinstance(split, Examples) else None
     return found if isinstance(found, torch.Tensor) and found.dim() == 1 and not found.is_floating_point() else None
 
 
@@ -219,7 +246,7 @@ MOST_CLASSES = 2**20
 """The most classes there are where they are counted by the largest class number; a larger one is a mistake."""
 
 
-def _classes(*splits: Examples) -> tuple[str, ...]:
+def _classes(*splits: Split) -> tuple[str, ...]:
     if _labels(splits[0]) is None:
         return ()
     found = [(int(labels.max()), labels, s) for s in splits if (labels := _labels(s)) is not None]
@@ -233,9 +260,9 @@ def _classes(*splits: Examples) -> tuple[str, ...]:
     return tuple(map(str, range(most + 1)))
 
 
-def _with_labels(split: Examples, classes: tuple[str, ...]) -> Examples:
-    """Return the split, whose class numbers must be in range."""
-    if not classes:
+def _with_labels(split: Split, classes: tuple[str, ...]) -> Split:
+    """Return the split, whose class numbers must be in range; those that are not in memory are checked in a run."""
+    if not classes or not isinstance(split, Examples):
         return split
     labels = _labels(split)
     if labels is None:
@@ -260,9 +287,23 @@ def _as_floats(split: Examples) -> Examples:
     return split
 
 
-def _standardiser(train: Examples) -> Callable[[Examples], Examples]:
+@dataclass(frozen=True)
+class _Standardise:
+    """Takes a mean from every channel, and divides it by a scale; a class, for it is sent to other processes."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __call__(self, split: Examples) -> Examples:
+        values = _as_floats(split).inputs
+        return (
+            replace(split, inputs=(values - self.mean).div_(self.scale)) if isinstance(values, torch.Tensor) else split
+        )
+
+
+def _standardiser(train: Split) -> Callable[[Examples], Examples]:
     """Return the map that gives every channel of the training data mean 0 and deviation 1."""
-    inputs = _as_floats(train).inputs
+    inputs = _as_floats(sample(train)).inputs
     if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
         return _as_floats
     if not bool(torch.isfinite(inputs).all()):
@@ -274,10 +315,4 @@ def _standardiser(train: Examples) -> Callable[[Examples], Examples]:
         )
     axes = [d for d in range(inputs.dim()) if d != 1]
     deviation, mean = torch.std_mean(inputs, dim=axes, correction=0, keepdim=True)
-    scale = torch.where(deviation > 0, deviation, torch.ones(()))
-
-    def standardise(split: Examples) -> Examples:
-        values = _as_floats(split).inputs
-        return replace(split, inputs=(values - mean).div_(scale)) if isinstance(values, torch.Tensor) else split
-
-    return standardise
+    return _Standardise(mean, torch.where(deviation > 0, deviation, torch.ones(())))

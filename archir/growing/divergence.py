@@ -12,8 +12,8 @@ from torch import nn
 
 from archir.cost import training_flops
 from archir.errors import DivergenceError
-from archir.growing.checks import labelled
-from archir.growing.examples import Examples
+from archir.growing.checks import first_labelled
+from archir.growing.examples import Split
 from archir.growing.run import Checkpoint
 from archir.growing.training import Training, call, evaluating
 from archir.ir.graph import Graph
@@ -27,7 +27,7 @@ SLOWER = 0.5
 """What the learning rate is multiplied with when the loss has diverged."""
 
 
-def largest_loss(module: nn.Module, examples: Examples, loss: Loss, size: int) -> float:
+def largest_loss(module: nn.Module, examples: Split, loss: Loss, size: int) -> float:
     """Return the loss above which training has diverged though it is finite.
 
     That is `TIMES` the loss of some examples, or that of outputs which are all zero if it is larger, since the loss
@@ -38,8 +38,14 @@ def largest_loss(module: nn.Module, examples: Examples, loss: Loss, size: int) -
         examples: training examples.
         loss: what is minimised.
         size: how many of the examples are looked at, at most.
+
+    Raises:
+        FileError: examples cannot be read.
+        GrowError: code of the user's that reads them fails, or the model rejects them.
+        ScoreError: they are neither pairs nor mappings with targets, or do not fit the loss.
     """
-    first = examples.take(labelled(examples, loss)[:size])
+    first = first_labelled(examples, loss, torch.arange(len(examples)), size)
+    assert first is not None  # it was checked before the run began
     with evaluating(module), torch.no_grad():
         outputs = call(module, first.inputs)
         found = [abs(float(loss(o, first.targets))) for o in (outputs, map_tensors(torch.zeros_like, outputs))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +16,7 @@ from archir.errors import DivergenceError, GrowError
 from archir.growing.batches import Batches, stream
 from archir.growing.checks import held_out
 from archir.growing.divergence import Recovery, largest_loss
-from archir.growing.examples import Examples
+from archir.growing.examples import Split
 from archir.growing.expansion import Expansion
 from archir.growing.growth import Growth, grow_once
 from archir.growing.latency import measure_latency
@@ -98,8 +97,8 @@ class Engine:
 
     seed: Graph
     expansion: Expansion | None
-    train: Examples
-    validation: Examples
+    train: Split
+    validation: Split
     budget: Budget
     morphisms: tuple[Morphism, ...]
     loss: Loss
@@ -226,7 +225,7 @@ class Engine:
         batches = Batches(self.train, self._batch_size(trainer.graph()), options.seed, options.augmentation)
         # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
         torch.manual_seed(derived_seed(options.seed, state.step))
-        few = itertools.islice(stream(batches, state.step), stop - state.step)
+        few = stream(batches, state.step, stop - state.step)
         done = trainer.train(few, self.loss, first_step=state.step)
         self.recovery.check(done, stop)
         skipped = {"skipped": done.skipped} if done.skipped else {}
@@ -263,7 +262,7 @@ class Engine:
         selection, check = held_out(self.validation, self.loss, options.score_examples, seed)
         growth = grow_once(
             graph,
-            train=self.train,
+            train=self.train,  # type: ignore[arg-type]
             selection=selection,
             check=check,
             loss=self.loss,
@@ -299,8 +298,8 @@ class Engine:
         return grown, state
 
     def _recalibrate(self, trainer: Trainer, seed: int) -> None:
-        batches = stream(Batches(self.train, self.options.batch_size, seed))
-        recalibrate(trainer.module, itertools.islice(batches, self.options.recalibrate_batches))
+        batches = Batches(self.train, self.options.batch_size, seed)
+        recalibrate(trainer.module, stream(batches, count=self.options.recalibrate_batches))
 
     def _log_growth(self, growth: Growth, step: int, number: int) -> None:
         self.log(

@@ -1,8 +1,9 @@
-"""A split of a data set: inputs and targets, example by example."""
+"""A split of a data set: inputs and targets, example by example; in memory, or read when they are asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,54 @@ Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 """What a model is called with: one tensor, or several by argument name; the first axis runs over the examples."""
 
 
+Part = tuple[torch.Tensor, int]
+"""The numbers of the examples of a batch, `[batch]`, and the seed of what is random when they are read."""
+
+
+class Split(ABC):
+    """Examples with their targets, a known number of them, of which any can be had by their numbers.
+
+    Attributes:
+        where: where they come from, for errors.
+    """
+
+    where: str
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def take(self, examples: torch.Tensor | slice) -> Examples:
+        """Return some of the examples, given as numbers or as a slice, in memory.
+
+        Raises:
+            FileError: they cannot be read.
+            GrowError: code of the user's that reads them fails.
+            ScoreError: they are neither pairs nor mappings with targets.
+        """
+
+    @abstractmethod
+    def part(self, examples: torch.Tensor | slice) -> Split:
+        """Return the split made of some of its examples, of which none is read."""
+
+    @abstractmethod
+    def batches(self, parts: Sequence[Part]) -> Iterator[Examples]:
+        """Yield batches of the examples in turn; no more of them are in memory than are asked for, or read ahead.
+
+        Raises:
+            FileError: they cannot be read.
+            GrowError: code of the user's that reads them fails.
+            ScoreError: they are neither pairs nor mappings with targets.
+        """
+
+    @abstractmethod
+    def changed(self, change: Callable[[Examples], Examples]) -> Split:
+        """Return the split with its examples changed, each by itself: here and now, or when they are read."""
+
+
 @dataclass(frozen=True, eq=False)
-class Examples:
-    """Examples with their targets.
+class Examples(Split):
+    """Examples with their targets, in memory.
 
     Attributes:
         inputs: `[examples, ...]`, or a mapping of such tensors by argument name.
@@ -58,21 +104,80 @@ class Examples:
         inputs, targets = (map_tensors(lambda t: t[examples], part) for part in (self.inputs, self.targets))
         return Examples(inputs, targets, self.where)
 
+    part = take
 
-def make_split(inputs: Any, targets: Any, where: str) -> Examples:
+    def batches(self, parts: Sequence[Part]) -> Iterator[Examples]:
+        """Yield batches of the examples in turn; nothing about them is random."""
+        return (self.take(examples) for examples, _ in parts)
+
+    def changed(self, change: Callable[[Examples], Examples]) -> Examples:
+        """Return the split with its examples changed."""
+        return change(self)
+
+
+LOOKED_AT = 256
+"""How many examples of a split that is not in memory stand for all of it where all would have to be read."""
+
+
+AT_ONCE = 8
+"""How many of them are in memory at once where they are only looked at."""
+
+
+def sample(split: Split) -> Examples:
+    """Return the examples of a split that are in memory, or some evenly spaced ones of those that are not.
+
+    Raises:
+        FileError: they cannot be read.
+        GrowError: code of the user's that reads them fails.
+        ScoreError: they are neither pairs nor mappings with targets.
+    """
+    return split if isinstance(split, Examples) else split.take(_evenly_spaced(len(split)))
+
+
+def looked_at(split: Split) -> Iterator[tuple[Examples, torch.Tensor]]:
+    """Yield the examples of a split that are in memory all at once, or a sample of others, a few at a time.
+
+    Yields:
+        Examples, and their numbers in the split, `[examples]`.
+
+    Raises:
+        FileError: they cannot be read.
+        GrowError: code of the user's that reads them fails.
+        ScoreError: they are neither pairs nor mappings with targets.
+    """
+    if isinstance(split, Examples):
+        yield split, torch.arange(len(split))
+        return
+    numbers = _evenly_spaced(len(split))
+    for some in numbers.tensor_split(-(-len(numbers) // AT_ONCE)):
+        yield split.take(some), some
+
+
+def _evenly_spaced(count: int) -> torch.Tensor:
+    most = min(LOOKED_AT, count)
+    return torch.arange(most) * count // most
+
+
+def make_split(inputs: Any, targets: Any, where: str, *, truths: bool = False) -> Examples:
     """Return a split made of arrays, tensors or nested lists, brought into the form models take.
 
     Bytes are intensities, and those of images are given channel axes: `[n, h, w]` and `[n, h, w, c]`
     become `[n, c, h, w]`. Floats become float32, other integers int64. Targets lose a trailing axis of size 1
     if they are integers; they may be a mapping of arrays, or a tuple of arrays or tensors.
 
+    Args:
+        inputs: an array, or a mapping of arrays by argument name.
+        targets: an array, or several.
+        where: where they come from, for errors.
+        truths: whether truth values of inputs stay what they are, such as masks; else they are integers.
+
     Raises:
         FileError: the arrays are not numeric, are empty, or differ in length.
     """
     if isinstance(inputs, Mapping):
-        found: Inputs = {str(name): _numbers(array, name, where) for name, array in inputs.items()}
+        found: Inputs = {str(name): _numbers(array, name, where, truths=truths) for name, array in inputs.items()}
     else:
-        found = _channels_first(_numbers(inputs, "inputs", where, intensities=True))
+        found = _channels_first(_numbers(inputs, "inputs", where, intensities=True, truths=truths))
     return Examples(found, _targets(targets, "targets", where), where)
 
 
@@ -85,7 +190,7 @@ def _targets(given: Any, name: str, where: str) -> Targets:
     return values[:, 0] if values.dim() == 2 and values.shape[1] == 1 and not values.is_floating_point() else values
 
 
-def _numbers(array: Any, name: str, where: str, *, intensities: bool = False) -> torch.Tensor:
+def _numbers(array: Any, name: str, where: str, *, intensities: bool = False, truths: bool = False) -> torch.Tensor:
     try:
         tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array))
     except (TypeError, ValueError) as error:
@@ -96,7 +201,8 @@ def _numbers(array: Any, name: str, where: str, *, intensities: bool = False) ->
         raise FileError(f"the {name} are complex numbers", where=where)
     if tensor.is_floating_point():
         return _converted(tensor, torch.float32, name, where)
-    return tensor if intensities and tensor.dtype is torch.uint8 else _converted(tensor, torch.int64, name, where)
+    kept = (intensities and tensor.dtype is torch.uint8) or (truths and tensor.dtype is torch.bool)
+    return tensor if kept else _converted(tensor, torch.int64, name, where)
 
 
 def _converted(tensor: torch.Tensor, dtype: torch.dtype, name: str, where: str) -> torch.Tensor:

@@ -12,8 +12,9 @@ import numpy as np
 
 from archir.errors import FileError
 from archir.growing.arrays import npz_keys, read_idx, read_npz
-from archir.growing.examples import Examples, make_split
-from archir.growing.images import FORMATS, decode_images
+from archir.growing.examples import LOOKED_AT, Examples, Split, make_split
+from archir.growing.images import FORMATS, decode_images, look_at
+from archir.growing.streamed import Streamed
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train",),
@@ -31,6 +32,9 @@ JPEG = ("jpeg", "offsets", "labels")
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 """How the names of images end."""
 
+LARGE = 2**29
+"""The bytes that the images of a folder may take as numbers; of a larger one they are read when they are asked for."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -41,7 +45,7 @@ class Source:
         classes: names of the classes, empty if the source has none.
     """
 
-    readers: Mapping[str, Callable[[], Examples]]
+    readers: Mapping[str, Callable[[], Split]]
     classes: tuple[str, ...] = ()
 
 
@@ -168,7 +172,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _folder_reader(folder: Path, classes: Sequence[str]) -> Callable[[], Examples]:
+def _folder_reader(folder: Path, classes: Sequence[str]) -> Callable[[], Split]:
     files = [(label, path) for label, name in enumerate(classes) for path in _visible(folder / name)]
     for _, path in files:
         if path.suffix.lower() not in IMAGES:
@@ -176,7 +180,10 @@ def _folder_reader(folder: Path, classes: Sequence[str]) -> Callable[[], Example
     if not files:
         raise FileError(f"{folder} has no images")
 
-    def read() -> Examples:
+    def read() -> Split:
+        pictures = look_at(files, LOOKED_AT)
+        if pictures.size > LARGE:
+            return Streamed(pictures, str(folder))
         named = [(str(path), path) for _, path in files]
         return make_split(decode_images(named, FORMATS), [label for label, _ in files], str(folder))
 

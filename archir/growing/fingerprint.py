@@ -1,8 +1,9 @@
 """Everything that decides a run, item by item, so that a run that goes on is the one that was started.
 
 An item is a JSON value under a name such as `budget.parameters`. What is too large to be read stands as a checksum:
-data, weights, and the code of the user's own losses and passes. The number of threads and the machine are no part of
-it, though sums may be rounded otherwise there.
+data, of which some examples stand for those that are not in memory, weights, and the code of the user's own losses and
+passes. The number of threads, of processes that read examples, and the machine are no part of it, though sums may be
+rounded otherwise there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from archir.growing.code_checksum import checksum_of_code
-from archir.growing.examples import Examples
+from archir.growing.examples import Split, looked_at
 from archir.growing.options import GrowOptions
 from archir.growing.records import from_json, to_json
 from archir.ir.graph import Graph
@@ -35,8 +36,8 @@ SHOWN = 60
 def fingerprint(
     graph: Graph,
     *,
-    train: Examples,
-    validation: Examples,
+    train: Split,
+    validation: Split,
     budget: Budget,
     options: GrowOptions,
     loss: Loss,
@@ -108,24 +109,30 @@ def _items(value: object, name: str) -> dict[str, Any]:
     return {k: v for f in fields(value) for k, v in _items(getattr(value, f.name), f"{name}.{f.name}").items()}
 
 
-def _examples(split: Examples, name: str) -> dict[str, Any]:
-    inputs = dict(tensors_of(split.inputs, "inputs"))
-    targets = dict(tensors_of(split.targets))
+def _examples(split: Split, name: str) -> dict[str, Any]:
+    inputs, targets = hashlib.sha256(), hashlib.sha256()
+    for seen, _ in looked_at(split):
+        _add(inputs, dict(tensors_of(seen.inputs, "inputs")))
+        _add(targets, dict(tensors_of(seen.targets)))
     return {
         f"{name}.examples": len(split),
-        f"{name}.inputs": _checksum(inputs),
-        f"{name}.targets": _checksum(targets),
+        f"{name}.inputs": inputs.hexdigest(),
+        f"{name}.targets": targets.hexdigest(),
     }
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
     """Return a checksum of tensors with their names, element types and shapes."""
     digest = hashlib.sha256()
+    _add(digest, tensors)
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, tensors: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         digest.update(f"{name} {plain.dtype} {list(plain.shape)}\n".encode(errors="surrogatepass"))
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _is_archirs(morphism: Morphism) -> bool:

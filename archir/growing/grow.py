@@ -13,11 +13,12 @@ from torch import nn
 
 from archir.cost import cost
 from archir.errors import FileError, GrowError
-from archir.growing.checks import check_examples
+from archir.growing.checks import check_examples, checked_when_read
 from archir.growing.conclusion import conclude
 from archir.growing.engine import Engine
-from archir.growing.examples import Examples
+from archir.growing.examples import Split
 from archir.growing.fingerprint import differences, fingerprint
+from archir.growing.input_types import input_types
 from archir.growing.lock import lock_run
 from archir.growing.log import Listener, Log
 from archir.growing.options import GrowOptions
@@ -49,8 +50,8 @@ class Run:
 def grow_graph(
     graph: Graph,
     *,
-    train: Examples,
-    validation: Examples,
+    train: Split,
+    validation: Split,
     budget: Budget,
     morphisms: Sequence[Morphism],
     loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",
@@ -135,8 +136,8 @@ class Kept:
 
 def carry_out(
     graph: Graph,
-    train: Examples,
-    validation: Examples,
+    train: Split,
+    validation: Split,
     budget: Budget,
     options: GrowOptions,
     found: Loss,
@@ -145,7 +146,10 @@ def carry_out(
 ) -> Run:
     """Carry out a run whose budget was checked; see `grow_graph` for the arguments and the errors."""
     options.training_loss(found)
+    types = input_types(graph)
+    train, validation = train.changed(types), validation.changed(types)
     check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
+    train, validation = (checked_when_read(split, found) for split in (train, validation))
     if kept.resume and kept.directory is None:
         raise GrowError("a run that was kept nowhere cannot go on", hint="give its directory")
     expansion = expand(graph, validation=validation, loss=found, budget=budget, morphisms=kinds, options=options)

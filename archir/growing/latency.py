@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from archir.growing.batches import Batches
-from archir.growing.examples import Examples
+from archir.growing.examples import Split
 from archir.growing.training import call
 
 WARM_UP, ROUNDS = 3, 15
@@ -19,7 +19,7 @@ WARM_UP, ROUNDS = 3, 15
 
 def measure_latency(
     module: nn.Module,
-    split: Examples,
+    split: Split,
     *,
     device: torch.device | str = "cpu",
     clock: Callable[[], float] = time.perf_counter,

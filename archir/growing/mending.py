@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -89,8 +88,8 @@ def _recalibrated(step: StepContext, graph: Graph) -> Graph:
 
 def _few(step: StepContext) -> Iterator[Batch]:
     """Yield the training batches it is done on."""
-    batches = stream(Batches(step.train, step.options.batch_size, step.seed))
-    return itertools.islice(batches, step.options.recalibrate_batches)
+    batches = Batches(step.train, step.options.batch_size, step.seed)
+    return stream(batches, count=step.options.recalibrate_batches)
 
 
 def _loss(step: StepContext, graph: Graph) -> float:

@@ -107,7 +107,8 @@ class Growing:
         learn_steps: steps of Adam on θ in each growth step.
         learn_rate: its step size, relative to the root mean square of the weight θ is added to.
         radius: trust region: largest norm of θ relative to that of the weights it changes.
-        score_examples: validation examples that candidates are scored on; as many again check the chosen set.
+        score_examples: validation examples that candidates are scored on; as many again check the chosen set. All of
+            them are in memory meanwhile.
         recalibrate_batches: training batches that batch statistics are averaged over before scoring.
         batch_statistics: score and check candidates with the batch statistics of training; they are averaged anew once
             the network has grown. Otherwise the running ones stand still.

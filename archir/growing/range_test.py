@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 
 import torch
 
 from archir.errors import DivergenceError
 from archir.growing.batches import Batches, stream
-from archir.growing.examples import Examples
+from archir.growing.examples import Split
 from archir.growing.optimisers import AUTO
 from archir.growing.options import GrowOptions
 from archir.growing.trainer import Trainer
@@ -45,7 +44,7 @@ class FoundRate:
     steps: int
 
 
-def find_rate(graph: Graph, examples: Examples, loss: Loss, options: GrowOptions) -> FoundRate:
+def find_rate(graph: Graph, examples: Split, loss: Loss, options: GrowOptions) -> FoundRate:
     """Return the learning rate of the options; where it is `auto`, one that is found on a fork of the network.
 
     The rate rises exponentially from step to step over the range of the optimiser. The loss is smoothed over a tenth
@@ -73,7 +72,7 @@ def find_rate(graph: Graph, examples: Examples, loss: Loss, options: GrowOptions
     torch.manual_seed(options.seed)
     batches = Batches(examples, options.batch_size, options.seed, options.augmentation)
     kept, mean, smooth, done = 1 - 10 / steps, 0.0, list[float](), 0
-    for batch in itertools.islice(stream(batches), steps):
+    for batch in stream(batches, count=steps):
         try:
             found = trainer.train([batch], loss, first_step=done).loss
         except DivergenceError:

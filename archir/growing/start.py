@@ -8,7 +8,7 @@ from archir.axes.infer import infer_widths
 from archir.growing.batches import Batches
 from archir.growing.birth import Birth
 from archir.growing.checks import held_out
-from archir.growing.examples import Examples
+from archir.growing.examples import Split
 from archir.growing.expansion import Expansion, uniform_sizes, widen_uniformly
 from archir.growing.feasibility import check_memory, check_reachable
 from archir.growing.learned import compare_with_fresh
@@ -24,7 +24,7 @@ from archir.scoring.losses import Loss
 def expand(
     seed: Graph,
     *,
-    validation: Examples,
+    validation: Split,
     loss: Loss,
     budget: Budget,
     morphisms: Sequence[Morphism],

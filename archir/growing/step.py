@@ -9,7 +9,7 @@ from functools import cached_property
 
 from archir.cost import Cost, cost
 from archir.growing.batches import Batches
-from archir.growing.examples import Examples
+from archir.growing.examples import Examples, Split
 from archir.growing.flop_count import FlopCount
 from archir.growing.latency import measure_latency
 from archir.growing.options import GrowOptions
@@ -48,7 +48,7 @@ class StepContext:
     """
 
     graph: Graph
-    train: Examples = field(repr=False)
+    train: Split = field(repr=False)
     selection: Examples = field(repr=False)
     check: Examples = field(repr=False)
     loss: Loss
@@ -158,7 +158,7 @@ class StepContext:
     @cached_property
     def _learn(self) -> Sequence[BoundBatch]:
         batches = Batches(self.train, self.options.batch_size, self.seed)
-        return bind_batches(self.objective.program, batches, most=self.options.learn_steps)
+        return bind_batches(self.objective.program, batches.since(0, self.options.learn_steps))
 
     @property
     def _held_out(self) -> Batches:

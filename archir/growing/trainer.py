@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn
 
 from archir.growing.batches import Batches, stream
-from archir.growing.examples import Examples
+from archir.growing.examples import Split
 from archir.growing.optimisers import POWERS, optimiser_tensors, restore_optimiser
 from archir.growing.options import GrowOptions
 from archir.growing.training import Batch, Training, recalibrate, train
@@ -78,7 +77,7 @@ class Trainer:
         """Return the graph with the weights as they are now."""
         return self._graph.with_tensors(self.module.state_dict())
 
-    def averaged(self, examples: Examples) -> Trainer:
+    def averaged(self, examples: Split) -> Trainer:
         """Return the trainer of the averaged weights, or this one if none are averaged.
 
         Args:
@@ -94,8 +93,8 @@ class Trainer:
         found = Trainer(self.graph().with_tensors(self._average), options, self.state())
         found.rate = self.rate
         if any(buffer.is_floating_point() for buffer in found.module.buffers()):
-            batches = stream(Batches(examples, options.batch_size, options.seed))
-            recalibrate(found.module, itertools.islice(batches, options.recalibrate_batches))
+            batches = Batches(examples, options.batch_size, options.seed)
+            recalibrate(found.module, stream(batches, count=options.recalibrate_batches))
         return found
 
     def state(self) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from archir.errors import DivergenceError, GrowError, ScoreError
 from archir.growing.batches import Batches
-from archir.growing.examples import Examples, Inputs
+from archir.growing.examples import Inputs, Split
 from archir.growing.training_loss import Mixed, training_loss
 from archir.ir import ops
 from archir.ir.operators.normalisation import BATCH_NORM
@@ -169,7 +169,7 @@ def differentiating(loss: Loss, value: torch.Tensor) -> Iterator[None]:
         raise GrowError(f"the loss {loss.name} cannot be differentiated", why=why) from error
 
 
-def evaluate(module: nn.Module, batches: Batches | Examples, loss: Loss, *, batch_size: int = 256) -> Metrics:
+def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_size: int = 256) -> Metrics:
     """Return the loss and the accuracy of a module on a split, in evaluation mode, without gradients.
 
     Args:

@@ -14,6 +14,7 @@ from archir.errors import ScoreError
 from archir.ir.node import Value
 from archir.ir.types import TensorType
 from archir.scoring.objective import Objective
+from archir.scoring.pairs import keywords, pair_of
 from archir.scoring.program import Inputs, Program, number_of_examples
 from archir.scoring.targets import Targets, map_tensors
 
@@ -42,8 +43,8 @@ class BoundBatch:
 Batch = tuple[Inputs, Targets]
 """What a model is called with, and what its outputs are compared with."""
 
-AnyBatch = Batch | BoundBatch
-"""A batch, bound or not."""
+AnyBatch = Batch | Mapping[str, Any] | BoundBatch
+"""A batch as a pair or as a mapping, see `pair_of`; or bound."""
 
 
 def bind_batches(program: Program, batches: Iterable[AnyBatch], *, most: int | None = None) -> tuple[BoundBatch, ...]:
@@ -53,11 +54,11 @@ def bind_batches(program: Program, batches: Iterable[AnyBatch], *, most: int | N
 
     Args:
         program: gives the graph.
-        batches: pairs of inputs and targets.
+        batches: pairs of inputs and targets, or mappings with an entry of targets.
         most: number of them that are taken at most; all if not given.
 
     Raises:
-        ScoreError: there are none, one is no pair, or does not fit the graph.
+        ScoreError: there are none, one is neither a pair nor a mapping with targets, or does not fit the graph.
     """
     found = tuple(_bound(program, batch) for batch in islice(batches, most))
     if not found:
@@ -73,11 +74,7 @@ def no_batches() -> ScoreError:
 def _bound(program: Program, batch: AnyBatch) -> BoundBatch:
     if isinstance(batch, BoundBatch):
         return batch
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise ScoreError(
-            f"a batch is a pair (inputs, targets), not a {type(batch).__name__}", hint="give an iterable of such pairs"
-        )
-    inputs, targets = batch
+    inputs, targets = pair_of(batch, names=keywords(program.graph))
     examples = number_of_examples(targets)
     return BoundBatch(program.bind(inputs), map_tensors(lambda t: t.to(program.device), targets), examples)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from archir.rewrite.pipeline import apply_together, merged_changes
 from archir.rewrite.spec import format_spec
 from archir.rewrite.subgraph import makes_linearly
 from archir.scoring.batches import no_batches
+from archir.scoring.pairs import keywords, pair_of
 from archir.scoring.program import Inputs, Program
 
 LARGEST = 8192
@@ -75,13 +77,17 @@ class _Consumer:
 
 
 def compensated(
-    graph: Graph, batches: Iterable[tuple[Inputs, object]], prunes: Sequence[UnitMorphism], *, ridge: float = RIDGE
+    graph: Graph,
+    batches: Iterable[tuple[Inputs, object] | Mapping[str, Any]],
+    prunes: Sequence[UnitMorphism],
+    *,
+    ridge: float = RIDGE,
 ) -> Graph:
     """Remove units, once the weights of those that stay have taken over what they gave; see `taken_over`.
 
     Args:
         graph: the graph.
-        batches: pairs of inputs and targets; the targets are not looked at.
+        batches: pairs of inputs and targets, or mappings, see `pair_of`; the targets are not looked at.
         prunes: the units to remove, of one or more widths.
         ridge: of the least squares.
 
@@ -105,7 +111,11 @@ def removes_units(widths: Widths, morphism: object) -> bool:
 
 
 def taken_over(
-    graph: Graph, batches: Iterable[tuple[Inputs, object]], prunes: Sequence[UnitMorphism], *, ridge: float = RIDGE
+    graph: Graph,
+    batches: Iterable[tuple[Inputs, object] | Mapping[str, Any]],
+    prunes: Sequence[UnitMorphism],
+    *,
+    ridge: float = RIDGE,
 ) -> Graph:
     """Return a graph of which units are yet to be removed, where the weights of the others take over what they give.
 
@@ -116,7 +126,7 @@ def taken_over(
 
     Args:
         graph: the graph.
-        batches: pairs of inputs and targets; the targets are not looked at.
+        batches: pairs of inputs and targets, or mappings, see `pair_of`; the targets are not looked at.
         prunes: the units to remove, of one or more widths.
         ridge: λ in multiples of the mean of the diagonal of `G_KK`.
 
@@ -136,7 +146,8 @@ def taken_over(
     consumers = _find_consumers(widths, merged_changes(widths, [(prune, None) for prune in prunes]))
     program = Program(graph, keep=frozenset(v for c in consumers for v in c.inputs))
     empty = True
-    for inputs, _ in batches:
+    for batch in batches:
+        inputs, _ = pair_of(batch, names=keywords(graph))
         values = program(program.bind(inputs)).values
         for consumer in consumers:
             consumer.observe(values)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils import _pytree as pytree
 
 from archir.errors import ArchirError, ScoreError, suggest
 from archir.scoring.targets import Targets, map_tensors, tensors_of
@@ -17,6 +18,27 @@ LossFunction = Callable[[Any, Any], torch.Tensor]
 
 NO_LABEL = -100
 """The class number of a position that has no label, as in PyTorch."""
+
+
+class Outputs(dict[str, Any]):
+    """What a model returns where that is a mapping, as a loss gets it: entries may be asked for as attributes, too.
+
+    So a loss that was written for a `ModelOutput` of the package `transformers` takes what the graph of it returns.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(f"the model returns no {name!r}: it returns {', '.join(self)}")
+        return self[name]
+
+
+# Functions such as `tree_map` take a class that is not registered for a leaf, one that is derived from dict, too.
+pytree.register_pytree_node(
+    Outputs,
+    lambda outputs: (list(outputs.values()), list(outputs)),
+    lambda values, names: Outputs(zip(names, values, strict=True)),
+    serialized_type_name="archir.scoring.losses.Outputs",
+)
 
 
 @dataclass(frozen=True)
@@ -73,10 +95,10 @@ def coupled(function: LossFunction) -> Loss:
 def find_loss(spec: str | LossFunction | Loss) -> Loss:
     """Return the loss of a name, or make one of a callable.
 
-    A callable takes `(outputs, targets)` and returns either the losses of the examples, `[batch]`, or
-    their mean, a scalar. The per-example losses of a scalar one are found by calling it on batches of
-    one, which is slower and right only if it is a mean over examples (`check_loss` tests that). A scalar of the whole
-    batch that is no such mean is declared by `coupled`.
+    A callable takes `(outputs, targets)`, outputs as the model returns them (mappings as `Outputs`), and returns either
+    the losses of the examples, `[batch]`, or their mean, a scalar. The per-example losses of a scalar one are found by
+    calling it on batches of one, which is slower and right only if it is a mean over examples (`check_loss` tests
+    that). A scalar of the whole batch that is no such mean is declared by `coupled`.
 
     Args:
         spec: `cross_entropy`, `mse`, `bce_with_logits`, a callable, or a loss.
@@ -333,7 +355,7 @@ def _called(function: LossFunction, outputs: Any, targets: Any) -> torch.Tensor:
     """
     name = _name(function)
     try:
-        found: object = function(outputs, targets)
+        found: object = function(Outputs(outputs) if type(outputs) is dict else outputs, targets)
     except ArchirError:
         raise
     except Exception as error:  # whatever the user's code raises

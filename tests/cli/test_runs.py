@@ -21,6 +21,7 @@ from archir.cli.console import RunProgress
 from archir.emit.check import tensors_in
 from archir.errors import EmitError, FileError
 from archir.growing import engine, step
+from archir.growing.config import read_config
 from archir.growing.controls import Control, train_controls
 from archir.growing.grow import Run, grow_graph
 from archir.growing.lock import lock_run
@@ -329,3 +330,68 @@ def test_demo_leaves_other_runs_alone(folder: Path) -> None:
     (folder / "run" / "config.toml").write_text("seed = 1\n")
     assert "there is a run in" in refused("demo", "--out", folder / "run")
     assert (folder / "run" / "config.toml").read_text() == "seed = 1\n"
+
+
+LOADER = """
+import torch
+from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader, Dataset
+
+class Digits(Dataset):
+    def __init__(self):
+        self.digits = load_digits()
+
+    def __len__(self):
+        return 600
+
+    def __getitem__(self, number):
+        image = torch.from_numpy(self.digits.images[number]) / 16
+        return {"image": image[None] + 0.1 * torch.randn(1, 8, 8), "label": self.digits.target[number]}
+
+def loader():
+    return DataLoader(Digits(), batch_size=50)
+"""
+
+
+@pytest.mark.slow
+def test_a_loader_that_a_configuration_names_is_grown_on(folder: Path) -> None:
+    """Its doubles are brought into the type of the model, and its faults are told before anything is written."""
+    (folder / "loader.py").write_text(LOADER)
+    text = CONFIG.replace('"digits"', '"loader.py:loader"\nworkers = 2').replace("limit = 800\n", "")
+    (folder / "run.toml").write_text(text.replace("steps = 60", "steps = 4").replace("= 30", "= 0"))
+    done = archir("grow", folder / "run.toml", "--quiet")
+    assert done.code == 0, done.err
+    assert _files(folder / "run") == FILES
+    (folder / "loader.py").write_text(LOADER.replace("600", "6000"))
+    assert "error: the data cannot be read" in refused(
+        "grow", folder / "run.toml", "--out", folder / "never", "--quiet"
+    )
+    assert not (folder / "never").exists()
+
+
+CHOOSES = """
+import torch
+from torch import nn
+
+class Chooses(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.ids, self.pixels = nn.Linear(4, 3), nn.Linear(4, 2)
+
+    def forward(self, ids=None, pixels=None):
+        return self.ids(ids) if ids is not None else self.pixels(pixels)
+
+def rows():
+    return [{"pixels": torch.ones(4), "label": 1} for _ in range(20)]
+"""
+
+
+def test_data_that_a_configuration_names_go_by_the_arguments_of_the_model(folder: Path) -> None:
+    """An entry that is alone is the argument of its name, as for `archir.grow`."""
+    (folder / "chooses.py").write_text(CHOOSES)
+    text = CONFIG.replace("models.py:digits", "chooses.py:Chooses").replace('"digits"', '"chooses.py:rows"')
+    (folder / "run.toml").write_text(text.replace("limit = 800\n", ""))
+    graph, dataset = growing.seed_and_data(read_config(folder / "run.toml"))
+    assert [found.name for found in graph.inputs] == ["pixels"]
+    found = dataset.train.take(slice(1)).inputs
+    assert isinstance(found, dict) and list(found) == ["pixels"]

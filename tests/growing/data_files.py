@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from archir.growing.data import Dataset
-from archir.growing.examples import Examples
+from archir.growing.examples import Examples, Split
 
 Array = NDArray[Any]
 
@@ -24,17 +24,19 @@ def savez(path: Path, **arrays: Array) -> None:
     np.savez(path, allow_pickle=True, **arrays)
 
 
-def inputs_of(split: Examples) -> torch.Tensor:
-    assert isinstance(split.inputs, torch.Tensor)
-    return split.inputs
+def inputs_of(split: Split) -> torch.Tensor:
+    inputs = split.take(slice(None)).inputs
+    assert isinstance(inputs, torch.Tensor)
+    return inputs
 
 
-def targets_of(split: Examples) -> torch.Tensor:
-    assert isinstance(split.targets, torch.Tensor)
-    return split.targets
+def targets_of(split: Split) -> torch.Tensor:
+    targets = split.take(slice(None)).targets
+    assert isinstance(targets, torch.Tensor)
+    return targets
 
 
-def rows(*splits: Examples) -> list[tuple[float, ...]]:
+def rows(*splits: Split) -> list[tuple[float, ...]]:
     """Return the examples of splits, target included, in a fixed order."""
     pairs = ((x, t) for s in splits for x, t in zip(inputs_of(s), targets_of(s), strict=True))
     return sorted((*map(float, x.flatten()), float(t)) for x, t in pairs)

@@ -169,7 +169,7 @@ flops = "much"
         [
             "there is no losss: did you mean loss?",
             "model: the model needs one of factory and graph",
-            "there is no data.sorce: did you mean source?",
+            "there is no data.sorce: did you mean source or workers?",
             "data.source is missing",
             "optimiser.name: there is no optimiser 'adam': did you mean adamw?",
             "there is no training.stepps: did you mean steps?",
@@ -244,7 +244,7 @@ def test_odd_values_are_taken_or_refused_by_name(tmp_path: Path, table: str) -> 
     keys = {
         "": ("seed", "loss", "output"),
         "model": ("factory", "arguments"),
-        "data": ("source", "validation", "test", "limit", "normalise"),
+        "data": ("source", "validation", "test", "limit", "normalise", "workers"),
         "budget": ("parameters", "flops", "peak_bytes", "latency"),
         "training": tuple(f.name for f in fields(Training)),
         "growth": (

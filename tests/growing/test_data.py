@@ -150,6 +150,9 @@ def nothing():
 def wrong():
     return {"train": torch.ones(3)}
 
+def beside():
+    return {"train": pair(), "unsupervised": pair()}
+
 def fails():
     return 1 / 0
 """
@@ -162,10 +165,11 @@ def test_functions(tmp_path: Path) -> None:
     data = load_data("mine:splits", base=tmp_path)
     assert (len(data.train), len(data.validation), len(data.test)) == (18, 2, 5)
     data = load_data("mine.py:named", base=tmp_path)
-    assert isinstance(data.test.inputs, dict) and data.test.inputs["b"].shape == (4,)
+    inputs = data.test.take(slice(None)).inputs
+    assert isinstance(inputs, dict) and inputs["b"].shape == (4,)
     assert data.classes == ()
     data = load_data("mine.py:several", base=tmp_path)
-    targets = data.test.targets
+    targets = data.test.take(slice(None)).targets
     assert isinstance(targets, dict) and isinstance(targets["values"], tuple)
     assert targets["label"].dtype == torch.int64 and targets["values"][0].shape == (4, 2)
     assert data.classes == ()
@@ -176,8 +180,9 @@ def test_functions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nothing", "returns NoneType, not data"),
-        ("wrong", "the train data of .* are not a pair"),
+        ("nothing", "the data of mine.py:nothing are no examples with targets\n.*they are a NoneType"),
+        ("wrong", "the train data of mine.py:wrong are no examples with targets\n.*they are a Tensor"),
+        ("beside", "beside returns data called 'unsupervised'(.|\n)*known: test, train, validation"),
         ("fails", r"failed\n  where: .*mine.py:\d+\n  why:   ZeroDivisionError"),
         ("pairs", "has no 'pairs'(.|\n)*did you mean pair"),
     ],

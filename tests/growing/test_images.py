@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from archir.errors import FileError
 from archir.growing.data import load_data
 from archir.growing.examples import make_split
+from archir.growing.images import look_at
 from tests.growing.data_files import (
     Array,
     all_rows,
@@ -143,3 +144,15 @@ def test_pipes_and_devices_are_no_images(tmp_path: Path, make: Callable[[Path], 
     make(tmp_path / "bee" / "999.png")
     with pytest.raises(FileError, match=r"999\.png is not an image that can be read\n.*no regular file"):
         load_data(".", base=tmp_path)
+
+
+def test_images_of_another_size_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For they may be small as files and very large as pixels."""
+    for name, height in (("first", 5), ("other", 6)):
+        Image.fromarray(random_images(1, height, 4)[0]).save(tmp_path / f"{name}.png")
+    pictures = look_at([(0, tmp_path / "first.png"), (1, tmp_path / "other.png")], 1)
+    decoded: list[object] = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded.append)
+    with pytest.raises(FileError, match=r"images differ in size: 4x5 and 4x6\n  where: .*other.png"):
+        pictures[1]
+    assert not decoded

@@ -91,7 +91,7 @@ def compare(name: str, seed: int) -> list[dict[str, Any]]:
     data = _digits(seed)
     torch.manual_seed(seed)
     net = NETWORKS[name]()
-    graph = trace(net, (data.train.inputs[:4],))  # type: ignore[index]
+    graph = trace(net, (data.train.take(slice(4)).inputs,))
     options = GrowOptions(
         steps=STEPS,
         batch_size=BATCH,
@@ -163,13 +163,7 @@ def _theirs(scored: Scored, seen: Examples, importance: str, ratio: float) -> Gr
 
 def _digits(seed: int) -> Dataset:
     """Return the digits in three equal channels, a third of them to test on."""
-    found = load_data("digits", seed=seed, test=0.33)
-    return replace(
-        found,
-        train=_coloured(found.train),
-        validation=_coloured(found.validation),
-        read_test=lambda: _coloured(found.test),
-    )
+    return load_data("digits", seed=seed, test=0.33).changed(_coloured)
 
 
 def _coloured(split: Examples) -> Examples:

@@ -48,11 +48,12 @@ def selection(name: str, build: Callable[[], nn.Module], morphisms: Sequence[Mor
     """Return how long both searches take on one network, in seconds of the processor, and whether they choose alike."""
     torch.manual_seed(0)
     data = load_data("digits", validation=0.5, seed=0)
-    graph = _trained(build(), data.train)
+    train = data.train.take(slice(None))
+    graph = _trained(build(), train)
     scored = _batches(data.validation.take(slice(0, 4 * BATCH)))
     options = ScoreOptions(steps=20, refine=REFINED)
     objective = make_objective(graph, "cross_entropy")
-    scores = score(objective, scored, morphisms=morphisms, learn=_batches(data.train), options=options)
+    scores = score(objective, scored, morphisms=morphisms, learn=_batches(train), options=options)
     times = []
     chosen: list[Score] = []
     for _ in range(ROUNDS):

@@ -12,7 +12,7 @@ from torch import nn
 
 from archir.growing.batches import Batches, stream
 from archir.growing.data import load_data
-from archir.growing.examples import Examples
+from archir.growing.examples import Examples, Split
 from archir.growing.training import evaluate, recalibrate, train
 from archir.ir.graph import Graph
 from archir.scoring.losses import LOSSES
@@ -85,14 +85,15 @@ def stages(subject: Subject, seed: int) -> Iterator[tuple[str, Graph, float]]:
 
 def _images(seed: int, data: str | None) -> Subject:
     found = load_data(data or "digits", validation=0.5, seed=seed)
-    images = found.train.inputs
+    train = found.train.take(slice(None))
+    images = train.inputs
     assert isinstance(images, torch.Tensor)
     channels, classes, stride = images.shape[1], len(found.classes), 2 if images.shape[2] > 16 else 1
     return Subject(
         "images",
         f"{data} of {len(found.train)} images to train on" if data else "scikit-learn's digits: no CIFAR-10 was given",
         lambda: ResidualNet(channels, classes, stride=stride),
-        found.train,
+        train,
         _parts(found.validation, 768 if data else 240),
         64,
         2000 if data else 400,
@@ -107,7 +108,7 @@ def _dilated(seed: int) -> Subject:
         "dilated",
         "scikit-learn's digits",
         lambda: ResidualNet(1, 10, dilation=2),
-        found.train,
+        found.train.take(slice(None)),
         _parts(found.validation, 240),
         64,
         400,
@@ -138,6 +139,6 @@ def _text(seed: int, examples: int = 384, length: int = 32) -> Subject:
     )
 
 
-def _parts(split: Examples, examples: int) -> tuple[Examples, Examples, Examples]:
+def _parts(split: Split, examples: int) -> tuple[Examples, Examples, Examples]:
     first, second, third = (split.take(slice(i * examples, (i + 1) * examples)) for i in range(3))
     return first, second, third

@@ -83,13 +83,7 @@ def _averaged(data: str) -> Dataset:
     """Return the images, standardised and averaged over squares of two by two pixels."""
     found = load_data(data, validation=VALIDATION, limit=EXAMPLES)
     name = f"{len(found.train)} + {len(found.validation)} images of CIFAR-10 at 16 x 16"
-    return replace(
-        found,
-        name=name,
-        train=_halved(found.train),
-        validation=_halved(found.validation),
-        read_test=lambda: _halved(found.test),
-    )
+    return replace(found.changed(_halved), name=name)
 
 
 def _halved(split: Examples) -> Examples:

@@ -39,7 +39,8 @@ def read_rows(path: Path) -> Rows | None:
 def rows_of(dataset: Dataset) -> Rows:
     """Return the examples of all splits of data that are not standardised."""
     found: Rows = Counter()
-    for split in (dataset.train, dataset.validation, dataset.test):
+    for read in (dataset.train, dataset.validation, dataset.test):
+        split = read.take(slice(None))
         assert isinstance(split.inputs, torch.Tensor) and isinstance(split.targets, torch.Tensor)
         found += _pairs(split.inputs.numpy(), split.targets.numpy())
     return found
