@@ -262,7 +262,7 @@ class Engine:
         selection, check = held_out(self.validation, self.loss, options.score_examples, seed)
         growth = grow_once(
             graph,
-            train=self.train,  # type: ignore[arg-type]
+            train=self.train,
             selection=selection,
             check=check,
             loss=self.loss,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from archir.cost import Cost, cost
-from archir.growing.examples import Examples
+from archir.growing.examples import Examples, Split
 from archir.growing.mending import mend
 from archir.growing.options import GrowOptions
 from archir.growing.step import StepContext
@@ -101,7 +101,7 @@ class Growth:
 def grow_once(
     graph: Graph,
     *,
-    train: Examples,
+    train: Split,
     selection: Examples,
     check: Examples,
     loss: Loss,
