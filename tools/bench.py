@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BENCHMARKS = tuple(sorted(p.stem for p in HERE.joinpath("benchmarks").glob("*.py")))
 
-OPTIONS = ("data", "records", "replay", "only", "trials", "steps")
+OPTIONS = ("data", "records", "replay", "only", "trials", "steps", "part")
 
 
 def main() -> int:
@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="NAMES", help="parts to run, with commas between")
     parser.add_argument("--trials", type=int, metavar="COUNT", help="trials of each part")
     parser.add_argument("--steps", type=int, metavar="COUNT", help="optimiser steps of a training")
+    parser.add_argument("--part", type=float, metavar="PART", help="part of the width of each network")
     options = parser.parse_args()
     sys.path.insert(0, str(HERE.parent))
     run = importlib.import_module(f"tools.benchmarks.{options.name}").run
