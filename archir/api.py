@@ -202,8 +202,9 @@ def score(
         steps: see `ScoreOptions`, as for all that follow but the last.
         rate: step size of learning.
         radius: trust region.
-        refine: number of candidates to refine.
-        refine_most: most that are refined where the budget asks for more.
+        refine: number of candidates to refine one by one.
+        refine_most: most sets that candidates are taken in where the budget asks for more, each alone if there are no
+            more of them; two for each width at least.
         chunk: most of them that are refined at once.
         price: what cost is worth, in nats.
         curvature: how the second order is estimated.

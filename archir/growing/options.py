@@ -117,7 +117,8 @@ class Growing:
             those that have to come down to it.
         settled: see `archir.scoring.options.ScoreOptions`; of steps that have to come down to their budget.
         adapted: the same.
-        refine: number of candidates, best first, whose joint effect is found in forward mode.
+        refine: number of candidates, best first, whose joint effect is found in forward mode; where a step asks for
+            more than a third of these they are taken in grades, see `archir.scoring.strategies.graded`.
         agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or its θ
             is made smaller, and it is shortened: below it, the set has left the range in which the network is linear.
         compensate: let the weights of the units that stay take over what those that a contraction removes gave; None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -355,6 +356,11 @@ def _steps(by_kind: dict[str, list[Event]], started: Event) -> list[Step]:
 
 
 def summarise(specs: Iterable[str]) -> str:
-    """Return how many passes of each kind there are: `8 split, 2 prune`."""
-    counts = Counter(spec.partition("{")[0] for spec in specs)
+    """Return how many passes of each kind there are, those of several units counted as often: `8 split, 2 prune`."""
+    counts: Counter[str] = Counter()
+    for spec in specs:
+        name, _, options = spec.partition("{")
+        units = re.search(r"units=\[([^]]*)\]", options)
+        many = units[1].count(",") + 1 if units else 1
+        counts[name] += many // 2 if units and name == "merge" else many
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())

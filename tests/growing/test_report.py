@@ -237,6 +237,7 @@ def test_other_histories_are_refused(history: list[Event]) -> None:
 
 def test_summary_counts_passes() -> None:
     assert summarise(["split{width=w0}", "prune", "split"]) == "2 split, 1 prune"
+    assert summarise(["split{width=w0, units=[3, 1, 2]}", "merge{width=w1, units=[0, 1, 2, 5]}"]) == "3 split, 2 merge"
     assert summarise([]) == ""
 
 
