@@ -13,6 +13,7 @@ from torch.distributed import ProcessGroup
 
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
+from archir.cost import cost
 from archir.errors import PassError, ScoreError
 from archir.growing.compress import compress_graph
 from archir.growing.examples import Inputs, Split
@@ -181,6 +182,7 @@ def score(
     refine_most: int = 512,
     chunk: int | None = None,
     price: Price | None = None,
+    budget: Budget | None = None,
     curvature: Curvature = Curvature.SAMPLED,
     batch_statistics: bool = False,
     strategy: str | Strategy = DEFAULT,
@@ -207,6 +209,7 @@ def score(
             more of them; two for each width at least.
         chunk: most of them that are refined at once.
         price: what cost is worth, in nats.
+        budget: limits of the sets that are to be chosen, or parts of what the graph costs.
         curvature: how the second order is estimated.
         batch_statistics: normalise by the statistics of the batch.
         strategy: the strategy that scores and chooses.
@@ -227,6 +230,7 @@ def score(
         refine_most=refine_most,
         chunk=chunk,
         price=price,
+        budget=None if budget is None else budget.resolved(cost(graph)),
         curvature=curvature,
         batch_statistics=batch_statistics,
         shortlist=shortlist,

@@ -77,8 +77,8 @@ def screen_jointly(
             moments.add(part.first[:, family], second[:, family], part.examples)
         left, right = owners(part.left), owners(part.right)
         together.add(owners(part.first), (left * right).sum(0), part.examples)
-        cross += part.left.flatten(0, 1).mT @ right.flatten(0, 1)
-        cross += part.right.flatten(0, 1).mT @ left.flatten(0, 1)
+        found = part.left.flatten(0, 1).mT @ right.flatten(0, 1)
+        cross += found + (found if part.left is part.right else part.right.flatten(0, 1).mT @ left.flatten(0, 1))
     if not perturbations:
         return JointEstimate((), Estimate(*torch.zeros(3, 0, dtype=torch.float64)), cross, cross)
     (cross,), (count,) = objective.processes.sum(cross), objective.processes.total(examples)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils import _pytree as pytree
 
 from archir.errors import ArchirError, ScoreError, suggest
+from archir.scoring.outputs import Outputs
 from archir.scoring.targets import Targets, map_tensors, tensors_of
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
@@ -18,27 +18,6 @@ LossFunction = Callable[[Any, Any], torch.Tensor]
 
 NO_LABEL = -100
 """The class number of a position that has no label, as in PyTorch."""
-
-
-class Outputs(dict[str, Any]):
-    """What a model returns where that is a mapping, as a loss gets it: entries may be asked for as attributes, too.
-
-    So a loss that was written for a `ModelOutput` of the package `transformers` takes what the graph of it returns.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self:
-            raise AttributeError(f"the model returns no {name!r}: it returns {', '.join(self)}")
-        return self[name]
-
-
-# Functions such as `tree_map` take a class that is not registered for a leaf, one that is derived from dict, too.
-pytree.register_pytree_node(
-    Outputs,
-    lambda outputs: (list(outputs.values()), list(outputs)),
-    lambda values, names: Outputs(zip(names, values, strict=True)),
-    serialized_type_name="archir.scoring.losses.Outputs",
-)
 
 
 @dataclass(frozen=True)

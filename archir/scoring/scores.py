@@ -240,7 +240,7 @@ class Scores:
         now = cost(self.graph)
         budget = budget.resolved(now)
         above = not budget.allows(now)
-        others = [s for s in self.table if not s.refined and s.predicted is not None] if self.refined and above else []
+        others = [s for s in self._unknown if s.predicted is not None] if self.refined and above else []
         found = choose_within(self._pool(model, others), budget, k=k, price=price)
         every = (*self.choice, *others)
         return Selection(
@@ -288,6 +288,12 @@ class Scores:
         return {s.spec: s for s in self.table}
 
     @cached_property
+    def _unknown(self) -> list[Score]:
+        """The scores of candidates of which nothing is known together with others, not even as part of a set."""
+        known = {(s.candidate.family, member) for s in self.choice for member in s.candidate.members}
+        return [s for s in self.table if not all((s.candidate.family, m) in known for m in s.candidate.members)]
+
+    @cached_property
     def _numbers(self) -> Mapping[Candidate, int]:
         return {s.candidate: i for i, s in enumerate(self.choice)}
 
@@ -299,7 +305,7 @@ class Scores:
             model=self.model if model is None else self._model(model),
             beyond=torch.tensor([self._predicted(s) for s in others], dtype=torch.float64),
             shortlist=self.options.shortlist,
-            unrefined=0 < self.refined < len(self.table),
+            unrefined=bool(self.refined and self._unknown),
         )
 
     def _find(self, given: Score | Candidate) -> Score:

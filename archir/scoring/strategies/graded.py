@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from archir.cost import cost
+from archir.rewrite.morphism import WidthMorphism
 from archir.scoring.budget import Budget
 from archir.scoring.chunks import Place
 from archir.scoring.families import Candidate
@@ -41,7 +42,8 @@ def graded(context: ScoringContext) -> StrategyResult:
     have θ are therefore proposed which would be taken, were all effects additive, if there were `PROPOSED` times
     the room, and learn together, as one set T. Members of a family are then ranked by their share of what this set
     does, `a_c + ½ G_cT` (the Shapley value of c in the joint model), on batches that θ was learned on, and put into
-    grades. The joint model of these is found in reverse mode: it costs as much however many members there are.
+    grades. What is not proposed is scaled like the rest of its family. The joint model of the sets is found in reverse
+    mode: it costs as much however many members there are.
 
     Args:
         context: the candidates, under a budget.
@@ -67,15 +69,22 @@ def graded(context: ScoringContext) -> StrategyResult:
     together = [(number[m.candidate.family], i) for m in proposed.members for i in m.candidate.members]
     judge = partial(screen_jointly, objective, context.perturbations, thetas, curvature=options.curvature)
     shares = _shares(judge(context.learn[:RANKED_ON], groups=[together], seed=options.seed + 2), together)
-    sets = grade(
-        [share.argsort(stable=True).tolist() for share in shares],
-        [f.united(range(min(2, len(f.site.members)))) is not None for f in context.families],
-        options.refine_most,
-    )
+    united = [f.united(range(min(2, len(f.site.members)))) is not None for f in context.families]
+    sets = grade(_ranked(shares, united, options.refine_most), united, options.refine_most)
     found = judge(context.batches, groups=[[(f, m) for m in members] for f, members in sets], seed=options.seed + 1)
     refinement = Refinement(context.objective, found.groups.first_order, found.gram, found.groups.stderr, (), {})
     families = tuple(screened(e, theta) for e, theta in zip(found.families, thetas, strict=True))
     return StrategyResult(families, JointResult(tuple(sets), refinement, Joint(refinement)), alone.estimates)
+
+
+def _ranked(shares: Sequence[torch.Tensor], united: Sequence[bool], most: int) -> list[list[int]]:
+    """Return the members of each family, the best first; of those that can only be alone no more than the best."""
+    alone = [share for share, whole in zip(shares, united, strict=True) if not whole]
+    last = torch.cat(alone).sort().values[:most][-1:] if alone else torch.zeros(0)
+    return [
+        [m for m in share.argsort(stable=True).tolist() if whole or bool((share[m] <= last).any())]
+        for share, whole in zip(shares, united, strict=True)
+    ]
 
 
 def _for(part: float, options: ScoreOptions) -> ScoreOptions:
@@ -84,15 +93,23 @@ def _for(part: float, options: ScoreOptions) -> ScoreOptions:
 
 
 def _proposed(context: ScoringContext, estimates: Sequence[Estimate], alone: Learned) -> tuple[Member, ...]:
-    """Return the candidates that are to learn together, those of a family as one where that can be."""
+    """Return the candidates that are to learn together, those of a family as one where that can be.
+
+    Of rewrites that claim the same call the best is taken.
+    """
     options, now = context.options, cost(context.graph)
     assert options.budget is not None
     limits = {n: v + (PROPOSED - 1) * max(v - getattr(now, n), 0) for n, v in options.budget.scarce.items()}
     worth = worth_of(context.families, estimates, options, Budget(**limits))
     parts = torch.split(worth, [len(e.first_order) for e in estimates])
     found: list[Member] = []
-    for family, part, theta in zip(context.families, parts, alone.thetas, strict=True):
+    claimed: set[int] = set()
+    best_first = sorted(zip(context.families, parts, alone.thetas, strict=True), key=lambda one: float(one[1].min()))
+    for family, part, theta in best_first:
         members = (part < 0).nonzero().flatten().tolist() if theta else []
+        if members and not isinstance(family.morphism, WidthMorphism):
+            members = [] if claimed & family.claims else [int(part.argmin())]
+            claimed |= family.claims if members else frozenset()
         if members and family.united(members) is not None:
             found.append(Member(Candidate(family, tuple(members)), theta))
         else:

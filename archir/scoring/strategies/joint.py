@@ -65,7 +65,10 @@ def _refined(context: ScoringContext, model: Callable[[Refinement], SetModel]) -
     )
     worth = worth_of(context.families, estimates, options)
     places = [(f, m) for f, estimate in enumerate(estimates) for m in range(len(estimate.first_order))]
-    best = [places[i] for i in worth.argsort(stable=True)[: options.refine].tolist()]
+    count = options.refine
+    if options.budget is not None and count:
+        count = max(count, min(ENOUGH * int((worth < 0).sum()), options.refine_most))
+    best = [places[i] for i in worth.argsort(stable=True)[:count].tolist()]
     joint = JointResult((), None, None)
     if best:
         found = refine(objective, perturbations, thetas, singly(best), context.batches, chunk=options.chunk)

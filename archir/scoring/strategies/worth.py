@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from archir.cost import Cost, cost
+from archir.cost import cost
 from archir.scoring.budget import Budget
 from archir.scoring.families import Family
 from archir.scoring.options import ScoreOptions
@@ -20,18 +20,26 @@ HIGHEST = 1e6
 
 
 def asked_for(families: Sequence[Family], budget: Budget) -> int:
-    """Return about how many candidates it takes to fill a budget, or to come down to it, were all of mean cost."""
-    now, every = cost(families[0].measured) if families else Cost(), sum(len(f.site.members) for f in families)
-    above, counts = not budget.allows(now), []
-    for name, limit in budget.scarce.items():
-        room = limit - getattr(now, name)
+    """Return about how many candidates it takes to fill a budget, or to come down to it, were all of mean cost.
+
+    Within the budget those that only free what is limited are left out, and of those that a limit does not touch all
+    are asked for.
+    """
+    if not families:
+        return 0
+    now, names = cost(families[0].measured), list(budget.scarce)
+    above, counts = not budget.allows(now), list[int]()
+    known = [([getattr(f.cost, name) for name in names], len(f.site.members)) for f in families]
+    for number, name in enumerate(names):
+        room = budget.scarce[name] - getattr(now, name)
         if above and room >= 0:
             continue
-        each = [(c, len(f.site.members)) for f in families if (c := getattr(f.cost, name)) * (-1 if above else 1) > 0]
-        if each:
-            mean = sum(c * n for c, n in each) / sum(n for _, n in each)
-            counts.append(min(round(room / mean), sum(n for _, n in each)))
-    return (max if above else min)(counts, default=0 if above else every)
+        counted = known if above else [(c, n) for c, n in known if max(c) > 0 or min(c) == 0]
+        touched = [(c[number], n) for c, n in counted if (c[number] < 0 if above else c[number] > 0)]
+        many, rest = sum(n for _, n in touched), sum(n for _, n in counted)
+        taken = min(round(room * many / sum(c * n for c, n in touched)), many) if many else 0
+        counts.append(taken if above else taken + rest - many)
+    return (max if above else min)(counts, default=0 if above else sum(n for _, n in known))
 
 
 def worth_of(

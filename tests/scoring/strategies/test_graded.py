@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any, Self
 
 import pytest
 import torch
@@ -23,6 +24,8 @@ from archir.scoring.options import ScoreOptions
 from archir.scoring.refine import refine
 from archir.scoring.score import score
 from archir.scoring.scores import Scores, Selection
+from archir.scoring.selection import Ended
+from archir.scoring.sets import CandidateSet
 from archir.scoring.strategies.context import make_context
 from archir.scoring.strategies.worth import asked_for
 from frontends.pytorch import trace
@@ -172,3 +175,50 @@ def test_about_as_many_are_asked_for_as_are_taken() -> None:
     assert asked_for(families, Budget(parameters=10**9)) == sum(len(f.site.members) for f in families) / 2
     assert asked_for(families, Budget(flops=now.flops // 2)) > asked_for(families, Budget(flops=now.flops * 9 // 10))
     assert asked_for([], Budget(parameters=10)) == 0
+
+
+def test_a_limit_that_most_candidates_do_not_touch_is_no_reason_to_look_at_few() -> None:
+    graph = network()
+    families, now = find_families(graph, [Split()])[0], cost(graph)
+    free = sum(len(f.site.members) for f in families if f.cost.peak_bytes <= 0)
+    assert 0 < free < sum(len(f.site.members) for f in families)
+    budget = Budget(parameters=2 * now.parameters, peak_bytes=now.peak_bytes)
+    assert asked_for(families, budget) == free
+
+
+def test_what_is_in_a_set_counts_as_known() -> None:
+    scores, found, _ = chosen(10.0, 4, 16)
+    assert len(scores.choice) <= 16 and found.ended in (Ended.TAKEN, Ended.GAINLESS)
+    smaller = scores.select(Budget(parameters=1))
+    assert smaller.ended is Ended.UNREACHED and all(s.refined for s in smaller.path)
+
+
+class Alone(Split):
+    """A split whose units cannot be taken together."""
+
+    def united(self, members: Sequence[Self]) -> Self:
+        """Return none."""
+        return None  # type: ignore[return-value]
+
+
+def test_of_what_can_only_be_alone_the_best_are_known() -> None:
+    scores, found, budget = chosen(1.3, 4, 10, (Alone(),))
+    assert len(scores.choice) == 10 and all(len(s.candidate.members) == 1 for s in scores.choice)
+    assert found.path and budget.allows(found.cost)
+    unbounded = chosen(10.0, 4, 10, (Alone(),))[1]
+    assert len(unbounded.path) <= 10 and unbounded.ended is Ended.UNREFINED
+
+
+def test_rewrites_that_exclude_each_other_do_not_learn_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned, seen = CandidateSet.learned, list[CandidateSet]()
+
+    def record(self: CandidateSet, *given: Any) -> CandidateSet:
+        seen.append(self)
+        return learned(self, *given)
+
+    monkeypatch.setattr(CandidateSet, "learned", record)
+    chosen(4.0, 4, 40, (Split(), *(ResidualBranch(hidden=h) for h in (2, 4, 6))))
+    members = [m.candidate for m in seen[0].members]
+    splices = [c.family.claims for c in members if c.morphism.name == "residual-branch"]
+    assert splices and sum(map(len, splices)) == len(frozenset().union(*splices))
+    assert any(c.morphism.name == "split" for c in members)
