@@ -182,11 +182,11 @@ def test_the_ridge_of_compensation_is_a_number_from_0(ridge: Any) -> None:
         ({"budget": -5}, "parameters is -5, not a whole number"),
         ({"budget": None}, "growth needs a budget"),
         ({"options": {"steps": 3}}, "a dict is no GrowOptions"),
-        ({"train": torch.ones(4, 4)}, "the training data are no pair"),
-        ({"validation": (torch.ones(4, 4),)}, "the validation data are no pair"),
-        ({"train": (np.ones((4, 4)), torch.zeros(4, dtype=torch.long))}, "there are no inputs, or they are no tensors"),
+        ({"train": torch.ones(4, 4)}, "the training data are no examples with targets"),
+        ({"validation": (torch.ones(4, 4),)}, "a batch is a pair (inputs, targets) or a mapping, not a Tensor"),
+        ({"train": (np.array("four"), torch.zeros(4, dtype=torch.long))}, "inputs of the training data is no array"),
         ({"train": ({}, torch.zeros(4, dtype=torch.long))}, "there are no inputs, or they are no tensors"),
-        ({"train": (torch.ones(4, 4), [0, 1, 1, 0])}, "there are no targets, or they are no tensors"),
+        ({"train": (torch.ones(4, 4), [0, 1, 1, None])}, "targets of the training data is no array of numbers"),
     ],
 )
 def test_arguments_of_growth_that_are_none_are_told(changed: dict[str, Any], named: str) -> None:
