@@ -320,13 +320,7 @@ def compress(
 
     Args:
         model: the trained network; a module is traced with the first examples of `train`.
-        train: examples the weights are learned on: a pair (inputs, targets) of tensors or arrays, a split of
-            `archir.load_data`, a data set with a length such as those of `torch.utils.data`, or a `DataLoader` of one;
-            see `archir.growing.given.split_of`. Those that are not in memory are read batch by batch, never whole.
-            In a growth step, `learn_steps` batches of them are in memory, and twice `score_examples` of `validation`.
-            Element types are brought into those of the model. The size of batches and their order are those of the
-            options, whatever a loader says, and do not depend on how many processes read: what was interrupted goes on
-            with the same batches.
+        train: examples the weights are learned on, as `grow` takes them.
         validation: examples everything is chosen on, likewise.
         budget: hard limits, or parts of what the network costs: `Budget(flops=0.5)`.
         loss: name of a loss, or a callable of outputs and targets.

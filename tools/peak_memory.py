@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,3 +49,12 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _free(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self._alive -= size
+
+
+def peak(function: Callable[[], object]) -> int:
+    """Return the most bytes of tensors that are alive at once while a function runs."""
+    gc.collect()
+    memory = PeakMemory()
+    with memory:
+        function()
+    return memory.peak

@@ -84,9 +84,7 @@ def split_of(given: Given, where: str, *, workers: int | None = None, names: Seq
     try:
         len(dataset)
     except Exception as error:  # whatever the user's code raises
-        why = (
-            f"{type(dataset).__name__}: {error}" if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
-        )
+        why = f"the length of a {type(dataset).__name__}: {type(error).__name__}: {error}"
         raise GrowError(f"{where} have no length", why=why, hint=HINT) from error
     if isinstance(given, DataLoader):
         _check_loader(given, where)

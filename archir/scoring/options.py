@@ -32,7 +32,8 @@ class ScoreOptions:
         radius: trust region: bound of ‖θ‖ relative to ‖w‖, for each row of a weight (for a vector, of it all).
         refine: number of candidates to refine in forward mode, best first; only these may be part of joint predictions.
         refine_most: where `budget` asks for more than a third of these, all candidates are taken in grades instead
-            (see `strategies.graded`), in so many sets at most, or two for each family if that is more.
+            (see `strategies.graded`), in so many sets at most, or two for each family if that is more. Where it asks
+            for fewer, and more than a third of these are worth their price all the same, so many are refined at most.
         chunk: most of them that are refined at once; as many as fit into memory if None (see `chunks.chunk_size`).
         price: what cost is worth, in nats; part of what decides which candidates are the best.
         budget: what the sets to be chosen are to be within; what is scarce is priced so that the candidates which pay

@@ -8,8 +8,7 @@ where they are there; what kernels use inside themselves does not.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -30,18 +29,9 @@ from passes.prune import Prune
 from passes.split import Split
 from tests.models.tokens import GPT
 from tests.models.vision import ResNet20
-from tools.peak_memory import PeakMemory
+from tools.peak_memory import peak
 
 REFINED, CLASSES, LENGTH = 64, 50_000, 64
-
-
-def peak(function: Callable[[], object]) -> int:
-    """Return the most bytes of tensors that are alive at once while a function runs."""
-    gc.collect()
-    memory = PeakMemory()
-    with memory:
-        function()
-    return memory.peak
 
 
 def run() -> Mapping[str, float]:

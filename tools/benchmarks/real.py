@@ -8,7 +8,6 @@ default is of batches of 128. `--part` of the width makes them smaller. A GPU is
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +33,7 @@ from archir.scoring.options import ScoreOptions
 from archir.scoring.score import score
 from frontends.pytorch import trace
 from passes.split import Split
-from tools.peak_memory import PeakMemory
+from tools.peak_memory import peak
 from tools.real_networks import GPT2, ViT, resnet18, vgg19
 from tools.timing import medians, seconds
 
@@ -157,7 +156,7 @@ def _measured(subject: Subject, part: float) -> Mapping[str, float]:
     carrying = seconds(lambda: trainer.become(rewriting))
     few = ScoreOptions(steps=4, budget=budget)
     scoring = partial(score, objective, batches[:1], morphisms=(Split(),), learn=batches[:4], options=few)
-    memory = _peak(scoring) / _peak(lambda: train(batches[:1]))
+    memory = peak(scoring) / peak(lambda: train(batches[:1]))
     return {
         "parameters": cost(graph).parameters,
         "train_step_seconds": times["train"],
@@ -177,12 +176,3 @@ def _measured(subject: Subject, part: float) -> Mapping[str, float]:
 
 def _units(graph: Graph) -> int:
     return sum(width.size for width in infer_widths(graph))
-
-
-def _peak(function: Callable[[], object]) -> int:
-    """Return the most bytes of tensors that are alive at once while a function runs."""
-    gc.collect()
-    memory = PeakMemory()
-    with memory:
-        function()
-    return memory.peak
