@@ -79,6 +79,11 @@ def _bound(program: Program, batch: AnyBatch) -> BoundBatch:
     return BoundBatch(program.bind(inputs), map_tensors(lambda t: t.to(program.device), targets), examples)
 
 
+def is_small(program: Program, examples: int) -> bool:
+    """Say whether so many examples have no more activations than a part of a batch may have."""
+    return examples * program.bytes_per_example <= LARGEST_ACTIVATIONS
+
+
 def in_parts(objective: Objective, batches: Iterable[BoundBatch]) -> Iterator[BoundBatch]:
     """Yield batches, or parts of them one after another.
 

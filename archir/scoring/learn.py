@@ -15,11 +15,11 @@ from archir.ir.seeds import derived_seed
 from archir.ir.tensor_map import along
 from archir.rewrite.perturbation import Edge, Perturbation
 from archir.rewrite.theta import Added, Key, Theta
-from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, in_parts
+from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, in_parts, is_small
 from archir.scoring.objective import Objective
 from archir.scoring.options import ScoreOptions
 from archir.scoring.program import Program
-from archir.scoring.screen import Gradient, Reductions, backward, in_turn, release, tapped_program
+from archir.scoring.screen import Gradient, Reductions, backward, tapped_program
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,23 @@ class Learned:
 
 Sums = tuple[torch.Tensor, torch.Tensor]
 """Inner products of Δ with both vectors of a pair."""
+
+
+@dataclass(frozen=True)
+class _Differentiated:
+    """A batch the network has been run on, and differentiated once.
+
+    Attributes:
+        values: of the network, at least those that the families need.
+        first: `g`, the gradients of every example's loss on edges.
+        pairs: `g̃`, those of the vectors of the curvature.
+        examples: number of examples.
+    """
+
+    values: Mapping[Value, torch.Tensor]
+    first: Gradient
+    pairs: Sequence[tuple[Gradient, Gradient]]
+    examples: int
 
 
 class Learner:
@@ -83,7 +100,7 @@ class Learner:
         groups = [{"params": [t], "lr": rate} for (_, t), rate in zip(every, self._rates, strict=True)]
         self._region = [(t, _limit(like, options.radius)) for like, t in every]
         self._optimiser = _adam(groups) if groups else None
-        self._step = 0
+        self._taken = 0
 
     @property
     def thetas(self) -> tuple[Theta, ...]:
@@ -96,81 +113,94 @@ class Learner:
         Raises:
             ScoreError: the loss is not finite or does not fit the batch.
         """
+        return self._step(map(self._differentiated, in_parts(self._objective, self._bound(batch))))
+
+    def steps(self, batch: AnyBatch, count: int) -> list[float]:
+        """Take several steps on one batch, which is held whole, and return what `step` does of each.
+
+        The network stands still while θ moves, so that its gradients are made once for all of them.
+
+        Raises:
+            ScoreError: the loss is not finite or does not fit the batch.
+        """
+        found = [self._differentiated(bound) for bound in self._bound(batch)]
+        return [self._step(found) for _ in range(count)]
+
+    def _bound(self, batch: AnyBatch) -> Sequence[BoundBatch]:
+        return bind_batches(self._objective.program, [batch]) if self._optimiser else ()
+
+    def _differentiated(self, batch: BoundBatch) -> _Differentiated:
+        evaluation = self._program(batch.inputs)
+        vectors = self._objective.pairs(evaluation.outputs, batch.targets, self._options.curvature, self._generator)
+        first, second = backward(self._objective, evaluation, batch.targets, list(vectors))
+        return _Differentiated(evaluation.values, first, list(second), batch.examples)
+
+    def _step(self, parts: Iterable[_Differentiated]) -> float:
         if self._optimiser is None:
             return 0.0
         self._optimiser.zero_grad()
-        (bound,) = bind_batches(self._objective.program, [batch])
-        examples = bound.examples
-        total = sum(self._accumulate(part) for part in in_parts(self._objective, [bound]))
-        for theta in self._thetas:
-            for tensor in theta.values():
-                tensor.grad = None if tensor.grad is None else tensor.grad / examples
-        total = self._share(total / examples, examples)
-        progress = self._step / max(self._options.steps, 1)
+        total, examples = 0.0, 0
+        for part in parts:
+            total, examples = total + self._accumulate(part), examples + part.examples
+            del part  # before the next one is made
+        total = self._share(total, examples)
+        progress = self._taken / max(self._options.steps, 1)
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         self._optimiser.step()
-        self._step += 1
+        self._taken += 1
         with torch.no_grad():
             for theta_tensor, limit in self._region:
                 _project(theta_tensor, limit)
         return total
 
-    def _accumulate(self, batch: BoundBatch) -> float:
+    def _accumulate(self, batch: _Differentiated) -> float:
         """Add the gradient of θ on some examples, summed over them, and return their predicted changes of the loss."""
-        evaluation, examples = self._program(batch.inputs), batch.examples
-        curvature = self._options.curvature
-        vectors = list(self._objective.pairs(evaluation.outputs, batch.targets, curvature, self._generator))
-        first, second = backward(self._objective, evaluation, batch.targets, vectors)
-        pairs = list(second)
-        value, sums = 0.0, None
-        if self._set is not None:
-            value, sums = self._totals(evaluation.values, first, pairs, examples)
-            value += sum(float((s * t).sum()) for s, t in sums) / 2
-        for i, done in in_turn({i: self._perturbations[i] for i in self._learnable}):
-            alone = self._pull(i, evaluation.values, first, pairs, examples, sums)
-            value += alone if sums is None else 0.0
-            release(done, first, pairs)
-        return value
+        if self._set is None:
+            return sum(self._pull(i, batch, self._deltas(i, batch)) for i in self._learnable)
+        # Δ is needed for the sums of the set and again for each family: it is made once where there is room for it.
+        fits = is_small(self._program, batch.examples)
+        kept = {i: self._deltas(i, batch) for i in self._learnable} if fits else {}
+        value, sums = self._totals(batch, kept)
+        for i in self._learnable:
+            self._pull(i, batch, kept.pop(i) if fits else self._deltas(i, batch), sums)
+        return value + sum(float((s * t).sum()) for s, t in sums) / 2
+
+    def _deltas(self, i: int, batch: _Differentiated) -> Mapping[Edge, torch.Tensor]:
+        """Return Δ of the members of one family as a function of its θ."""
+        return self._perturbations[i].delta(batch.values, self._thetas[i])
 
     @torch.no_grad()
     def _share(self, total: float, examples: int) -> float:
         """Make the gradients of θ, and the predicted change, means over the examples of all processes."""
         processes = self._objective.processes
-        if processes.group is None:
-            return total
-        (every,) = processes.total(examples)
+        total, every = processes.total(total, examples)
         pulled = [(t, t.grad) for theta in self._thetas for t in theta.values() if t.grad is not None]
-        for (tensor, _), found in zip(pulled, processes.sum(*(g * examples for _, g in pulled)), strict=True):
+        for (tensor, _), found in zip(pulled, processes.sum(*(g for _, g in pulled)), strict=True):
             tensor.grad = found / every
-        return processes.total(total * examples)[0] / every
+        return total / every
 
     @torch.no_grad()
     def _totals(
-        self,
-        values: Mapping[Value, torch.Tensor],
-        first: Gradient,
-        pairs: Sequence[tuple[Gradient, Gradient]],
-        examples: int,
+        self, batch: _Differentiated, kept: Mapping[int, Mapping[Edge, torch.Tensor]]
     ) -> tuple[float, list[Sums]]:
         """Return `Σ g·Δ` of the set, summed over examples, and `Σ g̃·Δ` of it for each unit; `[units, 1]`."""
         assert self._set is not None
-        linear, sums = 0.0, [(torch.zeros(()), torch.zeros(()))] * len(pairs)
+        linear, sums = 0.0, [(torch.zeros(()), torch.zeros(()))] * len(batch.pairs)
         for i, mask in self._set.items():
-            deltas = self._perturbations[i].delta(values, self._thetas[i])
-            linear += float((self._reductions.total(i, self._perturbations[i], first, deltas, examples) @ mask).sum())
-            found = self._sums(i, pairs, deltas, examples)
+            deltas = kept[i] if i in kept else self._deltas(i, batch)
+            first = self._reductions.total(i, self._perturbations[i], batch.first, deltas, batch.examples)
+            linear += float((first @ mask).sum())
+            found = self._sums(i, batch, deltas)
             sums = [(s + one @ mask, t + other @ mask) for (s, t), (one, other) in zip(sums, found, strict=True)]
         return linear, sums
 
-    def _sums(
-        self, i: int, pairs: Sequence[tuple[Gradient, Gradient]], deltas: Mapping[Edge, torch.Tensor], examples: int
-    ) -> list[Sums]:
+    def _sums(self, i: int, batch: _Differentiated, deltas: Mapping[Edge, torch.Tensor]) -> list[Sums]:
         """Return `Σ g̃·Δ` for each unit and member of one family; `[units, members]`."""
         p, united, sums = self._perturbations[i], self._objective.united, []
-        for left, right in pairs:
-            one = united(self._reductions.total(i, p, left, deltas, examples))
-            other = one if left is right else united(self._reductions.total(i, p, right, deltas, examples))
+        for left, right in batch.pairs:
+            one = united(self._reductions.total(i, p, left, deltas, batch.examples))
+            other = one if left is right else united(self._reductions.total(i, p, right, deltas, batch.examples))
             sums.append((one, other))
         return sums
 
@@ -178,10 +208,8 @@ class Learner:
     def _pull(
         self,
         i: int,
-        values: Mapping[Value, torch.Tensor],
-        first: Gradient,
-        pairs: Sequence[tuple[Gradient, Gradient]],
-        examples: int,
+        batch: _Differentiated,
+        deltas: Mapping[Edge, torch.Tensor],
         of_set: Sequence[Sums] | None = None,
     ) -> float:
         """Add to the gradient of θ of one family and return its predicted change of the loss, summed over examples.
@@ -190,21 +218,19 @@ class Learner:
         estimate in Δ is `g + s g̃`: formed here in one pass, so that only Δ(θ) itself is ever differentiated.
         """
         p, theta = self._perturbations[i], self._thetas[i]
-        with torch.enable_grad():
-            deltas = p.delta(values, theta)
         if of_set is None:
-            sums = self._sums(i, pairs, deltas, examples)
+            sums = self._sums(i, batch, deltas)
         else:
             sums = [(s.expand(-1, p.members), t.expand(-1, p.members)) for s, t in of_set]
         value = sum(float((s * t).sum()) for s, t in sums) / 2
         ends, cotangents = [], []
         for edge, delta in deltas.items():
-            if edge not in first or not delta.requires_grad:
+            if edge not in batch.first or not delta.requires_grad:
                 continue
-            cotangent = first[edge]
+            cotangent = batch.first[edge]
             value += _inner(delta, cotangent)
-            reduction = self._reductions.find(i, p, edge, delta, examples)
-            for (left, right), (s, t) in zip(pairs, sums, strict=True):
+            reduction = self._reductions.find(i, p, edge, delta, batch.examples)
+            for (left, right), (s, t) in zip(batch.pairs, sums, strict=True):
                 if left is right:
                     cotangent = torch.addcmul(cotangent, left[edge], reduction.spread(s))
                 else:
@@ -230,6 +256,7 @@ def learn(
     *,
     start: Sequence[Theta] | None = None,
     together: Sequence[tuple[int, int]] | None = None,
+    repeats: int = 1,
 ) -> Learned:
     """Learn θ of all families at once, each member as if it were alone; or that of a set, for the set as a whole.
 
@@ -242,6 +269,8 @@ def learn(
         together: the members of the set, as numbers of family and member. Its estimate has one sum over the whole set
             where that of a single member has one over its own positions, so that members stop short where others go
             the same way.
+        repeats: steps that are taken on a batch one after another, or on each part of one that is taken in parts:
+            cheaper, but θ has seen fewer examples.
 
     Raises:
         ScoreError: the loss is not finite or does not fit a batch, or there are no batches.
@@ -252,8 +281,15 @@ def learn(
     learner = Learner(objective, perturbations, options, start=start, together=together)
     if not options.steps:
         return Learned(learner.thetas, torch.zeros(0, dtype=torch.float64))
-    stream = itertools.cycle(bind_batches(objective.program, batches, most=options.steps))
-    estimates = [learner.step(batch) for batch in itertools.islice(stream, options.steps)]
+    stream = itertools.cycle(bind_batches(objective.program, batches, most=math.ceil(options.steps / repeats)))
+    # Processes may take their batches in different numbers of parts, and have to take steps together.
+    cut = repeats > 1 and objective.processes.group is None
+    estimates: list[float] = []
+    for batch in in_parts(objective, stream) if cut else stream:
+        left = options.steps - len(estimates)
+        estimates += [learner.step(batch)] if repeats == 1 else learner.steps(batch, min(repeats, left))
+        if len(estimates) == options.steps:
+            break
     return Learned(learner.thetas, torch.tensor(estimates, dtype=torch.float64))
 
 

@@ -26,8 +26,9 @@ SMALLEST_SCALE, LARGEST_SCALE = 0.1, 2.0
 """What θ is scaled by at least and at most before it is learned for a set; zero is a saddle point, which nothing
 leaves."""
 
-SCALINGS = 3
-"""The number of factors that are tried, each from where the last one was; the best is taken."""
+SCALINGS, ALIKE = 3, 1.25
+"""The number of factors that are tried at most, each from where the last one was, and the ratio up to which two count
+as one; the best is taken."""
 
 SCALED_ON = 4
 """The number of batches that scale is found on."""
@@ -116,7 +117,9 @@ class CandidateSet:
         """Return the set with θ of every member times a factor; those that have none stay as they are."""
         return self._with([{n: t * factor for n, t in theta.items()} for theta in self._thetas])
 
-    def learned(self, batches: Iterable[AnyBatch], options: ScoreOptions | None = None) -> CandidateSet:
+    def learned(
+        self, batches: Iterable[AnyBatch], options: ScoreOptions | None = None, *, repeats: int = 1
+    ) -> CandidateSet:
         """Return the set with θ learned for all members together, from what each has learned alone.
 
         What was learned alone overshoots where several members go the same way. So θ is first scaled to about where the
@@ -129,6 +132,7 @@ class CandidateSet:
             batches: pairs of inputs and targets; the scale is found on the first of them. Where processes share the
                 batches out, each gives its own, as many as the others.
             options: how to learn; as the members did alone if not given.
+            repeats: steps that are taken on a batch one after another, see `learn`.
 
         Raises:
             ScoreError: there are no batches, or the loss does not fit one.
@@ -138,7 +142,7 @@ class CandidateSet:
         if not any(m.theta for m in self.members):
             return self
         options = self.options if options is None else options
-        bound = bind_batches(self.objective.program, batches, most=max(options.steps, 1))
+        bound = bind_batches(self.objective.program, batches, most=max(-(-options.steps // repeats), SCALED_ON))
         start = self.scaled(self._scale(bound[:SCALED_ON]))
         found = learn(
             self._streamed(bound),
@@ -147,6 +151,7 @@ class CandidateSet:
             options,
             start=start._thetas,
             together=self._places,
+            repeats=repeats,
         )
         return self._with(found.thetas)
 
@@ -157,7 +162,7 @@ class CandidateSet:
         """
         learns, still = ([p for p in self._places if bool(self._thetas[p[0]]) is has] for has in (True, False))
         scale, values = 1.0, dict[float, float]()
-        while len(values) < SCALINGS and scale not in values:
+        while len(values) < SCALINGS and all(max(scale / one, one / scale) > ALIKE for one in values):
             joint = self.scaled(scale)._refined([learns, still] if still else [learns], batches)
             pull, curvature = float(joint.first_order[0] + joint.gram[0, 1:].sum()), float(joint.gram[0, 0])
             values[scale] = pull + curvature / 2

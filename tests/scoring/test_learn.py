@@ -10,8 +10,10 @@ from archir.errors import ScoreError
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.theta import Key, Theta, by_node
+from archir.scoring import batches as batching
+from archir.scoring.batches import bind_batches, in_parts
 from archir.scoring.families import find_families
-from archir.scoring.learn import Learner, learn
+from archir.scoring.learn import Learned, Learner, learn
 from archir.scoring.losses import find_loss
 from archir.scoring.objective import Curvature, Objective, make_objective
 from archir.scoring.options import ScoreOptions
@@ -132,6 +134,44 @@ def test_a_set_of_one_learns_as_if_it_were_alone() -> None:
     assert torch.allclose(alone.estimates, together.estimates, rtol=1e-12, atol=0)
     for node, theta in alone.thetas[0].items():
         assert torch.allclose(theta, together.thetas[0][node], rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_steps_on_one_batch_are_those_that_are_taken_one_by_one(together: bool) -> None:
+    objective, perturbations, batch = setting("resnet")
+    start = Learner(objective, perturbations, ScoreOptions(seed=7)).thetas
+    chosen = a_set(perturbations) if together else None
+    options = ScoreOptions(steps=5, curvature=Curvature.EXACT)
+
+    def learned(repeats: int) -> Learned:
+        return learn(objective, perturbations, [batch], options, start=start, together=chosen, repeats=repeats)
+
+    once, often = learned(1), learned(3)
+    assert torch.allclose(often.estimates, once.estimates, rtol=1e-12, atol=0) and len(once.estimates) == 5
+    for one, other in zip(once.thetas, often.thetas, strict=True):
+        assert all(torch.allclose(other[node], one[node], rtol=1e-9, atol=1e-15) for node in one)
+
+
+def test_repeated_steps_are_taken_on_each_part_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, perturbations, batch = setting("mlp")
+    options = ScoreOptions(steps=7, curvature=Curvature.EXACT)
+    monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", 1)
+    one, other = in_parts(objective, bind_batches(objective.program, [batch]))
+    found = learn(objective, perturbations, [batch], options, repeats=2)
+    learner = Learner(objective, perturbations, options)
+    steps = [*learner.steps(one, 2), *learner.steps(other, 2), *learner.steps(one, 2), *learner.steps(other, 1)]
+    assert found.estimates.tolist() == pytest.approx(steps, rel=1e-12)
+
+
+def test_a_set_learns_the_same_where_there_is_no_room_to_keep_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, perturbations, batch = setting("rotary_embedding")
+    options, chosen = ScoreOptions(steps=3, curvature=Curvature.EXACT), a_set(perturbations)
+    kept = learn(objective, perturbations, [batch], options, together=chosen)
+    monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", 1)
+    anew = learn(objective, perturbations, [batch], options, together=chosen)
+    assert torch.allclose(anew.estimates, kept.estimates, rtol=1e-9, atol=0)
+    for one, other in zip(kept.thetas, anew.thetas, strict=True):
+        assert all(torch.allclose(other[node], one[node], rtol=1e-6, atol=1e-12) for node in one)
 
 
 def test_a_step_returns_what_screening_sums_up_to() -> None:

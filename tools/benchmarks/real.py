@@ -45,6 +45,10 @@ GROWTH = 1.5
 
 TOKENS = 50257
 
+NOISE = 10.0
+"""Deviation of the noise of images where that of the pattern is 1: a network that has learned all there is to learn in
+a few steps has nothing to grow for."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -62,10 +66,10 @@ class Subject:
 
 
 def images(side: int, classes: int, count: int) -> tuple[Tensor, Tensor]:
-    """Return noisy images of as many patterns as there are classes."""
+    """Return images of as many patterns as there are classes under noise that drowns them."""
     labels = torch.randint(classes, (count,))
     patterns = torch.randn(classes, 3, side, side, generator=torch.Generator().manual_seed(0))
-    return patterns[labels] + torch.randn(count, 3, side, side), labels
+    return patterns[labels] + NOISE * torch.randn(count, 3, side, side), labels
 
 
 def texts(count: int, length: int = 128, used: int = 97) -> tuple[Tensor, Tensor]:
