@@ -95,6 +95,11 @@ class Analysis:
         return {w.name: w for w in self.free}
 
     @cached_property
+    def by_atom(self) -> Mapping[Atom, Width]:
+        """The free widths by their atoms."""
+        return {w.atom: w for w in self.free}
+
+    @cached_property
     def names(self) -> Mapping[Atom, str]:
         """Name of every width, free or frozen, by its atom."""
         return {w.atom: w.name for w in (*self.free, *self.frozen)}

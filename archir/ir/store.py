@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import torch
@@ -41,6 +41,7 @@ def save(graph: GraphData, path: str | os.PathLike[str]) -> None:
     if path.is_dir():
         raise FileError(f"cannot write {path}", why="it is a folder", hint="name a file in it")
     tensors: dict[str, torch.Tensor] = {}
+    written: set[int] = set()
     for node in graph.parameters:
         tensor = graph.tensors[node.id]
         if node.parameter is None:
@@ -51,7 +52,8 @@ def save(graph: GraphData, path: str | os.PathLike[str]) -> None:
         if tensor.dtype not in _STORED or tensor.is_meta or tensor.layout != torch.strided:
             kind = "meta" if tensor.is_meta else f"{dtype_name(tensor.dtype)} {str(tensor.layout)[6:]}"
             raise FileError(f"cannot write {path}", where=f"@{name}", why=f"safetensors does not hold {kind} tensors")
-        tensors[name] = _own(tensor, tensors)
+        tensors[name] = found = _own(tensor, written)
+        written.add(found.data_ptr())
     text = print_graph(graph, locations=True)
     metadata = {"format": FORMAT, "version": VERSION, "graph": text, "checksum": checksum(text, tensors)}
     try:
@@ -69,9 +71,13 @@ def checksum(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
     return f"{value:08x}"
 
 
-def _own(tensor: torch.Tensor, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return the same values, row-major, in memory of their own: safetensors takes no tensors that share any."""
+def _own(tensor: torch.Tensor, taken: Set[int]) -> torch.Tensor:
+    """Return the same values, row-major, in memory of their own: safetensors takes no tensors that share any.
+
+    Args:
+        tensor: the tensor.
+        taken: where the memory of others begins.
+    """
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     whole = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
-    shared = any(plain.data_ptr() == other.data_ptr() for other in others.values())
-    return plain.clone() if shared or not whole else plain
+    return plain.clone() if plain.data_ptr() in taken or not whole else plain

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from archir.axes.widths import Width, Widths
 from archir.ir.node import Node, Value
@@ -58,8 +59,14 @@ class Exponents:
 
     def of(self, value: Value, axis: int) -> list[int]:
         """Return the exponents of the occurrences along one axis of a stored tensor, in order."""
-        found = sorted((occurrence, e) for (v, a, occurrence), e in self.stored.items() if (v, a) == (value, axis))
-        return [e for _, e in found]
+        return self._along.get((value, axis), [])
+
+    @cached_property
+    def _along(self) -> Mapping[tuple[Value, int], list[int]]:
+        found: dict[tuple[Value, int], list[int]] = {}
+        for value, axis, occurrence in sorted(self.stored):
+            found.setdefault((value, axis), []).append(self.stored[value, axis, occurrence])
+        return found
 
 
 def relate(widths: Widths, width: Width) -> Equations:

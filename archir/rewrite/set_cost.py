@@ -19,7 +19,7 @@ from archir.rewrite.morphism import Morphism, Site, WidthMorphism
 from archir.rewrite.pipeline import follow_widths, merged_changes, rewrite_together
 from archir.rewrite.reindex import plan_reindexing, reindex, resized_type
 
-_known: WeakKeyDictionary[Structure, dict[tuple[int, tuple[tuple[Atom, int], ...]], Cost]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Structure, dict[tuple[int, frozenset[tuple[Atom, int]]], Cost]] = WeakKeyDictionary()
 """What calls and stored tensors cost, by their node and the new sizes of the widths in them."""
 
 _effects_of: WeakKeyDictionary[Structure, dict[WidthMorphism, list[tuple[Atom, frozenset[int], int]]]] = (
@@ -162,16 +162,17 @@ def _resized_calls(widths: Widths, sizes: Mapping[Atom, int]) -> tuple[Cost, Map
     """Return the parameters and FLOPs that other sizes of widths add, and the bytes of the results that change."""
     graph, known = widths.graph, _known.setdefault(widths.graph.structure, {})
     near: dict[int, list[Atom]] = {}
-    for width in widths:
-        if sizes.get(width.atom, width.size) != width.size:
-            for id_ in widths.nodes(width):
-                near.setdefault(id_, []).append(width.atom)
+    by_atom = widths.analysis.by_atom
+    for atom, size in sizes.items():
+        if size != atom.size and atom in by_atom:
+            for id_ in widths.nodes(by_atom[atom]):
+                near.setdefault(id_, []).append(atom)
     parameters = flops = 0
     made: dict[int, int] = {}
     for id_, atoms in near.items():
         counts = []
         for new in ({}, {a: sizes[a] for a in atoms}):
-            key = id_, tuple(new.items())
+            key = id_, frozenset(new.items())
             if key not in known:
                 known[key] = node_cost(_Resized(widths, new), graph.node(id_))
             counts.append(known[key])

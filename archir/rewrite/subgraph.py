@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -135,8 +136,8 @@ def weighted_subgraph_of(widths: Widths, width: Width) -> Subgraph | Miss:
 
 def standing_twice(width: Width, units: str) -> Miss | None:
     """Return why some units cannot be evaluated apart where a width stands on two axes of a tensor, None elsewhere."""
-    nodes = [place.node for place in width.places]
-    twice = next((node for i, node in enumerate(nodes) if node in nodes[:i]), None)
+    counts = Counter(place.node for place in width.places)
+    twice = next((node for node, count in counts.items() if count > 1), None)
     return None if twice is None else Miss(f"a tensor has it on two axes, so {units} act on each other", (twice,))
 
 

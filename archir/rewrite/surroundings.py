@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from archir.ir.graph import Graph
 from archir.ir.node import OUTPUT, PARAMETER, Argument, Node, Value
 from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
+from archir.ir.structure import Structure
 from archir.ir.types import TensorType
 from archir.rewrite.miss import Miss
 
@@ -135,10 +137,16 @@ def activation_of(node: Node) -> Activation | None:
     return Activation(node.op, options)
 
 
+_usual: WeakKeyDictionary[Structure, Activation] = WeakKeyDictionary()
+"""What `usual_activation` has found: every candidate asks for it, and it takes a look at all calls."""
+
+
 def usual_activation(graph: Graph) -> Activation:
     """Return the activation a graph has most, ReLU if it has none."""
-    found = Counter(a for n in graph.calls if n.arguments and (a := activation_of(n)))
-    return found.most_common(1)[0][0] if found else RELU
+    if graph.structure not in _usual:
+        found = Counter(a for n in graph.calls if n.arguments and (a := activation_of(n)))
+        _usual[graph.structure] = found.most_common(1)[0][0] if found else RELU
+    return _usual[graph.structure]
 
 
 def layer_ends(graph: Graph) -> Iterator[tuple[Value, Surroundings]]:

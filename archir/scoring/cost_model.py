@@ -115,17 +115,15 @@ def _resources(
 
 def _derivatives(widths: Widths, atoms: Sequence[Atom]) -> tuple[list[Cost], dict[tuple[int, int], Cost]]:
     """Return what one more unit of each width costs, and what one more of two costs beyond that."""
-    wanted = set(atoms)
-    nodes = {w.atom: frozenset(widths.nodes(w)) for w in widths if w.atom in wanted}
+    near: dict[int, list[int]] = {}
+    for i, atom in enumerate(atoms):
+        for node in widths.nodes(widths.analysis.by_atom[atom]):
+            near.setdefault(node, []).append(i)
     first = [resizing_cost(widths, {a: a.size + 1}) for a in atoms]
-    second: dict[tuple[int, int], Cost] = {}
-    for i, a in enumerate(atoms):
-        second[i, i] = resizing_cost(widths, {a: a.size + 2}) - first[i] - first[i]
-        for j in range(i):
-            b = atoms[j]
-            if not nodes[a].isdisjoint(nodes[b]):
-                both = resizing_cost(widths, {a: a.size + 1, b: b.size + 1})
-                second[i, j] = both - first[i] - first[j]
+    second = {(i, i): resizing_cost(widths, {a: a.size + 2}) - first[i] - first[i] for i, a in enumerate(atoms)}
+    for i, j in sorted({(i, j) for found in near.values() for i in found for j in found if j < i}):
+        both = resizing_cost(widths, {atoms[i]: atoms[i].size + 1, atoms[j]: atoms[j].size + 1})
+        second[i, j] = both - first[i] - first[j]
     return first, second
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-import networkx as nx
 import torch
 
 from archir.ir.execute import Call, compile_call
@@ -68,11 +67,7 @@ class Downstream:
 
     def __init__(self, graph: Graph, edges: Iterable[Edge]) -> None:
         """Find the calls between the edges and the outputs."""
-        starts = {u.node for e in edges for u in ([e] if isinstance(e, Use) else graph.uses(e))}
-        structure = graph.networkx
-        reached = starts.union(*(nx.descendants(structure, s) for s in starts))
-        needed = nx.ancestors(structure, graph.output.id)
-        between = reached & needed
+        between = _between(graph, {u.node for e in edges for u in ([e] if isinstance(e, Use) else graph.uses(e))})
         self.operators = tuple(compile_operator(n, graph.device) for n in graph.calls if n.id in between)
         self.shared = frozenset(v for o in self.operators for v in o.operands if len(graph.uses(v)) > 1)
         self.results = graph.output.values
@@ -89,3 +84,15 @@ class Downstream:
         read = {v for o in self.operators for v in o.operands}
         made = {v for o in self.operators for v in o.node.made}
         return frozenset(read | made | set(self.results))
+
+
+def _between(graph: Graph, starts: Set[int]) -> Set[int]:
+    """Return the nodes on the ways from some nodes to the output, these included; one sweep there and one back."""
+    reached, needed = set(starts), {graph.output.id}
+    for node in graph.nodes:
+        if any(v.node in reached for v in node.values):
+            reached.add(node.id)
+    for node in reversed(graph.nodes):
+        if node.id in needed:
+            needed.update(v.node for v in node.values)
+    return reached & needed
