@@ -1,7 +1,7 @@
 """A ResNet-18 for 32 x 32 colour images, to start growing from.
 
-Source: He, Zhang, Ren and Sun, Deep Residual Learning for Image Recognition (2016), table 1; the stem is one convolution
-of 3 x 3 as is usual for small images.
+Source: He, Zhang, Ren and Sun, Deep Residual Learning for Image Recognition (2016), table 1; the stem is one
+convolution of 3 x 3 as is usual for small images.
 """
 
 from __future__ import annotations

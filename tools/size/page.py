@@ -55,7 +55,7 @@ def table(part: str, measured: Mapping[str, Any]) -> str:
 
 def plot(figures: Mapping[str, Any], path: Path) -> None:
     """Plot the times over the sizes, a panel for each part."""
-    figure = Figure(figsize=(7 * len(figures), 5), layout="constrained")
+    figure = Figure(figsize=(6 * len(figures), 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(figures), squeeze=False)[0]
     for axes, (part, measured) in zip(panels, figures.items(), strict=True):
@@ -68,5 +68,5 @@ def plot(figures: Mapping[str, Any], path: Path) -> None:
         axes.set_title(part)
         axes.set_xlabel(COUNTED[part])
         axes.set_ylabel("seconds of one processor")
-        axes.legend(frameon=False, fontsize=7)
+        axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
     figure.savefig(path, dpi=80)
