@@ -120,7 +120,8 @@ class Learner:
         """Add the gradient of θ on some examples, summed over them, and return their predicted changes of the loss."""
         evaluation, examples = self._program(batch.inputs), batch.examples
         curvature = self._options.curvature
-        vectors = list(self._objective.pairs(evaluation.outputs, batch.targets, curvature, self._generator))
+        outputs, around = evaluation.outputs, batch.around
+        vectors = list(self._objective.pairs(outputs, batch.targets, curvature, self._generator, around))
         first, second = backward(self._objective, evaluation, batch.targets, vectors)
         pairs = list(second)
         value, sums = 0.0, None
