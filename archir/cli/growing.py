@@ -84,7 +84,8 @@ def grow(
     config = _configured(path, data, rule)
     directory = config.output if out is None else out
     with launched() as processes:
-        quiet = quiet or processes.rank > 0
+        others = processes.rank > 0
+        quiet = quiet or others
         found = _carried_out(config, directory, plugins, processes, resume=resume, quiet=quiet)
         dataset, loss, graph, run = found
         trained: list[Control] = []
@@ -94,7 +95,7 @@ def grow(
                 trained = train_controls(
                     graph, limits, spent, dataset, loss, options, directory, on_event=progress, processes=processes
                 )
-    if processes.rank:
+    if others:
         return
     size, title = config.options.batch_size, f"{path.stem}: {cost_line(run.graph)}"
     finish(run, dataset, loss, directory, batch_size=size, title=title, controls=trained)
@@ -130,9 +131,10 @@ def compress(
     config = _configured(path, data, rule)
     directory = config.output if out is None else out
     with launched() as processes:
-        quiet = quiet or processes.rank > 0
+        others = processes.rank > 0
+        quiet = quiet or others
         found = _carried_out(config, directory, plugins, processes, resume=resume, quiet=quiet, compresses=True)
-    if processes.rank:
+    if others:
         return
     dataset, loss, graph, run = found
     size, title = config.options.batch_size, f"{path.stem}: {cost_line(graph)} -> {cost_line(run.graph)}"
