@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ def carry_out(
 ) -> Run:
     """Carry out a run whose budget was checked; see `grow_graph` for the arguments and the errors."""
     options.training_loss(found)
-    types, processes = input_types(graph), kept.processes
+    types, processes = input_types(graph), replace(kept.processes, parts=True)
     train, validation = train.changed(types), validation.changed(types)
 
     @cache

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import archir
 from archir.growing.batches import Augmentation
 from archir.growing.examples import Examples
 from archir.growing.global_statistics import global_statistics
@@ -20,8 +21,8 @@ from archir.growing.lock import lock_run
 from archir.growing.ranks import check_same_graph, in_step
 from archir.growing.run import open_run
 from archir.growing.streamed import Streamed
-from archir.growing.training import train
-from archir.scoring.losses import LOSSES, coupled
+from archir.growing.training import Training, train
+from archir.scoring.losses import LOSSES, NO_LABEL, coupled
 from archir.scoring.processes import ALONE, Processes
 from passes.prune import Prune
 from tests.growing.process_groups import (
@@ -126,6 +127,27 @@ class Stop(Exception):
     """Ends a run from its listener."""
 
 
+def test_a_network_is_compressed_by_both(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
+    (first, told), (second, untold) = on_both(workers, tmp_path, _compressed)
+    wanted, _ = _compressed(ALONE)
+    assert difference(first, second) == 0 and difference(first, wanted) < 1e-9
+    assert events(first, "grown") and told == first.history and not untold, "the first process tells of events"
+
+
+def _compressed(processes: Processes) -> tuple[Ran, list[dict[str, Any]]]:
+    told: list[dict[str, Any]] = []
+    found = archir.compress(
+        seed(),
+        train=data(118, 1),
+        validation=data(119, 2),
+        budget=archir.Budget(parameters=0.7),
+        options=SHORT,
+        on_event=told.append,
+        group=processes.group,
+    )
+    return Ran(str(found.graph), dict(found.graph.tensors), list(found.history)), told
+
+
 def _stopped(processes: Processes, directory: Path, step: int) -> str | Failed:
     def stop(event: dict[str, Any]) -> None:
         if event["event"] == "train" and event["step"] > step:
@@ -218,6 +240,30 @@ def _diverging(processes: Processes, times: int) -> Ran:
         return found
 
     return run(processes, loss=loss, options=replace(SHORT, growth_steps=0, exchanges=0))
+
+
+def test_parts_without_labels_count_for_nothing(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
+    found, (whole, wanted) = on_both(workers, tmp_path, _partly_labelled), _partly_labelled(ALONE)
+    assert (wanted.steps, wanted.examples, wanted.skipped) == (2, 10, 1)
+    for weights, done in found:
+        torch.testing.assert_close(weights, whole, rtol=1e-12, atol=1e-12)
+        assert (
+            (done.steps, done.examples, done.skipped) == (wanted.steps, wanted.examples, wanted.skipped) == (2, 10, 1)
+        )
+        assert done.loss == pytest.approx(wanted.loss, rel=1e-12)
+
+
+def _partly_labelled(processes: Processes) -> tuple[Tensor, Training]:
+    torch.manual_seed(0)
+    net = nn.Linear(4, 3).double()
+    inputs = torch.randn(3, 5, 4, dtype=torch.float64)
+    none = [NO_LABEL] * 3
+    targets = torch.tensor([[2, 1, *none], [*none, 0, 1], [*none, NO_LABEL, NO_LABEL]])
+    part = processes.part(5)
+    few = [(x[part], y[part]) for x, y in zip(inputs, targets, strict=True)]
+    optimiser = torch.optim.SGD(net.parameters(), 0.5)
+    done = train(net, few, LOSSES["cross_entropy"], optimiser, clip=0.1, processes=processes)
+    return net.weight.detach(), done
 
 
 def test_batches_that_end_on_one_process(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
