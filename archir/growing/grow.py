@@ -168,13 +168,15 @@ def carry_out(
             graph, train=train, validation=validation, budget=budget, options=options, loss=found, morphisms=kinds
         )
 
-    check_alike(processes, decided)
+    check_alike(processes, lambda: {**decided(), "resume": kept.resume})
     check_shares(train, validation, found, options, processes)
     check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
     learned_on, chosen_on = (checked_when_read(split, found) for split in (train, validation))
     if kept.resume and kept.directory is None:
         raise GrowError("a run that was kept nowhere cannot go on", hint="give its directory")
-    expansion = expand(graph, validation=chosen_on, loss=found, budget=budget, morphisms=kinds, options=options)
+    expansion = expand(
+        graph, validation=chosen_on, loss=found, budget=budget, morphisms=kinds, options=options, processes=processes
+    )
     with entered_by_first(processes, lambda: _opened(kept, decided)) as run:
         log = Log(run, kept.on_event, processes)
         engine = Engine(graph, expansion, learned_on, chosen_on, budget, kinds, found, options, run, log, processes)

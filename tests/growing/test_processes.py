@@ -169,6 +169,7 @@ OTHERS: dict[str, Any] = {
     "validation.inputs was": {"validation": data(90, 5)},
     "options.seed was 0, is 1": {"options": replace(SHORT, seed=1)},
     "seed.tensors was": {"graph": "other"},
+    "resume was false, is true": {"resume": True},
 }
 
 

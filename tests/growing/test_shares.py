@@ -11,14 +11,18 @@ import torch
 from torch import Tensor
 
 from archir.errors import GrowError, ProcessError
+from archir.growing import start
 from archir.growing.batches import Augmentation, Batches, stream
 from archir.growing.examples import Examples, Split
 from archir.growing.launch import launched
+from archir.growing.options import GrowOptions
 from archir.growing.streamed import Streamed
 from archir.growing.training_loss import Mixed
 from archir.scoring import batches as batches_module
 from archir.scoring import stream as stream_module
 from archir.scoring.batches import bind_batches, in_parts
+from archir.scoring.budget import Budget
+from archir.scoring.losses import LOSSES
 from archir.scoring.objective import Curvature, make_objective
 from archir.scoring.processes import ALONE, Around, Processes
 from archir.scoring.targets import tensors_of
@@ -143,3 +147,19 @@ def test_the_environment_says_how_many_processes_there_are(monkeypatch: pytest.M
     with pytest.raises(ProcessError, match="the 2 processes do not find each other") as failure, launched():
         pass
     assert "process 0, localhost:none" in failure.value.where
+
+
+def test_a_process_needs_memory_for_its_part_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int]()
+    monkeypatch.setattr(start, "check_memory", lambda graph, examples, optimiser: asked.append(examples))
+    for processes in (ALONE, three()[0]):
+        start.expand(
+            trace(torch.nn.Linear(4, 3), (torch.randn(2, 4),)),
+            validation=data(9, 1),
+            loss=LOSSES["mse"],
+            budget=Budget(parameters=20),
+            morphisms=(),
+            options=GrowOptions(batch_size=32, expansion=1.0),
+            processes=processes,
+        )
+    assert asked == [32, 11]
