@@ -178,9 +178,9 @@ def _adapted(parts: Sequence[_Part], which: torch.Tensor, processes: Processes) 
         units += part.around.before
         folds.append(((units + torch.arange(len(part.first))) % FOLDS).repeat(len(part.left)))
         units += len(part.first) + part.around.after
-    rows = (effects, torch.cat([g.flatten(0, 1) for g in known]), torch.cat(folds))
-    everyones = [processes.gather(one) for one in rows]
-    left = left_over(*(found for found, _ in everyones))[everyones[0][1]]
+    every, own = processes.gather(effects)
+    gradients, _ = processes.gather(torch.cat([g.flatten(0, 1) for g in known]))
+    left = left_over(every, gradients, processes.gather(torch.cat(folds))[0], processes)[own]
     found = []
     for part in parts:
         products, count = part.left.clone(), len(part.left) * len(part.first)

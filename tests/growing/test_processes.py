@@ -94,6 +94,8 @@ def test_two_processes_do_what_one_does(workers: ProcessPoolExecutor, tmp_path: 
     assert difference(first, second) == 0
     assert difference(first, wanted) < 1e-9
     assert [e["event"] for e in first.history] == [e["event"] for e in wanted.history]
+    flops = [events(ran, "finished")[0]["training_flops"] for ran in (first, wanted)]
+    assert flops[0] == pytest.approx(flops[1], rel=1e-4)
     for name in ("loss", "realised", "expected", "parameters", "accuracy", "examples"):
         found, others = ([e[name] for e in ran.history if e.get(name) is not None] for ran in (first, wanted))
         assert found == pytest.approx(others, rel=1e-9, abs=1e-12)
