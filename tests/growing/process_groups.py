@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from archir.errors import ArchirError
+from archir.growing.examples import Examples
 from archir.growing.grow import grow_graph
 from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph
@@ -125,3 +127,45 @@ def difference(one: Ran, other: Ran) -> float:
 def events(of: Ran, name: str) -> list[dict[str, Any]]:
     """Return the events of a kind."""
     return [e for e in of.history if e["event"] == name]
+
+
+class Noisy(torch.utils.data.Dataset[Any]):
+    """Examples with noise that is drawn when they are read."""
+
+    def __init__(self, examples: Examples) -> None:
+        assert isinstance(examples.inputs, Tensor) and isinstance(examples.targets, Tensor)
+        self.inputs, self.targets = examples.inputs, examples.targets
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+        return self.inputs[number] + 0.1 * torch.randn(self.inputs[number].shape), int(self.targets[number])
+
+
+def run_with(processes: Processes, given: dict[str, Any]) -> Ran:
+    """Grow that net with other arguments."""
+    return run(processes, **given)
+
+
+class Stop(Exception):
+    """Ends a run from its listener."""
+
+
+def stopped(processes: Processes, directory: Path, step: int) -> str:
+    """Grow that net until it is stopped by the first event after a step."""
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "train" and event["step"] > step:
+            raise Stop
+
+    try:
+        run(processes, directory=directory, on_event=stop)
+    except Stop:
+        return "stopped"
+    raise AssertionError("it was to be stopped")
+
+
+def gone_on(processes: Processes, directory: Path) -> Ran:
+    """Go on with the run in a directory."""
+    return run(processes, directory=directory, resume=True)
