@@ -44,8 +44,6 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.module = module
         self._outputs_of, self._minimised, self._gathers = outputs_of, minimised, gathers
-        # Nothing depends on it: DistributedDataParallel warns where it is to look for such and there is none.
-        self._unused = nn.Parameter(next(module.parameters()).detach().new_zeros(()))
 
     def forward(self, inputs: Inputs, targets: Targets) -> torch.Tensor:
         """Return the loss of a batch; `[]`."""
@@ -67,6 +65,9 @@ def distributed(step: TrainingStep, processes: Processes) -> nn.Module:
     """
     if processes.group is None:
         return step
+    # Nothing depends on it: DistributedDataParallel warns where it is to look for such and there is none.
+    device = next((p.device for p in step.parameters()), None)
+    step.register_parameter("unused", nn.Parameter(torch.zeros((), device=device)))
     with warnings.catch_warnings():
         # The name that takes its place is not in every torch that archir runs on.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
