@@ -24,6 +24,7 @@ from archir.errors import (
     GrowError,
     ParseError,
     PassError,
+    ProcessError,
     ScoreError,
 )
 
@@ -88,6 +89,7 @@ __all__ = [
     "PassError",
     "Patch",
     "Prices",
+    "ProcessError",
     "Reference",
     "Run",
     "Score",

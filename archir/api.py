@@ -35,6 +35,7 @@ from archir.scoring.families import Candidate, Family
 from archir.scoring.losses import Loss, LossFunction
 from archir.scoring.objective import Curvature, make_objective
 from archir.scoring.options import Price, ScoreOptions
+from archir.scoring.processes import Processes
 from archir.scoring.ranges import CLOSED, Real, checked
 from archir.scoring.score import score as score_candidates
 from archir.scoring.scores import Scores
@@ -254,6 +255,7 @@ def grow(
     config: str = "",
     resume: bool = False,
     on_event: Listener | None = None,
+    group: ProcessGroup | None = None,
 ) -> Run:
     """Train a network and let it grow under a budget.
 
@@ -275,6 +277,7 @@ def grow(
         config: text that tells what the run is, kept in the directory.
         resume: go on with the run in the directory.
         on_event: is told every event as it happens, those of networks that are trained beside the run included.
+        group: processes of `torch.distributed` that carry it out together; see `archir.growing.grow.grow_graph`.
 
     Raises:
         CaptureError: the module cannot be captured.
@@ -283,6 +286,7 @@ def grow(
         ScoreError: the network cannot be scored, or examples that are mappings have no entry of targets.
         FileError: the directory cannot be written, holds another run, or is damaged; or examples are missing where they
             should be, differ in number or shape, or are not finite.
+        ProcessError: processes were given different runs, have come to different networks, or one has failed or ended.
     """
     split, held_out = _splits(model, train, validation)
     graph = model if isinstance(model, Graph) else trace_on(model, split)
@@ -299,6 +303,7 @@ def grow(
         config=config,
         resume=resume,
         on_event=on_event,
+        processes=Processes(group, parts=True),
     )
 
 
@@ -315,6 +320,7 @@ def compress(
     config: str = "",
     resume: bool = False,
     on_event: Listener | None = None,
+    group: ProcessGroup | None = None,
 ) -> Run:
     """Contract a trained network into a budget in some steps, and train it on in between and afterwards.
 
@@ -331,12 +337,14 @@ def compress(
         config: text that tells what the run is, kept in the directory.
         resume: go on with the run in the directory.
         on_event: is told every event as it happens, those of networks that are trained beside the run included.
+        group: processes of `torch.distributed` that carry it out together; see `archir.growing.grow.grow_graph`.
 
     Raises:
         CaptureError: the module cannot be captured.
         GrowError: the network is within the budget, or cannot be made as small; and as `grow`.
         ScoreError: as `grow`.
         FileError: as `grow`.
+        ProcessError: as `grow`.
     """
     split, held_out = _splits(model, train, validation)
     return compress_graph(
@@ -351,6 +359,7 @@ def compress(
         config=config,
         resume=resume,
         on_event=on_event,
+        processes=Processes(group, parts=True),
     )
 
 

@@ -89,6 +89,14 @@ class DivergenceError(GrowError):
         self.loss = loss
 
 
+class ProcessError(ArchirError):
+    """Processes that cannot work on a run together: they differ, or one of them has failed or ended."""
+
+
+class Told(Exception):
+    """The cause of an error that another process has told of, or raised as well: it need not be told again."""
+
+
 class EmitError(ArchirError):
     """A graph that cannot be emitted, or whose emission computes something else."""
 

@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """What each part may import besides itself."""
 
-KNOW_ALL = {"archir", "archir.api", "archir.cli", "archir.plugins"}
+KNOW_ALL = {"archir", "archir.__main__", "archir.api", "archir.cli", "archir.plugins"}
 """The public face and the command line, and the passes they know."""
 
 

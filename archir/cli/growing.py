@@ -22,6 +22,7 @@ from archir.growing.data import Dataset
 from archir.growing.grow import Run, grow_graph
 from archir.growing.input_types import input_types
 from archir.growing.latency import measure_latency
+from archir.growing.launch import launched
 from archir.growing.lock import lock_run
 from archir.growing.model import load_model
 from archir.growing.plot import plot
@@ -42,6 +43,7 @@ from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.plugins import find_passes
 from archir.scoring.losses import Loss
+from archir.scoring.processes import ALONE, Processes
 
 ENDINGS = "validation data: what the run might have ended with (training FLOPs, seconds: of each alone)"
 """The title of the table of the networks beside the grown one."""
@@ -63,6 +65,8 @@ def grow(
 ) -> None:
     """Carry out the run of a configuration file, and write the grown network.
 
+    All processes that `torchrun` has started carry it out together; the first of them writes and prints.
+
     Args:
         path: the configuration.
         data: other data than the file's.
@@ -79,12 +83,20 @@ def grow(
     """
     config = _configured(path, data, rule)
     directory = config.output if out is None else out
-    dataset, loss, graph, run = _carried_out(config, directory, plugins, resume=resume, quiet=quiet)
-    trained: list[Control] = []
-    if controls:
-        limits, spent = config.budget.resolved(cost(graph)), training_flops_of(run)
-        with RunProgress(quiet=quiet) as progress, _interruptible(progress, directory, "--resume --controls"):
-            trained = train_controls(graph, limits, spent, dataset, loss, config.options, directory, on_event=progress)
+    with launched() as processes:
+        others = processes.rank > 0
+        quiet = quiet or others
+        found = _carried_out(config, directory, plugins, processes, resume=resume, quiet=quiet)
+        dataset, loss, graph, run = found
+        trained: list[Control] = []
+        if controls:
+            limits, spent, options = config.budget.resolved(cost(graph)), training_flops_of(run), config.options
+            with RunProgress(quiet=quiet) as progress, _interruptible(progress, directory, "--resume --controls"):
+                trained = train_controls(
+                    graph, limits, spent, dataset, loss, options, directory, on_event=progress, processes=processes
+                )
+    if others:
+        return
     size, title = config.options.batch_size, f"{path.stem}: {cost_line(run.graph)}"
     finish(run, dataset, loss, directory, batch_size=size, title=title, controls=trained)
 
@@ -101,6 +113,8 @@ def compress(
 ) -> None:
     """Contract the trained network of a configuration file into its budget, and write what it has become.
 
+    All processes that `torchrun` has started do so together, see `grow`.
+
     Args:
         path: the configuration; the model is the trained network.
         data: other data than the file's.
@@ -116,7 +130,12 @@ def compress(
     """
     config = _configured(path, data, rule)
     directory = config.output if out is None else out
-    found = _carried_out(config, directory, plugins, resume=resume, quiet=quiet, compresses=True)
+    with launched() as processes:
+        others = processes.rank > 0
+        quiet = quiet or others
+        found = _carried_out(config, directory, plugins, processes, resume=resume, quiet=quiet, compresses=True)
+    if others:
+        return
     dataset, loss, graph, run = found
     size, title = config.options.batch_size, f"{path.stem}: {cost_line(graph)} -> {cost_line(run.graph)}"
     before = Control("before", graph, graph.module().eval())
@@ -134,6 +153,7 @@ def _carried_out(
     config: RunConfig,
     directory: Path,
     plugins: Sequence[str],
+    processes: Processes,
     *,
     resume: bool,
     quiet: bool,
@@ -155,6 +175,7 @@ def _carried_out(
                 plugins=plugins,
                 resume=resume,
                 compresses=compresses,
+                processes=processes,
             )
     return dataset, loss, graph, run
 
@@ -200,6 +221,7 @@ def start(
     resume: bool = False,
     replace: bool = False,
     compresses: bool = False,
+    processes: Processes = ALONE,
 ) -> Run:
     """Carry out a run, of growth or of compression; everything that can be is checked before its directory is made.
 
@@ -223,6 +245,7 @@ def start(
         resume=resume,
         replace=replace,
         on_event=progress,
+        processes=processes,
     )
 
 

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from archir.cli import graph_commands, run_commands
 from archir.cli.console import print_error
-from archir.errors import ArchirError, FileError
+from archir.errors import ArchirError, FileError, Told
 
 
 class Commands(TyperGroup):
@@ -25,7 +25,8 @@ class Commands(TyperGroup):
             told = _told(error)
             if told is None or ctx.params.get("traceback"):
                 raise
-            print_error(told)
+            if not _is_told(error):
+                print_error(told)
             raise typer.Exit(1) from error
 
 
@@ -41,6 +42,11 @@ def _told(error: Exception) -> ArchirError | None:
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return ArchirError("there is not enough memory", why=str(error), hint="give it less at once")
     return None
+
+
+def _is_told(error: Exception) -> bool:
+    """Say whether another process of a run tells of an error."""
+    return isinstance(error.__cause__, Told)
 
 
 app = typer.Typer(

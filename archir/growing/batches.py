@@ -15,6 +15,7 @@ from archir.errors import GrowError
 from archir.growing.examples import Examples, Inputs, Split
 from archir.growing.training_loss import Mixed
 from archir.ir.seeds import derived_seed
+from archir.scoring.processes import ALONE, WHOLE, Around, Processes
 from archir.scoring.ranges import CLOSED, Real, Truth, Whole, checked
 from archir.scoring.targets import Targets, map_tensors
 
@@ -43,8 +44,13 @@ class Augmentation:
     cutout: Whole = 0
     mixup: Real = 0.0
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, generator: torch.Generator, around: Around = WHOLE) -> torch.Tensor:
         """Return images `[batch, channels, height, width]`, each changed by its own draw, unmixed.
+
+        Args:
+            images: the images.
+            generator: draws for them, and for those around them.
+            around: how many images of the batch other processes have.
 
         Raises:
             GrowError: these are not images, or are smaller than the crop.
@@ -56,18 +62,19 @@ class Augmentation:
         if self.crop > min(images.shape[2:]):
             raise GrowError(f"a crop of {self.crop} pixels leaves nothing of images {list(images.shape[2:])}")
         count, _, height, width = images.shape
+        every = around.before + count + around.after
         if self.flip:
-            turned = torch.rand(count, generator=generator) < 0.5
+            turned = around.cut(torch.rand(every, generator=generator)) < 0.5
             images = torch.where(turned[:, None, None, None], images.flip(3), images)
         if self.crop:
             padded = F.pad(images, (self.crop,) * 4)
-            shifts = torch.randint(2 * self.crop + 1, (2, count), generator=generator)
+            shifts = around.cut(torch.randint(2 * self.crop + 1, (2, every), generator=generator), 1)
             rows = (shifts[0, :, None] + torch.arange(height))[:, None, :, None]
             columns = (shifts[1, :, None] + torch.arange(width))[:, None, None, :]
             examples, channels = torch.arange(count)[:, None, None, None], torch.arange(images.shape[1])[:, None, None]
             images = padded[examples, channels, rows, columns]
         if self.cutout:
-            rows, columns = (self._cut(count, size, generator) for size in (height, width))
+            rows, columns = (around.cut(self._cut(every, size, generator)) for size in (height, width))
             images = images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
         return images
 
@@ -96,7 +103,8 @@ class Augmentation:
 class Batches:
     """The examples of a split in batches of nearly equal size; iterating again gives the same ones.
 
-    They do not depend on whether the split is in memory, nor on how many processes read it.
+    They do not depend on whether the split is in memory, nor on how many processes read it. Of several processes that
+    train together each gets its part of every batch, and reads that alone, unless examples are mixed: then the whole.
 
     Attributes:
         split: the examples; every one is used once.
@@ -105,6 +113,11 @@ class Batches:
             the split if not given.
         augmentation: change of the inputs.
         device: where the batches are moved.
+        processes: those that share every batch out among them.
+
+    Raises:
+        GrowError: the batch size is not above 0, some process would have no example of a batch, or the augmentation
+            does not fit.
     """
 
     split: Split
@@ -112,16 +125,29 @@ class Batches:
     seed: int | None = None
     augmentation: Augmentation | None = None
     device: torch.device | str = "cpu"
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise GrowError(f"the batch size is {self.size}")
+        if min(self.sizes) < self.processes.size:
+            raise GrowError(
+                f"a batch of {min(self.sizes)} examples cannot be shared out among {self.processes.size} processes",
+                where=f"{self.split!r}, in batches of {self.size} examples at most",
+                hint="take larger batches, more examples, or fewer processes",
+            )
         one = self.split.take(slice(1)) if self.augmentation and self.seed is not None else None
         if self.augmentation and (one is None or not isinstance(one.inputs, torch.Tensor)):
             raise GrowError("only shuffled images can be augmented", hint="give a seed, or turn the augmentation off")
 
     def __len__(self) -> int:
         return math.ceil(len(self.split) / self.size)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The numbers of examples of the batches, those of all processes together."""
+        most, larger = divmod(len(self.split), len(self))
+        return [most + (i < larger) for i in range(len(self))]
 
     def __iter__(self) -> Iterator[tuple[Inputs, Targets]]:
         return self.since(0)
@@ -142,20 +168,31 @@ class Batches:
         count = len(self.split)
         order = torch.arange(count) if self.seed is None else torch.randperm(count, generator=generator)
         numbers = order.tensor_split(len(self))
-        parts = [(examples, derived_seed(self.seed or 0, i)) for i, examples in enumerate(numbers)]
         if first and self.augmentation:
             # What is drawn depends on the shapes alone, which are those of any one example.
             one = self.split.take(slice(1))
-            for examples, _ in parts[:first]:
+            for examples in numbers[:first]:
                 self._augmented(one.take(torch.zeros_like(examples)), generator)
-        for batch in self.split.batches(parts[first:][:most]):
-            inputs, targets = self._augmented(batch, generator)
-            yield tuple(map_tensors(lambda t: t.to(self.device), part) for part in (inputs, targets))
+        mixes = self.augmentation is not None and self.augmentation.mixup > 0
+        few = range(len(numbers))[first:][:most]
+        own = {i: slice(0, len(numbers[i])) if mixes else self.processes.part(len(numbers[i])) for i in few}
+        parts = [(numbers[i][own[i]], derived_seed(self.seed or 0, i), own[i].start) for i in few]
+        for i, batch in zip(few, self.split.batches(parts), strict=True):
+            count = len(numbers[i])
+            found = self._augmented(batch, generator, WHOLE if mixes else self.processes.around(count))
+            yield self._moved(found, self.processes.part(count) if mixes else slice(None))
 
-    def _augmented(self, batch: Examples, generator: torch.Generator) -> tuple[Inputs, Targets | Mixed]:
+    def _moved(self, batch: tuple[Inputs, Targets], part: slice) -> tuple[Inputs, Targets]:
+        """Return a part of a batch on the device."""
+        inputs, targets = (map_tensors(lambda t: t[part].to(self.device), one) for one in batch)
+        return inputs, targets
+
+    def _augmented(
+        self, batch: Examples, generator: torch.Generator, around: Around = WHOLE
+    ) -> tuple[Inputs, Targets | Mixed]:
         inputs, targets = batch.inputs, batch.targets
         if self.augmentation and isinstance(inputs, torch.Tensor):
-            inputs = self.augmentation(inputs, generator)
+            inputs = self.augmentation(inputs, generator, around)
             if self.augmentation.mixup:
                 return self.augmentation.mix(inputs, targets, generator)
         return inputs, targets

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from archir.errors import ArchirError, FileError, GrowError
+from archir.errors import ArchirError, FileError, GrowError, ProcessError
 from archir.growing.divergence import Recovery
 from archir.growing.engine import Engine
+from archir.growing.ranks import first_alone
 from archir.growing.run import Checkpoint
 from archir.growing.training import Metrics
 from archir.ir.graph import Graph
@@ -41,7 +42,7 @@ def beside(engine: Engine, name: str) -> Engine:
     return replace(
         engine,
         options=engine.options.without_growth,
-        directory=None if engine.directory is None else engine.directory.beside(name),
+        directory=first_alone(engine.processes, lambda: engine.directory and engine.directory.beside(name)),
         log=engine.log.beside(name),
         recovery=Recovery(),
     )
@@ -52,8 +53,6 @@ def latest(engine: Engine) -> Checkpoint | None:
 
     Damaged ones, and those of another network than the one it began with, are told of.
     """
-    if engine.directory is None:
-        return None
     network = str(engine.begun)
 
     def accept(found: Checkpoint) -> None:
@@ -62,7 +61,7 @@ def latest(engine: Engine) -> Checkpoint | None:
         engine.check(found)
 
     try:
-        return engine.directory.latest(accept=accept, on_damage=engine.log.damaged)
+        return engine.latest(accept)
     except FileError:  # all of them are damaged
         return None
 
@@ -77,11 +76,12 @@ def train_beside(engine: Engine, begin: Callable[[Engine], tuple[Engine, Checkpo
 
     Raises:
         FileError: a file cannot be written, as on a full disk: all of it can go on from here.
+        ProcessError: another process has failed or ended.
     """
     try:
         ready, start = begin(engine)
         done = ready.run(start)
-    except FileError:
+    except (FileError, ProcessError):
         raise
     except ArchirError as error:
         nothing = Checkpoint(0, graph, {}, {"training_flops": 0, "seconds": 0.0})

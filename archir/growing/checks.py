@@ -16,8 +16,10 @@ from torch import nn
 from archir.errors import FileError, GrowError, ScoreError
 from archir.growing.batches import Batches
 from archir.growing.examples import AT_ONCE, Examples, Split, looked_at
+from archir.growing.options import GrowOptions
 from archir.growing.training import call, differentiating, evaluating
 from archir.scoring.losses import LOSSES, NO_LABEL, Loss, check_probabilities, class_axis, is_unknown, labels_of
+from archir.scoring.processes import Processes
 from archir.scoring.targets import Targets, tensors_of
 
 
@@ -114,6 +116,26 @@ def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mappi
             if not bool(torch.isfinite(value.detach()).all()):
                 raise GrowError(f"the loss {loss.name} of the first {name} batch is {float(value.detach().mean())}")
             _check_gradient(module, loss, value)
+
+
+def check_shares(train: Split, validation: Split, loss: Loss, options: GrowOptions, processes: Processes) -> None:
+    """Check that each process has an example of every batch.
+
+    Raises:
+        GrowError: there are too many processes for the batches of training, or of a growth step.
+    """
+    smallest = min(options.batch_size, LEAST_BATCH) if options.even else options.batch_size
+    Batches(train, smallest, processes=processes)
+    if loss.coupled:
+        return
+    Batches(validation, options.batch_size, processes=processes)
+    held = min(options.score_examples, len(validation) // 2)
+    if held and options.growth_at() and not options.batch_statistics:
+        Batches(validation.part(slice(held)), options.batch_size, processes=processes)
+
+
+LEAST_BATCH = 8
+"""The fewest examples of a batch that is made smaller: statistics of batches need some."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss, find_loss
+from archir.scoring.processes import ALONE, Processes
 
 
 def compress_graph(
@@ -35,6 +36,7 @@ def compress_graph(
     resume: bool = False,
     replace: bool = False,
     on_event: Listener | None = None,
+    processes: Processes = ALONE,
 ) -> Run:
     """Contract a trained network into a budget, and train it on in between and afterwards.
 
@@ -56,12 +58,14 @@ def compress_graph(
         resume: go on with the run in the directory.
         replace: remove the run that is in the directory, if any.
         on_event: is told every event as it happens, those of networks that are trained beside the run included.
+        processes: those that carry it out together.
 
     Raises:
         GrowError: the network is within the budget already, or cannot be made as small, or the options expand it or
             take no growth step; and as `grow_graph`.
         ScoreError: as `grow_graph`.
         FileError: as `grow_graph`.
+        ProcessError: as `grow_graph`.
     """
     chosen, found, kinds = compressing(checked_options(options, budget)), find_loss(loss), tuple(morphisms)
     now = cost(graph)
@@ -76,9 +80,8 @@ def compress_graph(
             hint="lower the budget, or let the network grow into it: archir grow",
         )
     check_reachable(budget, graph, kinds)
-    return carry_out(
-        graph, train, validation, budget, chosen, found, kinds, Kept(directory, config, resume, replace, on_event)
-    )
+    kept = Kept(directory, config, resume, replace, on_event, processes)
+    return carry_out(graph, train, validation, budget, chosen, found, kinds, kept)
 
 
 def compressing(options: GrowOptions) -> GrowOptions:

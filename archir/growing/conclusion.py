@@ -14,7 +14,7 @@ from archir.errors import GrowError
 from archir.growing.beside import beside, latest, train_beside
 from archir.growing.engine import Engine, Outcome
 from archir.growing.fresh_start import drawn_afresh
-from archir.growing.run import COUNTERFACTUAL, RETRAINED, Checkpoint, RunDirectory
+from archir.growing.run import COUNTERFACTUAL, RETRAINED, Checkpoint
 from archir.growing.training import Metrics
 from archir.ir.graph import Graph
 
@@ -29,7 +29,7 @@ def conclude(engine: Engine, checkpoint: Checkpoint | None = None) -> Graph:
     Raises:
         ArchirError: see `archir.growing.grow.grow_graph`.
     """
-    options, fork = engine.options, _Fork(engine.directory)
+    options, fork = engine.options, _Fork(engine)
     found = replace(engine, fork=fork.keep if options.counterfactual else None).run(checkpoint)
     found = _better(engine, found) if options.retrain else found
     if options.counterfactual:
@@ -42,15 +42,14 @@ def conclude(engine: Engine, checkpoint: Checkpoint | None = None) -> Graph:
 class _Fork:
     """The checkpoint that the first growth step begins from, kept in a folder of the run, or in memory."""
 
-    def __init__(self, directory: RunDirectory | None) -> None:
-        self._directory = directory
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self.kept: Checkpoint | None = None
 
     def keep(self, checkpoint: Checkpoint) -> None:
         """Keep it, in place of an earlier one."""
         self.kept = checkpoint
-        if self._directory is not None:
-            self._directory.beside(COUNTERFACTUAL).save(checkpoint)
+        self._engine.write(checkpoint, COUNTERFACTUAL)
 
 
 def _better(engine: Engine, grown: Outcome) -> Outcome:
@@ -76,8 +75,7 @@ def _better(engine: Engine, grown: Outcome) -> Outcome:
     grew = {name: state[name] for name in ("growth_steps", "begun")}
     kept = {**chosen.checkpoint.state, **grew, **both, "kept": RETRAINED if better else "grown"}
     chosen = replace(chosen, checkpoint=replace(chosen.checkpoint, state=kept))
-    if engine.directory is not None:
-        engine.directory.save(chosen.checkpoint)
+    engine.write(chosen.checkpoint)
     return chosen
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +18,12 @@ from archir.growing.expansion import widen_uniformly
 from archir.growing.lock import lock_run
 from archir.growing.log import Listener, Log
 from archir.growing.options import GrowOptions
-from archir.growing.run import CONTROLS, open_run
+from archir.growing.ranks import entered_by_first
+from archir.growing.run import CONTROLS, RunDirectory, open_run
 from archir.ir.graph import Graph
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
+from archir.scoring.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ def train_controls(
     directory: Path,
     *,
     on_event: Listener | None = None,
+    processes: Processes = ALONE,
 ) -> list[Control]:
     """Train the seed, and the seed uniformly widened within the budget, its weights drawn anew.
 
@@ -67,10 +72,12 @@ def train_controls(
         options: how they are trained, as the grown network was.
         directory: the directory of the run, which has finished.
         on_event: is told every event as it happens, with the folder of the control as `beside`.
+        processes: those that train them together.
 
     Raises:
         GrowError: the network cannot be widened within the budget.
         FileError: the directory cannot be written, holds no run, or is in use.
+        ProcessError: another process has failed or ended.
     """
     wide = widen_uniformly(seed, budget, birth="fresh", seed=options.seed).graph
     longer = math.ceil(spent / training_flops(wide, 1) / _examples_of_a_step(dataset, options))
@@ -78,15 +85,21 @@ def train_controls(
     if longer > options.steps:
         asked.append(("the same, trained for as many FLOPs", wide, longer))
     controls: list[Control] = []
-    with lock_run(directory):
-        run, log = open_run(directory), Log(None, on_event)
-        whole = Engine(seed, None, dataset.train, dataset.validation, budget, (), loss, options, run, log)
+    with entered_by_first(processes, lambda: _held(directory)) as run:
+        log = Log(None, on_event, processes)
+        whole = Engine(seed, None, dataset.train, dataset.validation, budget, (), loss, options, run, log, processes)
         for folder, (name, graph, steps) in zip(CONTROLS, asked, strict=False):
             engine = beside(replace(whole, seed=graph, options=replace(options, steps=steps)), folder)
             ended = train_beside(engine, lambda engine: (engine, latest(engine)), graph)
             trained, flops = ended.checkpoint.graph, ended.checkpoint.state["training_flops"]
             controls.append(Control(name, trained, trained.module().eval(), flops, ended.failure))
     return controls
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[RunDirectory]:
+    with lock_run(directory):
+        yield open_run(directory)
 
 
 def _examples_of_a_step(dataset: Dataset, options: GrowOptions) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from archir.cost import Cost, cost, training_flops
 from archir.errors import DivergenceError, GrowError
 from archir.growing.batches import Batches, stream
-from archir.growing.checks import held_out
+from archir.growing.checks import LEAST_BATCH, held_out
 from archir.growing.divergence import Recovery, largest_loss
 from archir.growing.examples import Split
 from archir.growing.expansion import Expansion
@@ -24,6 +24,7 @@ from archir.growing.log import Log
 from archir.growing.optimisers import AUTO
 from archir.growing.options import GrowOptions
 from archir.growing.range_test import find_rate
+from archir.growing.ranks import first_alone, first_for_all
 from archir.growing.run import Checkpoint, RunDirectory
 from archir.growing.trainer import Trainer
 from archir.growing.training import Metrics, evaluate, recalibrate
@@ -32,10 +33,8 @@ from archir.ir.seeds import derived_seed
 from archir.rewrite.morphism import Morphism
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
+from archir.scoring.processes import ALONE, Processes
 from archir.scoring.ranges import CLOSED, Real, Whole, problems_of
-
-LEAST_BATCH = 8
-"""The fewest examples of a batch that is made smaller: statistics of batches need some."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=CLOSED, kw_only=True)
@@ -92,7 +91,8 @@ class _Clock:
 class Engine:
     """One run: the seed, what it is expanded to before training if that is to be, the data and the options.
 
-    If there is a fork, it gets the checkpoint that the first growth step begins from.
+    Several processes may carry it out together; the first of them alone has the directory. If there is a fork, it gets
+    the checkpoint that the first growth step begins from.
     """
 
     seed: Graph
@@ -105,6 +105,7 @@ class Engine:
     options: GrowOptions
     directory: RunDirectory | None
     log: Log
+    processes: Processes = ALONE
     recovery: Recovery = field(default_factory=Recovery)
     fork: Callable[[Checkpoint], object] | None = None
 
@@ -134,7 +135,10 @@ class Engine:
 
     def run(self, checkpoint: Checkpoint | None) -> Outcome:
         """Train and grow to the end, from the beginning or from a checkpoint, to which a diverging loss leads back."""
-        self.recovery.most = largest_loss(self.seed.module(), self.train, self.loss, self.options.batch_size)
+        examples, size = self.train, self.options.batch_size
+        self.recovery.most = first_for_all(
+            self.processes, lambda: largest_loss(self.seed.module(), examples, self.loss, size)
+        )
         while True:
             try:
                 return self._run(checkpoint)
@@ -149,7 +153,7 @@ class Engine:
             checkpoint = self._checkpoint(trainer, state)
         else:
             state = _State(**checkpoint.state)
-            trainer = Trainer(checkpoint.graph, options.with_rate(state.rate), checkpoint.tensors)
+            trainer = self._trainer(checkpoint.graph, state.rate, checkpoint.tensors)
             self.log("resumed", step=state.step, growth=state.growth_steps, steps=options.steps)
         self.recovery.rate, self.recovery.diverged = state.rate, state.diverged
         self.recovery.keep(checkpoint)
@@ -167,8 +171,15 @@ class Engine:
             if stop % options.checkpoint_every == 0 and stop < options.steps:
                 self._save(trainer, state, clock)
         trainer = trainer.averaged(self.train)
-        metrics = evaluate(trainer.module, self.validation, self.loss, batch_size=self.options.batch_size)
+        metrics = self._metrics(trainer)
         return Outcome(self._save(trainer, state, clock), metrics)
+
+    def _trainer(self, graph: Graph, rate: float, state: Mapping[str, torch.Tensor] | None = None) -> Trainer:
+        return Trainer(graph, self.options.with_rate(rate), state, processes=self.processes)
+
+    def _metrics(self, trainer: Trainer) -> Metrics:
+        size = self.options.batch_size
+        return evaluate(trainer.module, self.validation, self.loss, batch_size=size, processes=self.processes)
 
     def _begin(self) -> tuple[Trainer, _State]:
         """Return the network training begins with, and the state of a run that has done nothing."""
@@ -181,7 +192,9 @@ class Engine:
             parameters=price.parameters,
             flops=price.flops,
             peak_bytes=price.peak_bytes,
-            latency=measure_latency(self.seed.module(), self.validation) if timed else None,
+            latency=first_for_all(self.processes, lambda: measure_latency(self.seed.module(), self.validation))
+            if timed
+            else None,
             budget=self.budget.limits,
             prices=prices,
             steps=options.steps,
@@ -200,7 +213,7 @@ class Engine:
                 peak_bytes=price.peak_bytes,
             )
         begun = price.parameters, price.flops, price.bytes, price.peak_bytes
-        found = find_rate(graph, self.train, self.loss, options)
+        found = find_rate(graph, self.train, self.loss, options, processes=self.processes)
         if options.optimiser.rate == AUTO:
             self.log("rate", rate=found.rate, steps=found.steps)
         state = _State(
@@ -212,7 +225,7 @@ class Engine:
             rate=found.rate,
             diverged=0,
         )
-        return Trainer(graph, options.with_rate(found.rate)), state
+        return self._trainer(graph, found.rate), state
 
     def _next_stop(self, step: int, growth_at: Sequence[int]) -> int:
         """Return the step up to which to train before something else is due."""
@@ -222,9 +235,10 @@ class Engine:
 
     def _train(self, trainer: Trainer, state: _State, stop: int) -> _State:
         options = self.options
-        batches = Batches(self.train, self._batch_size(trainer.graph()), options.seed, options.augmentation)
+        size = self._batch_size(trainer.graph())
+        batches = Batches(self.train, size, options.seed, options.augmentation, processes=self.processes)
         # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
-        torch.manual_seed(derived_seed(options.seed, state.step))
+        torch.manual_seed(self.processes.own_seed(derived_seed(options.seed, state.step)))
         few = stream(batches, state.step, stop - state.step)
         done = trainer.train(few, self.loss, first_step=state.step)
         self.recovery.check(done, stop)
@@ -245,8 +259,7 @@ class Engine:
         return max(min(options.batch_size, LEAST_BATCH), round(options.batch_size / max(share, 1.0)))
 
     def _evaluate(self, trainer: Trainer, step: int, phase: str) -> None:
-        judged = trainer.averaged(self.train).module
-        metrics = evaluate(judged, self.validation, self.loss, batch_size=self.options.batch_size)
+        metrics = self._metrics(trainer.averaged(self.train))
         parameters = sum(p.numel() for p in trainer.module.parameters() if p.requires_grad)
         self.log(
             "evaluated", step=step, phase=phase, loss=metrics.loss, accuracy=metrics.accuracy, parameters=parameters
@@ -270,6 +283,7 @@ class Engine:
             options=options,
             morphisms=self.morphisms,
             seed=seed,
+            processes=self.processes,
         )
         kind = "exchange" if number > options.growth_steps else "contraction" if growth.contracts else "growth"
         self.log(
@@ -298,8 +312,9 @@ class Engine:
         return grown, state
 
     def _recalibrate(self, trainer: Trainer, seed: int) -> None:
-        batches = Batches(self.train, self.options.batch_size, seed)
-        recalibrate(trainer.module, stream(batches, count=self.options.recalibrate_batches))
+        batches = Batches(self.train, self.options.batch_size, seed, processes=self.processes)
+        few = stream(batches, count=self.options.recalibrate_batches)
+        recalibrate(trainer.module, few, processes=self.processes)
 
     def _log_growth(self, growth: Growth, step: int, number: int) -> None:
         self.log(
@@ -324,9 +339,42 @@ class Engine:
     def _save(self, trainer: Trainer, state: _State, clock: _Clock) -> Checkpoint:
         checkpoint = self._checkpoint(trainer, replace(state, seconds=clock.seconds))
         self.recovery.keep(checkpoint)
-        if self.directory is not None:
-            self.directory.save(checkpoint)
+        self.write(checkpoint)
         return checkpoint
+
+    def write(self, checkpoint: Checkpoint, folder: str | None = None) -> None:
+        """Write a checkpoint into the directory, or into a folder of it, if there is one.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+
+        def save() -> None:
+            if self.directory is not None:
+                (self.directory if folder is None else self.directory.beside(folder)).save(checkpoint)
+
+        first_alone(self.processes, save)
+
+    def latest(self, accept: Callable[[Checkpoint], object]) -> Checkpoint | None:
+        """Return the newest whole checkpoint of the directory, for all processes; damaged ones are told of.
+
+        Raises:
+            FileError: all are damaged.
+        """
+
+        def read() -> tuple[Checkpoint | None, list[tuple[int, str]]]:
+            damaged: list[tuple[int, str]] = []
+            if self.directory is None:
+                return None, damaged
+            found = self.directory.latest(
+                accept=accept, on_damage=lambda step, error: damaged.append((step, error.why or error.what))
+            )
+            return found, damaged
+
+        found, damaged = first_for_all(self.processes, read)
+        for step, why in damaged:
+            self.log.damaged(step, why)
+        return found
 
     def _checkpoint(self, trainer: Trainer, state: _State) -> Checkpoint:
         return Checkpoint(state.step, trainer.graph(), trainer.state(), asdict(state))

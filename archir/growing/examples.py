@@ -18,8 +18,9 @@ Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 """What a model is called with: one tensor, or several by argument name; the first axis runs over the examples."""
 
 
-Part = tuple[torch.Tensor, int]
-"""The numbers of the examples of a batch, `[batch]`, and the seed of what is random when they are read."""
+Part = tuple[torch.Tensor, int, int]
+"""The numbers of the examples of a batch or of a part of it, `[examples]`; the seed of what is random when a batch is
+read; and the place of the first of them in the batch."""
 
 
 class Split(ABC):
@@ -108,7 +109,7 @@ class Examples(Split):
 
     def batches(self, parts: Sequence[Part]) -> Iterator[Examples]:
         """Yield batches of the examples in turn; nothing about them is random."""
-        return (self.take(examples) for examples, _ in parts)
+        return (self.take(examples) for examples, *_ in parts)
 
     def changed(self, change: Callable[[Examples], Examples]) -> Examples:
         """Return the split with its examples changed."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from archir.cost import cost
 from archir.errors import FileError, GrowError
-from archir.growing.checks import check_examples, checked_when_read
+from archir.growing.checks import check_examples, check_shares, checked_when_read
 from archir.growing.conclusion import conclude
 from archir.growing.engine import Engine
 from archir.growing.examples import Split
@@ -22,12 +23,14 @@ from archir.growing.input_types import input_types
 from archir.growing.lock import lock_run
 from archir.growing.log import Listener, Log
 from archir.growing.options import GrowOptions
+from archir.growing.ranks import check_alike, entered_by_first
 from archir.growing.run import Event, RunDirectory, create_run, open_run
 from archir.growing.start import expand
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss, find_loss
+from archir.scoring.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def grow_graph(
     resume: bool = False,
     replace: bool = False,
     on_event: Listener | None = None,
+    processes: Processes = ALONE,
 ) -> Run:
     """Train a network and let it grow under a budget.
 
@@ -70,7 +74,12 @@ def grow_graph(
 
     A run that was interrupted goes on from its last whole checkpoint and ends as it would have, bit for bit, if it is
     the same: its seed, examples, loss, budget, options and kinds of rewrite are those that it was started with. One
-    process at a time can do so.
+    process at a time can do so, or one group of processes.
+
+    Several processes may carry out a run together; all are given the same. Each takes its part of every batch, in
+    training and in growth steps, and what comes of it is that of one process but for rounding, and for what dropout
+    draws. The first alone has the directory, and tells of events. How many they are is no part of the run, which may go
+    on with other numbers.
 
     Args:
         graph: the seed.
@@ -86,6 +95,7 @@ def grow_graph(
         replace: remove the run that is in the directory, if any.
         on_event: is told every event as it happens; those of a network that is trained beside the run hold its name
             as `beside`, and are no part of the history.
+        processes: those that carry it out together.
 
     Raises:
         GrowError: the budget is below the seed, the loss is not finite or does not depend on the weights, nothing is
@@ -94,11 +104,12 @@ def grow_graph(
         ScoreError: the network cannot be scored, or its outputs and the targets do not fit the loss.
         FileError: examples are not finite or have labels the network does not know; or the directory cannot be
             written, holds another run, is in use, or all its checkpoints are damaged.
+        ProcessError: processes were given different runs, have come to different networks, or one has failed or ended.
     """
     options, found, kinds = checked_options(options, budget), find_loss(loss), tuple(morphisms)
     budget = budget.resolved(cost(graph))
     budget.check(cost(graph))
-    kept = Kept(directory, config, resume, replace, on_event)
+    kept = Kept(directory, config, resume, replace, on_event, processes)
     return carry_out(graph, train, validation, budget, options, found, kinds, kept)
 
 
@@ -125,6 +136,7 @@ class Kept:
         resume: go on with the run that is there.
         replace: remove the run that is there, if any.
         on_event: is told every event as it happens.
+        processes: those that carry it out together, the first of which keeps it.
     """
 
     directory: Path | None
@@ -132,6 +144,7 @@ class Kept:
     resume: bool = False
     replace: bool = False
     on_event: Listener | None = None
+    processes: Processes = ALONE
 
 
 def carry_out(
@@ -146,41 +159,47 @@ def carry_out(
 ) -> Run:
     """Carry out a run whose budget was checked; see `grow_graph` for the arguments and the errors."""
     options.training_loss(found)
-    types = input_types(graph)
+    types, processes = input_types(graph), replace(kept.processes, parts=True)
     train, validation = train.changed(types), validation.changed(types)
+
+    @cache
+    def decided() -> Mapping[str, Any]:
+        return fingerprint(
+            graph, train=train, validation=validation, budget=budget, options=options, loss=found, morphisms=kinds
+        )
+
+    check_alike(processes, lambda: {**decided(), "resume": kept.resume})
+    check_shares(train, validation, found, options, processes)
     check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
-    train, validation = (checked_when_read(split, found) for split in (train, validation))
+    learned_on, chosen_on = (checked_when_read(split, found) for split in (train, validation))
     if kept.resume and kept.directory is None:
         raise GrowError("a run that was kept nowhere cannot go on", hint="give its directory")
-    expansion = expand(graph, validation=validation, loss=found, budget=budget, morphisms=kinds, options=options)
-    if kept.directory is None:
-        log = Log(None, kept.on_event)
-        final = conclude(Engine(graph, expansion, train, validation, budget, kinds, found, options, None, log))
-        return Run(final, final.module().eval(), tuple(log.events), None)
-    decided = fingerprint(
-        graph, train=train, validation=validation, budget=budget, options=options, loss=found, morphisms=kinds
+    expansion = expand(
+        graph, validation=chosen_on, loss=found, budget=budget, morphisms=kinds, options=options, processes=processes
     )
-    with _opened(kept.directory, kept.config, decided, kept.resume, kept.replace) as run:
-        log = Log(run, kept.on_event)
-        engine = Engine(graph, expansion, train, validation, budget, kinds, found, options, run, log)
-        final = conclude(engine, run.latest(accept=engine.check, on_damage=log.damaged) if kept.resume else None)
+    with entered_by_first(processes, lambda: _opened(kept, decided)) as run:
+        log = Log(run, kept.on_event, processes)
+        engine = Engine(graph, expansion, learned_on, chosen_on, budget, kinds, found, options, run, log, processes)
+        final = conclude(engine, engine.latest(engine.check) if kept.resume else None)
         return Run(final, final.module().eval(), tuple(log.events), kept.directory)
 
 
 @contextmanager
-def _opened(
-    directory: Path, config: str, decided: Mapping[str, Any], resume: bool, replace: bool
-) -> Iterator[RunDirectory]:
-    """Hold the directory of a new run, or of one that goes on and is the same.
+def _opened(kept: Kept, decided: Callable[[], Mapping[str, Any]]) -> Iterator[RunDirectory | None]:
+    """Hold the directory of a new run, or of one that goes on and is the same; None for a run that is kept nowhere.
 
     Raises:
         FileError: it cannot be written, is in use, or holds a run or none.
         GrowError: the run in it was started with something else.
     """
-    if resume:
+    directory = kept.directory
+    if directory is None:
+        yield None
+        return
+    if kept.resume:
         run = open_run(directory)
         with lock_run(directory):
-            different = differences(run.fingerprint, decided)
+            different = differences(run.fingerprint, decided())
             if different:
                 raise GrowError(
                     f"the run in {directory} was started with another configuration",
@@ -195,4 +214,4 @@ def _opened(
     except OSError as error:
         raise FileError(f"cannot write into {directory}", why=str(error)) from error
     with lock_run(directory):
-        yield create_run(directory, config, fingerprint=decided, replace=replace)
+        yield create_run(directory, kept.config, fingerprint=decided(), replace=kept.replace)

@@ -10,12 +10,14 @@ from archir.cost import Cost, cost
 from archir.growing.examples import Examples, Split
 from archir.growing.mending import mend
 from archir.growing.options import GrowOptions
+from archir.growing.ranks import check_same_graph
 from archir.growing.step import StepContext
 from archir.ir.graph import Graph, Patch
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import rewrite_together
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
+from archir.scoring.processes import ALONE, Processes
 from archir.scoring.scores import Score, Scores, Selection
 from archir.scoring.sets import CandidateSet
 
@@ -109,6 +111,7 @@ def grow_once(
     options: GrowOptions,
     morphisms: Sequence[Morphism],
     seed: int,
+    processes: Processes = ALONE,
 ) -> Growth:
     """Rewrite a network by the best set of candidates under a budget, above or below what it costs now.
 
@@ -136,12 +139,15 @@ def grow_once(
         options: how it is grown.
         morphisms: the kinds of candidates.
         seed: seed of everything random in this step.
+        processes: those that take the step together: each scores, learns and checks on its part of every batch, and all
+            come to the same.
 
     Raises:
         ScoreError: the loss is not finite, or the network cannot be scored.
+        ProcessError: another process has failed or ended, or has come to something else.
     """
     started = time.monotonic()
-    step = StepContext(graph, train, selection, check, loss, budget, options, morphisms, seed)
+    step = StepContext(graph, train, selection, check, loss, budget, options, morphisms, seed, processes)
     scores = step.score()
     chosen = step.select(scores)
     nothing = Growth(
@@ -168,7 +174,8 @@ def grow_once(
     )
     take = _shrink if step.contracts else _grow
     found = take(step, scores, chosen, nothing)
-    return replace(found, flops=step.flops.total, seconds=time.monotonic() - started)
+    check_same_graph(processes, found.graph, found.specs)
+    return replace(found, flops=step.every_flop, seconds=time.monotonic() - started)
 
 
 def _grow(step: StepContext, scores: Scores, chosen: Selection, nothing: Growth) -> Growth:

@@ -10,6 +10,7 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.errors import GrowError
 from archir.growing.batches import Batches, stream
+from archir.growing.ranks import in_step
 from archir.growing.step import StepContext
 from archir.growing.training import Batch, recalibrate
 from archir.ir.graph import Graph, Patch
@@ -74,7 +75,7 @@ def _compensated(step: StepContext, rewrites: Rewrites) -> Patch | None:
         return None
     # The weights change beyond what the maps say: the graph before stays as it is, so that averages are told of it.
     with step.flops.counting():
-        ready = taken_over(step.graph, _few(step), prunes)
+        ready = taken_over(step.graph, in_step(step.sharing, _few(step)), prunes, processes=step.sharing)
     patch = rewrite_together(ready, rewrites)
     return replace(patch, before=step.graph)
 
@@ -82,13 +83,13 @@ def _compensated(step: StepContext, rewrites: Rewrites) -> Patch | None:
 def _recalibrated(step: StepContext, graph: Graph) -> Graph:
     module = graph.module()
     with step.flops.counting():
-        recalibrate(module, _few(step))
+        recalibrate(module, _few(step), processes=step.sharing)
     return graph.with_tensors(module.state_dict())
 
 
 def _few(step: StepContext) -> Iterator[Batch]:
     """Yield the training batches it is done on."""
-    batches = Batches(step.train, step.options.batch_size, step.seed)
+    batches = Batches(step.train, step.options.batch_size, step.seed, processes=step.sharing)
     return stream(batches, count=step.options.recalibrate_batches)
 
 

@@ -11,9 +11,11 @@ from archir.growing.batches import Batches, stream
 from archir.growing.examples import Split
 from archir.growing.optimisers import AUTO
 from archir.growing.options import GrowOptions
+from archir.growing.ranks import in_step
 from archir.growing.trainer import Trainer
 from archir.ir.graph import Graph
 from archir.scoring.losses import Loss
+from archir.scoring.processes import ALONE, Processes
 
 FEWEST, MOST = 40, 100
 """Steps of a range test: a quarter of those of the training, and no fewer and no more than these."""
@@ -44,7 +46,9 @@ class FoundRate:
     steps: int
 
 
-def find_rate(graph: Graph, examples: Split, loss: Loss, options: GrowOptions) -> FoundRate:
+def find_rate(
+    graph: Graph, examples: Split, loss: Loss, options: GrowOptions, *, processes: Processes = ALONE
+) -> FoundRate:
     """Return the learning rate of the options; where it is `auto`, one that is found on a fork of the network.
 
     The rate rises exponentially from step to step over the range of the optimiser. The loss is smoothed over a tenth
@@ -57,6 +61,7 @@ def find_rate(graph: Graph, examples: Split, loss: Loss, options: GrowOptions) -
         examples: training examples.
         loss: what is minimised.
         options: how the network is trained; the schedule and the average play no role.
+        processes: those that train together.
 
     Raises:
         GrowError: the model rejects a batch, or the loss has no gradient.
@@ -67,12 +72,12 @@ def find_rate(graph: Graph, examples: Split, loss: Loss, options: GrowOptions) -
         return FoundRate(options.optimiser.known_rate, 0)
     lowest, highest = RANGES[options.optimiser.name]
     steps = min(MOST, max(FEWEST, options.steps // 4))
-    trainer = Trainer(graph, replace(options.with_rate(lowest), ema=0.0))
+    trainer = Trainer(graph, replace(options.with_rate(lowest), ema=0.0), processes=processes)
     trainer.rate = lambda step: lowest * (highest / lowest) ** (step / (steps - 1))
-    torch.manual_seed(options.seed)
-    batches = Batches(examples, options.batch_size, options.seed, options.augmentation)
+    torch.manual_seed(processes.own_seed(options.seed))
+    batches = Batches(examples, options.batch_size, options.seed, options.augmentation, processes=processes)
     kept, mean, smooth, done = 1 - 10 / steps, 0.0, list[float](), 0
-    for batch in stream(batches, count=steps):
+    for batch in in_step(processes, stream(batches, count=steps)):
         try:
             found = trainer.train([batch], loss, first_step=done).loss
         except DivergenceError:

@@ -19,6 +19,7 @@ from archir.rewrite.set_cost import cost_of
 from archir.scoring.budget import Budget
 from archir.scoring.families import find_families
 from archir.scoring.losses import Loss
+from archir.scoring.processes import ALONE, Processes
 
 
 def expand(
@@ -29,6 +30,7 @@ def expand(
     budget: Budget,
     morphisms: Sequence[Morphism],
     options: GrowOptions,
+    processes: Processes = ALONE,
 ) -> Expansion | None:
     """Return the seed widened beyond the final budget as the options say, None if it is to begin as it is.
 
@@ -42,6 +44,7 @@ def expand(
         budget: the final budget.
         morphisms: the kinds of rewrite that have to lead to the budget.
         options: how it is grown.
+        processes: those that will train it together, each of which has to hold its part of a batch.
 
     Raises:
         GrowError: there is too little memory to train what training begins with, or no set leads to the budget.
@@ -58,7 +61,8 @@ def expand(
         more = budget.scaled(options.factor)
         found = widen_uniformly(seed, more, fixed=fixed, birth=birth, seed=options.seed)
         check_reachable(budget, found.graph, morphisms)
-    check_memory(seed if found is None else found.graph, options.batch_size, options.optimiser)
+    largest = -(-options.batch_size // processes.size)
+    check_memory(seed if found is None else found.graph, largest, options.optimiser)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from archir.cost import Cost, cost
@@ -13,6 +13,7 @@ from archir.growing.examples import Examples, Split
 from archir.growing.flop_count import FlopCount
 from archir.growing.latency import measure_latency
 from archir.growing.options import GrowOptions
+from archir.growing.ranks import first_for_all, in_step
 from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
@@ -21,6 +22,7 @@ from archir.scoring.batches import BoundBatch, bind_batches
 from archir.scoring.budget import Budget, Prices
 from archir.scoring.losses import Loss
 from archir.scoring.objective import Objective, make_objective
+from archir.scoring.processes import ALONE, Processes
 from archir.scoring.propose import propose_composites
 from archir.scoring.score import score
 from archir.scoring.scores import Scores, Selection
@@ -44,7 +46,8 @@ class StepContext:
         options: how it is grown.
         morphisms: the kinds of candidates.
         seed: seed of everything random in this step.
-        flops: what the networks that were run on its way have taken.
+        processes: those that take the step together.
+        flops: what the networks that were run on its way have taken, here.
     """
 
     graph: Graph
@@ -56,8 +59,19 @@ class StepContext:
     options: GrowOptions
     morphisms: Sequence[Morphism]
     seed: int
+    processes: Processes = ALONE
     flops: FlopCount = field(default_factory=FlopCount, repr=False)
     _measured: dict[Graph, float] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def sharing(self) -> Processes:
+        """The processes that share examples out: all, but each does all by itself where examples are coupled."""
+        return ALONE if self.loss.coupled or self.options.batch_statistics else self.processes
+
+    @property
+    def every_flop(self) -> int:
+        """What the networks that were run on its way have taken, in all of these processes."""
+        return int(self.sharing.total(self.flops.total)[0])
 
     @cached_property
     def cost(self) -> Cost:
@@ -87,21 +101,24 @@ class StepContext:
     @cached_property
     def objective(self) -> Objective:
         """The loss on top of the network."""
-        return make_objective(self.graph, self.loss, batch_statistics=self.options.batch_statistics)
+        found = make_objective(self.graph, self.loss, batch_statistics=self.options.batch_statistics)
+        return replace(found, processes=self.sharing)
 
     @cached_property
     def scored(self) -> Sequence[BoundBatch]:
         """The batches candidates are scored on."""
-        return bind_batches(self.objective.program, Batches(self.selection, self.options.batch_size))
+        return self._bound(Batches(self.selection, self.options.batch_size, processes=self.sharing))
 
     @cached_property
     def checked(self) -> Sequence[BoundBatch]:
         """The batches the set is checked on."""
-        return bind_batches(self.objective.program, self._held_out)
+        return self._bound(self._held_out)
 
     def latency_of(self, graph: Graph) -> float:
         """Return the seconds of the forward pass of a network; 0 where nothing asks for it."""
-        return measure_latency(graph.module(), self.check) if self.timed else 0.0
+        if not self.timed:
+            return 0.0
+        return first_for_all(self.processes, lambda: measure_latency(graph.module(), self.check))
 
     def measure(self, graph: Graph) -> float:
         """Return the true loss of a network on the examples that are checked on; each is run once.
@@ -136,7 +153,7 @@ class StepContext:
     def learned(self, together: CandidateSet) -> CandidateSet:
         """Return a set with θ learned for all its members together."""
         with self.flops.counting():
-            return together.learned(Batches(self.train, self.options.batch_size, self.seed + 1))
+            return together.learned(self._bound(self._training(self.seed + 1), self.options.learn_steps))
 
     def linearised(self, together: CandidateSet, batches: Sequence[BoundBatch]) -> float:
         """Return what a set does to the linearised network's exact loss on some batches, in nats."""
@@ -157,9 +174,17 @@ class StepContext:
 
     @cached_property
     def _learn(self) -> Sequence[BoundBatch]:
-        batches = Batches(self.train, self.options.batch_size, self.seed)
-        return bind_batches(self.objective.program, batches.since(0, self.options.learn_steps))
+        return self._bound(self._training(self.seed), self.options.learn_steps)
 
     @property
     def _held_out(self) -> Batches:
-        return Batches(self.check, self.options.batch_size)
+        return Batches(self.check, self.options.batch_size, processes=self.sharing)
+
+    def _training(self, seed: int) -> Batches:
+        return Batches(self.train, self.options.batch_size, seed, processes=self.sharing)
+
+    def _bound(self, batches: Batches, most: int | None = None) -> Sequence[BoundBatch]:
+        """Return batches bound to the program, each a part of one that others have the rest of."""
+        found = bind_batches(self.objective.program, in_step(self.sharing, batches.since(0, most)))
+        around = [self.sharing.around(size) for size in batches.sizes[: len(found)]]
+        return [replace(batch, around=one) for batch, one in zip(found, around, strict=True)]

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from archir.errors import ArchirError, FileError, GrowError
 from archir.growing.collation import collated
 from archir.growing.examples import Examples, Part, Split
+from archir.ir.seeds import derived_seed
 from archir.scoring.pairs import pair_of
 from archir.scoring.targets import tensors_of
 
@@ -35,8 +36,9 @@ class Streamed(Split):
     """Examples of a data set, read when they are asked for.
 
     What a data set draws from the global generators of torch, NumPy and Python while it reads is seeded for every
-    batch, so that a batch is the same whichever process reads it and whatever was read before. Generators of its own
-    are not: what it draws from these may differ from run to run.
+    example of a batch, so that it is the same whichever process reads it, whatever was read before, and however many
+    processes have parts of the batch. Generators of its own are not: what it draws from these may differ from run to
+    run. What `collate` draws follows from the last example of the part it is given.
 
     Attributes:
         dataset: gives the examples.
@@ -82,7 +84,7 @@ class Streamed(Split):
             ScoreError: a batch is neither a pair nor a mapping with targets.
         """
         with _as_in_a_process_of_its_own():
-            return self.read(self._numbers(examples), 0)
+            return self.read(self._numbers(examples), 0, 0)
 
     def part(self, examples: torch.Tensor | slice) -> Streamed:
         """Return the split made of some of its examples, of which none is read."""
@@ -101,11 +103,11 @@ class Streamed(Split):
             ScoreError: a batch is neither a pair nor a mapping with targets.
         """
         # Plain numbers: of every tensor that is sent to a process a file stays open.
-        rows = ((self._numbers(examples), seed) for examples, seed in parts)
+        rows = ((self._numbers(examples), seed, first) for examples, seed, first in parts)
         if len(parts) < FEWEST * self.workers or not self.workers:
-            for numbers, seed in rows:
+            for row in rows:
                 with _as_in_a_process_of_its_own():
-                    batch = self.read(numbers, seed)
+                    batch = self.read(*row)
                 yield batch
             return
         # The generator is one of its own, for the loader draws from it.
@@ -128,22 +130,20 @@ class Streamed(Split):
             return _plain(self.numbers[examples])
         return list(range(*examples.indices(len(self)))) if isinstance(examples, slice) else _plain(examples)
 
-    def read(self, numbers: Sequence[int], seed: int) -> Examples:
+    def read(self, numbers: Sequence[int], seed: int, first: int) -> Examples:
         """Return a batch of the data set; the global generators of random numbers are left as it leaves them.
 
         Args:
             numbers: of examples of the data set, not of the split.
-            seed: of what is random when they are read.
+            seed: of what is random when the batch is read.
+            first: the place in the batch of the first of them.
 
         Raises:
             FileError: examples are damaged, differ in shape, are not finite, or there are none where they should be.
             GrowError: the data set, or what makes batches, fails.
             ScoreError: a batch is neither a pair nor a mapping with targets.
         """
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        items = [self._item(number) for number in numbers]
+        items = [self._item(number, derived_seed(seed, place)) for place, number in enumerate(numbers, first)]
         place = f"the batch of examples {_listed(numbers)} of {self.where}"
         with _explained(place):
             found = self.collate(items)
@@ -161,7 +161,10 @@ class Streamed(Split):
         _check_finite(batch, numbers)
         return batch
 
-    def _item(self, number: int) -> Any:
+    def _item(self, number: int, seed: int) -> Any:
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
         with _explained(f"example {number} of {self.where}"):
             return self.dataset[number]
 
@@ -175,7 +178,7 @@ class _Reader(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, row: tuple[list[int], int]) -> Examples | ArchirError:
+    def __getitem__(self, row: tuple[list[int], int, int]) -> Examples | ArchirError:
         try:
             return self.split.read(*row)
         except ArchirError as error:

@@ -11,10 +11,11 @@ from archir.growing.batches import Batches, stream
 from archir.growing.examples import Split
 from archir.growing.optimisers import POWERS, optimiser_tensors, restore_optimiser
 from archir.growing.options import GrowOptions
-from archir.growing.training import Batch, Training, recalibrate, train
+from archir.growing.training import Batch, Training, recalibrate, train, with_loss
 from archir.growing.weight_average import PREFIX, carry_average, follow, restore_average, weights_of
 from archir.ir.graph import Graph, Patch
 from archir.scoring.losses import Loss
+from archir.scoring.processes import ALONE, Processes
 
 
 class Trainer:
@@ -26,14 +27,29 @@ class Trainer:
         rate: learning rate of each step, counted from 0; that of the options unless it is set.
     """
 
-    def __init__(self, graph: Graph, options: GrowOptions, state: Mapping[str, torch.Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        options: GrowOptions,
+        state: Mapping[str, torch.Tensor] | None = None,
+        *,
+        processes: Processes = ALONE,
+    ) -> None:
         """Make the module of a graph, with a fresh optimiser and average, or those that go on from a state.
+
+        Args:
+            graph: the graph.
+            options: how it is trained.
+            state: what `state` returned.
+            processes: those that train it together.
 
         Raises:
             GrowError: the graph has no trainable parameters, or the state does not fit.
         """
         self._graph = graph
         self._options = options
+        self._processes = processes
+        self._on_top: tuple[Loss, nn.Module] | None = None
         self.rate: Callable[[int], float] = options.rate
         self.module: nn.Module = graph.module()
         self.optimiser = options.optimiser.build(self.module)
@@ -60,6 +76,9 @@ class Trainer:
             if on_step is not None:
                 on_step(step, found)
 
+        if self._on_top is None or self._on_top[0] is not loss:
+            minimised, precision = self._options.training_loss(loss), self._options.precision
+            self._on_top = loss, with_loss(self.module, loss, minimised, precision, self._processes)
         return train(
             self.module,
             batches,
@@ -68,9 +87,9 @@ class Trainer:
             rate=self.rate,
             first_step=first_step,
             clip=self._options.clip,
-            minimised=self._options.training_loss(loss),
-            precision=self._options.precision,
             on_step=after,
+            processes=self._processes,
+            on_top=self._on_top[1],
         )
 
     def graph(self) -> Graph:
@@ -90,11 +109,12 @@ class Trainer:
         if not self._average:
             return self
         options = self._options
-        found = Trainer(self.graph().with_tensors(self._average), options, self.state())
+        found = Trainer(self.graph().with_tensors(self._average), options, self.state(), processes=self._processes)
         found.rate = self.rate
         if any(buffer.is_floating_point() for buffer in found.module.buffers()):
-            batches = Batches(examples, options.batch_size, options.seed)
-            recalibrate(found.module, stream(batches, count=options.recalibrate_batches))
+            batches = Batches(examples, options.batch_size, options.seed, processes=self._processes)
+            few = stream(batches, count=options.recalibrate_batches)
+            recalibrate(found.module, few, processes=self._processes)
         return found
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -108,7 +128,7 @@ class Trainer:
         Momentum, second moments and averages are carried over like the weights; what is learned of the weights in the
         rewriting is added to the averages.
         """
-        grown = Trainer(rewriting.after, self._options)
+        grown = Trainer(rewriting.after, self._options, processes=self._processes)
         grown.rate = self.rate
         state = carry_over(optimiser_tensors(self.optimiser, self.module), rewriting)
         restore_optimiser(grown.optimiser, grown.module, state)

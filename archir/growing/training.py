@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,14 +14,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from archir.errors import DivergenceError, GrowError, ScoreError
+from archir.errors import DivergenceError, GrowError, ProcessError, ScoreError
 from archir.growing.batches import Batches
 from archir.growing.examples import Inputs, Split
+from archir.growing.global_statistics import BATCH_NORMS, global_statistics
+from archir.growing.parallel import TrainingStep, distributed
+from archir.growing.ranks import in_step
 from archir.growing.training_loss import Mixed, training_loss
-from archir.ir import ops
-from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.running import failing_call
 from archir.scoring.losses import NO_LABEL, Loss, LossFunction, class_axis, labels_of
+from archir.scoring.processes import ALONE, Processes, is_lost, lost
 from archir.scoring.program import number_of_examples
 from archir.scoring.targets import Targets, map_tensors
 
@@ -71,12 +74,17 @@ def train(
     minimised: LossFunction | None = None,
     precision: str = "float32",
     on_step: Callable[[int, float], None] | None = None,
+    processes: Processes = ALONE,
+    on_top: nn.Module | None = None,
 ) -> Training:
     """Take one optimiser step on each batch, in training mode; a batch without any label is skipped.
 
+    Several processes take the same steps, each on its part of every batch: gradients, losses and the statistics of
+    batch normalisations are those of the whole batch.
+
     Args:
         module: what is trained; left in training mode.
-        batches: pairs of inputs and targets, finitely many.
+        batches: pairs of inputs and targets, finitely many; of several processes each gives its parts.
         loss: what is minimised, or stands for it in messages.
         optimiser: holds the module's parameters.
         rate: learning rate of each step, counted from `first_step`; the optimiser's own if not given.
@@ -85,30 +93,39 @@ def train(
         minimised: what is minimised in its place, if given; see `training_loss`.
         precision: `float32`, `bfloat16` for outputs computed in it where that is safe, or `auto`: so on CUDA.
         on_step: called after each step with its number and loss.
+        processes: those that share the batches out among them.
+        on_top: the module with its loss, made by `with_loss`, so that it need not be made for every call.
 
     Raises:
         DivergenceError: the loss or the gradient is not finite; the weights are those before that step.
         GrowError: the loss does not depend on the weights, the model rejects a batch, there are no batches, or `clip`
             is not above 0.
         ScoreError: outputs and targets do not fit the loss.
+        ProcessError: another process has failed or ended, or has other numbers of batches.
     """
     if clip is not None and not 0 < clip < math.inf:
         raise GrowError(f"the gradient cannot be clipped to a norm of {clip}", hint="give a number above 0")
     module.train()
-    half, minimised = _is_half(module, precision), training_loss(loss) if minimised is None else minimised
+    on_top = with_loss(module, loss, minimised, precision, processes) if on_top is None else on_top
     step, examples, skipped, total, last = first_step, 0, 0, 0.0, None
-    for inputs, targets in batches:
-        if _is_unlabelled(targets.first if isinstance(targets, Mixed) else targets, loss):
+    for inputs, targets in in_step(processes, batches):
+        unlabelled = _is_unlabelled(targets.first if isinstance(targets, Mixed) else targets, loss)
+        own = number_of_examples(targets)
+        count, labelled = (int(n) for n in processes.total(own, not unlabelled))
+        if not labelled:
             step, skipped = step + 1, skipped + 1
             continue
         if rate is not None:
             for group in optimiser.param_groups:
                 group["lr"] = rate(step)
         optimiser.zero_grad(set_to_none=True)
-        value = minimised(_outputs(module, inputs, half), targets)
+        with global_statistics(processes):
+            value: torch.Tensor = on_top(inputs, targets)
         with differentiating(loss, value):
-            torch.autograd.backward(value)
+            torch.autograd.backward(_weighted(value, loss, own, count, processes))
         found = float(value.detach())
+        if processes.group is not None:
+            found = processes.total(found * own)[0] / count
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         if not gradients:
             raise GrowError(f"the loss {loss.name} depends on none of the weights of the model")
@@ -124,7 +141,6 @@ def train(
         if clip is not None:
             nn.utils.clip_grads_with_norm_(module.parameters(), clip, norm)
         optimiser.step()
-        count = number_of_examples(targets)
         examples, total, last = examples + count, total + found * count, found
         if on_step is not None:
             on_step(step, found)
@@ -132,6 +148,26 @@ def train(
     if not examples and not skipped:
         raise GrowError("there are no batches to train on")
     return Training(step - first_step - skipped, examples, total / examples if examples else None, skipped, last)
+
+
+def with_loss(
+    module: nn.Module, loss: Loss, minimised: LossFunction | None, precision: str, processes: Processes
+) -> nn.Module:
+    """Return a module that gives the loss of a batch, whose gradients are means over processes; see `train`."""
+    minimised = training_loss(loss) if minimised is None else minimised
+    outputs_of = partial(_outputs, half=_is_half(module, precision))
+    gathers = processes if loss.coupled else ALONE
+    return distributed(TrainingStep(module, outputs_of, minimised, gathers), processes)
+
+
+def _weighted(value: torch.Tensor, loss: Loss, own: int, count: int, processes: Processes) -> torch.Tensor:
+    """Return the loss of a part such that the gradient of its mean over the processes is that of the whole batch.
+
+    A coupled loss is that of the whole batch already, differentiated through the outputs of a part.
+    """
+    if processes.group is None:
+        return value
+    return value * (processes.size * (1.0 if loss.coupled else own / count))
 
 
 def _is_half(module: nn.Module, precision: str) -> bool:
@@ -155,6 +191,7 @@ def differentiating(loss: Loss, value: torch.Tensor) -> Iterator[None]:
 
     Raises:
         GrowError: it depends on nothing that is trained, or cannot be differentiated.
+        ProcessError: another process has ended.
     """
     if not value.requires_grad:
         raise GrowError(
@@ -164,12 +201,18 @@ def differentiating(loss: Loss, value: torch.Tensor) -> Iterator[None]:
         )
     try:
         yield
+    except ProcessError:
+        raise
     except Exception as error:  # of any operator, or of the user's own backward
+        if is_lost(error):
+            raise lost(error) from error
         why = f"{type(error).__name__}: {error}"
         raise GrowError(f"the loss {loss.name} cannot be differentiated", why=why) from error
 
 
-def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_size: int = 256) -> Metrics:
+def evaluate(
+    module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_size: int = 256, processes: Processes = ALONE
+) -> Metrics:
     """Return the loss and the accuracy of a module on a split, in evaluation mode, without gradients.
 
     Args:
@@ -178,30 +221,35 @@ def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_s
         loss: what is measured.
         batch_size: largest number of examples at once, where a split is given; the value of a coupled loss may
             depend on it.
+        processes: those that share a split out among them, unless the loss is coupled; batches say so themselves.
 
     Raises:
         GrowError: the loss is not finite, nothing is labelled, or the model rejects the inputs.
         ScoreError: outputs and targets do not fit the loss.
+        ProcessError: another process has failed or ended.
     """
-    total, right, labels, empty = 0.0, 0, 0, True
-    chosen = batches if isinstance(batches, Batches) else Batches(batches, batch_size)
+    total, right, labels, labelled = 0.0, 0, 0, False
+    shared = ALONE if loss.coupled else processes
+    chosen = batches if isinstance(batches, Batches) else Batches(batches, batch_size, processes=shared)
+    among = chosen.processes
     with evaluating(module), torch.no_grad():
-        for inputs, targets in chosen:
+        for inputs, targets in in_step(among, chosen):
             outputs = call(module, inputs)
             total += float(loss(outputs, targets)) * number_of_examples(targets)
-            empty = empty and _is_unlabelled(targets, loss)
+            labelled = labelled or not _is_unlabelled(targets, loss)
             hits = _hits(outputs, targets, loss)
             if hits is not None:
                 right, labels = right + int(hits.sum()), labels + hits.numel()
-    if empty:
+    loss_sum, hit, counted, any_label = among.total(total, right, labels, labelled)
+    if not any_label:
         raise GrowError(f"no example of {chosen.split!r} has a label", why=f"every label is {NO_LABEL}")
-    mean = total / len(chosen.split)
+    mean = loss_sum / len(chosen.split)
     if not math.isfinite(mean):
         raise GrowError(f"the loss on {chosen.split!r} is {mean}", hint="the weights have diverged: lower the rate")
-    return Metrics(mean, right / labels if labels else None)
+    return Metrics(mean, hit / counted if counted else None)
 
 
-def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> None:
+def recalibrate(module: nn.Module, batches: Iterable[Batch], *, processes: Processes = ALONE) -> None:
     """Set the running statistics of every batch normalisation to their averages over batches.
 
     Each batch counts the same; everything else runs in evaluation mode, dropout included. Works on calls
@@ -209,7 +257,9 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> None:
 
     Args:
         module: what is recalibrated.
-        batches: pairs of inputs and targets, of which only the inputs are used.
+        batches: pairs of inputs and targets, of which only the inputs are used; of several processes each gives its
+            parts.
+        processes: those that share the batches out among them.
 
     Raises:
         GrowError: a statistic is not finite, the model rejects a batch, or there are no batches.
@@ -218,8 +268,9 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> None:
     """
     statistics = _Recalibration()
     empty = True
-    with evaluating(module), torch.no_grad(), statistics:
-        for inputs, _ in batches:
+    # The last of the modes is asked first: it turns to statistics of the batch, the other to those of the whole one.
+    with evaluating(module), torch.no_grad(), global_statistics(processes), statistics:
+        for inputs, _ in in_step(processes, batches):
             call(module, inputs)
             empty = False
     if empty:
@@ -255,7 +306,7 @@ class _Recalibration(TorchFunctionMode):
         self.seen: dict[int, tuple[int, torch.Tensor, torch.Tensor]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        names = _BATCH_NORMS.get(func)
+        names = BATCH_NORMS.get(func)
         if names is None:
             return func(*args, **(kwargs or {}))
         given = dict(zip(names, args, strict=False)) | (kwargs or {})
@@ -265,13 +316,6 @@ class _Recalibration(TorchFunctionMode):
             self.seen[id(mean)] = count, mean, variance
             given |= {"training": True, "momentum": 1 / count}
         return func(**given) if func is F.batch_norm else func(*(given[name] for name in names))
-
-
-_BATCH_NORMS: dict[Any, tuple[str, ...]] = {
-    F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
-    **dict.fromkeys((torch.batch_norm, ops.function(BATCH_NORM)), ops.schema(BATCH_NORM).names),
-}
-"""The functions that normalise batches, and the names of their arguments in order."""
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from archir.ir.execute import compile_call
 from archir.ir.node import Value
 from archir.scoring.batches import BoundBatch, of_examples
 from archir.scoring.objective import Objective
+from archir.scoring.processes import ALONE, Processes
 from archir.scoring.program import plain_call
 
 RIDGE = 0.02
@@ -32,7 +33,9 @@ AT_ONCE = 2**24
 """How many numbers the gradients of examples may have that are made at once."""
 
 
-def left_over(effects: torch.Tensor, gradients: torch.Tensor, folds: torch.Tensor) -> torch.Tensor:
+def left_over(
+    effects: torch.Tensor, gradients: torch.Tensor, folds: torch.Tensor, processes: Processes = ALONE
+) -> torch.Tensor:
     """Return what is left of the effects of candidates on units once the weights have adapted on other units.
 
     With `C` the effects, `W` the gradients, `K = W Wᵀ` and `λ = RIDGE tr K`, weights that move by the δ with the least
@@ -47,6 +50,7 @@ def left_over(effects: torch.Tensor, gradients: torch.Tensor, folds: torch.Tenso
         effects: products of the curvature's vectors with what each candidate does; `[rows, candidates]`.
         gradients: products of the same vectors with what each weight does; `[rows, weights]`.
         folds: the fold that the unit of each row is in; `[rows]`.
+        processes: those that share the work out among them; all are given the same rows.
 
     Returns:
         `[rows, candidates]`.
@@ -58,10 +62,10 @@ def left_over(effects: torch.Tensor, gradients: torch.Tensor, folds: torch.Tenso
     ridge = RIDGE * gradients.square().sum()
     if not 0 < ridge < math.inf:  # nothing depends on any weight, or the gradients are not finite
         return effects
-    found = torch.empty_like(effects)
-    small = len(gradients) <= gradients.shape[1]
-    kernel = gradients @ gradients.mT if small else gradients.mT @ gradients
-    for fold in range(FOLDS):
+    found = torch.zeros_like(effects)
+    small, own = len(gradients) <= gradients.shape[1], gradients[processes.part(len(gradients))]
+    kernel = processes.gather(own @ gradients.mT)[0] if small else processes.sum(own.mT @ own)[0]
+    for fold in range(processes.rank, FOLDS, processes.size):
         inside, others = folds == fold, folds != fold
         if small:
             system = kernel[others][:, others] + ridge * torch.eye(int(others.sum()), dtype=kernel.dtype)
@@ -71,7 +75,7 @@ def left_over(effects: torch.Tensor, gradients: torch.Tensor, folds: torch.Tenso
             system = kernel - v.mT @ v + ridge * torch.eye(len(kernel), dtype=kernel.dtype)
             undone = v @ torch.linalg.solve(system, w.mT @ effects[others])
         found[inside] = effects[inside] - undone
-    return found
+    return processes.sum(found)[0]
 
 
 _REFUSED = (ArchirError, RuntimeError, TypeError, ValueError, IndexError, Warning)

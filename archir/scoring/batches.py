@@ -15,6 +15,7 @@ from archir.ir.node import Value
 from archir.ir.types import TensorType
 from archir.scoring.objective import Objective
 from archir.scoring.pairs import keywords, pair_of
+from archir.scoring.processes import WHOLE, Around
 from archir.scoring.program import Inputs, Program, number_of_examples
 from archir.scoring.targets import Targets, map_tensors
 
@@ -33,11 +34,13 @@ class BoundBatch:
         inputs: the inputs.
         targets: what the outputs are compared with.
         examples: number of examples.
+        around: how many examples of the batch other processes have, where this is a part of it.
     """
 
     inputs: Mapping[Value, Any]
     targets: Targets
     examples: int
+    around: Around = WHOLE
 
 
 Batch = tuple[Inputs, Targets]
@@ -107,7 +110,8 @@ def in_parts(objective: Objective, batches: Iterable[BoundBatch]) -> Iterator[Bo
         for i in range(count):
             part = slice(examples * i // count, examples * (i + 1) // count)
             some = {v: t[part] if v in cut else t for v, t in inputs.items()}
-            yield BoundBatch(some, _part(batch.targets, part), part.stop - part.start)
+            around = Around(0 if i else batch.around.before, batch.around.after if i == count - 1 else 0)
+            yield BoundBatch(some, _part(batch.targets, part), part.stop - part.start, around)
 
 
 def of_examples(program: Program, batch: BoundBatch) -> frozenset[Value] | None:

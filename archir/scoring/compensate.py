@@ -22,6 +22,7 @@ from archir.rewrite.spec import format_spec
 from archir.rewrite.subgraph import makes_linearly
 from archir.scoring.batches import no_batches
 from archir.scoring.pairs import keywords, pair_of
+from archir.scoring.processes import ALONE, Processes
 from archir.scoring.program import Inputs, Program
 
 LARGEST = 8192
@@ -116,6 +117,7 @@ def taken_over(
     prunes: Sequence[UnitMorphism],
     *,
     ridge: float = RIDGE,
+    processes: Processes = ALONE,
 ) -> Graph:
     """Return a graph of which units are yet to be removed, where the weights of the others take over what they give.
 
@@ -129,6 +131,7 @@ def taken_over(
         batches: pairs of inputs and targets, or mappings, see `pair_of`; the targets are not looked at.
         prunes: the units to remove, of one or more widths.
         ridge: λ in multiples of the mean of the diagonal of `G_KK`.
+        processes: those that share the batches out among them, each of which gives its own.
 
     Returns:
         The graph with other weights; only without the units it computes about what the old one does.
@@ -154,6 +157,9 @@ def taken_over(
         empty = False
     if empty:
         raise no_batches()
+    summed = processes.sum(*(c.gram for c in consumers if c.gram is not None))
+    for consumer, gram in zip(consumers, summed, strict=True):
+        consumer.gram = gram
     return graph.with_stored({c.weight.node: c.compensate(graph.tensors[c.weight.node], ridge) for c in consumers})
 
 

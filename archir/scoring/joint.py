@@ -14,6 +14,7 @@ from archir.scoring.adaptation import FOLDS, WeightGradients, left_over
 from archir.scoring.batches import AnyBatch
 from archir.scoring.chunks import Group
 from archir.scoring.objective import Curvature, Objective
+from archir.scoring.processes import Around, Processes
 from archir.scoring.screen import Estimate, Moments, Screened, every_part
 
 
@@ -47,7 +48,7 @@ def screen_jointly(
             for all, no gradient of the loss is made, and one backward pass a batch is enough.
         adapted: for each family whether q is what is left once the weights have adapted, see `left_over`; for none if
             not given. Where g̃ is no root of H, as for a loss of one's own of many outputs, q stays what it is; weights
-            beyond wide outputs that are made in chunks stay; so do, with several processes, those of the others.
+            beyond wide outputs that are made in chunks stay.
         seed: of the samples.
 
     Raises:
@@ -66,7 +67,7 @@ def screen_jointly(
         gradients = None
     parts: Iterable[_Part] = (_part(found, gradients) for found in screened if perturbations)
     if gradients is not None:
-        parts = _adapted(list(parts), adapts)
+        parts = _adapted(list(parts), adapts, objective.processes)
     families, together = [slice(a, b) for a, b in pairwise(starts)], Moments(len(owners))
     alone = [Moments(count) for count in members]
     cross, examples = torch.zeros(starts[-1], len(owners), dtype=torch.float64), 0
@@ -137,6 +138,7 @@ class _Part:
         right: the same with the second, often one and the same.
         gradients: products with the derivatives in the weights, where these may adapt; `[pairs, units, directions]`.
         examples: number of examples.
+        around: how many units of the batch other processes have.
     """
 
     first: torch.Tensor
@@ -144,6 +146,7 @@ class _Part:
     right: torch.Tensor
     gradients: torch.Tensor | None
     examples: int
+    around: Around
 
 
 def _part(screened: Screened, gradients: WeightGradients | None) -> _Part:
@@ -157,14 +160,14 @@ def _part(screened: Screened, gradients: WeightGradients | None) -> _Part:
     found = None
     if gradients is not None and screened.vectors and roots:
         found = torch.stack([gradients(screened.part, one) for one, _ in screened.vectors]).to("cpu", torch.float64)
-    return _Part(first, left, left if roots else side(1), found, screened.part.examples)
+    return _Part(first, left, left if roots else side(1), found, screened.part.examples, screened.part.around)
 
 
 def _wide(families: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat(list(families), 1).to("cpu", torch.float64)
 
 
-def _adapted(parts: Sequence[_Part], which: torch.Tensor) -> list[_Part]:
+def _adapted(parts: Sequence[_Part], which: torch.Tensor, processes: Processes) -> list[_Part]:
     """Return what is left of the effects of some members once the weights have adapted on other units."""
     known = [part.gradients for part in parts if part.gradients is not None]
     if len(known) < len(parts):
@@ -172,9 +175,12 @@ def _adapted(parts: Sequence[_Part], which: torch.Tensor) -> list[_Part]:
     effects = torch.cat([part.left.flatten(0, 1)[:, which] for part in parts])
     folds, units, start = [], 0, 0
     for part in parts:  # rows of one unit are in one fold
+        units += part.around.before
         folds.append(((units + torch.arange(len(part.first))) % FOLDS).repeat(len(part.left)))
-        units += len(part.first)
-    left = left_over(effects, torch.cat([g.flatten(0, 1) for g in known]), torch.cat(folds))
+        units += len(part.first) + part.around.after
+    every, own = processes.gather(effects)
+    gradients, _ = processes.gather(torch.cat([g.flatten(0, 1) for g in known]))
+    left = left_over(every, gradients, processes.gather(torch.cat(folds))[0], processes)[own]
     found = []
     for part in parts:
         products, count = part.left.clone(), len(part.left) * len(part.first)

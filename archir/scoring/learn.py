@@ -131,7 +131,8 @@ class Learner:
 
     def _differentiated(self, batch: BoundBatch) -> _Differentiated:
         evaluation = self._program(batch.inputs)
-        vectors = self._objective.pairs(evaluation.outputs, batch.targets, self._options.curvature, self._generator)
+        curvature, outputs = self._options.curvature, evaluation.outputs
+        vectors = self._objective.pairs(outputs, batch.targets, curvature, self._generator, batch.around)
         first, second = backward(self._objective, evaluation, batch.targets, list(vectors))
         return _Differentiated(evaluation.values, first, list(second), batch.examples)
 
@@ -269,8 +270,8 @@ def learn(
         together: the members of the set, as numbers of family and member. Its estimate has one sum over the whole set
             where that of a single member has one over its own positions, so that members stop short where others go
             the same way.
-        repeats: steps that are taken on a batch one after another, or on each part of one that is taken in parts:
-            cheaper, but θ has seen fewer examples.
+        repeats: steps that are taken on a batch one after another, unless it is too large to be held whole: cheaper,
+            but θ sees fewer examples.
 
     Raises:
         ScoreError: the loss is not finite or does not fit a batch, or there are no batches.
@@ -281,13 +282,11 @@ def learn(
     learner = Learner(objective, perturbations, options, start=start, together=together)
     if not options.steps:
         return Learned(learner.thetas, torch.zeros(0, dtype=torch.float64))
-    stream = itertools.cycle(bind_batches(objective.program, batches, most=math.ceil(options.steps / repeats)))
-    # Processes may take their batches in different numbers of parts, and have to take steps together.
-    cut = repeats > 1 and objective.processes.group is None
     estimates: list[float] = []
-    for batch in in_parts(objective, stream) if cut else stream:
-        left = options.steps - len(estimates)
-        estimates += [learner.step(batch)] if repeats == 1 else learner.steps(batch, min(repeats, left))
+    for batch in itertools.cycle(bind_batches(objective.program, batches, most=options.steps)):
+        whole = is_small(objective.program, batch.examples + batch.around.before + batch.around.after)
+        count = min(repeats if whole else 1, options.steps - len(estimates))
+        estimates += [learner.step(batch)] if count == 1 else learner.steps(batch, count)
         if len(estimates) == options.steps:
             break
     return Learned(learner.thetas, torch.tensor(estimates, dtype=torch.float64))

@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 from archir.errors import ArchirError, ScoreError
 from archir.ir.graph import Graph
 from archir.scoring.losses import LOSSES, Loss, LossFunction, check_loss, class_axis, find_loss, label_weights
-from archir.scoring.processes import Processes
+from archir.scoring.processes import WHOLE, Around, Processes
 from archir.scoring.program import Program, number_of_examples
 from archir.scoring.targets import Targets
 
@@ -196,7 +196,12 @@ class Objective:
         return flat, found
 
     def pairs(
-        self, outputs: Sequence[Any], targets: Targets, curvature: Curvature, generator: torch.Generator
+        self,
+        outputs: Sequence[Any],
+        targets: Targets,
+        curvature: Curvature,
+        generator: torch.Generator,
+        around: Around = WHOLE,
     ) -> Iterator[Pair]:
         """Yield vectors whose outer products, summed over all that are yielded, have the Hessian as their mean.
 
@@ -205,6 +210,13 @@ class Objective:
         Any other loss with few outputs has its Hessian decomposed, negative eigenvalues set to zero; with many, the
         pair is (ε, H ε). Under a coupled loss the Hessian is that of the whole batch. Wherever the batch is coupled, a
         vector's inner products are to be summed over the examples before they are squared.
+
+        Args:
+            outputs: the outputs of the program.
+            targets: the targets.
+            curvature: how the vectors are chosen.
+            generator: draws the signs.
+            around: for how many examples besides these they are drawn.
 
         Raises:
             ScoreError: the exact curvature is asked for with more than `LARGEST_DENSE` outputs.
@@ -218,7 +230,7 @@ class Objective:
         named = LOSSES.get(self.loss.name) is self.loss
         if curvature is Curvature.SAMPLED and named:
             assert isinstance(targets, torch.Tensor), "a loss with a name takes one tensor"
-            root = _ROOTS[self.loss.name](first, targets, random_signs(first, generator)).reshape(
+            root = _ROOTS[self.loss.name](first, targets, random_signs(first, generator, around)).reshape(
                 number_of_examples(targets), -1
             )
             yield root, root
@@ -229,7 +241,7 @@ class Objective:
         if count <= LARGEST_DENSE:
             roots = _dense_root(self, plain, targets, units)
             if curvature is Curvature.SAMPLED:
-                signs = random_signs(flat, generator).reshape(units, 1, count)
+                signs = random_signs(flat, generator, around).reshape(units, 1, count)
                 roots = (roots * signs).sum(2, keepdim=True)
             elif self.coupled:
                 # What is summed over the batch before it is squared has no products of different examples in the mean.
@@ -239,7 +251,7 @@ class Objective:
                 vector = column.reshape(flat.shape)
                 yield vector, vector
         elif curvature is Curvature.SAMPLED:
-            signs = random_signs(flat, generator)
+            signs = random_signs(flat, generator, around)
             yield signs, self.hessian_product(plain, targets, signs[None])[0]
         else:
             raise ScoreError(
@@ -270,10 +282,14 @@ def make_objective(
     return Objective(graph, Program(graph, batch_statistics=batch_statistics), find_loss(loss), Processes(group))
 
 
-def random_signs(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return ones with random signs, in the shape and element type of `like`."""
-    bits = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8)
-    return (2 * bits - 1).to(like)
+def random_signs(like: torch.Tensor, generator: torch.Generator, around: Around = WHOLE) -> torch.Tensor:
+    """Return ones with random signs, in the shape and element type of `like`.
+
+    Those of rows around these are drawn, too.
+    """
+    rows = around.before + len(like) + around.after
+    bits = torch.randint(0, 2, (rows, *like.shape[1:]), generator=generator, dtype=torch.int8)
+    return (2 * around.cut(bits) - 1).to(like)
 
 
 def _dense_root(objective: Objective, outputs: Sequence[Any], targets: Targets, units: int) -> torch.Tensor:

@@ -297,7 +297,7 @@ def every_part(
     for part in in_parts(objective, bind_batches(objective.program, batches)):
         evaluation = program(part.inputs)
         objective.check(evaluation.outputs, part.targets)
-        vectors = list(objective.pairs(evaluation.outputs, part.targets, curvature, generator))
+        vectors = list(objective.pairs(evaluation.outputs, part.targets, curvature, generator, part.around))
         found = backward(objective, evaluation, part.targets, vectors, settled=all(flat))
         yield Screened(
             part, vectors, _terms(objective, evaluation, part, perturbations, thetas, reductions, found, flat)

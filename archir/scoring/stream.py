@@ -15,6 +15,7 @@ from archir.rewrite.perturbation import Perturbation
 from archir.scoring.batches import BoundBatch
 from archir.scoring.losses import LOSSES, NO_LABEL, check_finite, class_axis, is_unknown, label_weights, unknown_classes
 from archir.scoring.objective import Curvature, Objective, Pair, cross_entropy_root, random_signs
+from archir.scoring.processes import WHOLE, Around
 from archir.scoring.program import Program
 from archir.scoring.targets import Targets
 
@@ -98,7 +99,12 @@ class StreamedObjective(Objective):
         return found
 
     def pairs(
-        self, outputs: Sequence[Any], targets: Targets, curvature: Curvature, generator: torch.Generator
+        self,
+        outputs: Sequence[Any],
+        targets: Targets,
+        curvature: Curvature,
+        generator: torch.Generator,
+        around: Around = WHOLE,
     ) -> Iterator[Pair]:
         """Yield vectors whose outer products, summed over all that are yielded, have the Hessian as their mean.
 
@@ -106,15 +112,25 @@ class StreamedObjective(Objective):
             ScoreError: the exact curvature is asked for with more than `LARGEST_DENSE` features an example.
         """
         if curvature is not Curvature.SAMPLED:
-            yield from super().pairs(outputs, targets, curvature, generator)
+            yield from super().pairs(outputs, targets, curvature, generator, around)
             return
         with torch.no_grad():
             weights = self._weights(outputs[0], targets).sqrt()
-            found = outputs[0].new_empty(outputs[0].shape)
+            found, positions = outputs[0].new_empty(outputs[0].shape), outputs[0][0].numel() // outputs[0].shape[-1]
+            self._skip(around.before * positions, generator)
             for rows, logits, labels in self._chunks(outputs[0], targets):
                 root = cross_entropy_root(logits, labels, random_signs(logits, generator))
                 _rows(found)[rows] = root @ self.layer.weight * weights[rows, None]
+            self._skip(around.after * positions, generator)
         yield found.flatten(1), found.flatten(1)
+
+    def _skip(self, positions: int, generator: torch.Generator) -> None:
+        """Draw the signs of positions that other processes have."""
+        size = max(1, LARGEST_OUTPUTS // len(self.layer.weight))
+        for start in range(0, positions, size):
+            random_signs(
+                self.layer.weight[:0].new_empty(min(size, positions - start), len(self.layer.weight)), generator
+            )
 
     @torch.no_grad()
     def _losses(self, hidden: torch.Tensor, targets: Targets) -> torch.Tensor:
@@ -167,7 +183,10 @@ def streamed(objective: Objective, perturbations: Sequence[Perturbation], batche
     classes, positions = len(graph.tensors[places["weight"].node]), node.tensor_type().shape[1:-1]
     labels = [t for b in batches if isinstance(t := b.targets, torch.Tensor) and not t.is_floating_point()]
     fits = len(labels) == len(batches) and all(tuple(t.shape[1:]) == positions for t in labels)
-    if not fits or max((t.numel() * classes for t in labels), default=0) <= LARGEST_OUTPUTS:
+    outputs = [t[0].numel() * classes * (b.examples + sum(b.around)) for b, t in zip(batches, labels, strict=fits)]
+    # All processes have to do the same, whatever the sizes of their batches.
+    (wide,) = objective.processes.total(fits and max(outputs, default=0) > LARGEST_OUTPUTS)
+    if not wide:
         return objective
     beyond = {result, *graph.uses(result), *(places[a] for a in places if a != "input")}
     beyond |= {u for u, _ in node.operands() if u.argument != "input"}

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from archir.cli import graphs
+from archir.errors import FileError, Told
 from archir.growing.run import create_run
 from archir.ir.graph import Graph
 from frontends.pytorch import trace
@@ -206,3 +207,13 @@ def test_histories_of_other_types_are_told(tmp_path: Path, lines: list[str]) -> 
     (run.path / "history.jsonl").write_text("\n".join(lines) + "\n")
     for options in ((), ("--json",), ("--markdown",), ("--plot", tmp_path / "plot.png")):
         assert "this is not the history of a run" in refused("report", run.path, *options)
+
+
+def test_an_error_that_another_process_tells_of_is_not_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*given: object, **options: object) -> None:
+        raise FileError("the run is in use") from (Told("by the first") if told else None)
+
+    monkeypatch.setattr("archir.cli.growing.grow", failing)
+    for told in (True, False):
+        done = archir("grow", "run.toml")
+        assert done.code == 1 and done.err == ("" if told else "error: the run is in use\n")

@@ -13,7 +13,7 @@ from torch import nn
 import archir
 from archir.cost import Cost, cost, training_flops
 from archir.growing.batches import Batches
-from archir.growing.engine import LEAST_BATCH
+from archir.growing.checks import LEAST_BATCH
 from archir.growing.examples import Examples
 from archir.growing.growth import Growth, grow_once
 from archir.growing.options import GrowOptions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -271,9 +272,9 @@ def test_growth_checks_with_the_statistics_it_scores_with() -> None:
 def test_running_statistics_are_averaged_anew_after_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     averaged: list[nn.Module] = []
 
-    def watched(module: nn.Module, fresh: Iterable[TrainingBatch]) -> None:
+    def watched(module: nn.Module, fresh: Iterable[TrainingBatch], **given: Any) -> None:
         averaged.append(module)
-        recalibrate(module, fresh)
+        recalibrate(module, fresh, **given)
 
     monkeypatch.setattr(engine, "recalibrate", watched)
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from archir.api import score
+from archir.api import Kinds, score
 from archir.scoring.objective import Curvature
 from archir.scoring.options import ScoreOptions
 from archir.scoring.scores import Scores
@@ -23,6 +23,7 @@ from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.residual_branch import ResidualBranch
 from passes.split import Split
+from passes.widen import Widen
 
 WORLD, LEARN_ROUNDS = 2, 3
 Examples = Sequence[tuple[Tensor, Tensor]]
@@ -43,11 +44,11 @@ def merged(shared: Examples) -> Examples:
     return [(torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in pairs]
 
 
-def score_on(shared: Examples, *, steps: int, **options: Any) -> Scores:
+def score_on(shared: Examples, *, steps: int, kinds: Kinds | None = None, **options: Any) -> Scores:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).double()
     graph = trace(net, (torch.zeros(2, 5, dtype=torch.float64),))
-    kinds = (Split(), Prune(), ResidualBranch())
+    kinds = (Split(), Prune(), ResidualBranch()) if kinds is None else kinds
     return score(graph, shared, morphisms=kinds, curvature=Curvature.EXACT, steps=steps, seed=3, **options)
 
 
@@ -95,6 +96,26 @@ def work(rank: int, folder: str, steps: int) -> None:
         dist.destroy_process_group()
 
 
+RULES = ("additive", "brute-force", "first-order", "gradmax", "joint", "sampled", "splitting-index", "taylor")
+OF_RULES = (Split(), Prune(), Widen())
+
+
+def orders(shared: Examples, rule: str, group: dist.ProcessGroup | None = None) -> list[tuple[str, float, float]]:
+    """Return what a rule says of every candidate, and how large θ is."""
+    found = score_on(shared, steps=2, kinds=OF_RULES, strategy=rule, group=group)
+    return [(s.spec, s.order, sum(float(t.abs().sum()) for t in (s.theta or {}).values())) for s in found]
+
+
+def order(rank: int, folder: str) -> dict[str, list[tuple[str, float, float]]]:
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD, timeout=timedelta(seconds=120))
+    try:
+        return {rule: orders(batches()[rank::WORLD], rule, dist.group.WORLD) for rule in RULES}
+    finally:
+        dist.destroy_process_group()
+
+
 @pytest.fixture(scope="module")
 def processes() -> Iterator[ProcessPoolExecutor]:
     with ProcessPoolExecutor(WORLD, mp_context=get_context("spawn")) as pool:
@@ -124,3 +145,14 @@ def test_two_processes_give_what_one_does(processes: ProcessPoolExecutor, tmp_pa
         assert SMALLEST_SCALE < wanted["scale"] < 1
     for name in ("scale", "theta", "linearised", "refined"):
         assert found[name] == pytest.approx(wanted[name], rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_every_rule_says_what_it_does_in_one_process(processes: ProcessPoolExecutor, tmp_path: Path) -> None:
+    first, second = processes.map(order, range(WORLD), [str(tmp_path)] * WORLD)
+    assert first == second
+    for rule in RULES:
+        wanted = orders(merged(batches()), rule)
+        assert wanted and [spec for spec, *_ in first[rule]] == [spec for spec, *_ in wanted], rule
+        for one, other in zip(first[rule], wanted, strict=True):
+            assert one[1:] == pytest.approx(other[1:], rel=1e-7, abs=1e-12), rule

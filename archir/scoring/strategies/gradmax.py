@@ -76,7 +76,9 @@ class GradMax:
                 found = fresh.covariance(evaluation.values, at)
                 totals[i] = totals[i] + found if i in totals else found
             examples += batch.examples
-        return {i: t / examples for i, t in totals.items()}
+        processes = context.objective.processes
+        (every,), summed = processes.total(examples), processes.sum(*totals.values())
+        return {i: t / every for i, t in zip(totals, summed, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,9 @@ class Taylor:
                     products = reductions.total(i, p, gradient, p.delta(evaluation.values, {}), batch.examples)
                     totals[i] += products.abs().sum(0).to("cpu", torch.float64)
             examples += batch.examples
-        found = iter(totals)
-        families = (only("prune", f) or FamilyResult(_normalised(next(found) / examples)) for f in context.families)
+        processes = context.objective.processes
+        (every,), found = processes.total(examples), iter(processes.sum(*totals))
+        families = (only("prune", f) or FamilyResult(_normalised(next(found) / every)) for f in context.families)
         return StrategyResult(tuple(families))
 
 

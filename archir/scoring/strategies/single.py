@@ -64,11 +64,12 @@ class BruteForce:
 
     def __call__(self, context: ScoringContext) -> StrategyResult:
         """Score the candidates of a graph."""
-        before = mean_loss(context.objective, context.batches)
+        before, loss = mean_loss(context.objective, context.batches), context.objective.loss
+        group = context.objective.processes.group
         families: list[FamilyResult] = []
         for family, theta in zip(context.families, context.thetas, strict=True):
             grown = (apply_together(family.graph, [(m, theta or None)]) for m in family.site.members)
-            losses = [mean_loss(make_objective(g, context.objective.loss), context.batches) for g in grown]
+            losses = [mean_loss(make_objective(g, loss, group=group), context.batches) for g in grown]
             true = torch.tensor(losses, dtype=torch.float64) - before
             families.append(FamilyResult(true, true, theta=theta))
         return StrategyResult(tuple(families), learning=context.learned.estimates)
@@ -85,7 +86,8 @@ def mean_loss(objective: Objective, batches: Sequence[BoundBatch]) -> float:
     for batch in batches:
         outputs = program.structure(program(batch.inputs).outputs)
         total += float(objective.loss.mean(outputs, batch.targets)) * batch.examples
-    return total / sum(b.examples for b in batches)
+    total, every = objective.processes.total(total, sum(b.examples for b in batches))
+    return total / every
 
 
 def _screened(context: ScoringContext, learned: Learned, options: ScoreOptions) -> StrategyResult:

@@ -16,6 +16,7 @@ from archir.rewrite.replay import Replay
 from archir.rewrite.subgraph import Subgraph, subgraph_of
 from archir.rewrite.theta import noise_like
 from archir.scoring.families import Family
+from archir.scoring.processes import ALONE, Processes
 from archir.scoring.screen import Gradient, backward, tapped_program
 from archir.scoring.strategies.context import ScoringContext, only
 from archir.scoring.strategies.result import FamilyResult, StrategyResult
@@ -96,7 +97,7 @@ class SplittingIndex:
         start = noise_like(packed, generator)
         try:
             with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
-                product = splitting_product(smooth, units, observed)
+                product = splitting_product(smooth, units, observed, context.objective.processes)
                 value, vector = smallest_eigenpairs(product, start, min(self.steps, units.size))
         except (RuntimeError, NotImplementedError) as error:
             raise ScoreError(
@@ -107,19 +108,22 @@ class SplittingIndex:
         return FamilyResult(order, theta={n: t for n, t in units.unpack(vector * length).items()})
 
 
-def splitting_product(subgraph: Subgraph, units: UnitVectors, observed: Sequence[_Observation]) -> Product:
+def splitting_product(
+    subgraph: Subgraph, units: UnitVectors, observed: Sequence[_Observation], processes: Processes = ALONE
+) -> Product:
     """Return the product with the splitting matrices of all units of a subgraph.
 
     Args:
         subgraph: the subgraph of the width.
         units: how its weights are shared out among the units.
         observed: values and gradients of some batches.
+        processes: those over whose batches it is a mean.
     """
     like = next(iter(observed)).values
     weights = [Value(n) for n in units.shapes]
     replay = Replay(subgraph, units.shapes)
     theta = {w.node: torch.zeros_like(like[w]).requires_grad_() for w in weights}
-    examples = sum(o.examples for o in observed)
+    (examples,) = processes.total(sum(o.examples for o in observed))
     with torch.enable_grad():
         total = torch.zeros((), dtype=like[weights[0]].dtype, device=like[weights[0]].device)
         for one in observed:
@@ -145,7 +149,7 @@ def splitting_product(subgraph: Subgraph, units: UnitVectors, observed: Sequence
             retain_graph=True,
             materialize_grads=True,
         )
-        return units.pack(dict(zip(theta, found, strict=True)))
+        return processes.sum(units.pack(dict(zip(theta, found, strict=True))))[0]
 
     return product
 

@@ -1,0 +1,94 @@
+"""A module with the loss of its training on top, the processes of a group each taking a part of every batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from archir.growing.examples import Inputs
+from archir.scoring.losses import LossFunction
+from archir.scoring.processes import Processes
+from archir.scoring.program import number_of_examples
+from archir.scoring.targets import Targets, map_tensors
+
+
+class TrainingStep(nn.Module):
+    """Gives the loss of a batch, of which several processes may each have a part.
+
+    A coupled loss is computed by each of them, of all outputs side by side, through the outputs of its own part alone.
+
+    Attributes:
+        module: the model.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        outputs_of: Callable[[nn.Module, Inputs], Any],
+        minimised: LossFunction,
+        gathers: Processes,
+    ) -> None:
+        """Put a loss on top of a module.
+
+        Args:
+            module: the model.
+            outputs_of: calls it on the inputs of a batch.
+            minimised: what is minimised.
+            gathers: processes whose outputs are gathered before the loss; one alone for a loss of each part.
+        """
+        super().__init__()
+        self.module = module
+        self._outputs_of, self._minimised, self._gathers = outputs_of, minimised, gathers
+
+    def forward(self, inputs: Inputs, targets: Targets) -> torch.Tensor:
+        """Return the loss of a batch; `[]`."""
+        outputs = self._outputs_of(self.module, inputs)
+        if self._gathers.group is not None:
+            examples = number_of_examples(targets)
+
+            def whole(tensor: torch.Tensor) -> torch.Tensor:
+                return gathered(tensor, self._gathers) if tensor.shape[:1] == (examples,) else tensor
+
+            outputs, targets = map_tensors(whole, outputs), map_tensors(whole, targets)
+        return self._minimised(outputs, targets)
+
+
+def distributed(step: TrainingStep, processes: Processes) -> nn.Module:
+    """Return a step whose gradients are means over the processes, or the same where there is one.
+
+    Weights and buffers become those of the first process. What the loss of no process depends on has no gradient.
+    """
+    if processes.group is None:
+        return step
+    # Nothing depends on it: DistributedDataParallel warns where it is to look for such and there is none.
+    device = next((p.device for p in step.parameters()), None)
+    step.register_parameter("unused", nn.Parameter(torch.zeros((), device=device)))
+    with warnings.catch_warnings():
+        # The name that takes its place is not in every torch that archir runs on.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        # Buffers are the same everywhere: statistics of batches are those of whole batches.
+        return DistributedDataParallel(
+            step, process_group=processes.group, broadcast_buffers=False, find_unused_parameters=True
+        )
+
+
+def gathered(tensor: torch.Tensor, processes: Processes) -> torch.Tensor:
+    """Return the examples of all processes side by side; gradients reach those of this one alone."""
+    found: torch.Tensor = _Gather.apply(tensor, processes)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, processes: Processes) -> torch.Tensor:
+        found, ctx.place = processes.gather(tensor)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0][ctx.place], None
