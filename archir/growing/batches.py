@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from archir.errors import GrowError
+from archir.growing.device import CPU, sent
 from archir.growing.examples import Examples, Inputs, Split
 from archir.growing.training_loss import Mixed
 from archir.ir.seeds import derived_seed
@@ -104,14 +105,14 @@ class Batches:
         seed: seed of the order, of the augmentation, and of what is random when examples are read; in the order of
             the split if not given.
         augmentation: change of the inputs.
-        device: where the batches are moved.
+        device: where the batches are moved, once they are read and augmented on the CPU, whose generator draws.
     """
 
     split: Split
     size: int
     seed: int | None = None
     augmentation: Augmentation | None = None
-    device: torch.device | str = "cpu"
+    device: torch.device = CPU
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -148,9 +149,11 @@ class Batches:
             one = self.split.take(slice(1))
             for examples, _ in parts[:first]:
                 self._augmented(one.take(torch.zeros_like(examples)), generator)
-        for batch in self.split.batches(parts[first:][:most]):
+        # What is augmented is made anew, and is pinned then.
+        pin = self.device.type == "cuda" and not self.augmentation
+        for batch in self.split.batches(parts[first:][:most], pin=pin):
             inputs, targets = self._augmented(batch, generator)
-            yield tuple(map_tensors(lambda t: t.to(self.device), part) for part in (inputs, targets))
+            yield tuple(map_tensors(lambda t: sent(t, self.device), part) for part in (inputs, targets))
 
     def _augmented(self, batch: Examples, generator: torch.Generator) -> tuple[Inputs, Targets | Mixed]:
         inputs, targets = batch.inputs, batch.targets

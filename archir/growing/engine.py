@@ -15,6 +15,7 @@ from archir.cost import Cost, cost, training_flops
 from archir.errors import DivergenceError, GrowError
 from archir.growing.batches import Batches, stream
 from archir.growing.checks import held_out
+from archir.growing.device import CPU, find_device, moved
 from archir.growing.divergence import Recovery, largest_loss
 from archir.growing.examples import Split
 from archir.growing.expansion import Expansion
@@ -134,7 +135,8 @@ class Engine:
 
     def run(self, checkpoint: Checkpoint | None) -> Outcome:
         """Train and grow to the end, from the beginning or from a checkpoint, to which a diverging loss leads back."""
-        self.recovery.most = largest_loss(self.seed.module(), self.train, self.loss, self.options.batch_size)
+        seed = moved(self.seed, find_device(self.options.device)).module()
+        self.recovery.most = largest_loss(seed, self.train, self.loss, self.options.batch_size)
         while True:
             try:
                 return self._run(checkpoint)
@@ -222,7 +224,8 @@ class Engine:
 
     def _train(self, trainer: Trainer, state: _State, stop: int) -> _State:
         options = self.options
-        batches = Batches(self.train, self._batch_size(trainer.graph()), options.seed, options.augmentation)
+        size = self._batch_size(trainer.graph())
+        batches = Batches(self.train, size, options.seed, options.augmentation, trainer.device)
         # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
         torch.manual_seed(derived_seed(options.seed, state.step))
         few = stream(batches, state.step, stop - state.step)
@@ -298,7 +301,7 @@ class Engine:
         return grown, state
 
     def _recalibrate(self, trainer: Trainer, seed: int) -> None:
-        batches = Batches(self.train, self.options.batch_size, seed)
+        batches = Batches(self.train, self.options.batch_size, seed, device=trainer.device)
         recalibrate(trainer.module, stream(batches, count=self.options.recalibrate_batches))
 
     def _log_growth(self, growth: Growth, step: int, number: int) -> None:
@@ -329,4 +332,6 @@ class Engine:
         return checkpoint
 
     def _checkpoint(self, trainer: Trainer, state: _State) -> Checkpoint:
-        return Checkpoint(state.step, trainer.graph(), trainer.state(), asdict(state))
+        """Return the checkpoint of the run as it is, on the CPU."""
+        tensors = {name: tensor.to(CPU) for name, tensor in trainer.state().items()}
+        return Checkpoint(state.step, moved(trainer.graph(), CPU), tensors, asdict(state))

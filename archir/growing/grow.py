@@ -15,6 +15,7 @@ from archir.cost import cost
 from archir.errors import FileError, GrowError
 from archir.growing.checks import check_examples, checked_when_read
 from archir.growing.conclusion import conclude
+from archir.growing.device import find_device, moved
 from archir.growing.engine import Engine
 from archir.growing.examples import Split
 from archir.growing.fingerprint import differences, fingerprint
@@ -35,8 +36,8 @@ class Run:
     """A finished run.
 
     Attributes:
-        graph: the grown program with its trained weights.
-        model: the live module made of it, in evaluation mode.
+        graph: the grown program with its trained weights, where the seed was.
+        model: the live module made of it, there, in evaluation mode.
         history: all events, in order.
         directory: where the run was kept, None if nowhere.
     """
@@ -89,8 +90,8 @@ def grow_graph(
 
     Raises:
         GrowError: the budget is below the seed, the loss is not finite or does not depend on the weights, nothing is
-            labelled, the options make no sense, or the run in the directory is another one, whose differences are
-            listed.
+            labelled, the options make no sense, there is no such device, or the run in the directory is another one,
+            whose differences are listed.
         ScoreError: the network cannot be scored, or its outputs and the targets do not fit the loss.
         FileError: examples are not finite or have labels the network does not know; or the directory cannot be
             written, holds another run, is in use, or all its checkpoints are damaged.
@@ -102,7 +103,7 @@ def grow_graph(
     return carry_out(graph, train, validation, budget, options, found, kinds, kept)
 
 
-def checked_options(options: GrowOptions | None, budget: object) -> GrowOptions:
+def checked_options(options: GrowOptions | None, budget: object = Budget()) -> GrowOptions:
     """Return the options of a run, the default ones if none are given.
 
     Raises:
@@ -146,6 +147,7 @@ def carry_out(
 ) -> Run:
     """Carry out a run whose budget was checked; see `grow_graph` for the arguments and the errors."""
     options.training_loss(found)
+    given, graph = graph.device, moved(graph, find_device(options.device))
     types = input_types(graph)
     train, validation = train.changed(types), validation.changed(types)
     check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
@@ -156,6 +158,7 @@ def carry_out(
     if kept.directory is None:
         log = Log(None, kept.on_event)
         final = conclude(Engine(graph, expansion, train, validation, budget, kinds, found, options, None, log))
+        final = moved(final, given)
         return Run(final, final.module().eval(), tuple(log.events), None)
     decided = fingerprint(
         graph, train=train, validation=validation, budget=budget, options=options, loss=found, morphisms=kinds
@@ -164,6 +167,7 @@ def carry_out(
         log = Log(run, kept.on_event)
         engine = Engine(graph, expansion, train, validation, budget, kinds, found, options, run, log)
         final = conclude(engine, run.latest(accept=engine.check, on_damage=log.damaged) if kept.resume else None)
+        final = moved(final, given)
         return Run(final, final.module().eval(), tuple(log.events), kept.directory)
 
 

@@ -88,7 +88,7 @@ def _recalibrated(step: StepContext, graph: Graph) -> Graph:
 
 def _few(step: StepContext) -> Iterator[Batch]:
     """Yield the training batches it is done on."""
-    batches = Batches(step.train, step.options.batch_size, step.seed)
+    batches = Batches(step.train, step.options.batch_size, step.seed, device=step.device)
     return stream(batches, count=step.options.recalibrate_batches)
 
 

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from archir.errors import GrowError
 from archir.growing.batches import Augmentation
+from archir.growing.device import AUTO, DeviceName
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.schedules import SHAPES, Schedule
 from archir.growing.training_loss import training_loss
@@ -51,6 +52,8 @@ class Training:
             `cross_entropy`.
         precision: `bfloat16` to compute the outputs of training steps in it where that is safe, weights and all else
             in float32; `float32`; or `auto`, bfloat16 on CUDA.
+        device: where all of the run computes: `auto`, an accelerator if there is one, or `cpu`, `cuda`, `cuda:1`, `mps`
+            and the like. What is kept is on the CPU, and a run may go on on another device.
         evaluate_every: steps between evaluations on the validation split; 0 for phase ends only.
         checkpoint_every: steps between checkpoints.
 
@@ -67,6 +70,7 @@ class Training:
     ema: Reach = 0.0
     label_smoothing: Part = 0.0
     precision: Annotated[str, among("precision", PRECISIONS)] = "auto"
+    device: DeviceName = AUTO
     evaluate_every: Whole = 100
     checkpoint_every: Count = 500
 
@@ -211,6 +215,14 @@ class GrowOptions(Training, Growing):
     def with_rate(self, rate: float) -> GrowOptions:
         """Return the options with another learning rate."""
         return replace(self, optimiser=replace(self.optimiser, rate=rate))
+
+    def on(self, device: str | None) -> GrowOptions:
+        """Return the options with everything computed on another device, or as they are if none is given.
+
+        Raises:
+            GrowError: this is no name of a device.
+        """
+        return self if device is None else replace(self, device=device)
 
     def training_loss(self, loss: Loss) -> LossFunction:
         """Return what training minimises where a loss is measured.

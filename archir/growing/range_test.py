@@ -70,7 +70,7 @@ def find_rate(graph: Graph, examples: Split, loss: Loss, options: GrowOptions) -
     trainer = Trainer(graph, replace(options.with_rate(lowest), ema=0.0))
     trainer.rate = lambda step: lowest * (highest / lowest) ** (step / (steps - 1))
     torch.manual_seed(options.seed)
-    batches = Batches(examples, options.batch_size, options.seed, options.augmentation)
+    batches = Batches(examples, options.batch_size, options.seed, options.augmentation, trainer.device)
     kept, mean, smooth, done = 1 - 10 / steps, 0.0, list[float](), 0
     for batch in stream(batches, count=steps):
         try:

@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
+
 from archir.cost import Cost, cost
 from archir.growing.batches import Batches
 from archir.growing.examples import Examples, Split
@@ -59,6 +61,11 @@ class StepContext:
     flops: FlopCount = field(default_factory=FlopCount, repr=False)
     _measured: dict[Graph, float] = field(default_factory=dict, repr=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, and everything is computed."""
+        return self.graph.device
+
     @cached_property
     def cost(self) -> Cost:
         """Cost of the network as it is."""
@@ -92,7 +99,9 @@ class StepContext:
     @cached_property
     def scored(self) -> Sequence[BoundBatch]:
         """The batches candidates are scored on."""
-        return bind_batches(self.objective.program, Batches(self.selection, self.options.batch_size))
+        return bind_batches(
+            self.objective.program, Batches(self.selection, self.options.batch_size, device=self.device)
+        )
 
     @cached_property
     def checked(self) -> Sequence[BoundBatch]:
@@ -136,7 +145,7 @@ class StepContext:
     def learned(self, together: CandidateSet) -> CandidateSet:
         """Return a set with θ learned for all its members together."""
         with self.flops.counting():
-            return together.learned(Batches(self.train, self.options.batch_size, self.seed + 1))
+            return together.learned(Batches(self.train, self.options.batch_size, self.seed + 1, device=self.device))
 
     def linearised(self, together: CandidateSet, batches: Sequence[BoundBatch]) -> float:
         """Return what a set does to the linearised network's exact loss on some batches, in nats."""
@@ -157,9 +166,9 @@ class StepContext:
 
     @cached_property
     def _learn(self) -> Sequence[BoundBatch]:
-        batches = Batches(self.train, self.options.batch_size, self.seed)
+        batches = Batches(self.train, self.options.batch_size, self.seed, device=self.device)
         return bind_batches(self.objective.program, batches.since(0, self.options.learn_steps))
 
     @property
     def _held_out(self) -> Batches:
-        return Batches(self.check, self.options.batch_size)
+        return Batches(self.check, self.options.batch_size, device=self.device)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from archir.growing.batches import Batches, stream
+from archir.growing.device import find_device, moved
 from archir.growing.examples import Split
 from archir.growing.optimisers import POWERS, optimiser_tensors, restore_optimiser
 from archir.growing.options import GrowOptions
@@ -21,6 +22,7 @@ class Trainer:
     """A live module with its optimiser, the average of its weights, and the graph it was made from.
 
     Attributes:
+        device: where all of these are.
         module: the live module.
         optimiser: its optimiser.
         rate: learning rate of each step, counted from 0; that of the options unless it is set.
@@ -29,10 +31,13 @@ class Trainer:
     def __init__(self, graph: Graph, options: GrowOptions, state: Mapping[str, torch.Tensor] | None = None) -> None:
         """Make the module of a graph, with a fresh optimiser and average, or those that go on from a state.
 
+        All of it is on the device of the options, wherever the graph and the state are.
+
         Raises:
-            GrowError: the graph has no trainable parameters, or the state does not fit.
+            GrowError: the graph has no trainable parameters, the state does not fit, or there is no such device.
         """
-        self._graph = graph
+        self.device = find_device(options.device)
+        self._graph = graph = moved(graph, self.device)
         self._options = options
         self.rate: Callable[[int], float] = options.rate
         self.module: nn.Module = graph.module()
@@ -93,7 +98,7 @@ class Trainer:
         found = Trainer(self.graph().with_tensors(self._average), options, self.state())
         found.rate = self.rate
         if any(buffer.is_floating_point() for buffer in found.module.buffers()):
-            batches = Batches(examples, options.batch_size, options.seed)
+            batches = Batches(examples, options.batch_size, options.seed, device=self.device)
             recalibrate(found.module, stream(batches, count=options.recalibrate_batches))
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from archir.errors import DivergenceError, GrowError, ScoreError
 from archir.growing.batches import Batches
+from archir.growing.device import device_of
 from archir.growing.examples import Inputs, Split
 from archir.growing.training_loss import Mixed, training_loss
 from archir.ir import ops
@@ -184,7 +185,8 @@ def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_s
         ScoreError: outputs and targets do not fit the loss.
     """
     total, right, labels, empty = 0.0, 0, 0, True
-    chosen = batches if isinstance(batches, Batches) else Batches(batches, batch_size)
+    given = batches if isinstance(batches, Batches) else Batches(batches, batch_size)
+    chosen = replace(given, device=device_of(module))
     with evaluating(module), torch.no_grad():
         for inputs, targets in chosen:
             outputs = call(module, inputs)
