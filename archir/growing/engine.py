@@ -231,7 +231,7 @@ class Engine:
         few = stream(batches, state.step, stop - state.step)
         done = trainer.train(few, self.loss, first_step=state.step)
         self.recovery.check(done, stop)
-        skipped = {"skipped": done.skipped} if done.skipped else {}
+        skipped = {name: n for name in ("skipped", "overflowed") if (n := getattr(done, name))}
         self.log("train", step=stop, loss=done.loss, rate=trainer.rate(stop - 1), examples=done.examples, **skipped)
         if options.evaluate_every and (stop % options.evaluate_every == 0 or stop == options.steps):
             self._evaluate(trainer, stop, "train")

@@ -29,8 +29,8 @@ from archir.scoring.budget import Budget
 from archir.scoring.losses import LOSSES, Loss
 from archir.scoring.targets import tensors_of
 
-ELSEWHERE = ("options.device",)
-"""Options that say where and by what a run is computed, and not what."""
+ELSEWHERE = ("options.device", "options.channels_last", "options.compile")
+"""Options that say where and by what a run is computed, and not what it is."""
 
 SHOWN = 60
 """Characters of a value that are shown where it differs."""

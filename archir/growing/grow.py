@@ -14,6 +14,7 @@ from torch import nn
 from archir.cost import cost
 from archir.errors import FileError, GrowError
 from archir.growing.checks import check_examples, checked_when_read
+from archir.growing.compiled import check_backend
 from archir.growing.conclusion import conclude
 from archir.growing.device import find_device, moved
 from archir.growing.engine import Engine
@@ -25,6 +26,7 @@ from archir.growing.log import Listener, Log
 from archir.growing.options import GrowOptions
 from archir.growing.run import Event, RunDirectory, create_run, open_run
 from archir.growing.start import expand
+from archir.growing.trainer import live_module
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.scoring.budget import Budget
@@ -150,7 +152,10 @@ def carry_out(
     given, graph = graph.device, moved(graph, find_device(options.device))
     types = input_types(graph)
     train, validation = train.changed(types), validation.changed(types)
-    check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
+    check_backend(options.compile)
+    check_examples(
+        live_module(graph, options), found, options.batch_size, {"training": train, "validation": validation}
+    )
     train, validation = (checked_when_read(split, found) for split in (train, validation))
     if kept.resume and kept.directory is None:
         raise GrowError("a run that was kept nowhere cannot go on", hint="give its directory")

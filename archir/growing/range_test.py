@@ -8,6 +8,7 @@ import torch
 
 from archir.errors import DivergenceError
 from archir.growing.batches import Batches, stream
+from archir.growing.compiled import OFF
 from archir.growing.examples import Split
 from archir.growing.optimisers import AUTO
 from archir.growing.options import GrowOptions
@@ -56,7 +57,7 @@ def find_rate(graph: Graph, examples: Split, loss: Loss, options: GrowOptions) -
         graph: the network with its first weights, which are left as they are.
         examples: training examples.
         loss: what is minimised.
-        options: how the network is trained; the schedule and the average play no role.
+        options: how the network is trained; the schedule and the average play no role, and nothing is compiled.
 
     Raises:
         GrowError: the model rejects a batch, or the loss has no gradient.
@@ -67,7 +68,7 @@ def find_rate(graph: Graph, examples: Split, loss: Loss, options: GrowOptions) -
         return FoundRate(options.optimiser.known_rate, 0)
     lowest, highest = RANGES[options.optimiser.name]
     steps = min(MOST, max(FEWEST, options.steps // 4))
-    trainer = Trainer(graph, replace(options.with_rate(lowest), ema=0.0))
+    trainer = Trainer(graph, replace(options.with_rate(lowest), ema=0.0, compile=OFF))
     trainer.rate = lambda step: lowest * (highest / lowest) ** (step / (steps - 1))
     torch.manual_seed(options.seed)
     batches = Batches(examples, options.batch_size, options.seed, options.augmentation, trainer.device)

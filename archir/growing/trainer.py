@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from archir.growing.batches import Batches, stream
+from archir.growing.compiled import OFF, compiled
 from archir.growing.device import find_device, moved
 from archir.growing.examples import Split
 from archir.growing.optimisers import POWERS, optimiser_tensors, restore_optimiser
 from archir.growing.options import GrowOptions
+from archir.growing.precision import PREFIX as SCALE
+from archir.growing.precision import make_scaler, restore_scaler, scaler_tensors
 from archir.growing.training import Batch, Training, recalibrate, train
 from archir.growing.weight_average import PREFIX, carry_average, follow, restore_average, weights_of
 from archir.ir.graph import Graph, Patch
@@ -40,10 +44,15 @@ class Trainer:
         self._graph = graph = moved(graph, self.device)
         self._options = options
         self.rate: Callable[[int], float] = options.rate
-        self.module: nn.Module = graph.module()
+        self.module = live_module(graph, options)
+        self._run: Callable[..., Any] | None = None
         self.optimiser = options.optimiser.build(self.module)
         self._average = weights_of(self.module) if options.ema else {}
+        self._scaler = make_scaler(self.module, options.precision)
         if state is not None:
+            scale = {key: t for key, t in state.items() if key.startswith(SCALE)}
+            restore_scaler(self._scaler, scale)
+            state = {key: t for key, t in state.items() if key not in scale}
             averages = {key: t for key, t in state.items() if options.ema and key.startswith(PREFIX)}
             if options.ema:
                 self._average = restore_average(averages, self.module)
@@ -65,6 +74,8 @@ class Trainer:
             if on_step is not None:
                 on_step(step, found)
 
+        if self._run is None and self._options.compile != OFF:
+            self._run = compiled(self.module, self._options.compile)
         return train(
             self.module,
             batches,
@@ -75,12 +86,14 @@ class Trainer:
             clip=self._options.clip,
             minimised=self._options.training_loss(loss),
             precision=self._options.precision,
+            scaler=self._scaler,
+            run=self._run,
             on_step=after,
         )
 
     def graph(self) -> Graph:
         """Return the graph with the weights as they are now."""
-        return self._graph.with_tensors(self.module.state_dict())
+        return self._graph.with_tensors({name: t.contiguous() for name, t in self.module.state_dict().items()})
 
     def averaged(self, examples: Split) -> Trainer:
         """Return the trainer of the averaged weights, or this one if none are averaged.
@@ -103,9 +116,9 @@ class Trainer:
         return found
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return the state of the optimiser and the averaged weights, as named tensors."""
+        """Return the state of the optimiser, the averaged weights and the scale of the loss, as named tensors."""
         average = {PREFIX + name: tensor.clone() for name, tensor in self._average.items()}
-        return optimiser_tensors(self.optimiser, self.module) | average
+        return optimiser_tensors(self.optimiser, self.module) | average | scaler_tensors(self._scaler)
 
     def become(self, rewriting: Patch) -> Trainer:
         """Return the trainer of a grown graph.
@@ -114,12 +127,22 @@ class Trainer:
         rewriting is added to the averages.
         """
         grown = Trainer(rewriting.after, self._options)
-        grown.rate = self.rate
+        grown.rate, grown._scaler = self.rate, self._scaler
         state = carry_over(optimiser_tensors(self.optimiser, self.module), rewriting)
         restore_optimiser(grown.optimiser, grown.module, state)
         if self._average:
             grown._average = carry_average(self._average, rewriting, grown.module)
         return grown
+
+
+def live_module(graph: Graph, options: GrowOptions) -> nn.Module:
+    """Return the module of a graph as it is trained, its tensors laid out as the options say."""
+    module: nn.Module = graph.module()
+    if options.channels_last:
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def carry_over(state: Mapping[str, torch.Tensor], rewriting: Patch) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from archir.errors import DivergenceError, GrowError, ScoreError
 from archir.growing.batches import Batches
 from archir.growing.device import device_of
 from archir.growing.examples import Inputs, Split
+from archir.growing.precision import half_type, make_scaler, overflows
 from archir.growing.training_loss import Mixed, training_loss
 from archir.ir import ops
 from archir.ir.operators.normalisation import BATCH_NORM
@@ -38,6 +39,7 @@ class Training:
         loss: mean loss over these examples, each under the weights it met; None if all batches were skipped.
         skipped: number of batches in which nothing is labelled, which change nothing.
         last: loss of the last step, under the weights before it; None where `loss` is.
+        overflowed: number of the steps that changed no weight, for the scaled gradients were beyond float16.
     """
 
     steps: int
@@ -45,6 +47,7 @@ class Training:
     loss: float | None
     skipped: int = 0
     last: float | None = None
+    overflowed: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def train(
     clip: float | None = None,
     minimised: LossFunction | None = None,
     precision: str = "float32",
+    scaler: torch.amp.GradScaler | None = None,
+    run: Callable[..., Any] | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Training:
     """Take one optimiser step on each batch, in training mode; a batch without any label is skipped.
@@ -84,7 +89,10 @@ def train(
         first_step: number of the first step.
         clip: largest norm of the gradient of all parameters together, above 0; longer ones are scaled down.
         minimised: what is minimised in its place, if given; see `training_loss`.
-        precision: `float32`, `bfloat16` for outputs computed in it where that is safe, or `auto`: so on CUDA.
+        precision: `float32`; `bfloat16` or `float16` for outputs computed in it where that is safe; or `auto`, bfloat16
+            on CUDA. In float16 the loss is scaled up, and a step whose gradients are then beyond it is left out.
+        scaler: what scales the loss; a fresh one if not given.
+        run: what is called in place of the module, such as the same compiled.
         on_step: called after each step with its number and loss.
 
     Raises:
@@ -96,8 +104,9 @@ def train(
     if clip is not None and not 0 < clip < math.inf:
         raise GrowError(f"the gradient cannot be clipped to a norm of {clip}", hint="give a number above 0")
     module.train()
-    half, minimised = _is_half(module, precision), training_loss(loss) if minimised is None else minimised
-    step, examples, skipped, total, last = first_step, 0, 0, 0.0, None
+    half, minimised = half_type(module, precision), training_loss(loss) if minimised is None else minimised
+    scaler, run = make_scaler(module, precision) if scaler is None else scaler, module if run is None else run
+    step, examples, skipped, overflowed, total, last = first_step, 0, 0, 0, 0.0, None
     for inputs, targets in batches:
         if _is_unlabelled(targets.first if isinstance(targets, Mixed) else targets, loss):
             step, skipped = step + 1, skipped + 1
@@ -106,15 +115,17 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = rate(step)
         optimiser.zero_grad(set_to_none=True)
-        value = minimised(_outputs(module, inputs, half), targets)
+        value = minimised(_outputs(run, inputs, half), targets)
         with differentiating(loss, value):
-            torch.autograd.backward(value)
+            torch.autograd.backward(scaler.scale(value))
+        scaler.unscale_(optimiser)
         found = float(value.detach())
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         if not gradients:
             raise GrowError(f"the loss {loss.name} depends on none of the weights of the model")
         norm = nn.utils.get_total_norm(gradients)
-        if not math.isfinite(found) or not bool(torch.isfinite(norm)):
+        finite = bool(torch.isfinite(norm))
+        if not math.isfinite(found) or not (finite or overflows(scaler, gradients)):
             optimiser.zero_grad(set_to_none=True)
             raise DivergenceError(
                 f"the loss is {found} and the norm of its gradient {float(norm)} at step {step}",
@@ -122,9 +133,11 @@ def train(
                 loss=found,
                 hint="lower the learning rate, or clip the gradient; the weights are those before this step",
             )
-        if clip is not None:
+        if clip is not None and finite:
             nn.utils.clip_grads_with_norm_(module.parameters(), clip, norm)
-        optimiser.step()
+        scaler.step(optimiser)
+        scaler.update()
+        overflowed += not finite
         count = number_of_examples(targets)
         examples, total, last = examples + count, total + found * count, found
         if on_step is not None:
@@ -132,22 +145,18 @@ def train(
         step += 1
     if not examples and not skipped:
         raise GrowError("there are no batches to train on")
-    return Training(step - first_step - skipped, examples, total / examples if examples else None, skipped, last)
+    mean = total / examples if examples else None
+    return Training(step - first_step - skipped, examples, mean, skipped, last, overflowed)
 
 
-def _is_half(module: nn.Module, precision: str) -> bool:
-    """Say whether the outputs of training steps are computed in bfloat16."""
-    on_cuda = any(p.is_cuda for p in module.parameters())
-    return precision == "bfloat16" or (precision == "auto" and on_cuda and torch.cuda.is_bf16_supported())
-
-
-def _outputs(module: nn.Module, inputs: Inputs, half: bool) -> Any:
-    """Return the outputs of a module, in float32 even where they were computed in bfloat16."""
-    if not half:
-        return call(module, inputs)
-    with torch.autocast(next(module.parameters()).device.type, torch.bfloat16):
-        outputs = call(module, inputs)
-    return map_tensors(lambda t: t.float() if t.dtype is torch.bfloat16 else t, outputs)
+def _outputs(run: Callable[..., Any], inputs: Inputs, half: torch.dtype | None) -> Any:
+    """Return the outputs of a module, in float32 even where they were computed in half precision."""
+    if half is None:
+        return call(run, inputs)
+    first = inputs if isinstance(inputs, torch.Tensor) else next(iter(inputs.values()))
+    with torch.autocast(first.device.type, half):
+        outputs = call(run, inputs)
+    return map_tensors(lambda t: t.float() if t.dtype is half else t, outputs)
 
 
 @contextmanager
@@ -230,8 +239,8 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> None:
         raise GrowError("batch statistics are not finite", hint="the weights or the inputs are not: check these first")
 
 
-def call(module: nn.Module, inputs: Inputs) -> Any:
-    """Return the outputs of a module for one batch of inputs.
+def call(module: Callable[..., Any], inputs: Inputs) -> Any:
+    """Return the outputs of a module, or of what stands for it, for one batch of inputs.
 
     Raises:
         GrowError: the module rejects them.

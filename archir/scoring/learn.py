@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from archir.ir.node import Value
+from archir.ir.precision import in_float32
 from archir.ir.seeds import derived_seed
 from archir.ir.tensor_map import along
 from archir.rewrite.perturbation import Edge, Perturbation
@@ -222,6 +223,7 @@ class Learner:
         return value
 
 
+@in_float32()
 def learn(
     objective: Objective,
     perturbations: Sequence[Perturbation],

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from archir.errors import ScoreError
+from archir.ir.precision import in_float32
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.theta import Theta
 from archir.scoring.batches import AnyBatch, bind_batches, in_parts
@@ -90,6 +91,7 @@ class Refinement:
         return float(self.objective.mean(flat, batch.outputs, batch.targets))
 
 
+@in_float32()
 def refine(
     objective: Objective,
     perturbations: Sequence[Perturbation],
