@@ -6,6 +6,8 @@ memory, is on the CPU; what it ends with is where the network was that it was gi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import torch
@@ -13,6 +15,7 @@ from pydantic import AfterValidator
 from torch import nn
 
 from archir.errors import GrowError
+from archir.ir.device_memory import is_out_of_memory
 from archir.ir.graph import Graph
 from archir.scoring.ranges import Text, problem, shown
 
@@ -80,6 +83,38 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+def too_little_memory(what: str, where: str, error: BaseException) -> GrowError:
+    """Return the error for a step of training that takes more memory than there is.
+
+    Args:
+        what: what could not be done.
+        where: on what.
+        error: what PyTorch said.
+    """
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return GrowError(
+        f"there is too little memory to {what}",
+        where=where,
+        why=said,
+        hint="train on smaller batches (batch_size), in half precision (precision), or on another device",
+    )
+
+
+@contextmanager
+def within_memory(what: str) -> Iterator[None]:
+    """Do something within the block that may take more memory than there is.
+
+    Raises:
+        GrowError: it does.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise too_little_memory(what, "", error) from error
 
 
 def wait_for(device: torch.device) -> None:

@@ -121,7 +121,9 @@ class StepContext:
         if graph not in self._measured:
             judged = with_batch_statistics(graph) if self.options.batch_statistics else graph
             with self.flops.counting():
-                self._measured[graph] = evaluate(judged.module(), self._held_out, self.loss).loss
+                coupled = self.objective.coupled
+                found = evaluate(judged.module(), self._held_out, self.loss, coupled=coupled)
+                self._measured[graph] = found.loss
         return self._measured[graph]
 
     def score(self) -> Scores:

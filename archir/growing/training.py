@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -15,11 +16,12 @@ from torch.overrides import TorchFunctionMode
 
 from archir.errors import DivergenceError, GrowError, ScoreError
 from archir.growing.batches import Batches
-from archir.growing.device import device_of
+from archir.growing.device import device_of, too_little_memory, within_memory
 from archir.growing.examples import Inputs, Split
 from archir.growing.precision import half_type, make_scaler, overflows
 from archir.growing.training_loss import Mixed, training_loss
 from archir.ir import ops
+from archir.ir.device_memory import attempt, is_out_of_memory
 from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.running import failing_call
 from archir.scoring.losses import NO_LABEL, Loss, LossFunction, class_axis, labels_of
@@ -97,8 +99,8 @@ def train(
 
     Raises:
         DivergenceError: the loss or the gradient is not finite; the weights are those before that step.
-        GrowError: the loss does not depend on the weights, the model rejects a batch, there are no batches, or `clip`
-            is not above 0.
+        GrowError: the loss does not depend on the weights, the model rejects a batch, there are no batches, there is
+            too little memory for one, or `clip` is not above 0.
         ScoreError: outputs and targets do not fit the loss.
     """
     if clip is not None and not 0 < clip < math.inf:
@@ -135,7 +137,8 @@ def train(
             )
         if clip is not None and finite:
             nn.utils.clip_grads_with_norm_(module.parameters(), clip, norm)
-        scaler.step(optimiser)
+        with within_memory("take a step of the optimiser"):
+            scaler.step(optimiser)
         scaler.update()
         overflowed += not finite
         count = number_of_examples(targets)
@@ -164,7 +167,7 @@ def differentiating(loss: Loss, value: torch.Tensor) -> Iterator[None]:
     """Differentiate the loss of a batch within the block, whose errors are told as those of the loss.
 
     Raises:
-        GrowError: it depends on nothing that is trained, or cannot be differentiated.
+        GrowError: it depends on nothing that is trained, cannot be differentiated, or there is too little memory.
     """
     if not value.requires_grad:
         raise GrowError(
@@ -175,11 +178,15 @@ def differentiating(loss: Loss, value: torch.Tensor) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of any operator, or of the user's own backward
+        if is_out_of_memory(error):
+            raise too_little_memory("differentiate the loss of a batch", "", error) from error
         why = f"{type(error).__name__}: {error}"
         raise GrowError(f"the loss {loss.name} cannot be differentiated", why=why) from error
 
 
-def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_size: int = 256) -> Metrics:
+def evaluate(
+    module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_size: int = 256, coupled: bool = False
+) -> Metrics:
     """Return the loss and the accuracy of a module on a split, in evaluation mode, without gradients.
 
     Args:
@@ -187,10 +194,12 @@ def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_s
         batches: the examples.
         loss: what is measured.
         batch_size: largest number of examples at once, where a split is given; the value of a coupled loss may
-            depend on it.
+            depend on it. Where memory runs out, a batch is taken in halves.
+        coupled: whether the outputs for an example depend on the others of its batch, which is then taken whole.
 
     Raises:
-        GrowError: the loss is not finite, nothing is labelled, or the model rejects the inputs.
+        GrowError: the loss is not finite, nothing is labelled, the model rejects the inputs, or there is too little
+            memory for a batch that cannot be halved.
         ScoreError: outputs and targets do not fit the loss.
     """
     total, right, labels, empty = 0.0, 0, 0, True
@@ -198,18 +207,54 @@ def evaluate(module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_s
     chosen = replace(given, device=device_of(module))
     with evaluating(module), torch.no_grad():
         for inputs, targets in chosen:
-            outputs = call(module, inputs)
-            total += float(loss(outputs, targets)) * number_of_examples(targets)
-            empty = empty and _is_unlabelled(targets, loss)
-            hits = _hits(outputs, targets, loss)
-            if hits is not None:
-                right, labels = right + int(hits.sum()), labels + hits.numel()
+            for done in _judged(module, inputs, targets, loss, whole=coupled or loss.coupled):
+                total, right, labels = total + done.loss, right + done.right, labels + done.labels
+                empty = empty and done.empty
     if empty:
         raise GrowError(f"no example of {chosen.split!r} has a label", why=f"every label is {NO_LABEL}")
     mean = total / len(chosen.split)
     if not math.isfinite(mean):
         raise GrowError(f"the loss on {chosen.split!r} is {mean}", hint="the weights have diverged: lower the rate")
     return Metrics(mean, right / labels if labels else None)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What a batch gave.
+
+    Attributes:
+        loss: its loss times the number of its examples.
+        right: how many labels are predicted right.
+        labels: of so many.
+        empty: whether no example has a label.
+    """
+
+    loss: float
+    right: int
+    labels: int
+    empty: bool
+
+
+def _judge(module: nn.Module, inputs: Inputs, targets: Targets, loss: Loss) -> _Judged:
+    outputs = call(module, inputs)
+    value, hits = float(loss(outputs, targets)) * number_of_examples(targets), _hits(outputs, targets, loss)
+    right, labels = (0, 0) if hits is None else (int(hits.sum()), hits.numel())
+    return _Judged(value, right, labels, _is_unlabelled(targets, loss))
+
+
+def _judged(module: nn.Module, inputs: Inputs, targets: Targets, loss: Loss, *, whole: bool) -> Iterator[_Judged]:
+    """Yield what a batch gave, or both of its halves where there is too little memory."""
+    count = number_of_examples(targets)
+    if whole or count < 2:
+        yield _judge(module, inputs, targets, loss)
+        return
+    found = attempt(lambda: _judge(module, inputs, targets, loss))
+    if found is not None:
+        yield found[0]
+        return
+    for half in (slice(0, count // 2), slice(count // 2, count)):
+        some, wanted = (map_tensors(itemgetter(half), part) for part in (inputs, targets))
+        yield from _judged(module, some, wanted, loss, whole=whole)
 
 
 def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> None:
@@ -243,7 +288,7 @@ def call(module: Callable[..., Any], inputs: Inputs) -> Any:
     """Return the outputs of a module, or of what stands for it, for one batch of inputs.
 
     Raises:
-        GrowError: the module rejects them.
+        GrowError: the module rejects them, or there is too little memory.
     """
     try:
         return module(inputs) if isinstance(inputs, torch.Tensor) else module(**inputs)
@@ -251,6 +296,8 @@ def call(module: Callable[..., Any], inputs: Inputs) -> Any:
         named = {"inputs": inputs} if isinstance(inputs, torch.Tensor) else inputs
         shapes = ", ".join(f"{name} {list(t.shape)} {t.dtype}" for name, t in named.items())
         place = failing_call(error)
+        if is_out_of_memory(error):
+            raise too_little_memory("run the model on a batch", shapes, error) from error
         raise GrowError(
             "the model rejects a batch",
             where=f"{shapes}; {place}" if place else shapes,

@@ -16,9 +16,10 @@ from archir.ir.seeds import derived_seed
 from archir.ir.tensor_map import along
 from archir.rewrite.perturbation import Edge, Perturbation
 from archir.rewrite.theta import Added, Key, Theta
-from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, in_parts
+from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches
 from archir.scoring.objective import Objective
 from archir.scoring.options import ScoreOptions
+from archir.scoring.parts import Parts
 from archir.scoring.program import Program
 from archir.scoring.screen import Gradient, Reductions, backward, in_turn, release, tapped_program
 
@@ -70,7 +71,7 @@ class Learner:
         tapped = self._learnable if self._set is None else used
         self._program: Program = tapped_program(objective.program, [perturbations[i] for i in tapped])
         self._generator = torch.Generator().manual_seed(objective.processes.seed(options.seed))
-        self._reductions = Reductions()
+        self._parts, self._reductions = Parts(objective, self._generator), Reductions()
         stored = {Value(i): t for i, t in objective.program.graph.tensors.items()}
         self._thetas: list[dict[Key, torch.Tensor]] = []
         for i, p in enumerate(perturbations):
@@ -102,7 +103,7 @@ class Learner:
         self._optimiser.zero_grad()
         (bound,) = bind_batches(self._objective.program, [batch])
         examples = bound.examples
-        total = sum(self._accumulate(part) for part in in_parts(self._objective, [bound]))
+        total = sum(self._parts.each([bound], self._added))
         for theta in self._thetas:
             for tensor in theta.values():
                 tensor.grad = None if tensor.grad is None else tensor.grad / examples
@@ -116,6 +117,23 @@ class Learner:
             for theta_tensor, limit in self._region:
                 _project(theta_tensor, limit)
         return total
+
+    def _added(self, batch: BoundBatch) -> float:
+        """Do what `_accumulate` does, or leave the gradients as they are where that fails."""
+        tensors = [tensor for theta in self._thetas for tensor in theta.values()]
+        before = [tensor.grad for tensor in tensors]
+        for tensor in tensors:
+            tensor.grad = None
+        try:
+            value = self._accumulate(batch)
+        except Exception:
+            for tensor, gradient in zip(tensors, before, strict=True):
+                tensor.grad = gradient
+            raise
+        for tensor, gradient in zip(tensors, before, strict=True):
+            if gradient is not None:
+                tensor.grad = gradient if tensor.grad is None else gradient + tensor.grad
+        return value
 
     def _accumulate(self, batch: BoundBatch) -> float:
         """Add the gradient of θ on some examples, summed over them, and return their predicted changes of the loss."""
