@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
@@ -57,5 +58,6 @@ def attempt(work: Callable[[], R]) -> tuple[R] | None:
     # Outside of the block, since the error holds the frames of what was tried, and these hold its tensors.
     gc.collect()
     if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
+        with suppress(RuntimeError, NotImplementedError):  # of devices whose memory PyTorch does not keep
+            torch.accelerator.empty_cache()
     return None

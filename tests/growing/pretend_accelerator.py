@@ -26,6 +26,9 @@ class _Module(_DummyBackendModule):
     def get_rng_state(self, device: object = None) -> torch.Tensor:
         return torch.zeros(1)
 
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
     def set_rng_state(self, state: torch.Tensor, device: object = None) -> None: ...
 
 
@@ -137,3 +140,5 @@ torch.accelerator.synchronize = waits.append  # type: ignore[assignment]
 
 _LIBRARY = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
 _LIBRARY.fallback(lambda op, *args, **kwargs: _run(op, args, kwargs), "PrivateUse1")  # type: ignore[no-untyped-call]
+# Autocasting has nothing to do there.
+_LIBRARY.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # type: ignore[no-untyped-call]

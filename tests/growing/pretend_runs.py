@@ -80,6 +80,12 @@ def attending(options: GrowOptions) -> Run:
     return grow_graph(graph, **splits, budget=Budget(parameters=900), morphisms=kinds, options=options)  # type: ignore[arg-type]
 
 
+def scaled(options: GrowOptions) -> Run:
+    """Grow with a scaled loss, on the accelerator alone: there nothing is rounded, and a power of two changes nothing."""
+    precision = "float16" if options.device == "auto" else "float32"
+    return grow(seed(), 400, replace(options, precision=precision, channels_last=True))
+
+
 def compressed(options: GrowOptions) -> Run:
     budget, graph = Budget(flops=0.5), seed(8)
     splits = {"train": data(100, 1), "validation": data(60, 2)}
@@ -109,6 +115,7 @@ RUNS: Mapping[str, Callable[[GrowOptions], Run]] = {
         seed(), 900, replace(options, expansion=2.0, birth="split", retrain=True, counterfactual=True)
     ),
     "statistics of the batch": lambda options: grow(seed(), 400, replace(options, batch_statistics=True)),
+    "float16": scaled,
     "attention": attending,
     "compressed": compressed,
     **{rule: ruled(rule) for rule in ("gradmax", "sampled", "splitting-index")},

@@ -18,6 +18,7 @@ GROWN = (
     "expanded",
     "retrained",
     "statistics of the batch",
+    "float16",
     "attention",
     "compressed",
     "sampled",

@@ -128,7 +128,7 @@ def test_an_optimiser_that_does_not_fit_is_told_of(monkeypatch: pytest.MonkeyPat
 
 def test_a_run_grows_as_it_would_with_more_memory(seed_graph: Graph) -> None:
     """What is refused is what growth steps and evaluation do: a training batch is smaller than what they take."""
-    options = replace(OPTIONS, steps=8, growth_steps=1, learn_steps=3, refine=64, batch_size=8, score_examples=60)
+    options = replace(OPTIONS, steps=8, growth_steps=1, learn_steps=2, refine=64, batch_size=8, score_examples=32)
     plain = grow(seed_graph, options=options)
     with Scarce(8 * 6 * 36 * 3 // 2, only=CONVOLUTIONS) as memory:
         run = grow(seed_graph, options=options)
