@@ -22,6 +22,9 @@ from archir.scoring.ranges import Text, problem, shown
 AUTO = "auto"
 """An accelerator if there is one, else the CPU."""
 
+WITHOUT_FLOAT64 = ("mps",)
+"""Kinds of accelerators that archir cannot compute on: some sums are made in float64."""
+
 CPU = torch.device("cpu")
 
 
@@ -30,7 +33,7 @@ def _known(name: str) -> str:
         try:
             torch.device(name)
         except (RuntimeError, ValueError):  # a number that no device can have
-            raise problem(f"there is no device {shown(name)}: write auto, cpu, cuda, cuda:1, mps, ...") from None
+            raise problem(f"there is no device {shown(name)}: write auto, cpu, cuda, cuda:1, ...") from None
     return name
 
 
@@ -45,20 +48,22 @@ def find_device(name: str) -> torch.device:
         name: `auto`; `cpu`; or an accelerator, such as `cuda:1`. Without a number it is the current one of the process.
 
     Raises:
-        GrowError: there is no such device, here or at all.
+        GrowError: there is no such device, here or at all, or it has no float64.
     """
     there = torch.accelerator.current_accelerator(check_available=True)
     if name == AUTO:
-        name = "cpu" if there is None else there.type
+        name = "cpu" if there is None or there.type in WITHOUT_FLOAT64 else there.type
     try:
         asked = torch.device(name)
     except (RuntimeError, ValueError) as error:
-        raise GrowError(f"there is no device {shown(name)}", hint="write auto, cpu, cuda, cuda:1, mps, ...") from error
+        raise GrowError(f"there is no device {shown(name)}", hint="write auto, cpu, cuda, cuda:1, ...") from error
     if asked.type == "cpu":
         return CPU
     if there is None or asked.type != there.type:
         known = "cpu" if there is None else f"cpu and {there.type}"
         raise GrowError(f"there is no device {name} here", why=f"PyTorch finds {known}", hint="write auto, or cpu")
+    if asked.type in WITHOUT_FLOAT64:
+        raise GrowError(f"nothing can be computed on {name}", why="it has no float64", hint="write auto, or cpu")
     count = torch.accelerator.device_count()
     number = torch.accelerator.current_device_index() if asked.index is None else asked.index
     if number >= count:

@@ -81,7 +81,7 @@ def attending(options: GrowOptions) -> Run:
 
 
 def scaled(options: GrowOptions) -> Run:
-    """Grow with a scaled loss, on the accelerator alone: there nothing is rounded, and a power of two changes nothing."""
+    """Grow with a scaled loss on the accelerator, where nothing is rounded: a power of two changes nothing."""
     precision = "float16" if options.device == "auto" else "float32"
     return grow(seed(), 400, replace(options, precision=precision, channels_last=True))
 

@@ -50,6 +50,13 @@ def test_an_accelerator_is_found_with_its_number() -> None:
         find_device("mps")
 
 
+def test_an_accelerator_without_float64_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("mps"))
+    assert find_device("auto") == CPU
+    with pytest.raises(GrowError, match=r"nothing can be computed on mps\n.*no float64"):
+        find_device("mps")
+
+
 @pytest.mark.usefixtures("no_accelerator")
 def test_without_an_accelerator_it_is_the_cpu() -> None:
     assert find_device("auto") == CPU
