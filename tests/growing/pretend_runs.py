@@ -21,17 +21,31 @@ from archir.growing.batches import Augmentation
 from archir.growing.compress import compress_graph
 from archir.growing.controls import train_controls
 from archir.growing.data import Dataset
+from archir.growing.device import moved
 from archir.growing.examples import Examples
 from archir.growing.grow import Run, grow_graph
 from archir.growing.latency import measure_latency
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph
+from archir.rewrite.morphism import Morphism
+from archir.rewrite.pipeline import rewrite_together
+from archir.scoring.batches import bind_batches
 from archir.scoring.budget import Budget
+from archir.scoring.chunks import singly
+from archir.scoring.families import find_families
+from archir.scoring.learn import learn
 from archir.scoring.losses import find_loss
+from archir.scoring.objective import make_objective
+from archir.scoring.options import ScoreOptions
+from archir.scoring.refine import refine
+from archir.scoring.screen import screen
 from frontends.pytorch import trace
+from passes.catalog import PASSES
 from tests.growing import pretend_accelerator
 from tests.growing.small_run import OPTIONS, Seed, data, grow
+from tests.models.captured import graph_of
+from tests.models.zoo import ZOO
 
 SHORT = replace(
     OPTIONS,
@@ -194,9 +208,36 @@ def mixed() -> dict[str, object]:
     return {**found, "latency": latency > 0, "waits": len(waits), "places": sorted({str(d) for d in waits})}
 
 
+def rewritten(name: str) -> dict[str, object]:
+    """Score one candidate of every family of every kind, carry it out, and simplify; there and on the CPU."""
+    kinds = [kind() for kind in PASSES.values() if issubclass(kind, Morphism)]
+    found: list[torch.Tensor] = []
+    for device in (pretend_accelerator.DEVICE, torch.device("cpu")):
+        torch.manual_seed(0)
+        graph, inputs = moved(graph_of(name), device), ZOO[name].inputs(3)
+        objective = make_objective(graph, "mse")
+        outputs = objective.program(objective.program.bind(inputs)).outputs[0]
+        batches = bind_batches(objective.program, [(inputs, torch.zeros(outputs.shape))])
+        families, _ = find_families(graph, kinds)
+        perturbations = [family.perturbation for family in families]
+        thetas = learn(objective, perturbations, batches, ScoreOptions(steps=2, seed=1)).thetas
+        every = screen(objective, perturbations, thetas, batches, seed=2)
+        places = singly((number, 0) for number in range(len(families)))
+        refined = refine(objective, perturbations, thetas, places, batches).first_order
+        found.append(torch.cat([*(estimate.predicted for estimate in every), refined]))
+        for family, theta in zip(families, thetas, strict=True):
+            after = rewrite_together(graph, [(family.site.members[0], theta or None)]).after
+            assert {t.device for t in after.tensors.values()} == {graph.device}
+        assert {t.device for t in archir.apply(graph, "simplify").tensors.values()} == {graph.device}
+    there, here = found
+    return {"families": len(families), "difference": float((there - here).abs().max() / here.abs().max())}
+
+
 def outcomes() -> Iterator[tuple[str, dict[str, object]]]:
     yield "mixed", mixed()
     yield "resumed", resumed()
+    for name in ("mlp", "gpt"):
+        yield f"rewritten {name}", rewritten(name)
     for name, run in RUNS.items():
         yield name, both(run)
 

@@ -58,5 +58,13 @@ def test_a_run_on_an_accelerator_is_that_on_the_cpu(name: str, outcomes: dict[st
     assert ("grown" in found["events"]) == (name in GROWN)
 
 
+@pytest.mark.parametrize(("name", "families"), [("mlp", 20), ("gpt", 60)])
+def test_every_kind_of_rewrite_stays_where_the_network_is(
+    name: str, families: int, outcomes: dict[str, dict[str, Any]]
+) -> None:
+    found = outcomes[f"rewritten {name}"]
+    assert found["families"] > families and found["difference"] < 1e-4
+
+
 def test_a_run_goes_on_on_another_device(outcomes: dict[str, dict[str, Any]]) -> None:
     assert outcomes["resumed"] == {"difference": 0.0, "kept": ["step-0003.archir"], "controls": 2}
