@@ -16,9 +16,10 @@ from archir.axes.widths import Widths
 from archir.cost import cost
 from archir.errors import PassError, ScoreError
 from archir.growing.compress import compress_graph
+from archir.growing.device import find_device
 from archir.growing.examples import Inputs, Split
 from archir.growing.given import Given, split_of
-from archir.growing.grow import Run, grow_graph
+from archir.growing.grow import Run, checked_options, grow_graph
 from archir.growing.input_types import input_types
 from archir.growing.log import Listener
 from archir.growing.options import GrowOptions
@@ -251,6 +252,7 @@ def grow(
     loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",
     options: GrowOptions | None = None,
     morphisms: Kinds | None = None,
+    device: str | None = None,
     directory: str | Path | None = None,
     config: str = "",
     resume: bool = False,
@@ -273,6 +275,7 @@ def grow(
         loss: name of a loss, or a callable of outputs and targets.
         options: how it is trained and grown.
         morphisms: the kinds of rewrite; those of `options.kinds` if not given.
+        device: where all of it is computed, in place of `options.device`: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         directory: where to keep the run; nothing is kept if not given.
         config: text that tells what the run is, kept in the directory.
         resume: go on with the run in the directory.
@@ -288,17 +291,18 @@ def grow(
             should be, differ in number or shape, or are not finite.
         ProcessError: processes were given different runs, have come to different networks, or one has failed or ended.
     """
+    chosen = checked_options(options).on(device)
+    find_device(chosen.device)
     split, held_out = _splits(model, train, validation)
     graph = model if isinstance(model, Graph) else trace_on(model, split)
-    usual = (options if isinstance(options, GrowOptions) else GrowOptions()).kinds
     return grow_graph(
         graph,
         train=split,
         validation=held_out,
         budget=budget if isinstance(budget, Budget) else Budget(parameters=budget),
-        morphisms=find_morphisms(usual if morphisms is None else morphisms),
+        morphisms=find_morphisms(chosen.kinds if morphisms is None else morphisms),
         loss=loss,
-        options=options,
+        options=chosen,
         directory=None if directory is None else Path(directory),
         config=config,
         resume=resume,
@@ -316,6 +320,7 @@ def compress(
     loss: str | Callable[..., torch.Tensor] | Loss = "cross_entropy",
     options: GrowOptions | None = None,
     morphisms: Kinds | None = None,
+    device: str | None = None,
     directory: str | Path | None = None,
     config: str = "",
     resume: bool = False,
@@ -333,6 +338,7 @@ def compress(
         options: how it is contracted, in `growth_steps` steps the first of which comes before any training, and
             trained: `steps` steps in all.
         morphisms: the kinds of rewrite; prune if not given.
+        device: where all of it is computed, in place of `options.device`.
         directory: where to keep the run; nothing is kept if not given.
         config: text that tells what the run is, kept in the directory.
         resume: go on with the run in the directory.
@@ -346,6 +352,8 @@ def compress(
         FileError: as `grow`.
         ProcessError: as `grow`.
     """
+    chosen = checked_options(options).on(device)
+    find_device(chosen.device)
     split, held_out = _splits(model, train, validation)
     return compress_graph(
         model if isinstance(model, Graph) else trace_on(model, split),
@@ -354,7 +362,7 @@ def compress(
         budget=budget,
         morphisms=find_morphisms(COMPRESSING if morphisms is None else morphisms),
         loss=loss,
-        options=options,
+        options=chosen,
         directory=None if directory is None else Path(directory),
         config=config,
         resume=resume,

@@ -18,7 +18,7 @@ def undisturbed(seed: int | None = None) -> Iterator[None]:
         seed: what they start from in between; where they are if not given.
     """
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.accelerator.device_count())):
         try:
             if seed is not None:
                 random.seed(seed)

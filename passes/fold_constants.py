@@ -75,7 +75,7 @@ class FoldConstants(Pass):
         for node in graph.calls:
             if all(v in known for v in node.values) and self._is_foldable(node):
                 with torch.no_grad():
-                    results = call(node, known.__getitem__)
+                    results = call(node, known.__getitem__, device=graph.device)
                 made = {Value(node.id, i): r for i, r in enumerate(results)}
                 known |= made
                 found |= made

@@ -183,7 +183,8 @@ def _born(widths: Widths, width: Width, candidate: Widen) -> dict[int, torch.Ten
     found: dict[int, torch.Tensor] = {}
     for place in width.places:
         extended = plan.map(place.node).weight(widths.graph.tensors[place.node])
-        found[place.node] = extended.index_select(place.axis, positions(place.term, width.atom, fresh, sizes))
+        index = positions(place.term, width.atom, fresh, sizes).to(extended.device)
+        found[place.node] = extended.index_select(place.axis, index)
     return found
 
 

@@ -154,6 +154,8 @@ class RunProgress:
                     f"{event['why']}: going back to the last checkpoint, at a learning rate of {event['rate']:.3g}"
                 )
             case "train":
+                if "overflowed" in event:
+                    self.line(f"{event['overflowed']} steps before step {event['step']} were left out: beyond float16")
                 if "skipped" in event:
                     self.line(f"{event['skipped']} batches before step {event['step']} without a label were skipped")
                 self._describe("train", completed=event["step"])

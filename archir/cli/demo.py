@@ -99,7 +99,7 @@ class Block(nn.Module):
 
 
 def demo(out: Path, *, quiet: bool, text: str = TEXT) -> None:
-    """Grow the network of the demo into a folder, train the controls, and print how they compare.
+    """Grow the network of the demo into a folder, train the controls, and print how they compare; all on the CPU.
 
     Args:
         out: the folder; an earlier demo in it is replaced.
@@ -110,7 +110,7 @@ def demo(out: Path, *, quiet: bool, text: str = TEXT) -> None:
         FileError: there is another run in the folder, or it cannot be written.
     """
     began = time.monotonic()
-    config = make_config(tomllib.loads(text), text=text, base=Path(), where="the demo")
+    config = make_config(tomllib.loads(text), text=text, base=Path(), where="the demo").on("cpu")
     with _one_thread():
         with RunProgress(quiet=quiet) as progress:
             seed, dataset = seed_and_data(config)
@@ -119,8 +119,7 @@ def demo(out: Path, *, quiet: bool, text: str = TEXT) -> None:
         limits, spent = config.budget.resolved(cost(seed)), training_flops_of(run)
         with RunProgress(quiet=quiet) as progress:
             controls = train_controls(seed, limits, spent, dataset, loss, config.options, out, on_event=progress)
-        size, title = config.options.batch_size, "archir demo: digits"
-        finish(run, dataset, loss, out, batch_size=size, title=title, controls=controls)
+        finish(run, dataset, loss, out, config.options, title="archir demo: digits", controls=controls)
     say(f"{time.monotonic() - began:.0f} seconds in all")
 
 

@@ -19,12 +19,14 @@ from archir.growing.compress import compress_graph
 from archir.growing.config import RunConfig, read_config
 from archir.growing.controls import Control, train_controls
 from archir.growing.data import Dataset
+from archir.growing.device import find_device, moved
 from archir.growing.grow import Run, grow_graph
 from archir.growing.input_types import input_types
 from archir.growing.latency import measure_latency
 from archir.growing.launch import launched
 from archir.growing.lock import lock_run
 from archir.growing.model import load_model
+from archir.growing.options import GrowOptions
 from archir.growing.plot import plot
 from archir.growing.report import Report, make_report
 from archir.growing.report_tables import (
@@ -57,6 +59,7 @@ def grow(
     *,
     data: str | None,
     rule: str | None,
+    device: str | None,
     plugins: Sequence[str],
     out: Path | None,
     resume: bool,
@@ -71,6 +74,7 @@ def grow(
         path: the configuration.
         data: other data than the file's.
         rule: another rule to choose candidates by than the file's.
+        device: another device to compute on than the file's.
         plugins: modules whose passes are known, beside those the file names.
         out: another directory than the file's.
         resume: go on with the run in the directory.
@@ -81,7 +85,7 @@ def grow(
         ArchirError: of whatever part goes wrong; nothing has been written unless the training had begun.
         SystemExit: it was interrupted.
     """
-    config = _configured(path, data, rule)
+    config = _configured(path, data, rule, device)
     directory = config.output if out is None else out
     with launched() as processes:
         others = processes.rank > 0
@@ -97,8 +101,8 @@ def grow(
                 )
     if others:
         return
-    size, title = config.options.batch_size, f"{path.stem}: {cost_line(run.graph)}"
-    finish(run, dataset, loss, directory, batch_size=size, title=title, controls=trained)
+    title = f"{path.stem}: {cost_line(run.graph)}"
+    finish(run, dataset, loss, directory, config.options, title=title, controls=trained)
 
 
 def compress(
@@ -106,6 +110,7 @@ def compress(
     *,
     data: str | None,
     rule: str | None,
+    device: str | None,
     plugins: Sequence[str],
     out: Path | None,
     resume: bool,
@@ -119,6 +124,7 @@ def compress(
         path: the configuration; the model is the trained network.
         data: other data than the file's.
         rule: another rule to choose candidates by than the file's.
+        device: another device to compute on than the file's.
         plugins: modules whose passes are known, beside those the file names.
         out: another directory than the file's.
         resume: go on with the run in the directory.
@@ -128,7 +134,7 @@ def compress(
         ArchirError: of whatever part goes wrong; nothing has been written unless the first contraction had begun.
         SystemExit: it was interrupted.
     """
-    config = _configured(path, data, rule)
+    config = _configured(path, data, rule, device)
     directory = config.output if out is None else out
     with launched() as processes:
         others = processes.rank > 0
@@ -137,14 +143,19 @@ def compress(
     if others:
         return
     dataset, loss, graph, run = found
-    size, title = config.options.batch_size, f"{path.stem}: {cost_line(graph)} -> {cost_line(run.graph)}"
+    title = f"{path.stem}: {cost_line(graph)} -> {cost_line(run.graph)}"
     before = Control("before", graph, graph.module().eval())
-    finish(run, dataset, loss, directory, batch_size=size, title=title, controls=[before])
+    finish(run, dataset, loss, directory, config.options, title=title, controls=[before])
 
 
-def _configured(path: Path, data: str | None, rule: str | None) -> RunConfig:
-    """Return a configuration, with other data or another rule than the file's if they are given."""
-    config = read_config(path)
+def _configured(path: Path, data: str | None, rule: str | None, device: str | None) -> RunConfig:
+    """Return a configuration, with other data, rule or device than the file's if they are given.
+
+    Raises:
+        GrowError: there is no such rule, or no such device.
+    """
+    config = read_config(path).on(device)
+    find_device(config.options.device)
     config = config if data is None else config.with_data(data)
     return config if rule is None else config.with_rule(rule)
 
@@ -254,8 +265,8 @@ def finish(
     dataset: Dataset,
     loss: Loss,
     directory: Path,
+    options: GrowOptions,
     *,
-    batch_size: int,
     title: str,
     controls: Sequence[Control] = (),
 ) -> None:
@@ -269,7 +280,8 @@ def finish(
         dataset: the examples.
         loss: what is measured.
         directory: the directory of the run.
-        batch_size: number of examples at once, as in training: the value of a coupled loss may depend on it.
+        options: those of the run: the networks are tested where it was computed, on as many examples at once as in
+            training, for the value of a coupled loss may depend on it.
         title: what stands above the plot.
         controls: networks to test beside it.
 
@@ -280,7 +292,7 @@ def finish(
     """
     kept = open_run(directory)
     with lock_run(directory):
-        _test(run, dataset, loss, kept, batch_size=batch_size, controls=controls)
+        _test(run, dataset, loss, kept, options, controls)
         report = make_report(kept.history())
         plot(report, directory / "growth.png", title=title)
         _print_report(report)
@@ -292,16 +304,16 @@ def finish(
 
 
 def _test(
-    run: Run, dataset: Dataset, loss: Loss, kept: RunDirectory, *, batch_size: int, controls: Sequence[Control]
+    run: Run, dataset: Dataset, loss: Loss, kept: RunDirectory, options: GrowOptions, controls: Sequence[Control]
 ) -> None:
     """Record how the grown network and those beside it do on the test data."""
     report = make_report(kept.history())
-    timed = "latency" in report.costs
+    timed, device = "latency" in report.costs, find_device(options.device)
     name = f"{'compressed' if report.compresses else 'grown'}{', retrained' if report.kept == 'retrained' else ''}"
     ours = Control(name, run.graph, run.model, training_flops_of(run))
     for control in (*controls, ours):
-        module, price = control.module, cost(control.graph)
-        metrics = None if control.failure else evaluate(module, dataset.test, loss, batch_size=batch_size)
+        module, price = moved(control.graph, device).module(), cost(control.graph)
+        metrics = None if control.failure else evaluate(module, dataset.test, loss, batch_size=options.batch_size)
         kept.append(
             "tested" if control is ours else "control",
             name=control.name,

@@ -29,6 +29,11 @@ PASSES = "split; prune"
 REFINE = 64
 """Number of candidates that are refined where no other is asked for."""
 
+Device = Annotated[
+    str | None,
+    typer.Option(help="Compute on another device than the file's: auto, cpu, cuda, cuda:1, ...", show_default=False),
+]
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result.")]
 
 
@@ -139,6 +144,7 @@ def grow(
     rule: Annotated[
         str | None, typer.Option(help="Choose candidates by another rule than the file's: random, first-order, ...")
     ] = None,
+    device: Device = None,
     out: Annotated[Path | None, typer.Option(help="Another directory than the file's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
     controls: Annotated[
@@ -152,6 +158,7 @@ def grow(
         config,
         data=data,
         rule=rule,
+        device=device,
         plugins=plugin or [],
         out=out,
         resume=resume,
@@ -164,13 +171,16 @@ def compress(
     config: Annotated[Path, typer.Argument(metavar="RUN.toml", help="The configuration; its model is a trained one.")],
     data: Annotated[str | None, typer.Option(help="Other data than the file's.")] = None,
     rule: Annotated[str | None, typer.Option(help="Choose candidates by another rule than the file's.")] = None,
+    device: Device = None,
     out: Annotated[Path | None, typer.Option(help="Another directory than the file's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
     plugin: Plugins = None,
     quiet: Quiet = False,
 ) -> None:
     """Contract a trained network into a budget step by step, and train it on in between."""
-    growing.compress(config, data=data, rule=rule, plugins=plugin or [], out=out, resume=resume, quiet=quiet)
+    growing.compress(
+        config, data=data, rule=rule, device=device, plugins=plugin or [], out=out, resume=resume, quiet=quiet
+    )
 
 
 def report(

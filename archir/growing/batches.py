@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from archir.errors import GrowError
+from archir.growing.device import CPU, sent
 from archir.growing.examples import Examples, Inputs, Split
 from archir.growing.training_loss import Mixed
 from archir.ir.seeds import derived_seed
@@ -112,7 +113,7 @@ class Batches:
         seed: seed of the order, of the augmentation, and of what is random when examples are read; in the order of
             the split if not given.
         augmentation: change of the inputs.
-        device: where the batches are moved.
+        device: where the batches are moved, once they are read and augmented on the CPU, whose generator draws.
         processes: those that share every batch out among them.
 
     Raises:
@@ -124,7 +125,7 @@ class Batches:
     size: int
     seed: int | None = None
     augmentation: Augmentation | None = None
-    device: torch.device | str = "cpu"
+    device: torch.device = CPU
     processes: Processes = ALONE
 
     def __post_init__(self) -> None:
@@ -177,14 +178,16 @@ class Batches:
         few = range(len(numbers))[first:][:most]
         own = {i: slice(0, len(numbers[i])) if mixes else self.processes.part(len(numbers[i])) for i in few}
         parts = [(numbers[i][own[i]], derived_seed(self.seed or 0, i), own[i].start) for i in few]
-        for i, batch in zip(few, self.split.batches(parts), strict=True):
+        # What is augmented is made anew, and is pinned then.
+        pin = self.device.type == "cuda" and not self.augmentation
+        for i, batch in zip(few, self.split.batches(parts, pin=pin), strict=True):
             count = len(numbers[i])
             found = self._augmented(batch, generator, WHOLE if mixes else self.processes.around(count))
             yield self._moved(found, self.processes.part(count) if mixes else slice(None))
 
     def _moved(self, batch: tuple[Inputs, Targets], part: slice) -> tuple[Inputs, Targets]:
         """Return a part of a batch on the device."""
-        inputs, targets = (map_tensors(lambda t: t[part].to(self.device), one) for one in batch)
+        inputs, targets = (map_tensors(lambda t: sent(t[part], self.device), one) for one in batch)
         return inputs, targets
 
     def _augmented(

@@ -15,12 +15,13 @@ from torch import nn
 
 from archir.errors import FileError, GrowError, ScoreError
 from archir.growing.batches import Batches
+from archir.growing.device import device_of, sent
 from archir.growing.examples import AT_ONCE, Examples, Split, looked_at
 from archir.growing.options import GrowOptions
 from archir.growing.training import call, differentiating, evaluating
 from archir.scoring.losses import LOSSES, NO_LABEL, Loss, check_probabilities, class_axis, is_unknown, labels_of
 from archir.scoring.processes import Processes
-from archir.scoring.targets import Targets, tensors_of
+from archir.scoring.targets import Targets, map_tensors, tensors_of
 
 
 def labelled(split: Examples, loss: Loss) -> torch.Tensor:
@@ -107,7 +108,7 @@ def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mappi
         at_once = LOOKED_FOR if isinstance(split, Examples) else AT_ONCE
         if first_labelled(split, loss, torch.arange(len(split)), at_once) is None:
             raise GrowError(f"no example of the {name} data has a label", where=split.where)
-        inputs, targets = next(iter(Batches(split, batch_size)))
+        inputs, targets = next(iter(Batches(split, batch_size, device=device_of(module))))
         with evaluating(module):
             outputs = call(module, inputs)
             _check_labels(split, seen, outputs, targets, loss, name)
@@ -232,13 +233,14 @@ def _check_whole_inputs(module: nn.Module, split: Split, seen: Sequence[_Seen], 
 
     Every batch is as large as the first, since a model may take no others.
     """
+    device = device_of(module)
     for part in dict.fromkeys(n for one in seen for n in one.ranges if n != _LABELS):
         numbers, ranges = _ranges(seen, part)
         for row in {int(ranges[:, 0].argmin()), int(ranges[:, 1].argmax())}:
             rest = numbers[(torch.arange(size) + row) % len(numbers)]
             try:
                 with torch.no_grad():
-                    call(module, split.take(rest).inputs)
+                    call(module, map_tensors(lambda t: sent(t, device), split.take(rest).inputs))
             except GrowError as error:
                 low, high = ranges[row].tolist()
                 raise FileError(

@@ -176,6 +176,16 @@ class RunConfig:
         """
         return replace(self, options=replace(self.options, rule=rule), text=f"# with --rule {rule}\n{self.text}")
 
+    def on(self, device: str | None) -> RunConfig:
+        """Return the configuration with everything computed on another device, or as it is if none is given.
+
+        The text stays what it is: where a run is computed is no part of what it is.
+
+        Raises:
+            GrowError: this is no name of a device.
+        """
+        return replace(self, options=self.options.on(device))
+
 
 def loss_of(spec: str, base: Path = Path()) -> Loss:
     """Return the loss of a name, or of a user's function named by `file.py:function`.

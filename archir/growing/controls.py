@@ -13,6 +13,7 @@ from torch import nn
 from archir.cost import training_flops
 from archir.growing.beside import beside, latest, train_beside
 from archir.growing.data import Dataset
+from archir.growing.device import find_device, moved
 from archir.growing.engine import Engine
 from archir.growing.expansion import widen_uniformly
 from archir.growing.lock import lock_run
@@ -79,6 +80,7 @@ def train_controls(
         FileError: the directory cannot be written, holds no run, or is in use.
         ProcessError: another process has failed or ended.
     """
+    seed = moved(seed, find_device(options.device))
     wide = widen_uniformly(seed, budget, birth="fresh", seed=options.seed).graph
     longer = math.ceil(spent / training_flops(wide, 1) / _examples_of_a_step(dataset, options))
     asked = [("seed, not grown", seed, options.steps), ("uniformly widened", wide, options.steps)]

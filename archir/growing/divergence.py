@@ -13,6 +13,7 @@ from torch import nn
 from archir.cost import training_flops
 from archir.errors import DivergenceError
 from archir.growing.checks import first_labelled
+from archir.growing.device import device_of, sent
 from archir.growing.examples import Split
 from archir.growing.run import Checkpoint
 from archir.growing.training import Training, call, evaluating
@@ -47,8 +48,10 @@ def largest_loss(module: nn.Module, examples: Split, loss: Loss, size: int) -> f
     first = first_labelled(examples, loss, torch.arange(len(examples)), size)
     assert first is not None  # it was checked before the run began
     with evaluating(module), torch.no_grad():
-        outputs = call(module, first.inputs)
-        found = [abs(float(loss(o, first.targets))) for o in (outputs, map_tensors(torch.zeros_like, outputs))]
+        device = device_of(module)
+        inputs, targets = (map_tensors(lambda t: sent(t, device), part) for part in (first.inputs, first.targets))
+        outputs = call(module, inputs)
+        found = [abs(float(loss(o, targets))) for o in (outputs, map_tensors(torch.zeros_like, outputs))]
     return TIMES * max(1.0, *filter(math.isfinite, found))
 
 

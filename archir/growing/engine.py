@@ -15,6 +15,7 @@ from archir.cost import Cost, cost, training_flops
 from archir.errors import DivergenceError, GrowError
 from archir.growing.batches import Batches, stream
 from archir.growing.checks import LEAST_BATCH, held_out
+from archir.growing.device import CPU, find_device, moved
 from archir.growing.divergence import Recovery, largest_loss
 from archir.growing.examples import Split
 from archir.growing.expansion import Expansion
@@ -25,9 +26,10 @@ from archir.growing.optimisers import AUTO
 from archir.growing.options import GrowOptions
 from archir.growing.range_test import find_rate
 from archir.growing.ranks import first_alone, first_for_all
+from archir.growing.recalibration import recalibrate
 from archir.growing.run import Checkpoint, RunDirectory
 from archir.growing.trainer import Trainer
-from archir.growing.training import Metrics, evaluate, recalibrate
+from archir.growing.training import Metrics, evaluate
 from archir.ir.graph import Graph
 from archir.ir.seeds import derived_seed
 from archir.rewrite.morphism import Morphism
@@ -135,10 +137,9 @@ class Engine:
 
     def run(self, checkpoint: Checkpoint | None) -> Outcome:
         """Train and grow to the end, from the beginning or from a checkpoint, to which a diverging loss leads back."""
+        seed = moved(self.seed, find_device(self.options.device)).module()
         examples, size = self.train, self.options.batch_size
-        self.recovery.most = first_for_all(
-            self.processes, lambda: largest_loss(self.seed.module(), examples, self.loss, size)
-        )
+        self.recovery.most = first_for_all(self.processes, lambda: largest_loss(seed, examples, self.loss, size))
         while True:
             try:
                 return self._run(checkpoint)
@@ -236,13 +237,13 @@ class Engine:
     def _train(self, trainer: Trainer, state: _State, stop: int) -> _State:
         options = self.options
         size = self._batch_size(trainer.graph())
-        batches = Batches(self.train, size, options.seed, options.augmentation, processes=self.processes)
+        batches = Batches(self.train, size, options.seed, options.augmentation, trainer.device, self.processes)
         # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
         torch.manual_seed(self.processes.own_seed(derived_seed(options.seed, state.step)))
         few = stream(batches, state.step, stop - state.step)
         done = trainer.train(few, self.loss, first_step=state.step)
         self.recovery.check(done, stop)
-        skipped = {"skipped": done.skipped} if done.skipped else {}
+        skipped = {name: n for name in ("skipped", "overflowed") if (n := getattr(done, name))}
         self.log("train", step=stop, loss=done.loss, rate=trainer.rate(stop - 1), examples=done.examples, **skipped)
         if options.evaluate_every and (stop % options.evaluate_every == 0 or stop == options.steps):
             self._evaluate(trainer, stop, "train")
@@ -312,7 +313,7 @@ class Engine:
         return grown, state
 
     def _recalibrate(self, trainer: Trainer, seed: int) -> None:
-        batches = Batches(self.train, self.options.batch_size, seed, processes=self.processes)
+        batches = Batches(self.train, self.options.batch_size, seed, None, trainer.device, self.processes)
         few = stream(batches, count=self.options.recalibrate_batches)
         recalibrate(trainer.module, few, processes=self.processes)
 
@@ -377,4 +378,6 @@ class Engine:
         return found
 
     def _checkpoint(self, trainer: Trainer, state: _State) -> Checkpoint:
-        return Checkpoint(state.step, trainer.graph(), trainer.state(), asdict(state))
+        """Return the checkpoint of the run as it is, on the CPU."""
+        tensors = {name: tensor.to(CPU) for name, tensor in trainer.state().items()}
+        return Checkpoint(state.step, moved(trainer.graph(), CPU), tensors, asdict(state))

@@ -50,8 +50,12 @@ class Split(ABC):
         """Return the split made of some of its examples, of which none is read."""
 
     @abstractmethod
-    def batches(self, parts: Sequence[Part]) -> Iterator[Examples]:
+    def batches(self, parts: Sequence[Part], *, pin: bool = False) -> Iterator[Examples]:
         """Yield batches of the examples in turn; no more of them are in memory than are asked for, or read ahead.
+
+        Args:
+            parts: what each is made of.
+            pin: let processes that read ahead hand batches over in pinned memory, from which they go to a GPU.
 
         Raises:
             FileError: they cannot be read.
@@ -107,13 +111,18 @@ class Examples(Split):
 
     part = take
 
-    def batches(self, parts: Sequence[Part]) -> Iterator[Examples]:
-        """Yield batches of the examples in turn; nothing about them is random."""
+    def batches(self, parts: Sequence[Part], *, pin: bool = False) -> Iterator[Examples]:
+        """Yield batches of the examples in turn; nothing about them is random, and nobody reads ahead."""
         return (self.take(examples) for examples, *_ in parts)
 
     def changed(self, change: Callable[[Examples], Examples]) -> Examples:
         """Return the split with its examples changed."""
         return change(self)
+
+    def pin_memory(self) -> Examples:
+        """Return the same examples in pinned memory; a DataLoader asks for it by this name."""
+        inputs, targets = (map_tensors(torch.Tensor.pin_memory, part) for part in (self.inputs, self.targets))
+        return Examples(inputs, targets, self.where)
 
 
 LOOKED_AT = 256

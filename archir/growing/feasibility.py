@@ -8,8 +8,9 @@ from archir.axes.infer import infer_widths
 from archir.cost import Cost, cost, cost_change
 from archir.errors import GrowError, PassError
 from archir.growing.optimisers import OptimiserOptions
+from archir.ir.device_memory import free_on
 from archir.ir.graph import Graph
-from archir.ir.room import free_memory, in_words
+from archir.ir.room import in_words
 from archir.rewrite.morphism import Morphism, WidthMorphism
 from archir.rewrite.reference import Later
 from archir.rewrite.set_cost import cost_of_sizes
@@ -90,12 +91,12 @@ def training_memory(graph: Graph, batch_size: int, optimiser: OptimiserOptions) 
 
 
 def check_memory(graph: Graph, batch_size: int, optimiser: OptimiserOptions) -> None:
-    """Check that there is memory to train a network.
+    """Check that there is memory to train a network where it is.
 
     Raises:
         GrowError: there is not, as far as the system tells; the error names the estimate.
     """
-    needed, free = training_memory(graph, batch_size, optimiser), free_memory()
+    needed, free = training_memory(graph, batch_size, optimiser), free_on(graph.device)
     if needed > free:
         raise GrowError(
             "there is too little memory to train the network",

@@ -2,8 +2,8 @@
 
 An item is a JSON value under a name such as `budget.parameters`. What is too large to be read stands as a checksum:
 data, of which some examples stand for those that are not in memory, weights, and the code of the user's own losses and
-passes. The number of threads, of processes that read examples, and the machine are no part of it, though sums may be
-rounded otherwise there.
+passes. The number of threads, of processes that read examples, the device and the machine are no part of it, though
+sums may be rounded otherwise there, and dropout draws other numbers on another kind of device.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from archir.rewrite.spec import format_spec
 from archir.scoring.budget import Budget
 from archir.scoring.losses import LOSSES, Loss
 from archir.scoring.targets import tensors_of
+
+ELSEWHERE = ("options.device", "options.channels_last", "options.compile")
+"""Options that say where and by what a run is computed, and not what it is."""
 
 SHOWN = 60
 """Characters of a value that are shown where it differs."""
@@ -56,7 +59,7 @@ def fingerprint(
         "seed.graph": print_graph(graph),
         "seed.tensors": _checksum({n.names[0]: graph.tensors[n.id] for n in graph.parameters}),
         **_items(budget, "budget"),
-        **_items(options, "options"),
+        **{name: value for name, value in _items(options, "options").items() if name not in ELSEWHERE},
         "loss": loss.name,
         "loss.code": checksum_of_code(loss) if own else None,
         "morphisms": [format_spec(m) for m in morphisms],

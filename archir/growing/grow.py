@@ -15,7 +15,9 @@ from torch import nn
 from archir.cost import cost
 from archir.errors import FileError, GrowError
 from archir.growing.checks import check_examples, check_shares, checked_when_read
+from archir.growing.compiled import check_backend
 from archir.growing.conclusion import conclude
+from archir.growing.device import find_device, moved
 from archir.growing.engine import Engine
 from archir.growing.examples import Split
 from archir.growing.fingerprint import differences, fingerprint
@@ -26,6 +28,7 @@ from archir.growing.options import GrowOptions
 from archir.growing.ranks import check_alike, entered_by_first
 from archir.growing.run import Event, RunDirectory, create_run, open_run
 from archir.growing.start import expand
+from archir.growing.trainer import live_module
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.scoring.budget import Budget
@@ -38,8 +41,8 @@ class Run:
     """A finished run.
 
     Attributes:
-        graph: the grown program with its trained weights.
-        model: the live module made of it, in evaluation mode.
+        graph: the grown program with its trained weights, where the seed was.
+        model: the live module made of it, there, in evaluation mode.
         history: all events, in order.
         directory: where the run was kept, None if nowhere.
     """
@@ -99,8 +102,8 @@ def grow_graph(
 
     Raises:
         GrowError: the budget is below the seed, the loss is not finite or does not depend on the weights, nothing is
-            labelled, the options make no sense, or the run in the directory is another one, whose differences are
-            listed.
+            labelled, the options make no sense, there is no such device, or the run in the directory is another one,
+            whose differences are listed.
         ScoreError: the network cannot be scored, or its outputs and the targets do not fit the loss.
         FileError: examples are not finite or have labels the network does not know; or the directory cannot be
             written, holds another run, is in use, or all its checkpoints are damaged.
@@ -113,7 +116,7 @@ def grow_graph(
     return carry_out(graph, train, validation, budget, options, found, kinds, kept)
 
 
-def checked_options(options: GrowOptions | None, budget: object) -> GrowOptions:
+def checked_options(options: GrowOptions | None, budget: object = Budget()) -> GrowOptions:
     """Return the options of a run, the default ones if none are given.
 
     Raises:
@@ -159,6 +162,7 @@ def carry_out(
 ) -> Run:
     """Carry out a run whose budget was checked; see `grow_graph` for the arguments and the errors."""
     options.training_loss(found)
+    given, graph = graph.device, moved(graph, find_device(options.device))
     types, processes = input_types(graph), replace(kept.processes, parts=True)
     train, validation = train.changed(types), validation.changed(types)
 
@@ -168,9 +172,11 @@ def carry_out(
             graph, train=train, validation=validation, budget=budget, options=options, loss=found, morphisms=kinds
         )
 
+    check_backend(options.compile, processes)
     check_alike(processes, lambda: {**decided(), "resume": kept.resume})
     check_shares(train, validation, found, options, processes)
-    check_examples(graph.module(), found, options.batch_size, {"training": train, "validation": validation})
+    live = live_module(graph, options)
+    check_examples(live, found, options.batch_size, {"training": train, "validation": validation})
     learned_on, chosen_on = (checked_when_read(split, found) for split in (train, validation))
     if kept.resume and kept.directory is None:
         raise GrowError("a run that was kept nowhere cannot go on", hint="give its directory")
@@ -180,7 +186,7 @@ def carry_out(
     with entered_by_first(processes, lambda: _opened(kept, decided)) as run:
         log = Log(run, kept.on_event, processes)
         engine = Engine(graph, expansion, learned_on, chosen_on, budget, kinds, found, options, run, log, processes)
-        final = conclude(engine, engine.latest(engine.check) if kept.resume else None)
+        final = moved(conclude(engine, engine.latest(engine.check) if kept.resume else None), given)
         return Run(final, final.module().eval(), tuple(log.events), kept.directory)
 
 

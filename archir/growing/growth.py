@@ -13,6 +13,7 @@ from archir.growing.options import GrowOptions
 from archir.growing.ranks import check_same_graph
 from archir.growing.step import StepContext
 from archir.ir.graph import Graph, Patch
+from archir.ir.precision import in_float32
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import rewrite_together
 from archir.scoring.budget import Budget
@@ -100,6 +101,7 @@ class Growth:
         return f"{share:.0%} of the budget is used: {self.why}" if share < ENOUGH else ""
 
 
+@in_float32()
 def grow_once(
     graph: Graph,
     *,

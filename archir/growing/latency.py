@@ -1,4 +1,4 @@
-"""How long a forward pass takes on this machine."""
+"""How long a forward pass takes on this machine, where the network is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from archir.growing.batches import Batches
+from archir.growing.device import device_of, wait_for
 from archir.growing.examples import Split
 from archir.growing.training import call
 
@@ -21,20 +22,21 @@ def measure_latency(
     module: nn.Module,
     split: Split,
     *,
-    device: torch.device | str = "cpu",
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Return the median time of a forward pass of one example in evaluation mode, without gradients, in seconds.
 
+    It is measured where the module is; time on an accelerator is that until it is done.
+
     Args:
         module: what is measured; left in evaluation mode.
         split: where the example is taken from.
-        device: where the module is; time on a GPU is that until it is done.
         clock: gives the time in seconds.
 
     Raises:
         GrowError: the module rejects the example.
     """
+    device = device_of(module)
     example, _ = next(iter(Batches(split.take(slice(1)), 1, device=device)))
     module.eval()
     times: list[float] = []
@@ -42,7 +44,6 @@ def measure_latency(
         for _ in range(WARM_UP + ROUNDS):
             start = clock()
             call(module, example)
-            if torch.device(device).type == "cuda":
-                torch.cuda.synchronize(device)
+            wait_for(device)
             times.append(clock() - start)
     return statistics.median(times[WARM_UP:])

@@ -9,7 +9,8 @@ from statistics import median
 from archir.errors import GrowError
 from archir.growing.batches import Batches
 from archir.growing.birth import Birth, redrawn_alike
-from archir.growing.training import evaluate, recalibrate
+from archir.growing.recalibration import recalibrate
+from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.seeds import derived_seed

@@ -11,8 +11,9 @@ from archir.axes.infer import infer_widths
 from archir.errors import GrowError
 from archir.growing.batches import Batches, stream
 from archir.growing.ranks import in_step
+from archir.growing.recalibration import recalibrate
 from archir.growing.step import StepContext
-from archir.growing.training import Batch, recalibrate
+from archir.growing.training import Batch
 from archir.ir.graph import Graph, Patch
 from archir.ir.operators.normalisation import BATCH_NORM
 from archir.rewrite.morphism import UnitMorphism
@@ -89,7 +90,7 @@ def _recalibrated(step: StepContext, graph: Graph) -> Graph:
 
 def _few(step: StepContext) -> Iterator[Batch]:
     """Yield the training batches it is done on."""
-    batches = Batches(step.train, step.options.batch_size, step.seed, processes=step.sharing)
+    batches = Batches(step.train, step.options.batch_size, step.seed, None, step.device, step.sharing)
     return stream(batches, count=step.options.recalibrate_batches)
 
 

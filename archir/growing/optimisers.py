@@ -160,7 +160,7 @@ def _kept(optimiser: torch.optim.Optimizer, parameter: torch.Tensor, group: Mapp
 def _fitting(
     slot: str, name: str, tensor: torch.Tensor, kept: Mapping[str, Any], optimiser: torch.optim.Optimizer
 ) -> object:
-    """Return a copy of a tensor as an optimiser keeps it in a slot.
+    """Return a copy of a tensor as an optimiser keeps it in a slot, where and in the layout in which it does.
 
     Raises:
         GrowError: it does not fit there, or is not finite.
@@ -173,7 +173,7 @@ def _fitting(
         raise GrowError(f"optimiser state {key!r} is {list(tensor.shape)}, not {list(like.shape)}")
     if tensor.dtype != like.dtype or not bool(torch.isfinite(tensor).all()):
         raise GrowError(f"optimiser state {key!r} is not of finite numbers of type {like.dtype}")
-    return tensor.to(like.device, copy=True) if isinstance(kept[slot], torch.Tensor) else tensor.item()
+    return torch.empty_like(like).copy_(tensor) if isinstance(kept[slot], torch.Tensor) else tensor.item()
 
 
 def _as_tensor(value: torch.Tensor | float) -> torch.Tensor:

@@ -10,13 +10,29 @@ from pydantic.dataclasses import dataclass
 
 from archir.errors import GrowError
 from archir.growing.batches import Augmentation
+from archir.growing.compiled import OFF
+from archir.growing.device import AUTO, DeviceName
 from archir.growing.optimisers import OptimiserOptions
+from archir.growing.precision import PRECISIONS
 from archir.growing.schedules import SHAPES, Schedule
 from archir.growing.training_loss import training_loss
 from archir.scoring.budget import Budget, Prices
 from archir.scoring.losses import Loss, LossFunction
 from archir.scoring.options import Price, ScoreOptions
-from archir.scoring.ranges import CLOSED, PLAIN, Count, Part, Positive, Seed, Truth, Whole, among, checked, problem
+from archir.scoring.ranges import (
+    CLOSED,
+    PLAIN,
+    Count,
+    Part,
+    Positive,
+    Seed,
+    Text,
+    Truth,
+    Whole,
+    among,
+    checked,
+    problem,
+)
 from archir.scoring.strategies.registry import DEFAULT, STRATEGIES
 
 Reach = Annotated[float, Field(strict=True, ge=0, le=0.5), PLAIN]
@@ -27,8 +43,6 @@ Multiple = Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False), PLAIN
 
 EXPANSION = 2.5
 """The multiple of the final budget that a network is expanded to: between those that docs/growth.md says do best."""
-
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 _WHAT = "these options do not make a run"
 
@@ -50,7 +64,14 @@ class Training:
         label_smoothing: part of every label that is spread over all classes in training, where the loss is
             `cross_entropy`.
         precision: `bfloat16` to compute the outputs of training steps in it where that is safe, weights and all else
-            in float32; `float32`; or `auto`, bfloat16 on CUDA.
+            in float32; `float16` likewise, the loss scaled up, and steps left out in which that was too far;
+            `float32`; or `auto`, bfloat16 on CUDA. Candidates are scored, and networks evaluated, in float32.
+        device: where all of the run computes: `auto`, an accelerator if there is one, or `cpu`, `cuda`, `cuda:1` and
+            the like. What is kept is on the CPU, and a run may go on on another device.
+        channels_last: keep the kernels of images with their channels last in training, where GPUs are faster in half
+            precision.
+        compile: backend of `torch.compile` that compiles training steps, anew after every growth step: `inductor`, say;
+            `off` for none.
         evaluate_every: steps between evaluations on the validation split; 0 for phase ends only.
         checkpoint_every: steps between checkpoints.
 
@@ -67,6 +88,9 @@ class Training:
     ema: Reach = 0.0
     label_smoothing: Part = 0.0
     precision: Annotated[str, among("precision", PRECISIONS)] = "auto"
+    device: DeviceName = AUTO
+    channels_last: Truth = False
+    compile: Text = OFF
     evaluate_every: Whole = 100
     checkpoint_every: Count = 500
 
@@ -211,6 +235,14 @@ class GrowOptions(Training, Growing):
     def with_rate(self, rate: float) -> GrowOptions:
         """Return the options with another learning rate."""
         return replace(self, optimiser=replace(self.optimiser, rate=rate))
+
+    def on(self, device: str | None) -> GrowOptions:
+        """Return the options with everything computed on another device, or as they are if none is given.
+
+        Raises:
+            GrowError: this is no name of a device.
+        """
+        return self if device is None else replace(self, device=device)
 
     def training_loss(self, loss: Loss) -> LossFunction:
         """Return what training minimises where a loss is measured.

@@ -8,6 +8,7 @@ import torch
 
 from archir.errors import DivergenceError
 from archir.growing.batches import Batches, stream
+from archir.growing.compiled import OFF
 from archir.growing.examples import Split
 from archir.growing.optimisers import AUTO
 from archir.growing.options import GrowOptions
@@ -60,7 +61,7 @@ def find_rate(
         graph: the network with its first weights, which are left as they are.
         examples: training examples.
         loss: what is minimised.
-        options: how the network is trained; the schedule and the average play no role.
+        options: how the network is trained; the schedule and the average play no role, and nothing is compiled.
         processes: those that train together.
 
     Raises:
@@ -72,10 +73,10 @@ def find_rate(
         return FoundRate(options.optimiser.known_rate, 0)
     lowest, highest = RANGES[options.optimiser.name]
     steps = min(MOST, max(FEWEST, options.steps // 4))
-    trainer = Trainer(graph, replace(options.with_rate(lowest), ema=0.0), processes=processes)
+    trainer = Trainer(graph, replace(options.with_rate(lowest), ema=0.0, compile=OFF), processes=processes)
     trainer.rate = lambda step: lowest * (highest / lowest) ** (step / (steps - 1))
     torch.manual_seed(processes.own_seed(options.seed))
-    batches = Batches(examples, options.batch_size, options.seed, options.augmentation, processes=processes)
+    batches = Batches(examples, options.batch_size, options.seed, options.augmentation, trainer.device, processes)
     kept, mean, smooth, done = 1 - 10 / steps, 0.0, list[float](), 0
     for batch in in_step(processes, stream(batches, count=steps)):
         try:

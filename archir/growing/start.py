@@ -52,7 +52,8 @@ def expand(
     """
     found = None
     if options.growth_steps and options.factor > 1 and (options.expansion is not None or _removes(seed, morphisms)):
-        few = Batches(held_out(validation, loss, options.score_examples, options.seed)[0], options.batch_size)
+        examples, _ = held_out(validation, loss, options.score_examples, options.seed)
+        few = Batches(examples, options.batch_size, device=seed.device)
         birth: Birth = "split" if options.birth == "split" else "fresh"
         if options.birth == "auto":
             birth = compare_with_fresh(seed, few, loss, options.seed).birth

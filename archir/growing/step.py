@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import torch
+
 from archir.cost import Cost, cost
 from archir.growing.batches import Batches
 from archir.growing.examples import Examples, Split
@@ -63,6 +65,11 @@ class StepContext:
     flops: FlopCount = field(default_factory=FlopCount, repr=False)
     _measured: dict[Graph, float] = field(default_factory=dict, repr=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, and everything is computed."""
+        return self.graph.device
+
     @cached_property
     def sharing(self) -> Processes:
         """The processes that share examples out: all, but each does all by itself where examples are coupled."""
@@ -107,7 +114,7 @@ class StepContext:
     @cached_property
     def scored(self) -> Sequence[BoundBatch]:
         """The batches candidates are scored on."""
-        return self._bound(Batches(self.selection, self.options.batch_size, processes=self.sharing))
+        return self._bound(self._batches(self.selection))
 
     @cached_property
     def checked(self) -> Sequence[BoundBatch]:
@@ -129,7 +136,9 @@ class StepContext:
         if graph not in self._measured:
             judged = with_batch_statistics(graph) if self.options.batch_statistics else graph
             with self.flops.counting():
-                self._measured[graph] = evaluate(judged.module(), self._held_out, self.loss).loss
+                coupled = self.objective.coupled
+                found = evaluate(judged.module(), self._held_out, self.loss, coupled=coupled)
+                self._measured[graph] = found.loss
         return self._measured[graph]
 
     def score(self) -> Scores:
@@ -153,7 +162,7 @@ class StepContext:
     def learned(self, together: CandidateSet) -> CandidateSet:
         """Return a set with θ learned for all its members together."""
         with self.flops.counting():
-            return together.learned(self._bound(self._training(self.seed + 1), self.options.learn_steps))
+            return together.learned(self._bound(self._batches(self.train, self.seed + 1), self.options.learn_steps))
 
     def linearised(self, together: CandidateSet, batches: Sequence[BoundBatch]) -> float:
         """Return what a set does to the linearised network's exact loss on some batches, in nats."""
@@ -174,14 +183,14 @@ class StepContext:
 
     @cached_property
     def _learn(self) -> Sequence[BoundBatch]:
-        return self._bound(self._training(self.seed), self.options.learn_steps)
+        return self._bound(self._batches(self.train, self.seed), self.options.learn_steps)
 
     @property
     def _held_out(self) -> Batches:
-        return Batches(self.check, self.options.batch_size, processes=self.sharing)
+        return self._batches(self.check)
 
-    def _training(self, seed: int) -> Batches:
-        return Batches(self.train, self.options.batch_size, seed, processes=self.sharing)
+    def _batches(self, split: Split, seed: int | None = None) -> Batches:
+        return Batches(split, self.options.batch_size, seed, None, self.device, self.sharing)
 
     def _bound(self, batches: Batches, most: int | None = None) -> Sequence[BoundBatch]:
         """Return batches bound to the program, each a part of one that others have the rest of."""

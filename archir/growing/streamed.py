@@ -94,8 +94,12 @@ class Streamed(Split):
         """Return the split with its batches changed when they are read, by a function that can be pickled."""
         return replace(self, changes=(*self.changes, change))
 
-    def batches(self, parts: Sequence[Part]) -> Iterator[Examples]:
+    def batches(self, parts: Sequence[Part], *, pin: bool = False) -> Iterator[Examples]:
         """Yield batches of the examples in turn, read ahead where there are workers; a few are not worth starting them.
+
+        Args:
+            parts: what each is made of.
+            pin: let the workers' batches be handed over in pinned memory.
 
         Raises:
             FileError: examples are damaged, differ in shape, are not finite, or there are none where they should be.
@@ -118,6 +122,7 @@ class Streamed(Split):
             num_workers=self.workers,
             collate_fn=_as_it_is,
             generator=torch.Generator(),
+            pin_memory=pin,
         )
         for found in _answers(reader, self.where):
             if isinstance(found, ArchirError):

@@ -8,10 +8,15 @@ import torch
 from torch import nn
 
 from archir.growing.batches import Batches, stream
+from archir.growing.compiled import OFF, compiled
+from archir.growing.device import find_device, moved
 from archir.growing.examples import Split
 from archir.growing.optimisers import POWERS, optimiser_tensors, restore_optimiser
 from archir.growing.options import GrowOptions
-from archir.growing.training import Batch, Training, recalibrate, train, with_loss
+from archir.growing.precision import PREFIX as SCALE
+from archir.growing.precision import make_scaler, restore_scaler, scaler_tensors
+from archir.growing.recalibration import recalibrate
+from archir.growing.training import Batch, Training, train, with_loss
 from archir.growing.weight_average import PREFIX, carry_average, follow, restore_average, weights_of
 from archir.ir.graph import Graph, Patch
 from archir.scoring.losses import Loss
@@ -22,6 +27,7 @@ class Trainer:
     """A live module with its optimiser, the average of its weights, and the graph it was made from.
 
     Attributes:
+        device: where all of these are.
         module: the live module.
         optimiser: its optimiser.
         rate: learning rate of each step, counted from 0; that of the options unless it is set.
@@ -37,6 +43,8 @@ class Trainer:
     ) -> None:
         """Make the module of a graph, with a fresh optimiser and average, or those that go on from a state.
 
+        All of it is on the device of the options, wherever the graph and the state are.
+
         Args:
             graph: the graph.
             options: how it is trained.
@@ -44,17 +52,22 @@ class Trainer:
             processes: those that train it together.
 
         Raises:
-            GrowError: the graph has no trainable parameters, or the state does not fit.
+            GrowError: the graph has no trainable parameters, the state does not fit, or there is no such device.
         """
-        self._graph = graph
+        self.device = find_device(options.device)
+        self._graph = graph = moved(graph, self.device)
         self._options = options
         self._processes = processes
         self._on_top: tuple[Loss, nn.Module] | None = None
         self.rate: Callable[[int], float] = options.rate
-        self.module: nn.Module = graph.module()
+        self.module = live_module(graph, options)
         self.optimiser = options.optimiser.build(self.module)
         self._average = weights_of(self.module) if options.ema else {}
+        self._scaler = make_scaler(self.module, options.precision)
         if state is not None:
+            scale = {key: t for key, t in state.items() if key.startswith(SCALE)}
+            restore_scaler(self._scaler, scale)
+            state = {key: t for key, t in state.items() if key not in scale}
             averages = {key: t for key, t in state.items() if options.ema and key.startswith(PREFIX)}
             if options.ema:
                 self._average = restore_average(averages, self.module)
@@ -77,8 +90,7 @@ class Trainer:
                 on_step(step, found)
 
         if self._on_top is None or self._on_top[0] is not loss:
-            minimised, precision = self._options.training_loss(loss), self._options.precision
-            self._on_top = loss, with_loss(self.module, loss, minimised, precision, self._processes)
+            self._on_top = loss, self._with_loss(loss)
         return train(
             self.module,
             batches,
@@ -87,14 +99,21 @@ class Trainer:
             rate=self.rate,
             first_step=first_step,
             clip=self._options.clip,
+            scaler=self._scaler,
             on_step=after,
             processes=self._processes,
             on_top=self._on_top[1],
         )
 
+    def _with_loss(self, loss: Loss) -> nn.Module:
+        """Return the module with its loss, compiled if that is asked for."""
+        options = self._options
+        run = None if options.compile == OFF else compiled(self.module, options.compile)
+        return with_loss(self.module, loss, options.training_loss(loss), options.precision, self._processes, run=run)
+
     def graph(self) -> Graph:
         """Return the graph with the weights as they are now."""
-        return self._graph.with_tensors(self.module.state_dict())
+        return self._graph.with_tensors({name: t.contiguous() for name, t in self.module.state_dict().items()})
 
     def averaged(self, examples: Split) -> Trainer:
         """Return the trainer of the averaged weights, or this one if none are averaged.
@@ -112,15 +131,15 @@ class Trainer:
         found = Trainer(self.graph().with_tensors(self._average), options, self.state(), processes=self._processes)
         found.rate = self.rate
         if any(buffer.is_floating_point() for buffer in found.module.buffers()):
-            batches = Batches(examples, options.batch_size, options.seed, processes=self._processes)
+            batches = Batches(examples, options.batch_size, options.seed, None, self.device, self._processes)
             few = stream(batches, count=options.recalibrate_batches)
             recalibrate(found.module, few, processes=self._processes)
         return found
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return the state of the optimiser and the averaged weights, as named tensors."""
+        """Return the state of the optimiser, the averaged weights and the scale of the loss, as named tensors."""
         average = {PREFIX + name: tensor.clone() for name, tensor in self._average.items()}
-        return optimiser_tensors(self.optimiser, self.module) | average
+        return optimiser_tensors(self.optimiser, self.module) | average | scaler_tensors(self._scaler)
 
     def become(self, rewriting: Patch) -> Trainer:
         """Return the trainer of a grown graph.
@@ -129,12 +148,22 @@ class Trainer:
         rewriting is added to the averages.
         """
         grown = Trainer(rewriting.after, self._options, processes=self._processes)
-        grown.rate = self.rate
+        grown.rate, grown._scaler = self.rate, self._scaler
         state = carry_over(optimiser_tensors(self.optimiser, self.module), rewriting)
         restore_optimiser(grown.optimiser, grown.module, state)
         if self._average:
             grown._average = carry_average(self._average, rewriting, grown.module)
         return grown
+
+
+def live_module(graph: Graph, options: GrowOptions) -> nn.Module:
+    """Return the module of a graph as it is trained, its tensors laid out as the options say."""
+    module: nn.Module = graph.module()
+    if options.channels_last:
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def carry_over(state: Mapping[str, torch.Tensor], rewriting: Patch) -> dict[str, torch.Tensor]:

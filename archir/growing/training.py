@@ -1,26 +1,28 @@
-"""Trains a module, recalibrates its batch statistics, and evaluates it."""
+"""Trains a module, and evaluates it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from archir.errors import DivergenceError, GrowError, ProcessError, ScoreError
 from archir.growing.batches import Batches
+from archir.growing.device import device_of, too_little_memory, within_memory
 from archir.growing.examples import Inputs, Split
-from archir.growing.global_statistics import BATCH_NORMS, global_statistics
+from archir.growing.global_statistics import global_statistics
 from archir.growing.parallel import TrainingStep, distributed
+from archir.growing.precision import half_type, make_scaler, overflows
 from archir.growing.ranks import in_step
 from archir.growing.training_loss import Mixed, training_loss
+from archir.ir.device_memory import attempt, is_out_of_memory
 from archir.ir.running import failing_call
 from archir.scoring.losses import NO_LABEL, Loss, LossFunction, class_axis, labels_of
 from archir.scoring.processes import ALONE, Processes, is_lost, lost
@@ -40,6 +42,7 @@ class Training:
         loss: mean loss over these examples, each under the weights it met; None if all batches were skipped.
         skipped: number of batches in which nothing is labelled, which change nothing.
         last: loss of the last step, under the weights before it; None where `loss` is.
+        overflowed: number of the steps that changed no weight, for the scaled gradients were beyond float16.
     """
 
     steps: int
@@ -47,6 +50,7 @@ class Training:
     loss: float | None
     skipped: int = 0
     last: float | None = None
+    overflowed: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def train(
     clip: float | None = None,
     minimised: LossFunction | None = None,
     precision: str = "float32",
+    scaler: torch.amp.GradScaler | None = None,
     on_step: Callable[[int, float], None] | None = None,
     processes: Processes = ALONE,
     on_top: nn.Module | None = None,
@@ -91,15 +96,17 @@ def train(
         first_step: number of the first step.
         clip: largest norm of the gradient of all parameters together, above 0; longer ones are scaled down.
         minimised: what is minimised in its place, if given; see `training_loss`.
-        precision: `float32`, `bfloat16` for outputs computed in it where that is safe, or `auto`: so on CUDA.
+        precision: `float32`; `bfloat16` or `float16` for outputs computed in it where that is safe; or `auto`, bfloat16
+            on CUDA. In float16 the loss is scaled up, and a step whose gradients are then beyond it is left out.
+        scaler: what scales the loss; a fresh one if not given.
         on_step: called after each step with its number and loss.
         processes: those that share the batches out among them.
         on_top: the module with its loss, made by `with_loss`, so that it need not be made for every call.
 
     Raises:
         DivergenceError: the loss or the gradient is not finite; the weights are those before that step.
-        GrowError: the loss does not depend on the weights, the model rejects a batch, there are no batches, or `clip`
-            is not above 0.
+        GrowError: the loss does not depend on the weights, the model rejects a batch, there are no batches, there is
+            too little memory for one, or `clip` is not above 0.
         ScoreError: outputs and targets do not fit the loss.
         ProcessError: another process has failed or ended, or has other numbers of batches.
     """
@@ -107,7 +114,8 @@ def train(
         raise GrowError(f"the gradient cannot be clipped to a norm of {clip}", hint="give a number above 0")
     module.train()
     on_top = with_loss(module, loss, minimised, precision, processes) if on_top is None else on_top
-    step, examples, skipped, total, last = first_step, 0, 0, 0.0, None
+    scaler = make_scaler(module, precision) if scaler is None else scaler
+    step, examples, skipped, overflowed, total, last = first_step, 0, 0, 0, 0.0, None
     for inputs, targets in in_step(processes, batches):
         unlabelled = _is_unlabelled(targets.first if isinstance(targets, Mixed) else targets, loss)
         own = number_of_examples(targets)
@@ -122,7 +130,8 @@ def train(
         with global_statistics(processes):
             value: torch.Tensor = on_top(inputs, targets)
         with differentiating(loss, value):
-            torch.autograd.backward(_weighted(value, loss, own, count, processes))
+            torch.autograd.backward(scaler.scale(_weighted(value, loss, own, count, processes)))
+        scaler.unscale_(optimiser)
         found = float(value.detach())
         if processes.group is not None:
             found = processes.total(found * own)[0] / count
@@ -130,7 +139,8 @@ def train(
         if not gradients:
             raise GrowError(f"the loss {loss.name} depends on none of the weights of the model")
         norm = nn.utils.get_total_norm(gradients)
-        if not math.isfinite(found) or not bool(torch.isfinite(norm)):
+        finite = bool(torch.isfinite(norm))
+        if not math.isfinite(found) or not (finite or overflows(scaler, gradients)):
             optimiser.zero_grad(set_to_none=True)
             raise DivergenceError(
                 f"the loss is {found} and the norm of its gradient {float(norm)} at step {step}",
@@ -138,24 +148,43 @@ def train(
                 loss=found,
                 hint="lower the learning rate, or clip the gradient; the weights are those before this step",
             )
-        if clip is not None:
+        if clip is not None and finite:
             nn.utils.clip_grads_with_norm_(module.parameters(), clip, norm)
-        optimiser.step()
+        with within_memory("take a step of the optimiser"):
+            scaler.step(optimiser)
+        scaler.update()
+        overflowed += not finite
         examples, total, last = examples + count, total + found * count, found
         if on_step is not None:
             on_step(step, found)
         step += 1
     if not examples and not skipped:
         raise GrowError("there are no batches to train on")
-    return Training(step - first_step - skipped, examples, total / examples if examples else None, skipped, last)
+    mean = total / examples if examples else None
+    return Training(step - first_step - skipped, examples, mean, skipped, last, overflowed)
 
 
 def with_loss(
-    module: nn.Module, loss: Loss, minimised: LossFunction | None, precision: str, processes: Processes
+    module: nn.Module,
+    loss: Loss,
+    minimised: LossFunction | None,
+    precision: str,
+    processes: Processes,
+    *,
+    run: Callable[..., Any] | None = None,
 ) -> nn.Module:
-    """Return a module that gives the loss of a batch, whose gradients are means over processes; see `train`."""
+    """Return a module that gives the loss of a batch, whose gradients are means over processes; see `train`.
+
+    Args:
+        module: what is trained.
+        loss: the loss.
+        minimised: what is minimised in its place, if given.
+        precision: what the outputs are computed in.
+        processes: those that share the batches out among them.
+        run: what is called in place of the module, such as the same compiled.
+    """
     minimised = training_loss(loss) if minimised is None else minimised
-    outputs_of = partial(_outputs, half=_is_half(module, precision))
+    outputs_of = partial(_outputs, run=run, half=half_type(module, precision))
     gathers = processes if loss.coupled else ALONE
     return distributed(TrainingStep(module, outputs_of, minimised, gathers), processes)
 
@@ -170,19 +199,15 @@ def _weighted(value: torch.Tensor, loss: Loss, own: int, count: int, processes: 
     return value * (processes.size * (1.0 if loss.coupled else own / count))
 
 
-def _is_half(module: nn.Module, precision: str) -> bool:
-    """Say whether the outputs of training steps are computed in bfloat16."""
-    on_cuda = any(p.is_cuda for p in module.parameters())
-    return precision == "bfloat16" or (precision == "auto" and on_cuda and torch.cuda.is_bf16_supported())
-
-
-def _outputs(module: nn.Module, inputs: Inputs, half: bool) -> Any:
-    """Return the outputs of a module, in float32 even where they were computed in bfloat16."""
-    if not half:
-        return call(module, inputs)
-    with torch.autocast(next(module.parameters()).device.type, torch.bfloat16):
-        outputs = call(module, inputs)
-    return map_tensors(lambda t: t.float() if t.dtype is torch.bfloat16 else t, outputs)
+def _outputs(module: nn.Module, inputs: Inputs, *, run: Callable[..., Any] | None, half: torch.dtype | None) -> Any:
+    """Return the outputs of a module, in float32 even where they were computed in half precision."""
+    run = module if run is None else run
+    if half is None:
+        return call(run, inputs)
+    first = inputs if isinstance(inputs, torch.Tensor) else next(iter(inputs.values()))
+    with torch.autocast(first.device.type, half):
+        outputs = call(run, inputs)
+    return map_tensors(lambda t: t.float() if t.dtype is half else t, outputs)
 
 
 @contextmanager
@@ -190,7 +215,7 @@ def differentiating(loss: Loss, value: torch.Tensor) -> Iterator[None]:
     """Differentiate the loss of a batch within the block, whose errors are told as those of the loss.
 
     Raises:
-        GrowError: it depends on nothing that is trained, or cannot be differentiated.
+        GrowError: it depends on nothing that is trained, cannot be differentiated, or there is too little memory.
         ProcessError: another process has ended.
     """
     if not value.requires_grad:
@@ -206,12 +231,20 @@ def differentiating(loss: Loss, value: torch.Tensor) -> Iterator[None]:
     except Exception as error:  # of any operator, or of the user's own backward
         if is_lost(error):
             raise lost(error) from error
+        if is_out_of_memory(error):
+            raise too_little_memory("differentiate the loss of a batch", "", error) from error
         why = f"{type(error).__name__}: {error}"
         raise GrowError(f"the loss {loss.name} cannot be differentiated", why=why) from error
 
 
 def evaluate(
-    module: nn.Module, batches: Batches | Split, loss: Loss, *, batch_size: int = 256, processes: Processes = ALONE
+    module: nn.Module,
+    batches: Batches | Split,
+    loss: Loss,
+    *,
+    batch_size: int = 256,
+    coupled: bool = False,
+    processes: Processes = ALONE,
 ) -> Metrics:
     """Return the loss and the accuracy of a module on a split, in evaluation mode, without gradients.
 
@@ -220,26 +253,25 @@ def evaluate(
         batches: the examples.
         loss: what is measured.
         batch_size: largest number of examples at once, where a split is given; the value of a coupled loss may
-            depend on it.
+            depend on it. Where memory runs out, a batch is taken in halves.
+        coupled: whether the outputs for an example depend on the others of its batch, which is then taken whole.
         processes: those that share a split out among them, unless the loss is coupled; batches say so themselves.
 
     Raises:
-        GrowError: the loss is not finite, nothing is labelled, or the model rejects the inputs.
+        GrowError: the loss is not finite, nothing is labelled, the model rejects the inputs, or there is too little
+            memory for a batch that cannot be halved.
         ScoreError: outputs and targets do not fit the loss.
         ProcessError: another process has failed or ended.
     """
     total, right, labels, labelled = 0.0, 0, 0, False
     shared = ALONE if loss.coupled else processes
-    chosen = batches if isinstance(batches, Batches) else Batches(batches, batch_size, processes=shared)
-    among = chosen.processes
+    given = batches if isinstance(batches, Batches) else Batches(batches, batch_size, processes=shared)
+    chosen, among = replace(given, device=device_of(module)), given.processes
     with evaluating(module), torch.no_grad():
         for inputs, targets in in_step(among, chosen):
-            outputs = call(module, inputs)
-            total += float(loss(outputs, targets)) * number_of_examples(targets)
-            labelled = labelled or not _is_unlabelled(targets, loss)
-            hits = _hits(outputs, targets, loss)
-            if hits is not None:
-                right, labels = right + int(hits.sum()), labels + hits.numel()
+            for done in _judged(module, inputs, targets, loss, whole=coupled or loss.coupled):
+                total, right, labels = total + done.loss, right + done.right, labels + done.labels
+                labelled = labelled or not done.empty
     loss_sum, hit, counted, any_label = among.total(total, right, labels, labelled)
     if not any_label:
         raise GrowError(f"no example of {chosen.split!r} has a label", why=f"every label is {NO_LABEL}")
@@ -249,41 +281,50 @@ def evaluate(
     return Metrics(mean, hit / counted if counted else None)
 
 
-def recalibrate(module: nn.Module, batches: Iterable[Batch], *, processes: Processes = ALONE) -> None:
-    """Set the running statistics of every batch normalisation to their averages over batches.
+@dataclass(frozen=True)
+class _Judged:
+    """What a batch gave.
 
-    Each batch counts the same; everything else runs in evaluation mode, dropout included. Works on calls
-    of `batch_norm`, whatever module makes them. The module's mode is left as it was.
-
-    Args:
-        module: what is recalibrated.
-        batches: pairs of inputs and targets, of which only the inputs are used; of several processes each gives its
-            parts.
-        processes: those that share the batches out among them.
-
-    Raises:
-        GrowError: a statistic is not finite, the model rejects a batch, or there are no batches.
-
-    Source: Izmailov et al., Averaging Weights Leads to Wider Optima (2018), section 3.2.
+    Attributes:
+        loss: its loss times the number of its examples.
+        right: how many labels are predicted right.
+        labels: of so many.
+        empty: whether no example has a label.
     """
-    statistics = _Recalibration()
-    empty = True
-    # The last of the modes is asked first: it turns to statistics of the batch, the other to those of the whole one.
-    with evaluating(module), torch.no_grad(), global_statistics(processes), statistics:
-        for inputs, _ in in_step(processes, batches):
-            call(module, inputs)
-            empty = False
-    if empty:
-        raise GrowError("there are no batches to recalibrate on")
-    if not all(bool(torch.isfinite(t).all()) for _, *buffers in statistics.seen.values() for t in buffers):
-        raise GrowError("batch statistics are not finite", hint="the weights or the inputs are not: check these first")
+
+    loss: float
+    right: int
+    labels: int
+    empty: bool
 
 
-def call(module: nn.Module, inputs: Inputs) -> Any:
-    """Return the outputs of a module for one batch of inputs.
+def _judge(module: nn.Module, inputs: Inputs, targets: Targets, loss: Loss) -> _Judged:
+    outputs = call(module, inputs)
+    value, hits = float(loss(outputs, targets)) * number_of_examples(targets), _hits(outputs, targets, loss)
+    right, labels = (0, 0) if hits is None else (int(hits.sum()), hits.numel())
+    return _Judged(value, right, labels, _is_unlabelled(targets, loss))
+
+
+def _judged(module: nn.Module, inputs: Inputs, targets: Targets, loss: Loss, *, whole: bool) -> Iterator[_Judged]:
+    """Yield what a batch gave, or both of its halves where there is too little memory."""
+    count = number_of_examples(targets)
+    if whole or count < 2:
+        yield _judge(module, inputs, targets, loss)
+        return
+    found = attempt(lambda: _judge(module, inputs, targets, loss))
+    if found is not None:
+        yield found[0]
+        return
+    for half in (slice(0, count // 2), slice(count // 2, count)):
+        some, wanted = (map_tensors(itemgetter(half), part) for part in (inputs, targets))
+        yield from _judged(module, some, wanted, loss, whole=whole)
+
+
+def call(module: Callable[..., Any], inputs: Inputs) -> Any:
+    """Return the outputs of a module, or of what stands for it, for one batch of inputs.
 
     Raises:
-        GrowError: the module rejects them.
+        GrowError: the module rejects them, or there is too little memory.
     """
     try:
         return module(inputs) if isinstance(inputs, torch.Tensor) else module(**inputs)
@@ -291,31 +332,13 @@ def call(module: nn.Module, inputs: Inputs) -> Any:
         named = {"inputs": inputs} if isinstance(inputs, torch.Tensor) else inputs
         shapes = ", ".join(f"{name} {list(t.shape)} {t.dtype}" for name, t in named.items())
         place = failing_call(error)
+        if is_out_of_memory(error):
+            raise too_little_memory("run the model on a batch", shapes, error) from error
         raise GrowError(
             "the model rejects a batch",
             where=f"{shapes}; {place}" if place else shapes,
             why=f"{type(error).__name__}: {error}",
         ) from error
-
-
-class _Recalibration(TorchFunctionMode):
-    """Makes every batch normalisation that runs on stored statistics replace them by cumulative averages."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[int, tuple[int, torch.Tensor, torch.Tensor]] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        names = BATCH_NORMS.get(func)
-        if names is None:
-            return func(*args, **(kwargs or {}))
-        given = dict(zip(names, args, strict=False)) | (kwargs or {})
-        mean, variance = given["running_mean"], given["running_var"]
-        if mean is not None and variance is not None and not given.get("training", False):
-            count = self.seen[id(mean)][0] + 1 if id(mean) in self.seen else 1
-            self.seen[id(mean)] = count, mean, variance
-            given |= {"training": True, "momentum": 1 / count}
-        return func(**given) if func is F.batch_norm else func(*(given[name] for name in names))
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def derive_perturbation(patch: Patch) -> DerivedPerturbation | Miss:
         claims=found.claims(changes),
         stored={v.node: after.tensors[v.node] for v in outer if v.node in after.tensors},
         added=added,
-        calls={n.id: compile_call(n) for n in found.calls},
+        calls={n.id: compile_call(n, device=after.device) for n in found.calls},
         changes=changes,
         masks=masks,
         needs=frozenset({v for v in outer if v.node not in after.tensors} | {old for old, _ in changes.values()}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -101,17 +102,26 @@ def in_parts(objective: Objective, batches: Iterable[BoundBatch]) -> Iterator[Bo
     """
     program = objective.program
     for batch in batches:
-        examples, inputs = batch.examples, batch.inputs
+        examples = batch.examples
         count = min(MOST_PARTS, examples, math.ceil(examples * program.bytes_per_example / LARGEST_ACTIVATIONS))
-        cut = of_examples(program, batch)
-        if count <= 1 or objective.coupled or cut is None:
-            yield batch
-            continue
-        for i in range(count):
-            part = slice(examples * i // count, examples * (i + 1) // count)
-            some = {v: t[part] if v in cut else t for v, t in inputs.items()}
-            around = Around(0 if i else batch.around.before, batch.around.after if i == count - 1 else 0)
-            yield BoundBatch(some, _part(batch.targets, part), part.stop - part.start, around)
+        yield from cut_up(program, batch, 1 if objective.coupled else count)
+
+
+def cut_up(program: Program, batch: BoundBatch, count: int) -> list[BoundBatch]:
+    """Return a batch in so many parts, all within one of as many examples; whole where it cannot be taken apart."""
+    cut = of_examples(program, batch) if count > 1 else None
+    if cut is None:
+        return [batch]
+    parts = [slice(batch.examples * i // count, batch.examples * (i + 1) // count) for i in range(count)]
+    return [
+        BoundBatch(
+            {v: t[part] if v in cut else t for v, t in batch.inputs.items()},
+            map_tensors(operator.itemgetter(part), batch.targets),
+            part.stop - part.start,
+            Around(batch.around.before if part is parts[0] else 0, batch.around.after if part is parts[-1] else 0),
+        )
+        for part in parts
+    ]
 
 
 def of_examples(program: Program, batch: BoundBatch) -> frozenset[Value] | None:
@@ -120,10 +130,6 @@ def of_examples(program: Program, batch: BoundBatch) -> frozenset[Value] | None:
     tensors = (batch.inputs[v] for v in cut)
     whole = any(not isinstance(t, torch.Tensor) or t.shape[:1] != (batch.examples,) for t in tensors)
     return None if whole else cut
-
-
-def _part(targets: Targets, part: slice) -> Any:
-    return map_tensors(lambda t: t[part], targets)
 
 
 def _depends_on_the_batch(program: Program, value: Value) -> bool:

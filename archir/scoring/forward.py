@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from archir.errors import ScoreError
 from archir.ir import ops
+from archir.ir.device_memory import is_out_of_memory
 from archir.ir.node import Use, Value
 from archir.ir.operators.attention import ATTENTION
 from archir.ir.operators.operator import SUMMANDS, Kind
@@ -68,7 +69,7 @@ class Linearisation:
     running statistics are multiplications by a derivative found once a batch; chains of them are one multiplication.
     Everything else is one `torch.func.jvp` of that call; where an operator has no forward mode, its product is found by
     two reverse passes. Several tangents go through each call at once (`torch.vmap`), those alone that have reached it;
-    where a call does not allow that, or memory does not, one after another.
+    where a call does not allow that, one after another.
 
     Source: the double-reverse trick is Townsend's (2017).
     """
@@ -182,7 +183,9 @@ class Linearisation:
                 try:
                     found: tuple[torch.Tensor, ...] = torch.vmap(function)(*tangents)
                     return found
-                except (RuntimeError, UserWarning):  # it has no batching rule, or needs too much memory
+                except (RuntimeError, UserWarning) as error:  # it has no batching rule
+                    if is_out_of_memory(error):
+                        raise
                     self._one_by_one.add(op)
         return _stacked([function(*one) for one in zip(*tangents, strict=True)])
 
@@ -288,7 +291,9 @@ class Linearisation:
         with _forward_mode(node.op == ATTENTION, operator_of(node.op).kind is Kind.RECURRENT):
             try:
                 pushed = self._each(operator, push, tangents)
-            except RuntimeError:
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
                 pushed = _two_reverse_passes(function, primals, tangents, operator)
                 method = "two reverse passes"
         self._differentiated[node.op] = method

@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 
+from archir.ir.device_memory import attempt
 from archir.ir.node import Value
+from archir.ir.precision import in_float32
 from archir.ir.seeds import derived_seed
 from archir.ir.tensor_map import along
 from archir.rewrite.perturbation import Edge, Perturbation
 from archir.rewrite.theta import Added, Key, Theta
-from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, in_parts, is_small
+from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, is_small
 from archir.scoring.objective import Objective
 from archir.scoring.options import ScoreOptions
+from archir.scoring.parts import Parts
 from archir.scoring.program import Program
 from archir.scoring.screen import Gradient, Reductions, backward, tapped_program
 
@@ -86,7 +89,7 @@ class Learner:
         tapped = self._learnable if self._set is None else used
         self._program: Program = tapped_program(objective.program, [perturbations[i] for i in tapped])
         self._generator = torch.Generator().manual_seed(objective.processes.seed(options.seed))
-        self._reductions = Reductions()
+        self._parts, self._reductions = Parts(objective, self._generator), Reductions()
         stored = {Value(i): t for i, t in objective.program.graph.tensors.items()}
         self._thetas: list[dict[Key, torch.Tensor]] = []
         for i, p in enumerate(perturbations):
@@ -111,23 +114,26 @@ class Learner:
         """Take one step and return the predicted change of the loss before it, summed over all members, or of the set.
 
         Raises:
-            ScoreError: the loss is not finite or does not fit the batch.
+            ScoreError: the loss is not finite or does not fit the batch, or there is too little memory.
         """
-        return self._step(map(self._differentiated, in_parts(self._objective, self._bound(batch))))
+        if self._optimiser is None:
+            return 0.0
+        (bound,) = bind_batches(self._objective.program, [batch])
+        return self._step(self._optimiser, bound)
 
     def steps(self, batch: AnyBatch, count: int) -> list[float]:
-        """Take several steps on one batch, which is held whole, and return what `step` does of each.
+        """Take several steps on one batch, which is held whole if it can be, and return what `step` does of each.
 
         The network stands still while θ moves, so that its gradients are made once for all of them.
 
         Raises:
-            ScoreError: the loss is not finite or does not fit the batch.
+            ScoreError: the loss is not finite or does not fit the batch, or there is too little memory.
         """
-        found = [self._differentiated(bound) for bound in self._bound(batch)]
-        return [self._step(found) for _ in range(count)]
-
-    def _bound(self, batch: AnyBatch) -> Sequence[BoundBatch]:
-        return bind_batches(self._objective.program, [batch]) if self._optimiser else ()
+        if self._optimiser is None:
+            return [0.0] * count
+        (bound,) = bind_batches(self._objective.program, [batch])
+        found = attempt(lambda: self._differentiated(bound))
+        return [self._step(self._optimiser, bound, None if found is None else found[0]) for _ in range(count)]
 
     def _differentiated(self, batch: BoundBatch) -> _Differentiated:
         evaluation = self._program(batch.inputs)
@@ -136,24 +142,40 @@ class Learner:
         first, second = backward(self._objective, evaluation, batch.targets, list(vectors))
         return _Differentiated(evaluation.values, first, list(second), batch.examples)
 
-    def _step(self, parts: Iterable[_Differentiated]) -> float:
-        if self._optimiser is None:
-            return 0.0
-        self._optimiser.zero_grad()
-        total, examples = 0.0, 0
-        for part in parts:
-            total, examples = total + self._accumulate(part), examples + part.examples
-            del part  # before the next one is made
-        total = self._share(total, examples)
+    def _step(self, optimiser: torch.optim.Optimizer, batch: BoundBatch, held: _Differentiated | None = None) -> float:
+        """Take one step on a batch, in parts if need be, or on what it has given before if that is held."""
+        optimiser.zero_grad()
+        found = None if held is None else attempt(lambda: self._added(held))
+        if found is None:
+            parts = self._parts.each([batch], lambda part: self._added(self._differentiated(part)))
+            found = (sum(parts, 0.0),)
+        total = self._share(found[0], batch.examples)
         progress = self._taken / max(self._options.steps, 1)
-        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+        for group, rate in zip(optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        self._optimiser.step()
+        optimiser.step()
         self._taken += 1
         with torch.no_grad():
             for theta_tensor, limit in self._region:
                 _project(theta_tensor, limit)
         return total
+
+    def _added(self, batch: _Differentiated) -> float:
+        """Do what `_accumulate` does, or leave the gradients as they are where that fails."""
+        tensors = [tensor for theta in self._thetas for tensor in theta.values()]
+        before = [tensor.grad for tensor in tensors]
+        for tensor in tensors:
+            tensor.grad = None
+        try:
+            value = self._accumulate(batch)
+        except Exception:
+            for tensor, gradient in zip(tensors, before, strict=True):
+                tensor.grad = gradient
+            raise
+        for tensor, gradient in zip(tensors, before, strict=True):
+            if gradient is not None:
+                tensor.grad = gradient if tensor.grad is None else gradient + tensor.grad
+        return value
 
     def _accumulate(self, batch: _Differentiated) -> float:
         """Add the gradient of θ on some examples, summed over them, and return their predicted changes of the loss."""
@@ -249,6 +271,7 @@ class Learner:
         return value
 
 
+@in_float32()
 def learn(
     objective: Objective,
     perturbations: Sequence[Perturbation],

@@ -12,6 +12,7 @@ import torch
 from archir.cost import cost
 from archir.errors import ScoreError
 from archir.ir import ops
+from archir.ir.device_memory import is_out_of_memory
 from archir.ir.execute import Call, compile_call, mode_argument
 from archir.ir.graph import Graph
 from archir.ir.node import Argument, Leaf, Node, Tree, Use, Value, build
@@ -255,7 +256,7 @@ class Program:
             f"{node.op} rejects its operands",
             where=node.place,
             why=f"{type(error).__name__}: {error}",
-            hint="check the shapes of the batches",
+            hint="score on smaller batches" if is_out_of_memory(error) else "check the shapes of the batches",
         )
 
 

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 
 from archir.errors import ScoreError
+from archir.ir.precision import in_float32
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.theta import Theta
-from archir.scoring.batches import AnyBatch, bind_batches, in_parts
+from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches
 from archir.scoring.chunks import Group, Groups, chunk_size
 from archir.scoring.downstream import Downstream
 from archir.scoring.forward import Linearisation
 from archir.scoring.objective import Objective
+from archir.scoring.parts import Parts
 from archir.scoring.program import Evaluation, number_of_examples
 from archir.scoring.screen import Moments
 from archir.scoring.targets import Targets
@@ -90,6 +92,7 @@ class Refinement:
         return float(self.objective.mean(flat, batch.outputs, batch.targets))
 
 
+@in_float32()
 def refine(
     objective: Objective,
     perturbations: Sequence[Perturbation],
@@ -107,12 +110,12 @@ def refine(
         thetas: θ of each family.
         groups: the groups, of one candidate or more, as numbers of family and member; those of `chunks.singly`, say.
         batches: the batches, bound or as pairs of inputs and targets.
-        chunk: most tangents that are pushed through what lies downstream at once; `chunk_size` if None. Results are
-            the same up to rounding.
+        chunk: most tangents that are pushed through what lies downstream at once; `chunk_size` if None, and half as
+            many where memory runs out. Results are the same up to rounding.
 
     Raises:
         ScoreError: an operator downstream cannot be differentiated, the loss is not finite or does not fit a batch,
-            there are no batches, or a chunk is to hold no tangent.
+            there are no batches, a chunk is to hold no tangent, or there is no memory for one.
 
     Source: the joint Gauss-Newton model is ours.
     """
@@ -126,20 +129,23 @@ def refine(
     kept: list[LinearBatch] = []
     methods: dict[str, str] = {}
     examples, stored = 0, 0
-    for part in in_parts(objective, bind_batches(objective.program, batches)):
-        count, targets = part.examples, part.targets
-        size = chunk or chunk_size(objective.program, count)
-        batch, found = _linearised(objective, downstream, program(part.inputs), targets, ordered, size)
-        methods |= found
+
+    def refined(part: BoundBatch) -> _Refined:
+        size = chunk or chunk_size(objective.program, part.examples)
+        batch, found = _linearised(objective, downstream, program(part.inputs), part.targets, ordered, size)
         pushed = batch.pushed
-        _, gradient = objective.gradient(batch.outputs, targets)
-        curved = objective.hessian_product(batch.outputs, targets, pushed)
-        first, second = (pushed * gradient).sum(2).mT, (pushed * curved).sum(2).mT
-        moments.add(objective.united(first), objective.united(second), count)
-        gram += (pushed.flatten(1) @ curved.flatten(1).mT).to("cpu", torch.float64)
-        examples += count
-        stored += pushed.numel()
-        kept = [*kept, batch] if stored <= LARGEST_STORED else []
+        _, gradient = objective.gradient(batch.outputs, part.targets)
+        curved = objective.hessian_product(batch.outputs, part.targets, pushed)
+        first, second = (objective.united((pushed * by).sum(2).mT) for by in (gradient, curved))
+        return _Refined(batch, found, first, second, (pushed.flatten(1) @ curved.flatten(1).mT))
+
+    for found in Parts(objective).each(bind_batches(objective.program, batches), refined):
+        methods |= found.methods
+        moments.add(found.first, found.second, len(found.batch.flat))
+        gram += found.gram.to("cpu", torch.float64)
+        examples += len(found.batch.flat)
+        stored += found.batch.pushed.numel()
+        kept = [*kept, found.batch] if stored <= LARGEST_STORED else []
     estimate = moments.estimate(objective.processes)
     (gram,) = objective.processes.sum(gram)
     every, too_large = objective.processes.total(examples, stored > LARGEST_STORED)
@@ -147,6 +153,25 @@ def refine(
     if too_large:  # on some process, and all have to do the same
         kept = []
     return Refinement(objective, estimate.first_order, gram, estimate.stderr, tuple(kept), methods)
+
+
+@dataclass(frozen=True)
+class _Refined:
+    """What is found on a part of a batch.
+
+    Attributes:
+        batch: the linearised network.
+        methods: how operators were differentiated.
+        first: first order of each group, `[units, groups]`.
+        second: curvature of each, `[units, groups]`.
+        gram: `Σ_n u_cᵀ H u_d`, `[groups, groups]`.
+    """
+
+    batch: LinearBatch
+    methods: Mapping[str, str]
+    first: torch.Tensor
+    second: torch.Tensor
+    gram: torch.Tensor
 
 
 def _linearised(
@@ -163,8 +188,7 @@ def _linearised(
     linear = Linearisation(downstream, evaluation.values)
     flat = objective.flatten(evaluation.outputs, count)
     pushed = torch.zeros(len(groups), *flat.shape, dtype=flat.dtype, device=flat.device)
-    for numbers, start in groups.chunks(evaluation.values, count, size):
-        moved = linear(start)
+    for numbers, moved in groups.pushed(evaluation.values, count, size, linear):
         for i, number in enumerate(numbers):
             filled = [
                 o if not isinstance(o, torch.Tensor) else torch.zeros_like(o) if t is None else t[i]

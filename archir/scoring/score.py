@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from archir.errors import ScoreError
+from archir.ir.precision import in_float32
 from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
 from archir.scoring.batches import AnyBatch
@@ -56,6 +57,7 @@ def score(
     return score_by(find_strategy(strategy), context)
 
 
+@in_float32()
 def score_by(strategy: Strategy, context: ScoringContext) -> Scores:
     """Return the scores that a strategy gives the candidates of a context.
 

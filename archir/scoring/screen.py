@@ -10,8 +10,9 @@ import torch
 
 from archir.rewrite.perturbation import Edge, Perturbation
 from archir.rewrite.theta import Theta
-from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, in_parts
+from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches
 from archir.scoring.objective import Curvature, Objective, Pair
+from archir.scoring.parts import Parts
 from archir.scoring.processes import Processes
 from archir.scoring.program import Evaluation, Program, number_of_examples
 from archir.scoring.reduction import Reduction
@@ -294,14 +295,16 @@ def every_part(
     flat = [False] * len(perturbations) if settled is None else settled
     program = tapped_program(objective.program, perturbations)
     generator, reductions = torch.Generator().manual_seed(objective.processes.seed(seed)), Reductions()
-    for part in in_parts(objective, bind_batches(objective.program, batches)):
+
+    def screened(part: BoundBatch) -> Screened:
         evaluation = program(part.inputs)
         objective.check(evaluation.outputs, part.targets)
         vectors = list(objective.pairs(evaluation.outputs, part.targets, curvature, generator, part.around))
         found = backward(objective, evaluation, part.targets, vectors, settled=all(flat))
-        yield Screened(
-            part, vectors, _terms(objective, evaluation, part, perturbations, thetas, reductions, found, flat)
-        )
+        terms = _terms(objective, evaluation, part, perturbations, thetas, reductions, found, flat)
+        return Screened(part, vectors, terms)
+
+    yield from Parts(objective, generator).each(bind_batches(objective.program, batches), screened)
 
 
 def _terms(

@@ -67,6 +67,9 @@ clip = 1.0
 ema = 0.02
 label_smoothing = 0.1
 precision = "float32"
+device = "cuda:1"
+channels_last = true
+compile = "inductor"
 evaluate_every = 20
 checkpoint_every = 50
 
@@ -119,6 +122,9 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         ema=0.02,
         label_smoothing=0.1,
         precision="float32",
+        device="cuda:1",
+        channels_last=True,
+        compile="inductor",
         learn_steps=9,
         refine=5,
         prices=Prices(parameters=3e-7),
@@ -201,7 +207,7 @@ flops = "much"
         ("parameters = 1000", "parameters = 9\n[training]\nsteps = 0", "steps is 0, not a whole number from 1"),
         ("parameters = 1000", "parameters = 9\n[training]\nwarmup = 5000", "warm-up of 5000 steps does not fit"),
         ("parameters = 1000", "parameters = 9\n[training]\nschedule = 'cosin'", "did you mean cosine?"),
-        ("parameters = 1000", "parameters = 9\n[training]\nprecision = 'float16'", "did you mean bfloat16"),
+        ("parameters = 1000", "parameters = 9\n[training]\nprecision = 'bfloat8'", "did you mean bfloat16"),
         (
             "parameters = 1000",
             "parameters = 9\n[training]\nema = 0.999",
@@ -211,6 +217,7 @@ flops = "much"
         ("parameters = 1000", "parameters = 0", "budget: parameters is 0, not positive"),
         ("parameters = 1000", "parameters = 9\n[optimiser]\nbetas = [0, 1, 2]", "not a list of 2 values"),
         ("parameters = 1000", "parameters = 9\n[optimiser]\nbetas = [0, 1]", "optimiser.betas[1] is 1, not a finite"),
+        ("parameters = 1000", "parameters = 9\n[training]\ndevice = 'gpu'", "there is no device 'gpu': write auto"),
         ("parameters = 1000", "parameters = 9\n[training]\nsteps = 3", "8 growth steps do not fit into 3 steps"),
         ("parameters = 1000", "parameters = 9\n[augmentation]\nflipp = true", "did you mean flip?"),
         (

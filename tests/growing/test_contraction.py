@@ -85,9 +85,10 @@ def test_what_is_not_mended_is_measured_once(seed_graph: Graph, monkeypatch: pyt
     """Before and after: the set is neither compensated for, nor are there running statistics in use."""
     measured: list[int] = []
 
-    def counted(module: nn.Module, batches: Batches, loss: Loss) -> Metrics:
+    def counted(module: nn.Module, batches: Batches, loss: Loss, *, coupled: bool) -> Metrics:
+        assert coupled, "a batch is normalised by its own statistics, and is not to be halved"
         measured.append(len(batches.split))
-        return evaluate(module, batches, loss)
+        return evaluate(module, batches, loss, coupled=coupled)
 
     monkeypatch.setattr("archir.growing.step.evaluate", counted)
     most = round(0.8 * cost(seed_graph).parameters)

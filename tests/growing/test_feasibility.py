@@ -64,7 +64,7 @@ def test_memory_of_training_is_estimated(monkeypatch: pytest.MonkeyPatch) -> Non
     ):
         assert training_memory(graph, 7, options) == (3 + slots) * weights + 7 * activations
     check_memory(graph, 7, OptimiserOptions())
-    monkeypatch.setattr(feasibility, "free_memory", lambda: 1000)
+    monkeypatch.setattr(feasibility, "free_on", lambda device: 1000)
     with pytest.raises(GrowError, match=r"about 7.* KiB, there are 1000 bytes"):
         check_memory(graph, 7, OptimiserOptions())
 

@@ -18,7 +18,7 @@ import archir
 from archir.errors import FileError, GrowError
 from archir.growing.batches import Augmentation
 from archir.growing.code_checksum import checksum_of_code
-from archir.growing.fingerprint import differences
+from archir.growing.fingerprint import ELSEWHERE, differences, fingerprint
 from archir.growing.grow import grow_graph
 from archir.growing.importing import load_object
 from archir.growing.optimisers import OptimiserOptions
@@ -188,13 +188,29 @@ def test_everything_that_decides_a_run_is_in_its_record(seed_graph: Graph, tmp_p
     splits = {f"{split}.{part}" for split in ("train", "validation") for part in ("examples", "inputs", "targets")}
     seed = {"seed.parameters", "seed.graph", "seed.tensors", "version.archir", "version.torch"}
     code = {"loss", "loss.code", "morphisms", "morphisms.code"}
-    assert set(found) == names(GrowOptions, "options") | names(Budget, "budget") | splits | seed | code
+    assert set(found) == names(GrowOptions, "options") - set(ELSEWHERE) | names(Budget, "budget") | splits | seed | code
     for name in found:
         assert [d.partition(" was ")[0] for d in differences({**found, name: "other"}, found)] in (
             [name],
             [f"{name}, line 1,"],
         )
         assert len(differences({k: v for k, v in found.items() if k != name}, found)) == (found[name] is not None)
+
+
+def test_where_a_run_is_computed_decides_nothing(seed_graph: Graph) -> None:
+    def decided(options: GrowOptions) -> dict[str, Any]:
+        budget = Budget(parameters=400)
+        return fingerprint(
+            seed_graph,
+            train=data(8, 1),
+            validation=data(8, 2),
+            budget=budget,
+            options=options,
+            loss=find_loss("mse"),
+            morphisms=(),
+        )
+
+    assert not differences(decided(OPTIONS), decided(replace(OPTIONS, device="cpu")))
 
 
 def test_a_loss_of_the_same_name_and_other_code_is_refused(seed_graph: Graph, tmp_path: Path) -> None:

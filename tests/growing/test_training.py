@@ -13,7 +13,8 @@ from archir.errors import GrowError
 from archir.growing.batches import Batches
 from archir.growing.examples import Examples
 from archir.growing.optimisers import OptimiserOptions
-from archir.growing.training import Metrics, evaluate, recalibrate, train
+from archir.growing.recalibration import recalibrate
+from archir.growing.training import Metrics, evaluate, train
 from archir.scoring.losses import find_loss
 from frontends.pytorch import trace
 

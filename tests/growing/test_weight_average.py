@@ -19,9 +19,10 @@ from archir.growing.batches import Augmentation, Batches, stream
 from archir.growing.examples import Examples
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
+from archir.growing.recalibration import recalibrate
 from archir.growing.run import Event
 from archir.growing.trainer import Trainer
-from archir.growing.training import evaluate, recalibrate
+from archir.growing.training import evaluate
 from archir.growing.weight_average import carry_average, follow, weights_of
 from archir.ir.graph import Graph
 from archir.rewrite.miss import Miss

@@ -20,9 +20,9 @@ from archir.growing.grow import grow_graph
 from archir.growing.growth import grow_once
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
+from archir.growing.recalibration import recalibrate
 from archir.growing.training import Batch as TrainingBatch
 from archir.growing.training import evaluate as measure
-from archir.growing.training import recalibrate
 from archir.ir.graph import Graph
 from archir.scoring.batch_statistics import with_batch_statistics
 from archir.scoring.batches import Batch

@@ -20,8 +20,9 @@ from archir.growing.batches import Batches, stream
 from archir.growing.examples import Examples
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
+from archir.growing.recalibration import recalibrate
 from archir.growing.trainer import Trainer
-from archir.growing.training import evaluate, recalibrate, train
+from archir.growing.training import evaluate, train
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.spec import format_spec

@@ -28,7 +28,8 @@ from archir.growing.examples import Examples
 from archir.growing.grow import grow_graph
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
-from archir.growing.training import evaluate, recalibrate
+from archir.growing.recalibration import recalibrate
+from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.scoring.budget import Budget
 from archir.scoring.losses import find_loss

@@ -13,7 +13,8 @@ from torch import nn
 from archir.growing.batches import Batches, stream
 from archir.growing.data import load_data
 from archir.growing.examples import Examples, Split
-from archir.growing.training import evaluate, recalibrate, train
+from archir.growing.recalibration import recalibrate
+from archir.growing.training import evaluate, train
 from archir.ir.graph import Graph
 from archir.scoring.losses import LOSSES
 from frontends.pytorch import trace

@@ -13,8 +13,8 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.growing.batches import Batches, stream
 from archir.growing.checks import held_out
+from archir.growing.recalibration import recalibrate
 from archir.growing.trainer import Trainer
-from archir.growing.training import recalibrate
 from archir.ir.graph import Graph
 from archir.scoring.objective import make_objective
 from archir.scoring.options import ScoreOptions

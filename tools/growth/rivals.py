@@ -18,9 +18,10 @@ from archir.cost import Cost, cost, training_flops
 from archir.emit.python import to_python
 from archir.errors import GrowError
 from archir.growing.batches import Batches, stream
+from archir.growing.recalibration import recalibrate
 from archir.growing.start import expand
 from archir.growing.trainer import Trainer
-from archir.growing.training import Batch, evaluate, recalibrate
+from archir.growing.training import Batch, evaluate
 from archir.ir.graph import Graph
 from archir.scoring.budget import Budget
 from frontends.pytorch import trace

@@ -59,6 +59,9 @@ clip = 1.0
 ema = 0.01
 label_smoothing = 0.1
 precision = "auto"
+device = "cpu"
+channels_last = false
+compile = "off"
 evaluate_every = 10
 checkpoint_every = 50
 
