@@ -19,7 +19,7 @@ from archir.rewrite.pipeline import rewrite_together
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss
 from archir.scoring.processes import ALONE, Processes
-from archir.scoring.scores import Score, Scores, Selection
+from archir.scoring.scores import Scores, Selection
 from archir.scoring.sets import CandidateSet
 
 TOLERANCE = 1e-3
@@ -184,7 +184,7 @@ def _grow(step: StepContext, scores: Scores, chosen: Selection, nothing: Growth)
     """Return what the first set does that keeps its promise; else the first that lowers the loss, or nothing."""
     found, before = nothing, step.measure(step.graph)
     prices, agreement = step.options.prices, step.options.agreement
-    for together, scale in _fallbacks(step, scores, chosen.path):
+    for together, scale in _fallbacks(step, scores, chosen):
         expected = None if scores.model is None else step.linearised(together, step.checked)
         if expected is not None and not expected < 0:
             continue
@@ -239,11 +239,13 @@ def _applied(
     )
 
 
-def _fallbacks(step: StepContext, scores: Scores, path: Sequence[Score]) -> Iterator[tuple[CandidateSet, float]]:
-    """Yield the sets to try in turn: a path and its halves, each learned together, its θ shrunk before the next.
+def _fallbacks(step: StepContext, scores: Scores, chosen: Selection) -> Iterator[tuple[CandidateSet, float]]:
+    """Yield the sets to try in turn, each learned together, its θ shrunk before the next.
 
-    With each comes what its θ was multiplied with.
+    They are a path, the same without what only takes spare room, and the halves of that. With each comes what its θ was
+    multiplied with.
     """
+    path, spare = chosen.path, chosen.spare
     while path:
         together = scores.together(path)
         if scores.model is None:
@@ -253,4 +255,4 @@ def _fallbacks(step: StepContext, scores: Scores, path: Sequence[Score]) -> Iter
             yield learned, 1.0
             if any(m.theta for m in learned.members):
                 yield from ((learned.scaled(factor), factor) for factor in SHRUNK)
-        path = path[: len(path) // 2]
+        path, spare = path[: len(path) - spare if spare else len(path) // 2], 0

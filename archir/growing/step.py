@@ -154,10 +154,13 @@ class StepContext:
         return found
 
     def select(self, scores: Scores) -> Selection:
-        """Choose the set of candidates with the least predicted loss within the budget."""
-        runs = isinstance(scores.model, Linearised)
+        """Choose the set of candidates with the least predicted loss within the budget.
+
+        A budget that nothing has a price beside is asked for: room that is left is taken as well.
+        """
+        runs, asked = isinstance(scores.model, Linearised), not self.options.prices.given
         with self.flops.counting() if runs else nullcontext():
-            return scores.select(self.budget, price=self.prices.of)
+            return scores.select(self.budget, price=self.prices.of, fill=asked)
 
     def learned(self, together: CandidateSet) -> CandidateSet:
         """Return a set with θ learned for all its members together."""

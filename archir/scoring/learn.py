@@ -293,8 +293,8 @@ def learn(
         together: the members of the set, as numbers of family and member. Its estimate has one sum over the whole set
             where that of a single member has one over its own positions, so that members stop short where others go
             the same way.
-        repeats: steps that are taken on a batch one after another, unless it is too large to be held whole: cheaper,
-            but θ sees fewer examples.
+        repeats: steps that are taken on a batch one after another, unless some are too large to be held whole:
+            cheaper, but θ sees fewer examples.
 
     Raises:
         ScoreError: the loss is not finite or does not fit a batch, or there are no batches.
@@ -305,10 +305,13 @@ def learn(
     learner = Learner(objective, perturbations, options, start=start, together=together)
     if not options.steps:
         return Learned(learner.thetas, torch.zeros(0, dtype=torch.float64))
+    bound = bind_batches(objective.program, batches, most=options.steps)
+    sizes = [batch.examples + batch.around.before + batch.around.after for batch in bound]
+    # Processes take their steps together, so that one large batch decides for all.
+    (large,) = objective.processes.total(not all(is_small(objective.program, size) for size in sizes))
     estimates: list[float] = []
-    for batch in itertools.cycle(bind_batches(objective.program, batches, most=options.steps)):
-        whole = is_small(objective.program, batch.examples + batch.around.before + batch.around.after)
-        count = min(repeats if whole else 1, options.steps - len(estimates))
+    for batch in itertools.cycle(bound):
+        count = min(1 if large else repeats, options.steps - len(estimates))
         estimates += [learner.step(batch)] if count == 1 else learner.steps(batch, count)
         if len(estimates) == options.steps:
             break

@@ -22,6 +22,7 @@ from archir.scoring.refine import Refinement
 from archir.scoring.selection import Ended, Pool, choose, choose_within
 from archir.scoring.set_models import Additive, Joint, Linearised, SetModel
 from archir.scoring.sets import CandidateSet, Member
+from archir.scoring.spare_room import take_spare_room
 
 MODELS = ("linearised", "joint", "additive")
 """The models a set can be chosen on, whatever the strategy, as far as they are there."""
@@ -73,6 +74,7 @@ class Selection:
         prices: the prices of what is scarce that were found, in nats a unit; 0 where no limit is tight.
         price: what all of the tight limits are worth, in nats: the sum of prices times limits.
         ended: why it holds no more.
+        spare: how many members at the end of the path only take room that would be left.
     """
 
     path: tuple[Score, ...]
@@ -81,6 +83,7 @@ class Selection:
     prices: Prices
     price: float
     ended: Ended
+    spare: int = 0
 
     @property
     def reached(self) -> bool:
@@ -220,7 +223,13 @@ class Scores:
         return [self.choice[c] for c in choose(pool, k=k, limit=budget, price=price)]
 
     def select(
-        self, budget: Budget, *, k: int | None = None, price: Price | None = None, model: str | None = None
+        self,
+        budget: Budget,
+        *,
+        k: int | None = None,
+        price: Price | None = None,
+        model: str | None = None,
+        fill: bool = False,
     ) -> Selection:
         """Choose the set with the least predicted loss within a budget, growing and shrinking candidates together.
 
@@ -233,6 +242,8 @@ class Scores:
             k: most candidates.
             price: what a difference of cost is worth, in nats; added to the loss.
             model: `linearised`, `joint`, or the baseline `additive`; that of the strategy if not given.
+            fill: whether room that is left is taken by candidates that are predicted to gain nothing, see
+                `take_spare_room`.
 
         Raises:
             ScoreError: there is no such model.
@@ -241,7 +252,9 @@ class Scores:
         budget = budget.resolved(now)
         above = not budget.allows(now)
         others = [s for s in self._unknown if s.predicted is not None] if self.refined and above else []
-        found = choose_within(self._pool(model, others), budget, k=k, price=price)
+        pool = self._pool(model, others)
+        found = choose_within(pool, budget, k=k, price=price)
+        found = take_spare_room(pool, budget, found) if fill and not above else found
         every = (*self.choice, *others)
         return Selection(
             path=tuple(every[c] for c in found.path),
@@ -250,6 +263,7 @@ class Scores:
             prices=found.prices,
             price=found.price,
             ended=found.ended,
+            spare=found.spare,
         )
 
     def together(self, subset: Subset) -> CandidateSet:

@@ -36,6 +36,7 @@ class Ended(StrEnum):
 
     LIMIT = "limit"
     GAINLESS = "gainless"
+    FILLED = "filled"
     TAKEN = "taken"
     UNREFINED = "unrefined"
     MOST = "most"
@@ -47,6 +48,7 @@ class Ended(StrEnum):
         return {
             Ended.LIMIT: "the budget is reached",
             Ended.GAINLESS: "no candidate that is left lowers the loss",
+            Ended.FILLED: "what is predicted to gain nothing takes what room was left",
             Ended.TAKEN: "all candidates that go together are taken",
             Ended.UNREFINED: "no refined candidate that is left lowers the loss, and others were not refined",
             Ended.MOST: "it has as many members as it may have",
@@ -65,6 +67,7 @@ class Choice:
         prices: the prices of what is scarce that were found, in nats a unit of it; 0 where no limit is tight.
         price: what all of the limits are worth, in nats: the sum of prices times limits.
         ended: why it holds no more.
+        spare: how many members at the end of the path only take room that would be left.
     """
 
     path: tuple[int, ...]
@@ -73,6 +76,7 @@ class Choice:
     prices: Prices
     price: float
     ended: Ended
+    spare: int = 0
 
 
 @dataclass(frozen=True)

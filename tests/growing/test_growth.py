@@ -19,7 +19,7 @@ from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import rewrite_together
 from archir.scoring.budget import Budget, Prices
 from archir.scoring.losses import find_loss
-from archir.scoring.scores import Scores
+from archir.scoring.scores import Scores, Selection
 from archir.scoring.sets import CandidateSet
 from archir.scoring.targets import map_tensors
 from passes.split import Split
@@ -104,6 +104,26 @@ def test_a_set_is_shortened_until_it_keeps_its_promise(
     assert growth.chosen == 4
     assert len(growth.specs) in sizes
     assert growth.realised < 0 or not growth.specs
+
+
+@pytest.mark.parametrize(("prices", "tried"), [(Prices(), [4, 3, 1]), (Prices(parameters=1e-12), [4, 2, 1])])
+def test_what_only_takes_spare_room_is_the_first_to_go_and_is_asked_for_where_nothing_has_a_price(
+    trained: Graph, monkeypatch: pytest.MonkeyPatch, prices: Prices, tried: list[int]
+) -> None:
+    chosen, seen = Scores.select, list[int]()
+
+    def select(self: Scores, budget: Budget, *, fill: bool, **options: Any) -> Selection:
+        return replace(chosen(self, budget, k=4), spare=int(fill))
+
+    def promise(self: CandidateSet, batches: object) -> float:
+        seen.append(len(self))
+        return 1.0
+
+    monkeypatch.setattr(Scores, "select", select)
+    monkeypatch.setattr(CandidateSet, "linearised", promise)
+    options = replace(OPTIONS, prices=prices, learn_rate=0.01)
+    growth = step(trained, check=data(200, 1), options=options, morphisms=(Split(),))
+    assert growth.rewriting is None and list(dict.fromkeys(seen)) == tried
 
 
 @pytest.mark.usefixtures("choose_four")
