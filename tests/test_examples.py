@@ -24,7 +24,8 @@ def model(name: str, part: float) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("name", "convolutions", "parameters"), [("cifar10_vgg19", 16, 20_035_018), ("cifar10_mobilenet", 27, 3_217_226)]
+    ("name", "convolutions", "parameters"),
+    [("cifar10_vgg19", 16, 20_035_018), ("cifar10_mobilenet", 27, 3_217_226), ("resnet18", 20, 11_173_962)],
 )
 def test_at_full_width_they_are_the_published_ones(name: str, convolutions: int, parameters: int) -> None:
     """Those of the papers, with ten classes: sums over the tables by hand."""
@@ -33,7 +34,7 @@ def test_at_full_width_they_are_the_published_ones(name: str, convolutions: int,
     assert sum(p.numel() for p in full.parameters()) == parameters
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "resnet18"])
 def test_every_convolution_has_a_width_that_is_free(name: str) -> None:
     seed = model(name, 0.125)
     graph = trace(seed, (torch.randn(2, 3, 32, 32),))
@@ -46,10 +47,7 @@ def test_every_convolution_has_a_width_that_is_free(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_run_of_the_configuration_contracts_the_network(name: str, tmp_path: Path) -> None:
-    noise = np.random.default_rng(0)
-    for split in ("train", "test"):
-        images = noise.integers(256, size=(40, 32, 32, 3), dtype=np.uint8)
-        np.savez(tmp_path / f"cifar10_{split}.npz", x=images, y=np.arange(40) % 10)
+    _noise(tmp_path)
     (tmp_path / f"{name}.py").write_text((EXAMPLES / f"{name}.py").read_text())
     text = (EXAMPLES / f"{name}.toml").read_text()
     budget = {"cifar10_vgg19": 1_200_000, "cifar10_mobilenet": 820_000}[name]
@@ -73,6 +71,43 @@ def test_a_short_run_of_the_configuration_contracts_the_network(name: str, tmp_p
     assert scored["kind"] == "contraction"
     assert grown["parameters_before"] > 100_000 >= grown["parameters"]
     assert (tmp_path / name / "net.py").is_file()
+
+
+@pytest.mark.slow
+def test_a_short_run_of_the_resnet_doubles_it_by_splits(tmp_path: Path) -> None:
+    _noise(tmp_path)
+    (tmp_path / "resnet18.py").write_text((EXAMPLES / "resnet18.py").read_text())
+    text = (EXAMPLES / "resnet18.toml").read_text()
+    for old, new in (
+        ('output = "../runs/', 'output = "'),
+        ("part = 0.25", "part = 0.0625"),
+        ("parameters = 11_173_962", "parameters = 90_000"),
+        ("validation = 0.1", "validation = 0.4"),
+        ("steps = 300", "steps = 10\nprecision = 'float32'"),
+        ("batch_size = 32", "batch_size = 8"),
+        ("growth_steps = 4", "growth_steps = 1\nrecalibrate_batches = 1"),
+        ("score_examples = 256", "score_examples = 8"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "resnet18.toml").write_text(text)
+    done = archir("grow", tmp_path / "resnet18.toml", "--data", _data(tmp_path), "--quiet")
+    assert done.code == 0, done
+    events = open_run(tmp_path / "resnet18").history()
+    (scored,) = (e for e in events if e["event"] == "scored")
+    assert scored["kind"] == "growth" and scored["budget"] == {"parameters": 90_000}
+    assert not [e for e in events if e["event"] == "expanded"]
+    (grown,) = (e for e in events if e["event"] == "grown")
+    assert grown["parameters_before"] < grown["parameters"] <= 90_000
+    assert all(spec.startswith("split{") for spec in grown["specs"])
+
+
+def _noise(folder: Path) -> None:
+    """Write images of noise with labels, as many of each class."""
+    noise = np.random.default_rng(0)
+    for split in ("train", "test"):
+        images = noise.integers(256, size=(40, 32, 32, 3), dtype=np.uint8)
+        np.savez(folder / f"cifar10_{split}.npz", x=images, y=np.arange(40) % 10)
 
 
 def _data(folder: Path) -> str:
