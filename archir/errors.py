@@ -72,7 +72,15 @@ class GrowError(ArchirError):
     """A growth run that cannot start or go on."""
 
 
-class DivergenceError(GrowError):
+class AlikeError(GrowError):
+    """What all processes of a run find alike, so that they may go on from it together."""
+
+
+class NotFiniteError(AlikeError):
+    """A loss, or statistics of batches, over the parts of all processes, that are not finite."""
+
+
+class DivergenceError(AlikeError):
     """A loss that is no longer finite, or far above what it was, while a network is trained.
 
     Args:

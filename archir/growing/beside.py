@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from archir.errors import ArchirError, FileError, GrowError, ProcessError
+from archir.errors import AlikeError, ArchirError, FileError, GrowError, ProcessError
 from archir.growing.divergence import Recovery
 from archir.growing.engine import Engine
 from archir.growing.ranks import first_alone
@@ -69,6 +69,8 @@ def latest(engine: Engine) -> Checkpoint | None:
 def train_beside(engine: Engine, begin: Callable[[Engine], tuple[Engine, Checkpoint | None]], graph: Graph) -> Ended:
     """Train a network beside a run to the end; where that fails it is told, and the run goes on.
 
+    Of several processes it goes on from what all of them find alike: from an error of one alone the others do not know.
+
     Args:
         engine: the run without growth.
         begin: returns it with the network, and where it goes on.
@@ -77,6 +79,7 @@ def train_beside(engine: Engine, begin: Callable[[Engine], tuple[Engine, Checkpo
     Raises:
         FileError: a file cannot be written, as on a full disk: all of it can go on from here.
         ProcessError: another process has failed or ended.
+        ArchirError: whatever one of several processes may have failed with alone.
     """
     try:
         ready, start = begin(engine)
@@ -84,6 +87,8 @@ def train_beside(engine: Engine, begin: Callable[[Engine], tuple[Engine, Checkpo
     except (FileError, ProcessError):
         raise
     except ArchirError as error:
+        if engine.processes.group is not None and not isinstance(error, AlikeError):
+            raise
         nothing = Checkpoint(0, graph, {}, {"training_flops": 0, "seconds": 0.0})
         return Ended(engine.recovery.last or nothing, None, f"it failed: {error.what}")
     return Ended(done.checkpoint, done.metrics)

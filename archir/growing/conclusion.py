@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from archir.cost import cost
-from archir.errors import GrowError
+from archir.errors import AlikeError
 from archir.growing.beside import beside, latest, train_beside
 from archir.growing.engine import Engine, Outcome
 from archir.growing.fresh_start import drawn_afresh
@@ -92,7 +92,7 @@ def _tell_without_growth(engine: Engine, fork: _Fork) -> None:
     def begin(ungrown: Engine) -> tuple[Engine, Checkpoint | None]:
         start = latest(ungrown) or fork.kept
         if start is None:
-            raise GrowError("its checkpoints are lost or damaged")
+            raise AlikeError("its checkpoints are lost or damaged")
         return ungrown, start
 
     ended = train_beside(beside(engine, COUNTERFACTUAL), begin, engine.begun)

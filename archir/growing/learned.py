@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from statistics import median
 
-from archir.errors import GrowError
+from archir.errors import NotFiniteError
 from archir.growing.batches import Batches
 from archir.growing.birth import Birth, redrawn_alike
 from archir.growing.recalibration import recalibrate
@@ -81,7 +81,7 @@ def compare_with_fresh(graph: Graph, batches: Batches, loss: Loss, seed: int = 0
     def drawn_loss(number: int) -> float:
         try:
             return loss_of(redrawn_alike(graph, derived_seed(seed, number)))
-        except GrowError:  # not finite: anything else would have gone wrong with the network itself
+        except NotFiniteError:
             return math.inf
 
     return Standing(loss_of(graph), tuple(map(drawn_loss, range(DRAWN))))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from archir.axes.infer import infer_widths
-from archir.errors import GrowError
+from archir.errors import NotFiniteError
 from archir.growing.batches import Batches, stream
 from archir.growing.ranks import in_step
 from archir.growing.recalibration import recalibrate
@@ -98,5 +98,5 @@ def _loss(step: StepContext, graph: Graph) -> float:
     """Return the loss on the examples that are checked on; infinite if it is not finite."""
     try:
         return step.measure(graph)
-    except GrowError:
+    except NotFiniteError:
         return torch.inf

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from archir.errors import GrowError
+from archir.errors import GrowError, NotFiniteError
 from archir.growing.global_statistics import BATCH_NORMS, global_statistics
 from archir.growing.ranks import in_step
 from archir.growing.training import Batch, call, evaluating
@@ -30,7 +30,8 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch], *, processes: Proce
         processes: those that share the batches out among them.
 
     Raises:
-        GrowError: a statistic is not finite, the model rejects a batch, or there are no batches.
+        NotFiniteError: a statistic is not finite.
+        GrowError: the model rejects a batch, or there are no batches.
 
     Source: Izmailov et al., Averaging Weights Leads to Wider Optima (2018), section 3.2.
     """
@@ -44,7 +45,9 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch], *, processes: Proce
     if empty:
         raise GrowError("there are no batches to recalibrate on")
     if not all(bool(torch.isfinite(t).all()) for _, *buffers in statistics.seen.values() for t in buffers):
-        raise GrowError("batch statistics are not finite", hint="the weights or the inputs are not: check these first")
+        raise NotFiniteError(
+            "batch statistics are not finite", hint="the weights or the inputs are not: check these first"
+        )
 
 
 class _Recalibration(TorchFunctionMode):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from archir.errors import DivergenceError, GrowError, ProcessError, ScoreError
+from archir.errors import DivergenceError, GrowError, NotFiniteError, ProcessError, ScoreError
 from archir.growing.batches import Batches
 from archir.growing.device import device_of, too_little_memory, within_memory
 from archir.growing.examples import Inputs, Split
@@ -258,8 +258,9 @@ def evaluate(
         processes: those that share a split out among them, unless the loss is coupled; batches say so themselves.
 
     Raises:
-        GrowError: the loss is not finite, nothing is labelled, the model rejects the inputs, or there is too little
-            memory for a batch that cannot be halved.
+        NotFiniteError: the loss is not finite.
+        GrowError: nothing is labelled, the model rejects the inputs, or there is too little memory for a batch that
+            cannot be halved.
         ScoreError: outputs and targets do not fit the loss.
         ProcessError: another process has failed or ended.
     """
@@ -277,7 +278,9 @@ def evaluate(
         raise GrowError(f"no example of {chosen.split!r} has a label", why=f"every label is {NO_LABEL}")
     mean = loss_sum / len(chosen.split)
     if not math.isfinite(mean):
-        raise GrowError(f"the loss on {chosen.split!r} is {mean}", hint="the weights have diverged: lower the rate")
+        raise NotFiniteError(
+            f"the loss on {chosen.split!r} is {mean}", hint="the weights have diverged: lower the rate"
+        )
     return Metrics(mean, hit / counted if counted else None)
 
 

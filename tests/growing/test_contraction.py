@@ -12,6 +12,7 @@ from torch import nn
 
 import archir
 from archir.cost import Cost, cost, training_flops
+from archir.errors import GrowError, NotFiniteError
 from archir.growing.batches import Batches
 from archir.growing.checks import LEAST_BATCH
 from archir.growing.examples import Examples
@@ -19,6 +20,7 @@ from archir.growing.growth import Growth, grow_once
 from archir.growing.options import GrowOptions
 from archir.growing.report import make_report
 from archir.growing.report_tables import notes, rows
+from archir.growing.step import StepContext
 from archir.growing.training import Metrics, evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.set_cost import cost_of_set
@@ -219,3 +221,24 @@ def test_batches_are_not_made_too_small_for_their_statistics(seed_graph: Graph) 
     options = replace(WIDE, expansion=3.0, even=True, batch_size=12)
     first = next(e for e in grow(seed_graph, options=options).history if e["event"] == "train")
     assert first["examples"] / first["step"] == pytest.approx(LEAST_BATCH, rel=0.1), "not 4"
+
+
+@pytest.mark.parametrize("kind", [GrowError, NotFiniteError])
+def test_memory_that_runs_out_is_no_infinite_loss(
+    seed_graph: Graph, monkeypatch: pytest.MonkeyPatch, kind: type[GrowError]
+) -> None:
+    """The first loss that is measured is that of the network before it is mended."""
+    measure, failures = StepContext.measure, [kind("it fails")]
+
+    def once(step: StepContext, graph: Graph) -> float:
+        if failures:
+            raise failures.pop()
+        return measure(step, graph)
+
+    monkeypatch.setattr(StepContext, "measure", once)
+    budget = Budget(parameters=seed_graph.parameter_count * 3 // 4)
+    if kind is GrowError:
+        with pytest.raises(GrowError, match="it fails"):
+            contracted(seed_graph, budget)
+    else:
+        assert contracted(seed_graph, budget, replace(OPTIONS, compensate=True)).mended

@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from archir.errors import GrowError, NotFiniteError
+from archir.growing import learned
 from archir.growing.batches import Batches, stream
 from archir.growing.learned import Standing, compare_with_fresh
-from archir.growing.training import train
+from archir.growing.training import Metrics, train
+from archir.ir.graph import Graph
 from archir.scoring.losses import find_loss
 from frontends.pytorch import trace
 from tests.growing.small_run import Seed, data
@@ -47,3 +50,24 @@ def test_the_margin_is_how_much_the_lowest_are_apart() -> None:
     assert not Standing(0.9995, (1.0, 1.0)).learned
     assert Standing(1.0, (math.inf, math.inf, 0.5)).learned
     assert not Standing(1.0, (math.inf, 0.5, 0.6)).learned
+
+
+def test_losses_that_are_not_finite_are_infinite_and_memory_that_runs_out_is_told(
+    seed_graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(error: GrowError) -> None:
+        left = [error]
+
+        def judge(*_: object) -> Metrics:
+            if len(left) == 2:
+                raise left.pop()
+            left.append(error)
+            return Metrics(1.0, None)
+
+        monkeypatch.setattr(learned, "evaluate", judge)
+
+    fails(NotFiniteError("the loss is nan"))
+    assert compare_with_fresh(seed_graph, HELD_OUT, LOSS).drawn == (math.inf, 1.0) * 8
+    fails(GrowError("there is too little memory"))
+    with pytest.raises(GrowError, match="too little memory"):
+        compare_with_fresh(seed_graph, HELD_OUT, LOSS)

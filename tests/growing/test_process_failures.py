@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archir.errors import ScoreError
+from archir.growing import conclusion
 from archir.growing.examples import Examples
 from archir.growing.lock import lock_run
 from archir.growing.ranks import check_same_graph, in_step
@@ -115,6 +117,25 @@ def _diverging(processes: Processes, times: int) -> Ran:
         return found
 
     return run(processes, loss=loss, options=replace(SHORT, growth_steps=0, exchanges=0))
+
+
+def test_a_network_beside_the_run_that_fails_on_one_process(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
+    """The other process does not know of it, so that neither can go on."""
+    first, second = on_both(workers, tmp_path, _failing_beside)
+    assert first.kind == "ProcessError" and "another process of the group has ended" in first.text
+    assert second.kind == "ScoreError" and "it fails here" in second.text
+
+
+def _failing_beside(processes: Processes) -> Ran:
+    """Let the network that is trained from scratch not be drawn on the second process."""
+
+    def fails(*_: object) -> None:
+        raise ScoreError("it fails here")
+
+    with pytest.MonkeyPatch.context() as patched:
+        if processes.rank:
+            patched.setattr(conclusion, "drawn_afresh", fails)
+        return run(processes, options=replace(SHORT, retrain=True))
 
 
 def test_batches_that_end_on_one_process(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
