@@ -18,9 +18,10 @@ from archir.growing.batches import Batches
 from archir.growing.device import device_of, sent
 from archir.growing.examples import AT_ONCE, Examples, Split, looked_at
 from archir.growing.options import GrowOptions
-from archir.growing.training import call, differentiating, evaluating
+from archir.growing.precision import half_type
+from archir.growing.training import call, differentiating, evaluating, outputs_in
 from archir.scoring.losses import LOSSES, NO_LABEL, Loss, check_probabilities, class_axis, is_unknown, labels_of
-from archir.scoring.processes import Processes
+from archir.scoring.processes import ALONE, Processes
 from archir.scoring.targets import Targets, map_tensors, tensors_of
 
 
@@ -87,14 +88,26 @@ def held_out(validation: Split, loss: Loss, most: int, seed: int) -> tuple[Examp
     return found.take(slice(0, size)), found.take(slice(size, 2 * size))
 
 
-def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mapping[str, Split]) -> None:
+def check_examples(
+    module: nn.Module,
+    loss: Loss,
+    batch_size: int,
+    splits: Mapping[str, Split],
+    *,
+    precision: str = "float32",
+    processes: Processes = ALONE,
+) -> None:
     """Check the examples of a run, and that the loss of the first batch of each split can be minimised.
+
+    Each process takes its share of that batch, as in training; a coupled loss is of the whole one.
 
     Args:
         module: the network; its mode is left as it was.
         loss: what is minimised.
         batch_size: examples of a batch.
         splits: the examples, by the names errors call them.
+        precision: what the outputs of training steps are computed in.
+        processes: those that share batches out among them.
 
     Raises:
         FileError: inputs or targets are not numbers, or infinite; labels are no classes of the model; the model does
@@ -103,14 +116,15 @@ def check_examples(module: nn.Module, loss: Loss, batch_size: int, splits: Mappi
             loss is not finite, has no gradient, or does not depend on the weights.
         ScoreError: outputs and targets do not fit the loss, or examples are neither pairs nor mappings with targets.
     """
+    half, sharing = half_type(module, precision), ALONE if loss.coupled else processes
     for name, split in splits.items():
         seen = [_look_at(some, numbers, loss, f"the {name} data", repr(split)) for some, numbers in looked_at(split)]
         at_once = LOOKED_FOR if isinstance(split, Examples) else AT_ONCE
         if first_labelled(split, loss, torch.arange(len(split)), at_once) is None:
             raise GrowError(f"no example of the {name} data has a label", where=split.where)
-        inputs, targets = next(iter(Batches(split, batch_size, device=device_of(module))))
+        inputs, targets = next(iter(Batches(split, batch_size, device=device_of(module), processes=sharing)))
         with evaluating(module):
-            outputs = call(module, inputs)
+            outputs = outputs_in(module, inputs, half=half)
             _check_labels(split, seen, outputs, targets, loss, name)
             _check_whole_inputs(module, split, seen, len(next(t for _, t in tensors_of(targets))), name)
             value = loss(outputs, targets)

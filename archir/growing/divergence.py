@@ -14,9 +14,10 @@ from archir.cost import training_flops
 from archir.errors import DivergenceError
 from archir.growing.checks import first_labelled
 from archir.growing.device import device_of, sent
-from archir.growing.examples import Split
+from archir.growing.examples import Examples, Split
 from archir.growing.run import Checkpoint
 from archir.growing.training import Training, call, evaluating
+from archir.ir.device_memory import attempt
 from archir.ir.graph import Graph
 from archir.scoring.losses import Loss
 from archir.scoring.targets import map_tensors
@@ -34,6 +35,8 @@ def largest_loss(module: nn.Module, examples: Split, loss: Loss, size: int) -> f
     That is `TIMES` the loss of some examples, or that of outputs which are all zero if it is larger, since the loss
     of a network that was trained before says little; or `TIMES` one nat if both are smaller.
 
+    Where memory runs out they are taken in halves, unless the loss is coupled.
+
     Args:
         module: the network before the first step; its mode is left as it was.
         examples: training examples.
@@ -49,10 +52,31 @@ def largest_loss(module: nn.Module, examples: Split, loss: Loss, size: int) -> f
     assert first is not None  # it was checked before the run began
     with evaluating(module), torch.no_grad():
         device = device_of(module)
-        inputs, targets = (map_tensors(lambda t: sent(t, device), part) for part in (first.inputs, first.targets))
-        outputs = call(module, inputs)
-        found = [abs(float(loss(o, targets))) for o in (outputs, map_tensors(torch.zeros_like, outputs))]
+        found = [abs(value) for value in _losses(module, first, loss, device)]
     return TIMES * max(1.0, *filter(math.isfinite, found))
+
+
+def _losses(module: nn.Module, examples: Examples, loss: Loss, device: torch.device) -> tuple[float, float]:
+    """Return the loss of some examples, and that of outputs which are all zero; of halves where memory runs out."""
+
+    def at_once() -> tuple[float, float]:
+        inputs, targets = (map_tensors(lambda t: sent(t, device), part) for part in (examples.inputs, examples.targets))
+        outputs = call(module, inputs)
+        return float(loss(outputs, targets)), float(loss(map_tensors(torch.zeros_like, outputs), targets))
+
+    count = len(examples)
+    if loss.coupled or count < 2:
+        return at_once()
+    done = attempt(at_once)
+    if done is not None:
+        return done[0]
+    halves = [examples.take(part) for part in (slice(0, count // 2), slice(count // 2, count))]
+    pairs = [_losses(module, half, loss, device) for half in halves]
+    own, zero = (
+        sum(len(half) * value for half, value in zip(halves, values, strict=True)) / count
+        for values in zip(*pairs, strict=True)
+    )
+    return own, zero
 
 
 class Recovery:

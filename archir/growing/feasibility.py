@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from archir.axes.infer import infer_widths
 from archir.cost import Cost, cost, cost_change
 from archir.errors import GrowError, PassError
 from archir.growing.optimisers import OptimiserOptions
+from archir.growing.precision import half_type_on
 from archir.ir.device_memory import free_on
 from archir.ir.graph import Graph
 from archir.ir.room import in_words
@@ -73,30 +76,35 @@ def check_reachable(budget: Budget, graph: Graph, morphisms: Sequence[Morphism])
         )
 
 
-def training_memory(graph: Graph, batch_size: int, optimiser: OptimiserOptions) -> int:
+def training_memory(graph: Graph, batch_size: int, optimiser: OptimiserOptions, precision: str = "float32") -> int:
     """Return the bytes that training a network takes, about.
 
     Its stored tensors twice (the graph's, and those of the module that is trained), gradients, what the optimiser
-    keeps, and all results of a forward pass, of which the backward pass needs a half to nine tenths.
+    keeps, and all results of a forward pass, of which the backward pass needs a half to nine tenths. In half precision
+    the results of a network in float32 are half as large.
 
     Args:
         graph: the network.
         batch_size: examples of a training batch.
         optimiser: how it is trained.
+        precision: what its outputs are computed in.
     """
     stored = sum(t.numel() * t.element_size() for t in graph.tensors.values())
     trained = sum((t := graph.tensors[n.id]).numel() * t.element_size() for n in graph.parameters if n.is_trainable)
     kept = 2 if optimiser.name == "adamw" else int(optimiser.momentum > 0)
-    return 2 * stored + (1 + kept) * trained + cost(graph, batch_size).bytes
+    results, half = cost(graph, batch_size).bytes, half_type_on(graph.device, precision)
+    if half is not None and any(graph.tensors[n.id].dtype is torch.float32 for n in graph.parameters):
+        results //= 2
+    return 2 * stored + (1 + kept) * trained + results
 
 
-def check_memory(graph: Graph, batch_size: int, optimiser: OptimiserOptions) -> None:
-    """Check that there is memory to train a network where it is.
+def check_memory(graph: Graph, batch_size: int, optimiser: OptimiserOptions, precision: str = "float32") -> None:
+    """Check that there is memory to train a network where it is; see `training_memory`.
 
     Raises:
         GrowError: there is not, as far as the system tells; the error names the estimate.
     """
-    needed, free = training_memory(graph, batch_size, optimiser), free_on(graph.device)
+    needed, free = training_memory(graph, batch_size, optimiser, precision), free_on(graph.device)
     if needed > free:
         raise GrowError(
             "there is too little memory to train the network",

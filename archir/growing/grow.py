@@ -25,7 +25,7 @@ from archir.growing.input_types import input_types
 from archir.growing.lock import lock_run
 from archir.growing.log import Listener, Log
 from archir.growing.options import GrowOptions
-from archir.growing.ranks import check_alike, entered_by_first
+from archir.growing.ranks import all_or_none, check_alike, entered_by_first
 from archir.growing.run import Event, RunDirectory, create_run, open_run
 from archir.growing.start import expand
 from archir.growing.trainer import live_module
@@ -175,13 +175,24 @@ def carry_out(
     check_backend(options.compile, processes)
     check_alike(processes, lambda: {**decided(), "resume": kept.resume})
     check_shares(train, validation, found, options, processes)
-    live = live_module(graph, options)
-    check_examples(live, found, options.batch_size, {"training": train, "validation": validation})
+    live, splits = live_module(graph, options), {"training": train, "validation": validation}
+    size, precision = options.batch_size, options.precision
+    all_or_none(processes, lambda: check_examples(live, found, size, splits, precision=precision, processes=processes))
     learned_on, chosen_on = (checked_when_read(split, found) for split in (train, validation))
     if kept.resume and kept.directory is None:
         raise GrowError("a run that was kept nowhere cannot go on", hint="give its directory")
-    expansion = expand(
-        graph, validation=chosen_on, loss=found, budget=budget, morphisms=kinds, options=options, processes=processes
+    expansion = all_or_none(
+        processes,
+        lambda: expand(
+            graph,
+            validation=chosen_on,
+            examples=len(train),
+            loss=found,
+            budget=budget,
+            morphisms=kinds,
+            options=options,
+            processes=processes,
+        ),
     )
     with entered_by_first(processes, lambda: _opened(kept, decided)) as run:
         log = Log(run, kept.on_event, processes)

@@ -29,9 +29,13 @@ def half_type(module: nn.Module, precision: str) -> torch.dtype | None:
     Returns:
         The type; None for float32, or whatever the module has.
     """
+    return half_type_on(device_of(module), precision)
+
+
+def half_type_on(device: torch.device, precision: str) -> torch.dtype | None:
+    """Return that element type for what is trained on a device; see `half_type`."""
     if precision == "auto":
-        on_cuda = device_of(module).type == "cuda"
-        return torch.bfloat16 if on_cuda and torch.cuda.is_bf16_supported() else None
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
 
 

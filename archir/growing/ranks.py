@@ -56,6 +56,25 @@ def _done(processes: Processes, action: Callable[[], T], *, tell: bool) -> Any:
     return found
 
 
+def all_or_none(processes: Processes, action: Callable[[], T]) -> T:
+    """Do something on every process that may fail on some of them; it fails on all of them then.
+
+    Nothing is exchanged by the action.
+
+    Raises:
+        ArchirError: it failed on this one.
+        ProcessError: it failed on another one.
+    """
+    try:
+        found = action()
+    except ArchirError:
+        processes.total(True)
+        raise
+    if processes.group is not None and processes.total(False)[0]:
+        raise ProcessError("another process cannot begin the run", hint="see what it has said")
+    return found
+
+
 @contextmanager
 def entered_by_first(processes: Processes, manager: Callable[[], AbstractContextManager[T]]) -> Iterator[T | None]:
     """Enter a context on the first process alone, while the others wait; they get None.

@@ -26,6 +26,7 @@ def expand(
     seed: Graph,
     *,
     validation: Split,
+    examples: int,
     loss: Loss,
     budget: Budget,
     morphisms: Sequence[Morphism],
@@ -40,6 +41,7 @@ def expand(
     Args:
         seed: the seed.
         validation: examples its loss is compared on with that of fresh networks, if its birth is `auto`.
+        examples: how many there are to train on.
         loss: the loss.
         budget: the final budget.
         morphisms: the kinds of rewrite that have to lead to the budget.
@@ -52,8 +54,8 @@ def expand(
     """
     found = None
     if options.growth_steps and options.factor > 1 and (options.expansion is not None or _removes(seed, morphisms)):
-        examples, _ = held_out(validation, loss, options.score_examples, options.seed)
-        few = Batches(examples, options.batch_size, device=seed.device)
+        held, _ = held_out(validation, loss, options.score_examples, options.seed)
+        few = Batches(held, options.batch_size, device=seed.device)
         birth: Birth = "split" if options.birth == "split" else "fresh"
         if options.birth == "auto":
             birth = compare_with_fresh(seed, few, loss, options.seed).birth
@@ -62,8 +64,8 @@ def expand(
         more = budget.scaled(options.factor)
         found = widen_uniformly(seed, more, fixed=fixed, birth=birth, seed=options.seed)
         check_reachable(budget, found.graph, morphisms)
-    largest = -(-options.batch_size // processes.size)
-    check_memory(seed if found is None else found.graph, largest, options.optimiser)
+    largest = -(-min(options.batch_size, examples) // processes.size)
+    check_memory(seed if found is None else found.graph, largest, options.optimiser, options.precision)
     return found
 
 

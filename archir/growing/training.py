@@ -184,7 +184,7 @@ def with_loss(
         run: what is called in place of the module, such as the same compiled.
     """
     minimised = training_loss(loss) if minimised is None else minimised
-    outputs_of = partial(_outputs, run=run, half=half_type(module, precision))
+    outputs_of = partial(outputs_in, run=run, half=half_type(module, precision))
     gathers = processes if loss.coupled else ALONE
     return distributed(TrainingStep(module, outputs_of, minimised, gathers), processes)
 
@@ -199,8 +199,20 @@ def _weighted(value: torch.Tensor, loss: Loss, own: int, count: int, processes: 
     return value * (processes.size * (1.0 if loss.coupled else own / count))
 
 
-def _outputs(module: nn.Module, inputs: Inputs, *, run: Callable[..., Any] | None, half: torch.dtype | None) -> Any:
-    """Return the outputs of a module, in float32 even where they were computed in half precision."""
+def outputs_in(
+    module: nn.Module, inputs: Inputs, *, half: torch.dtype | None, run: Callable[..., Any] | None = None
+) -> Any:
+    """Return the outputs of a module, in float32 even where they were computed in half precision.
+
+    Args:
+        module: the module.
+        inputs: a batch of inputs.
+        half: the element type they are computed in where that is safe, if any.
+        run: what is called in its place, if given.
+
+    Raises:
+        GrowError: the module rejects them, or there is too little memory.
+    """
     run = module if run is None else run
     if half is None:
         return call(run, inputs)

@@ -20,10 +20,11 @@ from archir.growing.grow import Run, grow_graph
 from archir.growing.training import evaluate, train
 from archir.ir.graph import Graph
 from archir.scoring.budget import Budget
-from archir.scoring.losses import Loss, check_loss, find_loss
+from archir.scoring.losses import Loss, check_loss, coupled, find_loss
 from frontends.pytorch import trace
 from passes.split import Split
 from passes.widen import Widen
+from tests.growing.process_groups import Pretended
 from tests.growing.small_run import OPTIONS, data
 
 SHORT = replace(OPTIONS, steps=4, growth_steps=0, checkpoint_every=2, evaluate_every=0)
@@ -311,3 +312,16 @@ def test_a_crop_larger_than_the_images_is_refused() -> None:
 @pytest.mark.parametrize("losses", [lambda o, t: (o**2).mean(1), lambda o, t: (o**2).mean()])
 def test_losses_of_examples_and_their_mean_are_taken(losses: Callable[..., torch.Tensor], seed_graph: Graph) -> None:
     assert _grow(seed_graph, loss=losses).history[-1]["event"] == "finished"
+
+
+@pytest.mark.parametrize(("coupling", "examples"), [(False, 3), (True, 5)])
+def test_what_is_checked_is_the_share_of_a_process_in_the_precision_of_the_run(coupling: bool, examples: int) -> None:
+    seen = list[tuple[int, torch.dtype]]()
+    net, split = nn.Linear(2, 3), Examples(torch.randn(10, 2), torch.arange(10) % 3)
+    net.register_forward_hook(lambda module, given, outputs: seen.append((len(outputs), outputs.dtype)))
+    loss = find_loss(coupled(lambda outputs, targets: outputs.square().mean())) if coupling else CROSS_ENTROPY
+    for number, precision in ((1, "bfloat16"), (0, "auto")):
+        check_examples(
+            net, loss, 5, {"training": split}, precision=precision, processes=Pretended(number=number, count=2)
+        )
+    assert seen == [(examples, torch.bfloat16), (5 if coupling else 2, torch.float32)]

@@ -87,6 +87,7 @@ def test_both_networks_are_those_of_a_training_without_growth(
     expansion = expand(
         plain_seed,
         validation=validation,
+        examples=len(train),
         loss=LOSS,
         budget=Budget(parameters=900),
         morphisms=MORPHISMS,

@@ -65,6 +65,7 @@ def test_widths_that_no_candidate_makes_narrower_are_not_expanded_beyond_the_bud
     wide = expand(
         graph,
         validation=Examples(codes[:, :-1], codes[:, 1:]),
+        examples=400,
         loss=find_loss("cross_entropy"),
         budget=limits,
         morphisms=(Prune(),),

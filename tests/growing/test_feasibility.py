@@ -63,7 +63,12 @@ def test_memory_of_training_is_estimated(monkeypatch: pytest.MonkeyPatch) -> Non
         (OptimiserOptions("adamw"), 2),
     ):
         assert training_memory(graph, 7, options) == (3 + slots) * weights + 7 * activations
-    check_memory(graph, 7, OptimiserOptions())
+        assert training_memory(graph, 7, options, "bfloat16") == (3 + slots) * weights + 7 * activations // 2
+    needed = training_memory(graph, 7, OptimiserOptions())
+    monkeypatch.setattr(feasibility, "free_on", lambda device: needed - 1)
+    check_memory(graph, 7, OptimiserOptions(), "float16")
+    with pytest.raises(GrowError, match="too little memory to train"):
+        check_memory(graph, 7, OptimiserOptions())
     monkeypatch.setattr(feasibility, "free_on", lambda device: 1000)
     with pytest.raises(GrowError, match=r"about 7.* KiB, there are 1000 bytes"):
         check_memory(graph, 7, OptimiserOptions())

@@ -103,15 +103,18 @@ def test_a_loss_that_diverges_on_one_process(workers: ProcessPoolExecutor, tmp_p
 
 
 def _diverging(processes: Processes, times: int) -> Ran:
-    """Let the loss of the second process be no number at the seventh step of training, and at the fourteenth."""
+    """Let the loss of the second process be no number at the seventh step of training, and at the fourteenth.
+
+    Before them the first batches of both splits are checked.
+    """
     left, step = times, 0
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         nonlocal left, step
         found = F.cross_entropy(outputs, targets, reduction="none")
-        if outputs.requires_grad and len(targets) < 20:  # a part of a batch, not what is checked before the run
+        if outputs.requires_grad:
             step += 1
-            if processes.rank and left and step in (7, 14):
+            if processes.rank and left and step in (9, 16):
                 left -= 1
                 return found * torch.nan
         return found
@@ -136,6 +139,20 @@ def _failing_beside(processes: Processes) -> Ran:
         if processes.rank:
             patched.setattr(conclusion, "drawn_afresh", fails)
         return run(processes, options=replace(SHORT, retrain=True))
+
+
+def test_what_one_process_cannot_begin_with_none_begins(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
+    first, second = on_both(workers, tmp_path, _unfit, tmp_path / "run")
+    assert first.kind == "ProcessError" and "another process cannot begin the run" in first.text
+    assert second.kind == "GrowError" and "of the first training batch is nan" in second.text
+    assert not (tmp_path / "run").exists()
+
+
+def _unfit(processes: Processes, directory: Path) -> Ran:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, reduction="none") * (torch.nan if processes.rank else 1.0)
+
+    return run(processes, loss=loss, directory=directory)
 
 
 def test_batches_that_end_on_one_process(workers: ProcessPoolExecutor, tmp_path: Path) -> None:

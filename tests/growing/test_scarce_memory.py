@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from archir.errors import GrowError
 from archir.growing.batches import Batches
+from archir.growing.divergence import largest_loss
 from archir.growing.examples import Examples
 from archir.growing.feasibility import check_memory
 from archir.growing.optimisers import OptimiserOptions
@@ -59,6 +60,18 @@ def test_inputs_and_targets_of_several_parts_are_halved_together() -> None:
     with Scarce(20 * 3) as memory:
         assert evaluate(Two(), split, find_loss(gap)).loss == pytest.approx(plain.loss, rel=1e-6)
     assert memory.refused == 3
+
+
+def test_the_largest_loss_is_that_of_halves() -> None:
+    net = _net()
+    with torch.no_grad():
+        net[3].weight.mul_(100)  # type: ignore[index]
+    plain = largest_loss(net, data(50, 1), LOSS, 50)
+    with Scarce(40 * 13, only=LAYERS) as memory:
+        assert largest_loss(net, data(50, 1), LOSS, 50) == pytest.approx(plain, rel=1e-6)
+        assert memory.refused >= 3 and plain > 20
+        with pytest.raises(GrowError, match="too little memory"):
+            largest_loss(net, data(50, 1), find_loss(coupled(lambda o, t: o.square().mean())), 50)
 
 
 def test_a_batch_that_is_one_whole_is_not_halved() -> None:

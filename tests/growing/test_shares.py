@@ -151,15 +151,16 @@ def test_the_environment_says_how_many_processes_there_are(monkeypatch: pytest.M
 
 def test_a_process_needs_memory_for_its_part_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[int]()
-    monkeypatch.setattr(start, "check_memory", lambda graph, examples, optimiser: asked.append(examples))
-    for processes in (ALONE, three()[0]):
+    monkeypatch.setattr(start, "check_memory", lambda graph, examples, *_: asked.append(examples))
+    for processes, n in ((ALONE, 100), (three()[0], 100), (three()[0], 8)):
         start.expand(
             trace(torch.nn.Linear(4, 3), (torch.randn(2, 4),)),
             validation=data(9, 1),
+            examples=n,
             loss=LOSSES["mse"],
             budget=Budget(parameters=20),
             morphisms=(),
             options=GrowOptions(batch_size=32, expansion=1.0),
             processes=processes,
         )
-    assert asked == [32, 11]
+    assert asked == [32, 11, 3]

@@ -48,6 +48,7 @@ def contracted(importance: str) -> Callable[[Task, int, float], Outcome]:
         found = expand(
             task.network(task.seed_sizes, seed),
             validation=task.dataset.validation,
+            examples=len(task.dataset.train),
             loss=task.loss,
             budget=limits,
             morphisms=(Prune(),),
