@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from archir.cli import graph_commands, run_commands
 from archir.cli.console import print_error
 from archir.errors import ArchirError, FileError, Told
+from archir.ir.device_memory import is_out_of_memory
 
 
 class Commands(TyperGroup):
@@ -38,8 +39,7 @@ def _told(error: Exception) -> ArchirError | None:
         return FileError(error.strerror or str(error), where=str(error.filename or ""))
     if isinstance(error, RecursionError):
         return ArchirError("this is nested too deep", hint="see where by archir --traceback")
-    # torch has no error of its own for memory of the CPU.
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return ArchirError("there is not enough memory", why=str(error), hint="give it less at once")
     return None
 

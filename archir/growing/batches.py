@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from archir.errors import GrowError
-from archir.growing.device import CPU, sent
+from archir.growing.device import CPU, sent, within_memory
 from archir.growing.examples import Examples, Inputs, Split
 from archir.growing.training_loss import Mixed
 from archir.ir.seeds import derived_seed
@@ -162,7 +162,8 @@ class Batches:
 
         Raises:
             FileError: examples cannot be read.
-            GrowError: code of the user's that reads them fails, or the augmentation does not fit the examples.
+            GrowError: code of the user's that reads them fails, the augmentation does not fit the examples, or there is
+                too little memory for a batch.
             ScoreError: examples are neither pairs nor mappings with targets.
         """
         generator = torch.Generator().manual_seed(self.seed or 0)
@@ -187,7 +188,8 @@ class Batches:
 
     def _moved(self, batch: tuple[Inputs, Targets], part: slice) -> tuple[Inputs, Targets]:
         """Return a part of a batch on the device."""
-        inputs, targets = (map_tensors(lambda t: sent(t[part], self.device), one) for one in batch)
+        with within_memory(f"move a batch to {self.device}"):
+            inputs, targets = (map_tensors(lambda t: sent(t[part], self.device), one) for one in batch)
         return inputs, targets
 
     def _augmented(

@@ -73,8 +73,13 @@ def find_device(name: str) -> torch.device:
 
 
 def moved(graph: Graph, device: torch.device) -> Graph:
-    """Return a graph with its stored tensors on a device; the same graph if they are."""
-    away = {i: t.to(device) for i, t in graph.tensors.items() if t.device != device}
+    """Return a graph with its stored tensors on a device; the same graph if they are.
+
+    Raises:
+        GrowError: there is too little memory for them.
+    """
+    with within_memory(f"move the network to {device}"):
+        away = {i: t.to(device) for i, t in graph.tensors.items() if t.device != device}
     return graph.with_stored(away) if away else graph
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from archir.growing.batches import Batches, stream
 from archir.growing.compiled import OFF, compiled
-from archir.growing.device import find_device, moved
+from archir.growing.device import find_device, moved, within_memory
 from archir.growing.examples import Split
 from archir.growing.optimisers import POWERS, optimiser_tensors, restore_optimiser
 from archir.growing.options import GrowOptions
@@ -52,7 +52,8 @@ class Trainer:
             processes: those that train it together.
 
         Raises:
-            GrowError: the graph has no trainable parameters, the state does not fit, or there is no such device.
+            GrowError: the graph has no trainable parameters, the state does not fit, there is no such device, or too
+                little memory.
         """
         self.device = find_device(options.device)
         self._graph = graph = moved(graph, self.device)
@@ -60,18 +61,19 @@ class Trainer:
         self._processes = processes
         self._on_top: tuple[Loss, nn.Module] | None = None
         self.rate: Callable[[int], float] = options.rate
-        self.module = live_module(graph, options)
-        self.optimiser = options.optimiser.build(self.module)
-        self._average = weights_of(self.module) if options.ema else {}
-        self._scaler = make_scaler(self.module, options.precision)
-        if state is not None:
-            scale = {key: t for key, t in state.items() if key.startswith(SCALE)}
-            restore_scaler(self._scaler, scale)
-            state = {key: t for key, t in state.items() if key not in scale}
-            averages = {key: t for key, t in state.items() if options.ema and key.startswith(PREFIX)}
-            if options.ema:
-                self._average = restore_average(averages, self.module)
-            restore_optimiser(self.optimiser, self.module, {k: t for k, t in state.items() if k not in averages})
+        with within_memory("hold what is trained"):
+            self.module = live_module(graph, options)
+            self.optimiser = options.optimiser.build(self.module)
+            self._average = weights_of(self.module) if options.ema else {}
+            self._scaler = make_scaler(self.module, options.precision)
+            if state is not None:
+                scale = {key: t for key, t in state.items() if key.startswith(SCALE)}
+                restore_scaler(self._scaler, scale)
+                state = {key: t for key, t in state.items() if key not in scale}
+                averages = {key: t for key, t in state.items() if options.ema and key.startswith(PREFIX)}
+                if options.ema:
+                    self._average = restore_average(averages, self.module)
+                restore_optimiser(self.optimiser, self.module, {k: t for k, t in state.items() if k not in averages})
 
     def train(
         self,

@@ -14,8 +14,13 @@ from archir.ir.room import free_memory
 
 R = TypeVar("R")
 
-_ON_THE_CPU = "can't allocate memory"
-"""What PyTorch says where the system gives it no more memory: the error itself is like any other."""
+_SAID = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What PyTorch says where the system, or a library of a GPU, gets no more memory: the error is like any other."""
 
 
 def free_on(device: torch.device) -> int:
@@ -38,7 +43,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             return True
-        if isinstance(error, RuntimeError) and _ON_THE_CPU in str(error):
+        if isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID):
             return True
         error = error.__cause__
     return False

@@ -126,6 +126,8 @@ def test_names_of_what_cannot_be_written_are_told(net: Path, tmp_path: Path, mon
     [
         (MemoryError("9 bytes"), "there is not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "there is not enough memory"),
+        (RuntimeError("CUDA error: out of memory"), "there is not enough memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "there is not enough memory"),
         (RecursionError(), "nested too deep"),
         (PermissionError(errno.EACCES, "Permission denied", "f"), "Permission denied"),
     ],

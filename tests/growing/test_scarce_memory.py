@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from archir.errors import GrowError
 from archir.growing.batches import Batches
+from archir.growing.device import moved
 from archir.growing.divergence import largest_loss
 from archir.growing.examples import Examples
 from archir.growing.feasibility import check_memory
 from archir.growing.optimisers import OptimiserOptions
+from archir.growing.trainer import Trainer
 from archir.growing.training import evaluate, train
+from archir.ir.device_memory import is_out_of_memory
 from archir.ir.graph import Graph
 from archir.scoring.losses import coupled, find_loss
 from tests.growing.small_run import OPTIONS, data, grow
@@ -137,6 +140,31 @@ def test_an_optimiser_that_does_not_fit_is_told_of(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(optimiser, "step", refuse)
     with pytest.raises(GrowError, match=r"memory to take a step of the optimiser\n.*can't allocate memory"):
         train(module, Batches(data(32, 1), 32), LOSS, optimiser)
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA error: out of memory\n", "CUBLAS_STATUS_ALLOC_FAILED when calling", "CUDNN_STATUS_ALLOC_FAILED"]
+)
+def test_memory_of_the_libraries_of_a_gpu_runs_out(said: str) -> None:
+    assert is_out_of_memory(RuntimeError(said)) and not is_out_of_memory(RuntimeError("CUDA error: invalid"))
+
+
+def test_what_does_not_fit_on_a_device_is_told_of(seed_graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise KINDS["GPU"]()
+
+    with monkeypatch.context() as patched:
+        patched.setattr("archir.growing.batches.sent", refuse)
+        with pytest.raises(GrowError, match=r"too little memory to move a batch to cpu\n.*out of memory"):
+            next(iter(Batches(data(8, 1), 4)))
+    with monkeypatch.context() as patched:
+        patched.setattr("archir.growing.trainer.live_module", refuse)
+        with pytest.raises(GrowError, match=r"too little memory to hold what is trained\n.*out of memory"):
+            Trainer(seed_graph, OPTIONS)
+    with monkeypatch.context() as patched:
+        patched.setattr(Tensor, "to", refuse)
+        with pytest.raises(GrowError, match=r"too little memory to move the network to meta\n.*out of memory"):
+            moved(seed_graph, torch.device("meta"))
 
 
 def test_a_run_grows_as_it_would_with_more_memory(seed_graph: Graph) -> None:
