@@ -137,16 +137,19 @@ def check_shares(train: Split, validation: Split, loss: Loss, options: GrowOptio
     """Check that each process has an example of every batch.
 
     Raises:
-        GrowError: there are too many processes for the batches of training, or of a growth step.
+        FileError: examples cannot be read.
+        GrowError: there are too many processes for the batches of training, or of a growth step, or too few examples of
+            the validation split have a label.
+        ScoreError: examples are neither pairs nor mappings with targets.
     """
     smallest = min(options.batch_size, LEAST_BATCH) if options.even else options.batch_size
     Batches(train, smallest, processes=processes)
     if loss.coupled:
         return
     Batches(validation, options.batch_size, processes=processes)
-    held = min(options.score_examples, len(validation) // 2)
-    if held and options.growth_at() and not options.batch_statistics:
-        Batches(validation.part(slice(held)), options.batch_size, processes=processes)
+    if processes.size > 1 and options.growth_at() and not options.batch_statistics:
+        for part in held_out(validation, loss, options.score_examples, options.seed):
+            Batches(part, options.batch_size, processes=processes)
 
 
 LEAST_BATCH = 8

@@ -13,6 +13,7 @@ from torch import Tensor
 from archir.errors import GrowError, ProcessError
 from archir.growing import start
 from archir.growing.batches import Augmentation, Batches, stream
+from archir.growing.checks import check_shares
 from archir.growing.examples import Examples, Split
 from archir.growing.launch import launched
 from archir.growing.options import GrowOptions
@@ -22,7 +23,7 @@ from archir.scoring import batches as batches_module
 from archir.scoring import stream as stream_module
 from archir.scoring.batches import bind_batches, in_parts
 from archir.scoring.budget import Budget
-from archir.scoring.losses import LOSSES
+from archir.scoring.losses import LOSSES, NO_LABEL
 from archir.scoring.objective import Curvature, make_objective
 from archir.scoring.processes import ALONE, Around, Processes
 from archir.scoring.targets import tensors_of
@@ -147,6 +148,17 @@ def test_the_environment_says_how_many_processes_there_are(monkeypatch: pytest.M
     with pytest.raises(ProcessError, match="the 2 processes do not find each other") as failure, launched():
         pass
     assert "process 0, localhost:none" in failure.value.where
+
+
+def test_a_growth_step_needs_labelled_examples_for_every_process() -> None:
+    loss, options, split = LOSSES["cross_entropy"], GrowOptions(batch_size=8, score_examples=16), data(64, 1)
+    assert isinstance(split.targets, Tensor)
+    few = replace(split, targets=torch.where(torch.arange(64) < 4, split.targets, NO_LABEL))
+    check_shares(split, split, loss, options, three()[0])
+    check_shares(split, few, loss, options, ALONE)
+    with pytest.raises(GrowError, match="a batch of 2 examples cannot be shared out among 3 processes"):
+        check_shares(split, few, loss, options, three()[0])
+    check_shares(split, few, loss, replace(options, growth_steps=0), three()[0])
 
 
 def test_a_process_needs_memory_for_its_part_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
