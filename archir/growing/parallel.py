@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from archir.growing.device import within_memory
 from archir.growing.examples import Inputs
 from archir.scoring.losses import LossFunction
-from archir.scoring.processes import Processes
+from archir.scoring.processes import Processes, exchanging
 from archir.scoring.program import number_of_examples
 from archir.scoring.targets import Targets, map_tensors
 
@@ -62,13 +63,17 @@ def distributed(step: TrainingStep, processes: Processes) -> nn.Module:
     """Return a step whose gradients are means over the processes, or the same where there is one.
 
     Weights and buffers become those of the first process. What the loss of no process depends on has no gradient.
+
+    Raises:
+        ProcessError: another process has ended.
+        GrowError: there is too little memory for the gradients that are sent.
     """
     if processes.group is None:
         return step
     # Nothing depends on it: DistributedDataParallel warns where it is to look for such and there is none.
     device = next((p.device for p in step.parameters()), None)
     step.register_parameter("unused", nn.Parameter(torch.zeros((), device=device)))
-    with warnings.catch_warnings():
+    with exchanging(), within_memory("share gradients out"), warnings.catch_warnings():
         # The name that takes its place is not in every torch that archir runs on.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         # Buffers are the same everywhere: statistics of batches are those of whole batches.

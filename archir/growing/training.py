@@ -25,7 +25,7 @@ from archir.growing.training_loss import Mixed, training_loss
 from archir.ir.device_memory import attempt, is_out_of_memory
 from archir.ir.running import failing_call
 from archir.scoring.losses import NO_LABEL, Loss, LossFunction, class_axis, labels_of
-from archir.scoring.processes import ALONE, Processes, is_lost, lost
+from archir.scoring.processes import ALONE, Processes, exchanging, is_lost, lost
 from archir.scoring.program import number_of_examples
 from archir.scoring.targets import Targets, map_tensors
 
@@ -127,7 +127,7 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = rate(step)
         optimiser.zero_grad(set_to_none=True)
-        with global_statistics(processes):
+        with exchanging(), global_statistics(processes):
             value: torch.Tensor = on_top(inputs, targets)
         with differentiating(loss, value):
             torch.autograd.backward(scaler.scale(_weighted(value, loss, own, count, processes)))

@@ -144,7 +144,9 @@ def exchanging() -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, ValueError) as error:  # torch has no common class for them
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
         raise lost(error) from error
 
 

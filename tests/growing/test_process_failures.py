@@ -195,7 +195,7 @@ def _apart(processes: Processes) -> None:
     check_same_graph(processes, graph, specs)
 
 
-@pytest.mark.parametrize("when", ["forward", "backward"])
+@pytest.mark.parametrize("when", ["start", "forward", "backward"])
 def test_a_process_that_ends_ends_the_others(workers: ProcessPoolExecutor, tmp_path: Path, when: str) -> None:
     first, second = on_both(workers, tmp_path, _leaving, when)
     assert first.kind == "ProcessError" and "another process of the group has ended" in first.text
@@ -219,6 +219,8 @@ def _leaving(processes: Processes, when: str) -> str:
             outputs = Leave.apply(outputs)  # type: ignore[no-untyped-call]
         return F.cross_entropy(outputs, targets)
 
+    if when == "start" and processes.rank:
+        return "left"
     net, batch = nn.Linear(2, 2), (torch.ones(3, 2), torch.zeros(3, dtype=torch.long))
     optimiser = torch.optim.SGD(net.parameters(), 0.1)
     try:
