@@ -25,7 +25,7 @@ from archir.growing.input_types import input_types
 from archir.growing.lock import lock_run
 from archir.growing.log import Listener, Log
 from archir.growing.options import GrowOptions
-from archir.growing.ranks import all_or_none, check_alike, entered_by_first
+from archir.growing.ranks import all_or_none, check_alike, check_devices, entered_by_first
 from archir.growing.run import Event, RunDirectory, create_run, open_run
 from archir.growing.start import expand
 from archir.growing.trainer import live_module
@@ -162,8 +162,10 @@ def carry_out(
 ) -> Run:
     """Carry out a run whose budget was checked; see `grow_graph` for the arguments and the errors."""
     options.training_loss(found)
-    given, graph = graph.device, moved(graph, find_device(options.device))
-    types, processes = input_types(graph), replace(kept.processes, parts=True)
+    device, processes = find_device(options.device), replace(kept.processes, parts=True)
+    check_devices(processes, device)
+    given, graph = graph.device, moved(graph, device)
+    types = input_types(graph)
     train, validation = train.changed(types), validation.changed(types)
 
     @cache

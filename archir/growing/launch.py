@@ -18,21 +18,28 @@ def launched() -> Iterator[Processes]:
     """Make the process group that `torchrun` has left the environment for, and end it after the block.
 
     There is one process alone where `WORLD_SIZE` is not given or 1. Tensors on the CPU are exchanged by gloo, those on
-    GPUs by NCCL, where each process takes the GPU of its `LOCAL_RANK`.
+    GPUs by NCCL where there is one for each process of a machine (`LOCAL_WORLD_SIZE`), which takes that of its
+    `LOCAL_RANK`.
 
     Raises:
         ProcessError: the processes do not find each other, or the environment is none of `torchrun`.
     """
     size = _number("WORLD_SIZE")
-    if size == 1 or not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+    if size == 1:
         yield ALONE
         return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if not size or missing:
+        raise ProcessError(
+            f"WORLD_SIZE is {size}, and the environment has no {', '.join(missing)}" if size else "WORLD_SIZE is 0",
+            hint="start the processes by torchrun, or unset WORLD_SIZE for one process alone",
+        )
     gpus = torch.cuda.device_count() if dist.is_nccl_available() else 0
-    local = _number("LOCAL_RANK", 0)
-    if local < gpus:
-        torch.cuda.set_device(local)
+    on_gpus = _number("LOCAL_WORLD_SIZE", size) <= gpus
+    if on_gpus:
+        torch.cuda.set_device(_number("LOCAL_RANK", 0))
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if local < gpus else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
     except (RuntimeError, ValueError) as error:
         raise ProcessError(
             f"the {size} processes do not find each other",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import torch
 
 from archir.errors import ArchirError, ProcessError, Told
 from archir.growing.fingerprint import differences
@@ -158,6 +161,30 @@ def check_alike(processes: Processes, decided: Callable[[], Mapping[str, Any]]) 
             why="\n         ".join(found),
             hint="give all the same data, options and model; seed torch before the model is made",
         ) from _told_by_first(processes)
+
+
+def check_devices(processes: Processes, device: torch.device) -> None:
+    """Check that all processes compute on devices of one kind, each on an accelerator of its own.
+
+    Raises:
+        ProcessError: they do not; where each computes is listed, on all of them.
+    """
+    if processes.group is None:
+        return
+    # Its number is that among the GPUs that the process sees, which may be others than another one sees.
+    own = torch.cuda.get_device_properties(device).uuid if device.type == "cuda" else device
+    every = processes.everyones((device.type, socket.gethostname(), str(device), str(own)))
+    kinds = {kind for kind, *_ in every}
+    there = [(host, own) for kind, host, _, own in every if kind != "cpu"]
+    if len(kinds) == 1 and len(set(there)) == len(there):
+        return
+    raise ProcessError(
+        "the processes compute on devices of different kinds"
+        if len(kinds) > 1
+        else f"{len(there)} processes have {len(set(there))} devices",
+        why="\n         ".join(f"process {rank}: {name} of {host}" for rank, (_, host, name, _) in enumerate(every)),
+        hint="start no more processes on a machine than it has GPUs, without a number of the device; or --device cpu",
+    ) from _told_by_first(processes)
 
 
 def check_same_graph(processes: Processes, graph: Graph, specs: Sequence[str]) -> None:

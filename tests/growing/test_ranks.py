@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,6 +15,7 @@ from torch import nn
 from archir.errors import ProcessError
 from archir.growing import parallel
 from archir.growing.parallel import TrainingStep, distributed
+from archir.growing.ranks import check_devices
 from archir.growing.training import train
 from archir.scoring.losses import LOSSES
 from archir.scoring.processes import ALONE, exchanging
@@ -30,6 +33,30 @@ class Two(Pretended):
 
     def everyones(self, value: Any) -> list[Any]:
         return [value, self.given]
+
+
+def _second(kind: str, name: str, own: str, host: str = "") -> Two:
+    return Two(GROUP, count=2, given=(kind, host or socket.gethostname(), name, own))
+
+
+def test_processes_compute_on_devices_of_one_kind_each_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"GPU-{device.index}"))
+    cpu, gpu = torch.device("cpu"), torch.device("cuda:0")
+    for processes, device in (
+        (ALONE, gpu),
+        (_second("cpu", "cpu", "cpu"), cpu),
+        (_second("cuda", "cuda:1", "GPU-1"), gpu),
+        (_second("cuda", "cuda:0", "GPU-1"), gpu),  # where each sees a GPU of its own alone
+        (_second("cuda", "cuda:0", "GPU-0", "elsewhere"), gpu),
+    ):
+        check_devices(processes, device)
+    with pytest.raises(
+        ProcessError, match=r"2 processes have 1 devices\n.*process 0: cuda:0 of .*\n.*cuda:0"
+    ) as caught:
+        check_devices(_second("cuda", "cuda:0", "GPU-0"), gpu)
+    assert "--device cpu" in caught.value.hint
+    with pytest.raises(ProcessError, match=r"devices of different kinds\n.*process 0: cuda:0 .*\n.*process 1: cpu"):
+        check_devices(_second("cpu", "cpu", "cpu"), gpu)
 
 
 @pytest.mark.parametrize("error", [RuntimeError(GONE), dist.DistBackendError("NCCL error")])

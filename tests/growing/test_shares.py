@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from archir.errors import GrowError, ProcessError
@@ -143,11 +144,41 @@ def test_the_environment_says_how_many_processes_there_are(monkeypatch: pytest.M
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(ProcessError, match="WORLD_SIZE is 'two', not a whole number"), launched():
         pass
+    monkeypatch.setenv("WORLD_SIZE", "0")
+    with pytest.raises(ProcessError, match="WORLD_SIZE is 0"), launched():
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ProcessError, match=r"WORLD_SIZE is 2, .* has no MASTER_ADDR, MASTER_PORT\n"), launched():
+        pass
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "none")):
         monkeypatch.setenv(name, value)
     with pytest.raises(ProcessError, match="the 2 processes do not find each other") as failure, launched():
         pass
     assert "process 0, localhost:none" in failure.value.where
+
+
+@pytest.mark.parametrize(("gpus", "on_gpus"), [(0, False), (1, False), (2, True)])
+def test_all_processes_of_a_machine_exchange_by_one_backend(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, on_gpus: bool
+) -> None:
+    """The first has a GPU where there is one; where the second has none it does not matter."""
+    found, taken = list[str](), list[int]()
+
+    def begin(backend: str) -> None:
+        found.append(backend)
+        raise RuntimeError("nobody is there")
+
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(dist, "init_process_group", begin)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    environment = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in {**environment, "RANK": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ProcessError, match="nobody is there"), launched():
+        pass
+    assert (found, taken) == ((["cpu:gloo,cuda:nccl"], [0]) if on_gpus else (["gloo"], []))
 
 
 def test_a_growth_step_needs_labelled_examples_for_every_process() -> None:
