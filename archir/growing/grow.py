@@ -25,6 +25,7 @@ from archir.growing.input_types import input_types
 from archir.growing.lock import lock_run
 from archir.growing.log import Listener, Log
 from archir.growing.options import GrowOptions
+from archir.growing.precision import check_precision
 from archir.growing.ranks import check_alike, entered_by_first
 from archir.growing.run import Event, RunDirectory, create_run, open_run
 from archir.growing.start import expand
@@ -176,6 +177,7 @@ def carry_out(
     check_alike(processes, lambda: {**decided(), "resume": kept.resume})
     check_shares(train, validation, found, options, processes)
     live = live_module(graph, options)
+    check_precision(live, options.precision)
     check_examples(live, found, options.batch_size, {"training": train, "validation": validation})
     learned_on, chosen_on = (checked_when_read(split, found) for split in (train, validation))
     if kept.resume and kept.directory is None:
