@@ -25,7 +25,7 @@ def check_backend(name: str, processes: Processes = ALONE) -> None:
     """
     if name == OFF:
         return
-    if processes.group is not None:
+    if processes.size > 1:
         raise GrowError(f"{processes.size} processes cannot train what is compiled", hint=f'compile = "{OFF}"')
     known = torch.compiler.list_backends(exclude_tags=())
     if name not in known:

@@ -25,6 +25,7 @@ from archir.growing.input_types import input_types
 from archir.growing.lock import lock_run
 from archir.growing.log import Listener, Log
 from archir.growing.options import GrowOptions
+from archir.growing.precision import check_precision
 from archir.growing.ranks import all_or_none, check_alike, check_devices, entered_by_first
 from archir.growing.run import Event, RunDirectory, create_run, open_run
 from archir.growing.start import expand
@@ -179,6 +180,7 @@ def carry_out(
     check_shares(train, validation, found, options, processes)
     live, splits = live_module(graph, options), {"training": train, "validation": validation}
     size, precision = options.batch_size, options.precision
+    check_precision(live, precision)
     all_or_none(processes, lambda: check_examples(live, found, size, splits, precision=precision, processes=processes))
     learned_on, chosen_on = (checked_when_read(split, found) for split in (train, validation))
     if kept.resume and kept.directory is None:

@@ -39,6 +39,22 @@ def half_type_on(device: torch.device, precision: str) -> torch.dtype | None:
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
 
 
+def check_precision(module: nn.Module, precision: str) -> None:
+    """Check that the weights of a module can be trained in a precision.
+
+    Raises:
+        GrowError: it is float16, and a weight has that type already: gradients in it cannot be scaled back.
+    """
+    found = next((n for n, p in module.named_parameters() if p.requires_grad and p.dtype is torch.float16), None)
+    if found is not None and half_type(module, precision) is torch.float16:
+        raise GrowError(
+            "weights in float16 cannot be trained in float16",
+            where=found,
+            why="what is small in their gradients is lost",
+            hint="keep the weights in float32: their outputs are computed in float16 all the same",
+        )
+
+
 def make_scaler(module: nn.Module, precision: str) -> torch.amp.GradScaler:
     """Return what scales the loss so that small gradients are no zeros in float16; it does nothing in other types."""
     return torch.amp.GradScaler(device_of(module).type, enabled=half_type(module, precision) is torch.float16)

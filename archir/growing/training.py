@@ -130,12 +130,16 @@ def train(
         with exchanging(), global_statistics(processes):
             value: torch.Tensor = on_top(inputs, targets)
         with differentiating(loss, value):
-            torch.autograd.backward(scaler.scale(_weighted(value, loss, own, count, processes)))
+            torch.autograd.backward(scaler.scale(_weighted(value, loss, own, count)))
         scaler.unscale_(optimiser)
         found = float(value.detach())
         if processes.group is not None:
             found = processes.total(found * own)[0] / count
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        if processes.size > 1:
+            # Means, as DistributedDataParallel leaves them. A loss that is as many times larger instead would have as
+            # many times less room in float16.
+            torch._foreach_mul_(gradients, processes.size)
         if not gradients:
             raise GrowError(f"the loss {loss.name} depends on none of the weights of the model")
         norm = nn.utils.get_total_norm(gradients)
@@ -189,14 +193,12 @@ def with_loss(
     return distributed(TrainingStep(module, outputs_of, minimised, gathers), processes)
 
 
-def _weighted(value: torch.Tensor, loss: Loss, own: int, count: int, processes: Processes) -> torch.Tensor:
-    """Return the loss of a part such that the gradient of its mean over the processes is that of the whole batch.
+def _weighted(value: torch.Tensor, loss: Loss, own: int, count: int) -> torch.Tensor:
+    """Return the loss of a part such that its gradients, summed over the processes, are those of the whole batch.
 
     A coupled loss is that of the whole batch already, differentiated through the outputs of a part.
     """
-    if processes.group is None:
-        return value
-    return value * (processes.size * (1.0 if loss.coupled else own / count))
+    return value if loss.coupled or own == count else value * (own / count)
 
 
 def outputs_in(

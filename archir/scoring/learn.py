@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +119,7 @@ class Learner:
         if self._optimiser is None:
             return 0.0
         (bound,) = bind_batches(self._objective.program, [batch])
-        return self._step(self._optimiser, bound)
+        return self._step(self._optimiser, bound, lambda: self._in_parts(bound))
 
     def steps(self, batch: AnyBatch, count: int) -> list[float]:
         """Take several steps on one batch, which is held whole if it can be, and return what `step` does of each.
@@ -132,8 +132,22 @@ class Learner:
         if self._optimiser is None:
             return [0.0] * count
         (bound,) = bind_batches(self._objective.program, [batch])
-        found = attempt(lambda: self._differentiated(bound))
-        return [self._step(self._optimiser, bound, None if found is None else found[0]) for _ in range(count)]
+        state = self._generator.get_state()
+        held = list(attempt(lambda: self._differentiated(bound)) or ())
+
+        def added() -> float:
+            done = attempt(lambda: self._added(held[0])) if held else None
+            if done is None:  # what there was no room for is made anew for every step, in parts, and drawn as it was
+                held.clear()
+                self._generator.set_state(state)
+                return self._in_parts(bound)
+            return done[0]
+
+        return [self._step(self._optimiser, bound, added) for _ in range(count)]
+
+    def _in_parts(self, batch: BoundBatch) -> float:
+        """Do what `_accumulate` does for a batch, in parts if need be."""
+        return sum(self._parts.each([batch], lambda part: self._added(self._differentiated(part))), 0.0)
 
     def _differentiated(self, batch: BoundBatch) -> _Differentiated:
         evaluation = self._program(batch.inputs)
@@ -142,14 +156,10 @@ class Learner:
         first, second = backward(self._objective, evaluation, batch.targets, list(vectors))
         return _Differentiated(evaluation.values, first, list(second), batch.examples)
 
-    def _step(self, optimiser: torch.optim.Optimizer, batch: BoundBatch, held: _Differentiated | None = None) -> float:
-        """Take one step on a batch, in parts if need be, or on what it has given before if that is held."""
+    def _step(self, optimiser: torch.optim.Optimizer, batch: BoundBatch, added: Callable[[], float]) -> float:
+        """Take one step on a batch, once the gradients of θ on it have been added up."""
         optimiser.zero_grad()
-        found = None if held is None else attempt(lambda: self._added(held))
-        if found is None:
-            parts = self._parts.each([batch], lambda part: self._added(self._differentiated(part)))
-            found = (sum(parts, 0.0),)
-        total = self._share(found[0], batch.examples)
+        total = self._share(added(), batch.examples)
         progress = self._taken / max(self._options.steps, 1)
         for group, rate in zip(optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -14,11 +14,13 @@ from torch import nn
 
 from archir.errors import GrowError
 from archir.growing.batches import Batches
+from archir.growing.compiled import check_backend
 from archir.growing.examples import Examples
 from archir.growing.trainer import Trainer, live_module
 from archir.ir.graph import Graph
 from archir.scoring.losses import find_loss
 from frontends.pytorch import trace
+from tests.growing.process_groups import Pretended
 from tests.growing.small_run import OPTIONS, data, grow
 
 SHORT = replace(OPTIONS, steps=16, growth_steps=2, learn_steps=3, checkpoint_every=5, evaluate_every=4)
@@ -97,6 +99,13 @@ def test_a_backend_that_is_not_there_is_refused_before_anything_is_written(seed_
     with pytest.raises(GrowError, match=r"no backend 'inducto'.*\n.*inductor"):
         grow(seed_graph, options=replace(SHORT, compile="inducto"), directory=tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_do_not_compile() -> None:
+    with pytest.raises(GrowError, match=r"2 processes cannot train what is compiled\n.*compile = \"off\""):
+        check_backend("aot_eager", Pretended(count=2))
+    for name, count in (("aot_eager", 1), ("off", 2)):
+        check_backend(name, Pretended(count=count))
 
 
 def test_channels_come_last_in_training_and_not_in_checkpoints(seed_graph: Graph, tmp_path: Path) -> None:

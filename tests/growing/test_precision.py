@@ -17,7 +17,7 @@ from archir.growing.batches import Batches
 from archir.growing.examples import Examples
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
-from archir.growing.precision import LEAST, make_scaler, restore_scaler, scaler_tensors
+from archir.growing.precision import LEAST, check_precision, make_scaler, restore_scaler, scaler_tensors
 from archir.growing.trainer import Trainer
 from archir.growing.training import Training, train
 from archir.ir.graph import Graph
@@ -117,6 +117,16 @@ def test_a_loss_that_is_not_finite_is_a_divergence() -> None:
 
     with pytest.raises(DivergenceError, match="the loss is"):
         _trained(_net(), "float16", minimised=infinite)
+
+
+def test_weights_in_float16_are_not_trained_with_a_scale() -> None:
+    module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1).half())
+    with pytest.raises(GrowError, match=r"weights in float16 cannot be trained in float16\n.*1\.weight"):
+        check_precision(module, "float16")
+    check_precision(module, "bfloat16")
+    check_precision(_net(), "float16")
+    module[1].requires_grad_(False)
+    check_precision(module, "float16")
 
 
 def test_the_scale_is_in_the_checkpoint(seed_graph: Graph) -> None:

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import archir
-from archir.growing.batches import Augmentation
+from archir.growing.batches import Augmentation, Batches, stream
 from archir.growing.controls import train_controls
 from archir.growing.data import Dataset
+from archir.growing.examples import Examples
 from archir.growing.global_statistics import global_statistics
 from archir.growing.input_types import input_types
 from archir.growing.run import create_run, open_run
@@ -212,3 +213,29 @@ def _normalised(processes: Processes) -> dict[str, Any]:
         "running_var": norm.running_var,
         "half": half,
     }
+
+
+def test_a_scaled_loss_has_as_much_room_in_two_processes(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
+    """What is beyond float16 in one process is so in two, and nothing else: steps that are left out are the same."""
+    wanted = _scaled(ALONE)
+    first, second = on_both(workers, tmp_path, _scaled)
+    assert first == second == wanted and 0 < wanted[0] < 12
+
+
+def _scaled(processes: Processes) -> tuple[int, float]:
+    """Train in float16 from a scale that is too large; return the steps left out, and the scale at the end."""
+    torch.manual_seed(0)
+    module = nn.Linear(4, 1)
+    generator = torch.Generator().manual_seed(1)
+    examples = Examples(torch.randn(8, 4, generator=generator), torch.randn(8, 1, generator=generator))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+    done = train(
+        module,
+        stream(Batches(examples, 8, processes=processes), count=12),
+        LOSSES["mse"],
+        torch.optim.SGD(module.parameters(), lr=1e-3),
+        precision="float16",
+        scaler=scaler,
+        processes=processes,
+    )
+    return done.overflowed, scaler.get_scale()
