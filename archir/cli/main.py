@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from archir.cli import graph_commands, run_commands
 from archir.cli.console import print_error
+from archir.cli.lazy import LazyModule
 from archir.errors import ArchirError, FileError, Told
-from archir.ir.device_memory import is_out_of_memory
+
+if TYPE_CHECKING:
+    import archir.ir.device_memory as device_memory
+else:
+    device_memory = LazyModule("archir.ir.device_memory")
 
 
 class Commands(TyperGroup):
@@ -39,7 +44,7 @@ def _told(error: Exception) -> ArchirError | None:
         return FileError(error.strerror or str(error), where=str(error.filename or ""))
     if isinstance(error, RecursionError):
         return ArchirError("this is nested too deep", hint="see where by archir --traceback")
-    if is_out_of_memory(error):
+    if device_memory.is_out_of_memory(error):
         return ArchirError("there is not enough memory", why=str(error), hint="give it less at once")
     return None
 
