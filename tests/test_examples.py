@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -47,24 +48,15 @@ def test_every_convolution_has_a_width_that_is_free(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_run_of_the_configuration_contracts_the_network(name: str, tmp_path: Path) -> None:
-    _noise(tmp_path)
-    (tmp_path / f"{name}.py").write_text((EXAMPLES / f"{name}.py").read_text())
-    text = (EXAMPLES / f"{name}.toml").read_text()
     budget = {"cifar10_vgg19": 1_200_000, "cifar10_mobilenet": 820_000}[name]
-    for old, new in (
-        ('output = "../runs/', 'output = "'),
-        ("part = 0.125", "part = 0.0625"),
-        (f"parameters = {budget:_}", "parameters = 100_000"),
-        ("validation = 0.1", "validation = 0.4"),
-        ("steps = 40_000", "steps = 4\nprecision = 'float32'"),
-        ("batch_size = 128", "batch_size = 8"),
-        ("score_examples = 2000", "score_examples = 8\ngrowth_steps = 1\nrecalibrate_batches = 1"),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    (tmp_path / f"{name}.toml").write_text(text)
-    done = archir("grow", tmp_path / f"{name}.toml", "--data", _data(tmp_path), "--quiet")
-    assert done.code == 0, done
+    changes = {
+        "part = 0.125": "part = 0.0625",
+        f"parameters = {budget:_}": "parameters = 100_000",
+        "steps = 40_000": "steps = 4",
+        "batch_size = 128": "batch_size = 8",
+        "score_examples = 2000": "score_examples = 8\ngrowth_steps = 1\nrecalibrate_batches = 1",
+    }
+    _run_shortly(name, changes, tmp_path)
     events = open_run(tmp_path / name).history()
     (scored,) = (e for e in events if e["event"] == "scored")
     (grown,) = (e for e in events if e["event"] == "grown")
@@ -75,24 +67,15 @@ def test_a_short_run_of_the_configuration_contracts_the_network(name: str, tmp_p
 
 @pytest.mark.slow
 def test_a_short_run_of_the_resnet_doubles_it_by_splits(tmp_path: Path) -> None:
-    _noise(tmp_path)
-    (tmp_path / "resnet18.py").write_text((EXAMPLES / "resnet18.py").read_text())
-    text = (EXAMPLES / "resnet18.toml").read_text()
-    for old, new in (
-        ('output = "../runs/', 'output = "'),
-        ("part = 0.25", "part = 0.0625"),
-        ("parameters = 11_173_962", "parameters = 90_000"),
-        ("validation = 0.1", "validation = 0.4"),
-        ("steps = 300", "steps = 10\nprecision = 'float32'"),
-        ("batch_size = 32", "batch_size = 8"),
-        ("growth_steps = 4", "growth_steps = 1\nrecalibrate_batches = 1"),
-        ("score_examples = 256", "score_examples = 8"),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    (tmp_path / "resnet18.toml").write_text(text)
-    done = archir("grow", tmp_path / "resnet18.toml", "--data", _data(tmp_path), "--quiet")
-    assert done.code == 0, done
+    changes = {
+        "part = 0.25": "part = 0.0625",
+        "parameters = 11_173_962": "parameters = 90_000",
+        "steps = 300": "steps = 10",
+        "batch_size = 32": "batch_size = 8",
+        "growth_steps = 4": "growth_steps = 1\nrecalibrate_batches = 1",
+        "score_examples = 256": "score_examples = 8",
+    }
+    _run_shortly("resnet18", changes, tmp_path)
     events = open_run(tmp_path / "resnet18").history()
     (scored,) = (e for e in events if e["event"] == "scored")
     assert scored["kind"] == "growth" and scored["budget"] == {"parameters": 90_000}
@@ -102,14 +85,24 @@ def test_a_short_run_of_the_resnet_doubles_it_by_splits(tmp_path: Path) -> None:
     assert all(spec.startswith("split{") for spec in grown["specs"])
 
 
-def _noise(folder: Path) -> None:
-    """Write images of noise with labels, as many of each class."""
+def _run_shortly(name: str, changes: Mapping[str, str], folder: Path) -> None:
+    """Run a configuration in a folder on images of noise, with some of its text changed."""
     noise = np.random.default_rng(0)
     for split in ("train", "test"):
         images = noise.integers(256, size=(40, 32, 32, 3), dtype=np.uint8)
         np.savez(folder / f"cifar10_{split}.npz", x=images, y=np.arange(40) % 10)
-
-
-def _data(folder: Path) -> str:
-    """Return the data as the comment of the configuration tells to give them."""
-    return f"train={folder / 'cifar10_train.npz'}, test={folder / 'cifar10_test.npz'}"
+    (folder / f"{name}.py").write_text((EXAMPLES / f"{name}.py").read_text())
+    text = (EXAMPLES / f"{name}.toml").read_text()
+    alike = {
+        'output = "../runs/': 'output = "',
+        "validation = 0.1": "validation = 0.4",
+        "[training]": "[training]\nprecision = 'float32'",
+    }
+    for old, new in {**alike, **changes}.items():
+        assert old in text
+        text = text.replace(old, new)
+    (folder / f"{name}.toml").write_text(text)
+    # As the comment of the configuration tells to give them.
+    data = f"train={folder / 'cifar10_train.npz'}, test={folder / 'cifar10_test.npz'}"
+    done = archir("grow", folder / f"{name}.toml", "--data", data, "--quiet")
+    assert done.code == 0, done

@@ -243,8 +243,8 @@ class Engine:
         few = stream(batches, state.step, stop - state.step)
         done = trainer.train(few, self.loss, first_step=state.step)
         self.recovery.check(done, stop)
-        skipped = {name: n for name in ("skipped", "overflowed") if (n := getattr(done, name))}
-        self.log("train", step=stop, loss=done.loss, rate=trainer.rate(stop - 1), examples=done.examples, **skipped)
+        left_out = {name: n for name in ("skipped", "overflowed") if (n := getattr(done, name))}
+        self.log("train", step=stop, loss=done.loss, rate=trainer.rate(stop - 1), examples=done.examples, **left_out)
         if options.evaluate_every and (stop % options.evaluate_every == 0 or stop == options.steps):
             self._evaluate(trainer, stop, "train")
         spent = training_flops(trainer.graph(), done.examples)

@@ -65,7 +65,8 @@ class Training:
             `cross_entropy`.
         precision: `bfloat16` to compute the outputs of training steps in it where that is safe, weights and all else
             in float32; `float16` likewise, the loss scaled up, and steps left out in which that was too far;
-            `float32`; or `auto`, bfloat16 on CUDA. Candidates are scored, and networks evaluated, in float32.
+            `float32`; or `auto`, bfloat16 on CUDA. Candidates are scored, and networks evaluated, in the type of the
+            weights.
         device: where all of the run computes: `auto`, an accelerator if there is one, or `cpu`, `cuda`, `cuda:1` and
             the like. What is kept is on the CPU, and a run may go on on another device.
         channels_last: keep the kernels of images with their channels last in training, where GPUs are faster in half

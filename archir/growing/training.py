@@ -136,12 +136,12 @@ def train(
         if processes.group is not None:
             found = processes.total(found * own)[0] / count
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        if processes.size > 1:
-            # Means, as DistributedDataParallel leaves them. A loss that is as many times larger instead would have as
-            # many times less room in float16.
-            torch._foreach_mul_(gradients, processes.size)
         if not gradients:
             raise GrowError(f"the loss {loss.name} depends on none of the weights of the model")
+        # Means, as DistributedDataParallel leaves them. A loss that is as many times larger instead would have as many
+        # times less room in float16.
+        for gradient in gradients if processes.size > 1 else ():
+            gradient *= processes.size
         norm = nn.utils.get_total_norm(gradients)
         finite = bool(torch.isfinite(norm))
         if not math.isfinite(found) or not (finite or overflows(scaler, gradients)):

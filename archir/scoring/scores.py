@@ -254,7 +254,7 @@ class Scores:
         others = [s for s in self._unknown if s.predicted is not None] if self.refined and above else []
         pool = self._pool(model, others)
         found = choose_within(pool, budget, k=k, price=price)
-        found = take_spare_room(pool, budget, found) if fill and not above else found
+        found = take_spare_room(pool, budget, found, k=k) if fill and not above else found
         every = (*self.choice, *others)
         return Selection(
             path=tuple(every[c] for c in found.path),

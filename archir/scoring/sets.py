@@ -142,7 +142,7 @@ class CandidateSet:
         if not any(m.theta for m in self.members):
             return self
         options = self.options if options is None else options
-        bound = bind_batches(self.objective.program, batches, most=max(-(-options.steps // repeats), SCALED_ON))
+        bound = bind_batches(self.objective.program, batches, most=max(options.steps, SCALED_ON))
         start = self.scaled(self._scale(bound[:SCALED_ON]))
         found = learn(
             self._streamed(bound),

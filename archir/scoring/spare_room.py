@@ -12,7 +12,7 @@ from archir.scoring.combination import Combination
 from archir.scoring.selection import Choice, Ended, Pool
 
 
-def take_spare_room(pool: Pool, budget: Budget, found: Choice) -> Choice:
+def take_spare_room(pool: Pool, budget: Budget, found: Choice, *, k: int | None = None) -> Choice:
     """Return a choice that ended since nothing that was left lowers the loss, with more candidates while there is room.
 
     These are such as have θ, and cost something: at θ = 0 they change nothing, and a set that learns its θ together
@@ -23,6 +23,7 @@ def take_spare_room(pool: Pool, budget: Budget, found: Choice) -> Choice:
         pool: what the choice was made from.
         budget: the limits.
         found: the choice.
+        k: most members, those of the choice included.
 
     Source: ours.
     """
@@ -35,9 +36,12 @@ def take_spare_room(pool: Pool, budget: Budget, found: Choice) -> Choice:
     usable = learns & (shares > 0)
     usable[list(found.path)] = False
     order = (rises / shares.clamp(min=1e-30)).argsort(stable=True)
-    combination, path, costs = Combination(pool.graph).plus(*(pool.candidates[c] for c in found.path)), [], found.cost
+    path, costs = list[int](), found.cost
+    combination = Combination(pool.graph).plus(*(pool.candidates[c] for c in found.path))
     assert combination is not None, "it was applied before"
     for number in order[usable[order]].tolist():
+        if k is not None and len(found.path) + len(path) >= k:
+            break
         more = combination.plus(pool.candidates[number])
         if more is not None and budget.allows(price := more.cost()):
             combination, costs = more, price

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from archir.errors import GrowError, ProcessError
 from archir.growing import start
@@ -19,12 +19,13 @@ from archir.growing.examples import Examples, Split
 from archir.growing.launch import launched
 from archir.growing.options import GrowOptions
 from archir.growing.streamed import Streamed
+from archir.growing.training import train
 from archir.growing.training_loss import Mixed
 from archir.scoring import batches as batches_module
 from archir.scoring import stream as stream_module
 from archir.scoring.batches import bind_batches, in_parts
 from archir.scoring.budget import Budget
-from archir.scoring.losses import LOSSES, NO_LABEL
+from archir.scoring.losses import LOSSES, NO_LABEL, find_loss
 from archir.scoring.objective import Curvature, make_objective
 from archir.scoring.processes import ALONE, Around, Processes
 from archir.scoring.targets import tensors_of
@@ -207,3 +208,15 @@ def test_a_process_needs_memory_for_its_part_of_a_batch(monkeypatch: pytest.Monk
             processes=processes,
         )
     assert asked == [32, 11, 3]
+
+
+def test_a_loss_that_depends_on_no_weight_is_told_of_by_several_processes_too() -> None:
+    module, examples = nn.Linear(3, 2), Examples(torch.randn(4, 3), torch.randn(4, 2))
+    loss = find_loss(_of_its_own)
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
+    with pytest.raises(GrowError, match="the loss _of_its_own depends on none of the weights"):
+        train(module, Batches(examples, 4), loss, optimiser, processes=Pretended(count=2))
+
+
+def _of_its_own(outputs: Tensor, targets: Tensor) -> Tensor:
+    return torch.ones(len(outputs), requires_grad=True) * 2

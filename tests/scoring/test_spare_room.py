@@ -64,6 +64,13 @@ def test_those_come_first_that_do_the_least_harm_for_what_they_take() -> None:
     assert harm[first.spec] == min(harm.values())
 
 
+def test_no_more_members_are_taken_than_a_set_may_have() -> None:
+    best = scores().select(room(1.9))
+    for more in (0, 1, 2):
+        found = scores().select(room(1.9), k=len(best.path) + more, fill=True)
+        assert (len(found.path), found.spare) == (len(best.path) + more, more)
+
+
 def test_what_frees_room_or_goes_with_nothing_that_was_chosen_does_not_take_it() -> None:
     both = scores(prunes=True)
     best, filled = both.select(room(1.8)), both.select(room(1.8), fill=True)
