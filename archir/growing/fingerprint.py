@@ -118,7 +118,7 @@ def _examples(split: Split, name: str) -> dict[str, Any]:
         _add(inputs, dict(tensors_of(seen.inputs, "inputs")))
         _add(targets, dict(tensors_of(seen.targets)))
     return {
-        f"{name}.examples": len(split),
+        f"{name}.examples": split.count,
         f"{name}.inputs": inputs.hexdigest(),
         f"{name}.targets": targets.hexdigest(),
     }

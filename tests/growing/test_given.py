@@ -21,9 +21,9 @@ from torch.utils.data import (
     Subset,
     SubsetRandomSampler,
     TensorDataset,
-    WeightedRandomSampler,
     default_collate,
 )
+from transformers.utils.generic import ModelOutput
 
 import archir
 from archir.errors import ArchirError, CaptureError, FileError, GrowError, ScoreError
@@ -35,6 +35,7 @@ from archir.growing.input_types import input_types
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.growing.streamed import Streamed
+from archir.ir.seeds import derived_seed
 from tests.growing.data_files import inputs_of, targets_of
 from tests.growing.made_datasets import Columns, Made
 
@@ -276,20 +277,30 @@ class _Stream(IterableDataset[Any]):
         yield from zip(X, Y, strict=True)
 
 
-class _Few(SequentialSampler):
-    def __iter__(self) -> Iterator[int]:
-        return iter([0, 1])
+class _Batched(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        yield from _batches(5)
 
 
-class _Same(SubsetRandomSampler):
-    def __iter__(self) -> Iterator[int]:
-        return iter([0, 0])
+class _Loader:
+    """Gives batches as loaders of other packages do: with a length, and as outputs of models."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[Any]:
+        for inputs, labels in _batches(8):
+            yield ModelOutput(x=torch.from_numpy(inputs), labels=torch.from_numpy(labels))  # type: ignore[no-untyped-call]
 
 
-class _Scaling(DataLoader[Any]):
+class _InOrder(SequentialSampler):
+    pass
+
+
+class _Twice(DataLoader[Any]):
     def __iter__(self) -> Any:
         for inputs, targets in super().__iter__():
-            yield inputs / 255, targets
+            yield inputs * 2, targets
 
 
 class _Unmeasured(Dataset[Any]):
@@ -305,6 +316,78 @@ class _Endless(Dataset[Any]):
         return 1.0, 2
 
 
+def _batches(size: int) -> Iterator[Any]:
+    for first in range(0, COUNT, size):
+        yield X[first : first + size], Y[first : first + size]
+
+
+def _halves() -> TensorDataset:
+    return TensorDataset(torch.from_numpy(X / 2), torch.from_numpy(Y))
+
+
+ITERATED: dict[str, Callable[[], Any]] = {
+    "a function that makes a generator": lambda: lambda: _batches(7),
+    "one of batches that are larger": lambda: lambda: _batches(11),
+    "one that returns a list": lambda: lambda: [{"features": x.tolist(), "label": y.tolist()} for x, y in _batches(8)],
+    "a class": lambda: _Loader,
+    "an object": _Loader,
+    "examples one by one": _Stream,
+    "a loader of these": lambda: DataLoader(_Stream(), 5),
+    "a loader of batches": lambda: DataLoader(_Batched(), batch_size=None),
+    "a loader with a worker": lambda: DataLoader(_Batched(), batch_size=None, num_workers=1),
+    "a loader with a sampler": lambda: DataLoader(ROWS, 5, sampler=_InOrder(ROWS)),
+    "a loader of a part in order": lambda: DataLoader(ConcatTwice(), 5, sampler=SequentialSampler(range(COUNT))),
+    "a loader with batches of its own": lambda: DataLoader(ROWS, batch_sampler=[list(range(9)), list(range(9, COUNT))]),
+    "a loader that changes them": lambda: _Twice(_halves(), 6),
+    "a loader whose workers are prepared": lambda: DataLoader(
+        ROWS, 5, sampler=_InOrder(ROWS), num_workers=1, worker_init_fn=_as_it_is, timeout=30
+    ),
+}
+
+
+def _as_it_is(worker: int) -> None:
+    assert worker == 0
+
+
+@pytest.fixture(scope="module")
+def in_order() -> list[torch.Tensor]:
+    """Return the weights after one pass in the order of the examples."""
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(derived_seed(OPTIONS.seed, 0)))
+    places = order.argsort()
+    run = _grow(Examples(torch.from_numpy(X).float()[places], torch.from_numpy(Y)[places]))
+    return list(run.graph.tensors.values())
+
+
+@pytest.mark.parametrize("kind", ITERATED)
+def test_what_is_iterated_makes_the_same_run(kind: str, in_order: list[torch.Tensor]) -> None:
+    """As examples in memory that are trained on in that order."""
+    run = _grow(ITERATED[kind]())
+    assert all(map(torch.equal, run.graph.tensors.values(), in_order))
+
+
+def test_a_network_grows_on_what_is_iterated() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    options = GrowOptions(
+        steps=8, growth_steps=2, batch_size=8, learn_steps=3, score_examples=10, recalibrate_batches=2
+    )
+    run = archir.grow(model, train=_Stream(), validation=lambda: _batches(5), budget=60, options=options)
+    assert run.graph.parameter_count <= 60 and {"scored", "rate", "finished"} <= {e["event"] for e in run.history}
+    half = archir.Budget(parameters=0.7)
+    shrunk = archir.compress(run.graph, train=_Loader(), validation=_Stream(), budget=half, options=options)
+    assert shrunk.graph.parameter_count <= 0.7 * run.graph.parameter_count
+
+
+def test_the_loader_says_how_many_processes_iterate() -> None:
+    loader: DataLoader[Any] = DataLoader(_Stream(), 5, num_workers=2)
+    for workers in (None, 2):
+        split = split_of(loader, "mine", workers=workers)
+        assert split_of(split, "mine", workers=workers) is split
+    for given in (loader, split_of(loader, "mine"), _Loader()):
+        with pytest.raises(GrowError, match=r"mine can only be iterated, which 1 processes are to do\n.*by [02]\n"):
+            split_of(given, "mine", workers=1)
+
+
 def _twice(name: str) -> Any:
     return {name: X, "label": Y, "labels": Y}
 
@@ -312,9 +395,9 @@ def _twice(name: str) -> Any:
 @pytest.mark.parametrize(
     ("given", "error", "named"),
     [
-        (_Stream(), GrowError, "the training data are no examples with targets\n.*a _Stream can only be read from its"),
-        (DataLoader(_Stream()), GrowError, "a _Stream can only be read from its beginning(.|\n)*give a pair"),
-        (zip(X, Y, strict=True), GrowError, "a zip can only be read from its beginning"),
+        (zip(X, Y, strict=True), GrowError, "a zip can be iterated only once: give the function that makes it"),
+        (_batches(8), GrowError, "the training data are no examples(.|\n)*a generator can be iterated only once"),
+        (lambda: zip(X, Y, strict=True), FileError, "one number, not one for each example of a batch"),
         (_Endless(), GrowError, r"a _Endless has no length\n.*a data set with a length"),
         (DataLoader(_Endless()), GrowError, r"a _Endless has no length\n.*a data set with a length"),
         (torch.ones(3), GrowError, "are no examples with targets\n.*they are a Tensor"),
@@ -329,25 +412,9 @@ def _twice(name: str) -> Any:
         ((X[:0], Y[:0]), FileError, "there are no examples"),
         (([[1.0], [1.0, 2.0]], [0, 1]), FileError, "inputs of the training data is no array of numbers"),
         ((X, Y.astype(str)), FileError, "targets of the training data is no array of numbers"),
-        (DataLoader(ROWS, batch_size=None), GrowError, "draws its examples in its own way\n.*it makes no batches"),
-        (DataLoader(ROWS, sampler=WeightedRandomSampler([1.0] * COUNT, 5)), GrowError, "that of a WeightedRandom"),
-        (DataLoader(ROWS, sampler=RandomSampler(ROWS, replacement=True)), GrowError, "that of a RandomSampler"),
-        (DataLoader(ROWS, sampler=RandomSampler(ROWS, num_samples=3)), GrowError, "that of a RandomSampler"),
-        (DataLoader(ROWS, sampler=SequentialSampler(range(10))), GrowError, "that of a SequentialSampler"),
-        (DataLoader(ROWS, sampler=_Few(ROWS)), GrowError, "that of a _Few"),
-        (DataLoader(ROWS, sampler=_Same([1, 2])), GrowError, "that of a _Same"),
-        (
-            DataLoader(ROWS, batch_sampler=BatchSampler(WeightedRandomSampler([1.0] * COUNT, 5), 4, False)),
-            GrowError,
-            "that of a WeightedRandomSampler",
-        ),
-        (_Scaling(ROWS), GrowError, "in its own way\n.*a _Scaling has an __iter__ of its own"),
-        (DataLoader(ROWS, num_workers=1, worker_init_fn=print), GrowError, "with worker_init_fn, which(.|\n)*first"),
-        (DataLoader(ROWS, num_workers=1, timeout=3), GrowError, "with timeout, which"),
-        (DataLoader(ROWS, num_workers=1, multiprocessing_context="fork"), GrowError, "with multiprocessing_context, w"),
+        (DataLoader(ROWS, batch_size=None), FileError, "let a DataLoader make them of examples, with a batch_size"),
         (DataLoader(ROWS, sampler=SubsetRandomSampler(["a", "b"])), GrowError, "draws from no numbers"),  # type: ignore[list-item]
         (_Unmeasured(), GrowError, "have no length\n.*NotImplementedError: not counted"),
-        (DataLoader(ROWS, batch_sampler=[[0, 1]]), GrowError, "that of a list\n.*a Subset of it"),
     ],
 )
 def test_what_makes_no_split_is_told(given: Any, error: type[ArchirError], named: str) -> None:
