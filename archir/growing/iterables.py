@@ -46,8 +46,10 @@ class Reiterable:
     _last: list[Any] = field(default_factory=list, repr=False)
 
     @cached_property
-    def first(self) -> Examples:
-        """The first examples of the first pass, `LOOKED_AT` of them if there are as many.
+    def first(self) -> tuple[Examples, tuple[int, ...]]:
+        """The first examples of the first pass, and the sizes of the batches that they come in.
+
+        They are `LOOKED_AT` if there are as many.
 
         Raises:
             FileError: there are none, or they are no batches, hold no numbers, or differ in shape.
@@ -60,7 +62,7 @@ class Reiterable:
             found += len(batch)
             if found >= LOOKED_AT:
                 break
-        return joined(parts).take(slice(LOOKED_AT))
+        return joined(parts).take(slice(LOOKED_AT)), tuple(map(len, parts))
 
     def begin(self, number: int, seed: int, skipped: int = 0) -> Iterator[Examples]:
         """Yield the batches of a pass; examples that come one by one are made batches of a few.

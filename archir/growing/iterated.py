@@ -137,7 +137,7 @@ class Iterated(Split):
             GrowError: code of the user's that gives them fails.
             ScoreError: a batch is neither a pair nor a mapping with targets.
         """
-        return replace(self._changed(self.source.first), where=self.where)
+        return replace(self._changed(self.source.first[0]), where=self.where)
 
     def take(self, examples: torch.Tensor | slice) -> Examples:
         """Return some of the first pass, counted from its beginning, in memory; those before them are read, too.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +15,23 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
-    IterableDataset,
     RandomSampler,
-    SequentialSampler,
     Subset,
     SubsetRandomSampler,
-    TensorDataset,
     default_collate,
 )
-from transformers.utils.generic import ModelOutput
 
 import archir
 from archir.errors import ArchirError, CaptureError, FileError, GrowError, ScoreError
 from archir.growing.batches import Batches
 from archir.growing.examples import Examples, Split
 from archir.growing.given import split_of
-from archir.growing.grow import Run
 from archir.growing.input_types import input_types
-from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.growing.streamed import Streamed
-from archir.ir.seeds import derived_seed
 from tests.growing.data_files import inputs_of, targets_of
+from tests.growing.given_rows import COUNT, OPTIONS, ROWS, ConcatTwice, X, Y, batches, grow
 from tests.growing.made_datasets import Columns, Made
-
-COUNT = 24
-OPTIONS = GrowOptions(
-    steps=3, growth_steps=0, batch_size=8, evaluate_every=0, optimiser=OptimiserOptions("sgd", rate=0.1)
-)
-
-_drawn = np.random.default_rng(0)
-X, Y = _drawn.normal(size=(COUNT, 4)), _drawn.integers(0, 3, COUNT)
-ROWS = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
 
 
 def _mapped(folder: Path) -> Any:
@@ -82,29 +67,13 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-class ConcatTwice(Dataset[Any]):
-    """The rows, and the same again with other labels."""
-
-    def __len__(self) -> int:
-        return 2 * COUNT
-
-    def __getitem__(self, number: int) -> Any:
-        return X[number % COUNT], Y[number] if number < COUNT else 0
-
-
 def _some() -> SubsetRandomSampler:
     return SubsetRandomSampler(list(reversed(range(COUNT))))
 
 
-def _grow(given: Any, dtype: torch.dtype = torch.float32) -> Run:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).to(dtype)
-    return archir.grow(model, train=given, validation=given, budget=200, options=OPTIONS)
-
-
 @pytest.fixture(scope="module")
 def wanted() -> list[torch.Tensor]:
-    run = _grow(Examples(torch.from_numpy(X).float(), torch.from_numpy(Y)))
+    run = grow(Examples(torch.from_numpy(X).float(), torch.from_numpy(Y)))
     return list(run.graph.tensors.values())
 
 
@@ -113,7 +82,7 @@ def test_every_kind_of_the_same_examples_makes_the_same_run(
     kind: str, wanted: list[torch.Tensor], tmp_path: Path
 ) -> None:
     """Those in memory and those that are read one by one."""
-    run = _grow(KINDS[kind](tmp_path))
+    run = grow(KINDS[kind](tmp_path))
     assert all(map(torch.equal, run.graph.tensors.values(), wanted))
 
 
@@ -130,7 +99,7 @@ def test_compression_takes_them_too() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_element_types_follow_the_model(dtype: torch.dtype) -> None:
     given = (X.astype(np.float32), Y.astype(np.uint8))
-    run = _grow(given, dtype)
+    run = grow(given, dtype)
     assert all(t.dtype == dtype and bool(t.isfinite().all()) for t in run.graph.tensors.values())
     types = input_types(run.graph)
     found = types(Examples(torch.arange(8).reshape(2, 4), torch.ones(2, dtype=torch.bool)))
@@ -272,37 +241,6 @@ def test_a_loader_says_how_many_processes_read() -> None:
     assert isinstance(split, Streamed) and split.workers == 3
 
 
-class _Stream(IterableDataset[Any]):
-    def __iter__(self) -> Iterator[Any]:
-        yield from zip(X, Y, strict=True)
-
-
-class _Batched(IterableDataset[Any]):
-    def __iter__(self) -> Iterator[Any]:
-        yield from _batches(5)
-
-
-class _Loader:
-    """Gives batches as loaders of other packages do: with a length, and as outputs of models."""
-
-    def __len__(self) -> int:
-        return 3
-
-    def __iter__(self) -> Iterator[Any]:
-        for inputs, labels in _batches(8):
-            yield ModelOutput(x=torch.from_numpy(inputs), labels=torch.from_numpy(labels))  # type: ignore[no-untyped-call]
-
-
-class _InOrder(SequentialSampler):
-    pass
-
-
-class _Twice(DataLoader[Any]):
-    def __iter__(self) -> Any:
-        for inputs, targets in super().__iter__():
-            yield inputs * 2, targets
-
-
 class _Unmeasured(Dataset[Any]):
     def __len__(self) -> int:
         raise NotImplementedError("not counted")
@@ -316,78 +254,6 @@ class _Endless(Dataset[Any]):
         return 1.0, 2
 
 
-def _batches(size: int) -> Iterator[Any]:
-    for first in range(0, COUNT, size):
-        yield X[first : first + size], Y[first : first + size]
-
-
-def _halves() -> TensorDataset:
-    return TensorDataset(torch.from_numpy(X / 2), torch.from_numpy(Y))
-
-
-ITERATED: dict[str, Callable[[], Any]] = {
-    "a function that makes a generator": lambda: lambda: _batches(7),
-    "one of batches that are larger": lambda: lambda: _batches(11),
-    "one that returns a list": lambda: lambda: [{"features": x.tolist(), "label": y.tolist()} for x, y in _batches(8)],
-    "a class": lambda: _Loader,
-    "an object": _Loader,
-    "examples one by one": _Stream,
-    "a loader of these": lambda: DataLoader(_Stream(), 5),
-    "a loader of batches": lambda: DataLoader(_Batched(), batch_size=None),
-    "a loader with a worker": lambda: DataLoader(_Batched(), batch_size=None, num_workers=1),
-    "a loader with a sampler": lambda: DataLoader(ROWS, 5, sampler=_InOrder(ROWS)),
-    "a loader of a part in order": lambda: DataLoader(ConcatTwice(), 5, sampler=SequentialSampler(range(COUNT))),
-    "a loader with batches of its own": lambda: DataLoader(ROWS, batch_sampler=[list(range(9)), list(range(9, COUNT))]),
-    "a loader that changes them": lambda: _Twice(_halves(), 6),
-    "a loader whose workers are prepared": lambda: DataLoader(
-        ROWS, 5, sampler=_InOrder(ROWS), num_workers=1, worker_init_fn=_as_it_is, timeout=30
-    ),
-}
-
-
-def _as_it_is(worker: int) -> None:
-    assert worker == 0
-
-
-@pytest.fixture(scope="module")
-def in_order() -> list[torch.Tensor]:
-    """Return the weights after one pass in the order of the examples."""
-    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(derived_seed(OPTIONS.seed, 0)))
-    places = order.argsort()
-    run = _grow(Examples(torch.from_numpy(X).float()[places], torch.from_numpy(Y)[places]))
-    return list(run.graph.tensors.values())
-
-
-@pytest.mark.parametrize("kind", ITERATED)
-def test_what_is_iterated_makes_the_same_run(kind: str, in_order: list[torch.Tensor]) -> None:
-    """As examples in memory that are trained on in that order."""
-    run = _grow(ITERATED[kind]())
-    assert all(map(torch.equal, run.graph.tensors.values(), in_order))
-
-
-def test_a_network_grows_on_what_is_iterated() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
-    options = GrowOptions(
-        steps=8, growth_steps=2, batch_size=8, learn_steps=3, score_examples=10, recalibrate_batches=2
-    )
-    run = archir.grow(model, train=_Stream(), validation=lambda: _batches(5), budget=60, options=options)
-    assert run.graph.parameter_count <= 60 and {"scored", "rate", "finished"} <= {e["event"] for e in run.history}
-    half = archir.Budget(parameters=0.7)
-    shrunk = archir.compress(run.graph, train=_Loader(), validation=_Stream(), budget=half, options=options)
-    assert shrunk.graph.parameter_count <= 0.7 * run.graph.parameter_count
-
-
-def test_the_loader_says_how_many_processes_iterate() -> None:
-    loader: DataLoader[Any] = DataLoader(_Stream(), 5, num_workers=2)
-    for workers in (None, 2):
-        split = split_of(loader, "mine", workers=workers)
-        assert split_of(split, "mine", workers=workers) is split
-    for given in (loader, split_of(loader, "mine"), _Loader()):
-        with pytest.raises(GrowError, match=r"mine can only be iterated, which 1 processes are to do\n.*by [02]\n"):
-            split_of(given, "mine", workers=1)
-
-
 def _twice(name: str) -> Any:
     return {name: X, "label": Y, "labels": Y}
 
@@ -396,7 +262,7 @@ def _twice(name: str) -> Any:
     ("given", "error", "named"),
     [
         (zip(X, Y, strict=True), GrowError, "a zip can be iterated only once: give the function that makes it"),
-        (_batches(8), GrowError, "the training data are no examples(.|\n)*a generator can be iterated only once"),
+        (batches(8), GrowError, "the training data are no examples(.|\n)*a generator can be iterated only once"),
         (lambda: zip(X, Y, strict=True), FileError, "one number, not one for each example of a batch"),
         (_Endless(), GrowError, r"a _Endless has no length\n.*a data set with a length"),
         (DataLoader(_Endless()), GrowError, r"a _Endless has no length\n.*a data set with a length"),
@@ -419,7 +285,7 @@ def _twice(name: str) -> Any:
 )
 def test_what_makes_no_split_is_told(given: Any, error: type[ArchirError], named: str) -> None:
     with pytest.raises(error, match=named):
-        _grow(given)
+        grow(given)
 
 
 @pytest.mark.parametrize("model", ["x", torch.relu, None])
