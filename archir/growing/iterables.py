@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,7 +44,7 @@ class Reiterable:
     where: str
     singly: bool = False
     names: tuple[str, ...] = ()
-    _last: list[Any] = field(default_factory=list, repr=False)
+    _last: list[Callable[[], Any]] = field(default_factory=list, repr=False)
 
     @cached_property
     def first(self) -> tuple[Examples, tuple[int, ...]]:
@@ -107,9 +108,6 @@ class Reiterable:
         if not hasattr(given, "__iter__"):
             kind = type(given).__name__
             raise GrowError(f"{self.where} are a function that returns a {kind}, which cannot be iterated", hint=ANEW)
-        if isinstance(given, Iterator) and any(given is last for last in self._last):
-            raise GrowError(f"{self.where} are an iterator that was begun before", hint=ANEW)
-        self._last[:] = [given]
         if isinstance(given, DataLoader) and given.persistent_workers:
             # Workers that stay would go on drawing where they were, and serve one iteration at a time.
             given = copy(given)
@@ -123,7 +121,11 @@ class Reiterable:
         for part in told.values():
             if callable(set_epoch := getattr(part, "set_epoch", None)):
                 set_epoch(number)
-        return iter(given)
+        iterator = iter(given)
+        if any(last() is iterator for last in self._last):
+            raise GrowError(f"{self.where} give an iterator that was begun before", hint=ANEW)
+        self._last[:] = [_known(iterator)]
+        return iterator
 
     def _batch(self, items: list[Any], place: str) -> Examples:
         inputs, targets = pair_of(collated(items) if self.singly else items[0], place, self.names)
@@ -140,6 +142,14 @@ class Reiterable:
 def is_function(given: Any) -> bool:
     """Say whether something is called for what is to be iterated, and not iterated itself."""
     return callable(given) and (isinstance(given, type) or not hasattr(given, "__iter__"))
+
+
+def _known(iterator: Iterator[Any]) -> Callable[[], Any]:
+    """Return what gives an iterator as long as there is one, and does not keep it if that can be."""
+    try:
+        return weakref.ref(iterator)
+    except TypeError:  # one of those of Python itself
+        return lambda: iterator
 
 
 def joined(parts: list[Examples]) -> Examples:

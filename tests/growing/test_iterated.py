@@ -288,6 +288,19 @@ def _once() -> Callable[[], Iterator[Any]]:
     return lambda: made
 
 
+class _Once:
+    def __init__(self) -> None:
+        self.made = _once()()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.made
+
+
+def _zipped() -> Callable[[], Iterator[Any]]:
+    made = zip(torch.ones(2, 3, 4), torch.ones(2, 3), strict=True)
+    return lambda: made
+
+
 def _fails() -> Iterator[Any]:
     yield from _numbered([4, 4])()
     yield torch.ones(2) / 0, 1 // 0
@@ -321,8 +334,10 @@ class _Shrinking:
         (
             _once(),
             GrowError,
-            r"mine are an iterator that was begun before\n.*a function without arguments that returns",
+            r"mine give an iterator that was begun before\n.*a function without arguments that returns",
         ),
+        (_zipped(), GrowError, "mine give an iterator that was begun before"),
+        (_Once(), GrowError, "mine give an iterator that was begun before"),
         (lambda: 3, GrowError, "mine are a function that returns a int, which cannot be iterated"),
         (lambda: (torch.ones(3, 2), torch.ones(3)), ScoreError, r"not a Tensor\n.*batch 0 of pass 0 of mine"),
         (_fails, GrowError, r"cannot be read\n.*batch 2 of pass 0 of mine; .*test_iterated\.py:\d+\n.*ZeroDivision"),
