@@ -170,7 +170,7 @@ class Batches:
         """Yield the batches from a number on; those before it, and those that are not wanted, are not read.
 
         Args:
-            first: number of the first batch, from 0.
+            first: number of the first batch, from 0; not looked at where those are wanted that come next.
             most: how many are wanted; all if not given.
 
         Raises:
