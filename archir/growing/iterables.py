@@ -121,7 +121,7 @@ class Reiterable:
         for part in told.values():
             if callable(set_epoch := getattr(part, "set_epoch", None)):
                 set_epoch(number)
-        iterator = iter(given)
+        iterator: Iterator[Any] = iter(given)
         if any(last() is iterator for last in self._last):
             raise GrowError(f"{self.where} give an iterator that was begun before", hint=ANEW)
         self._last[:] = [_known(iterator)]
