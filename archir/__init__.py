@@ -29,7 +29,7 @@ from archir.errors import (
 )
 
 if TYPE_CHECKING:
-    from archir.api import apply, candidates, compress, grow, morphisms, passes, prune_with_compensation, score, widths
+    from archir.api import apply, candidates, compress, grow, passes, prune_with_compensation, score, widths
     from archir.axes.widths import Width, Widths
     from archir.comparison import Difference, compare
     from archir.emit.onnx import to_onnx
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from archir.ir.load import load
     from archir.ir.node import Value
     from archir.ir.registry import admit
+    from archir.kinds import morphisms
     from archir.rewrite.compose import Compose
     from archir.rewrite.insertion import Insertion, Start, splice
     from archir.rewrite.miss import Miss
@@ -134,7 +135,6 @@ _HOMES = {
             "candidates",
             "compress",
             "grow",
-            "morphisms",
             "passes",
             "prune_with_compensation",
             "score",
@@ -156,6 +156,7 @@ _HOMES = {
     "Edit": "archir.ir.edit",
     "Graph": "archir.ir.graph",
     "load": "archir.ir.load",
+    "morphisms": "archir.kinds",
     "Value": "archir.ir.node",
     "admit": "archir.ir.registry",
     "Compose": "archir.rewrite.compose",
