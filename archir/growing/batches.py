@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from archir.errors import GrowError
 from archir.growing.device import CPU, sent, within_memory
 from archir.growing.examples import Examples, Inputs, Split
+from archir.growing.given_batches import GivenBatches
 from archir.growing.training_loss import Mixed
 from archir.ir.seeds import derived_seed
 from archir.scoring.processes import ALONE, WHOLE, Around, Processes
@@ -150,6 +151,16 @@ class Batches:
         most, larger = divmod(len(self.split), len(self))
         return [most + (i < larger) for i in range(len(self))]
 
+    @property
+    def examples(self) -> int:
+        """How many examples they hold, those of all processes together."""
+        return len(self.split)
+
+    @property
+    def source(self) -> str:
+        """Where the examples come from, for errors."""
+        return repr(self.split)
+
     def __iter__(self) -> Iterator[tuple[Inputs, Targets]]:
         return self.since(0)
 
@@ -203,7 +214,11 @@ class Batches:
         return inputs, targets
 
 
-def stream(batches: Batches, start: int = 0, count: int | None = None) -> Iterator[tuple[Inputs, Targets]]:
+Drawn = Batches | GivenBatches
+"""Batches of a split, or as they were given."""
+
+
+def stream(batches: Drawn, start: int = 0, count: int | None = None) -> Iterator[tuple[Inputs, Targets]]:
     """Yield batches, every pass over the data shuffled anew.
 
     Args:
