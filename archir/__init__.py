@@ -4,6 +4,7 @@
     for width in archir.widths(graph): ...
     run = archir.grow(graph, train=(x, y), validation=(x, y), budget=60_000)
     run = archir.compress(run.graph, train=(x, y), validation=(x, y), budget=archir.Budget(flops=0.5))
+    plan = archir.propose(model, batches, budget=60_000); model, optimizer = plan.apply(model, optimizer)
     archir.to_python(run.graph, "out")
 
 Public names are loaded when they are first used, so that `import archir` is quick.
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from archir.growing.grow import Run
     from archir.growing.optimisers import OptimiserOptions
     from archir.growing.options import GrowOptions
+    from archir.growing.plan import Plan
     from archir.ir.builder import GraphBuilder
     from archir.ir.edit import Edit
     from archir.ir.graph import Graph, Patch
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from archir.scoring.options import ScoreOptions
     from archir.scoring.scores import Score, Scores, Selection
     from archir.scoring.sets import CandidateSet
+    from archir.steps import propose
     from frontends.pytorch import trace
 
 __all__ = [
@@ -89,6 +92,7 @@ __all__ = [
     "Pass",
     "PassError",
     "Patch",
+    "Plan",
     "Prices",
     "ProcessError",
     "Reference",
@@ -118,6 +122,7 @@ __all__ = [
     "look_around",
     "morphisms",
     "passes",
+    "propose",
     "prune_with_compensation",
     "refer",
     "score",
@@ -152,6 +157,7 @@ _HOMES = {
     "Run": "archir.growing.grow",
     "OptimiserOptions": "archir.growing.optimisers",
     "GrowOptions": "archir.growing.options",
+    "Plan": "archir.growing.plan",
     "GraphBuilder": "archir.ir.builder",
     "Edit": "archir.ir.edit",
     "Graph": "archir.ir.graph",
@@ -173,6 +179,7 @@ _HOMES = {
     "ScoreOptions": "archir.scoring.options",
     **dict.fromkeys(("Score", "Scores", "Selection"), "archir.scoring.scores"),
     "CandidateSet": "archir.scoring.sets",
+    "propose": "archir.steps",
     "trace": "frontends.pytorch",
 }
 """The modules the names are loaded from."""

@@ -40,6 +40,7 @@ KNOW_ALL = {
     "archir.cli",
     "archir.kinds",
     "archir.plugins",
+    "archir.steps",
 }
 """The public face and the command line, the passes they know, and what users give for models and for passes."""
 

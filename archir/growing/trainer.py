@@ -154,7 +154,7 @@ class Trainer:
         grown.rate, grown._scaler = self.rate, self._scaler
         grown.optimiser.state.update(carry_state(self.optimiser, self.module, rewriting, grown.module))
         if self._average:
-            grown._average = carry_average(self._average, rewriting, grown.module)
+            grown._average = carry_average(self._average, rewriting, weights_of(grown.module))
         return grown
 
 

@@ -1,0 +1,64 @@
+"""Growth steps in a loop of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from archir.captured import Model, graph_on
+from archir.growing.grow import checked_options
+from archir.growing.options import GrowOptions
+from archir.growing.plan import Plan, make_plan
+from archir.kinds import Kinds
+from archir.kinds import morphisms as find_morphisms
+from archir.scoring.batches import AnyBatch
+from archir.scoring.budget import Budget
+from archir.scoring.losses import Loss, LossFunction
+
+
+def propose(
+    model: Model,
+    batches: Iterable[AnyBatch],
+    *,
+    budget: Budget | int,
+    loss: str | LossFunction | Loss = "cross_entropy",
+    morphisms: Kinds | None = None,
+    options: GrowOptions | None = None,
+    learn: Iterable[AnyBatch] | None = None,
+    check: Iterable[AnyBatch] | None = None,
+) -> Plan:
+    """Decide on a growth step for a model that is trained in any loop: the one that `archir.grow` takes.
+
+    The best set of rewrites within the budget is chosen; above it, growing, or below it, coming down to it. It is
+    checked on batches of its own, and holds nothing where no set keeps what it promises.
+
+    `batches` are gone through once, as far as is needed, and dealt out: of four pieces of `options.batch_size` examples
+    at most one is checked on, one is scored on, and two are learned on, until there are `options.score_examples` to
+    check and to score on, and `options.learn_steps` pieces to learn on. So no example is in two of these, if none comes
+    twice. Batch statistics are taken as they are; `torch.optim.swa_utils.update_bn` averages them anew.
+
+    Args:
+        model: the model, or its graph; a module is captured on the first batch.
+        batches: held-out batches as `archir.score` takes them, pairs (inputs, targets) or mappings.
+        budget: hard limits on the cost of the model after the step, parts of what it costs now (`Budget(flops=0.8)`),
+            or the largest number of trainable parameters.
+        loss: name of a loss, or a callable of outputs and targets.
+        morphisms: the kinds of rewrite; split and prune if not given.
+        options: how the step is taken. Those that tell how `archir.grow` trains, and when it grows, are not looked at;
+            prunes of a step that comes down to its budget are compensated for unless `compensate` is false.
+        learn: batches to learn θ on, such as those of training, in place of some of `batches`.
+        check: batches to check on, in place of some of `batches`.
+
+    Raises:
+        CaptureError: the module cannot be captured.
+        GrowError: the module is wrapped, in `DistributedDataParallel` for one; there is no budget; there are too few
+            batches; or these are no options.
+        ParseError: a text is no specification, or names no known pass.
+        PassError: one is no morphism, or there is none.
+        ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; or the model is
+            noisy in evaluation mode.
+    """
+    chosen = checked_options(options)
+    limits = budget if isinstance(budget, Budget) else Budget(parameters=budget)
+    kinds = find_morphisms(morphisms)
+    graph, given = graph_on(model, batches)
+    return make_plan(graph, given, loss=loss, budget=limits, morphisms=kinds, options=chosen, learn=learn, check=check)
