@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from archir.scoring.options import ScoreOptions
     from archir.scoring.scores import Score, Scores, Selection
     from archir.scoring.sets import CandidateSet
-    from archir.steps import propose
+    from archir.steps import propose, write_back
     from frontends.pytorch import trace
 
 __all__ = [
@@ -131,6 +131,7 @@ __all__ = [
     "to_python",
     "trace",
     "widths",
+    "write_back",
 ]
 
 _HOMES = {
@@ -179,7 +180,7 @@ _HOMES = {
     "ScoreOptions": "archir.scoring.options",
     **dict.fromkeys(("Score", "Scores", "Selection"), "archir.scoring.scores"),
     "CandidateSet": "archir.scoring.sets",
-    "propose": "archir.steps",
+    **dict.fromkeys(("propose", "write_back"), "archir.steps"),
     "trace": "frontends.pytorch",
 }
 """The modules the names are loaded from."""

@@ -1,18 +1,29 @@
-"""Growth steps in a loop of the user's own."""
+"""Growth steps in a loop of the user's own, and what they make put into the user's own module."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
+from torch import nn
+
 from archir.captured import Model, graph_on
+from archir.errors import CaptureWarning
+from archir.growing.device import device_of
 from archir.growing.grow import checked_options
 from archir.growing.options import GrowOptions
-from archir.growing.plan import Plan, make_plan
+from archir.growing.plan import Plan, in_the_manner_of, make_plan
+from archir.growing.unwrapped import check_unwrapped
+from archir.growing.write_back import write_into
+from archir.ir.graph import Graph
+from archir.ir.inputs import random_inputs
 from archir.kinds import Kinds
 from archir.kinds import morphisms as find_morphisms
 from archir.scoring.batches import AnyBatch
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss, LossFunction
+from archir.scoring.targets import map_tensors
+from frontends.pytorch import trace
 
 
 def propose(
@@ -62,3 +73,32 @@ def propose(
     kinds = find_morphisms(morphisms)
     graph, given = graph_on(model, batches)
     return make_plan(graph, given, loss=loss, budget=limits, morphisms=kinds, options=chosen, learn=learn, check=check)
+
+
+def write_back(graph: Graph, model: nn.Module) -> nn.Module:
+    """Put the widths and weights of a graph into the module it was captured from, in place.
+
+    The parameters are replaced, the attributes of layers that tell of sizes are set (`out_channels`, `num_features`,
+    `groups`, `normalized_shape`, numbers of heads, hidden sizes), and so are whole numbers among the attributes of the
+    module's own classes that are sizes which have changed. Then it is run and compared with the graph. An optimiser
+    that was made before holds parameters that are gone: `Plan.apply(..., in_place=True)` takes it along.
+
+    Args:
+        graph: what a rewriting of widths made of the graph of the module.
+        model: the module; it stays an object of its class.
+
+    Returns:
+        The module.
+
+    Raises:
+        CaptureError: the module cannot be captured.
+        GrowError: the module is wrapped; more than widths differs; or it does not run with the new widths, or computes
+            something else, since a size is written into its code, and that line is named. It is as it was then.
+    """
+    check_unwrapped(model)
+    args, kwargs = map_tensors(lambda t: t.to(device_of(model)), random_inputs(graph))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CaptureWarning)  # told when the graph was captured
+        before = trace(model, args, kwargs)
+    write_into(model, before, in_the_manner_of(model, graph), graph)
+    return model

@@ -92,6 +92,13 @@ def grown_optimiser(
     return found
 
 
+def take_over(optimiser: optim.Optimizer, other: optim.Optimizer) -> None:
+    """Let an optimiser go on with the parameters and the state of another one that has the same groups."""
+    for group, its in zip(optimiser.param_groups, other.param_groups, strict=True):
+        group.update(its)
+    optimiser.state = other.state
+
+
 def _groups(optimiser: optim.Optimizer, model: nn.Module, rewriting: Patch, grown: nn.Module) -> list[dict[str, Any]]:
     before, after = rewriting.before, rewriting.after
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -191,6 +198,11 @@ class GrownAverage:
 
     average: nn.Module
     module: nn.Module
+
+    @property
+    def inner(self) -> nn.Module:
+        """The module it holds now."""
+        return self.average.get_submodule("module")
 
     def put(self) -> None:
         """Put the module into its place."""

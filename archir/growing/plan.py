@@ -21,13 +21,15 @@ from archir.growing.loop import (
     check_schedulers,
     grown_average,
     grown_optimiser,
+    take_over,
 )
 from archir.growing.options import GrowOptions
 from archir.growing.step import StepContext
 from archir.growing.step_batches import deal
 from archir.growing.training import evaluate
 from archir.growing.unwrapped import check_unwrapped
-from archir.ir.graph import Graph, Patch
+from archir.growing.write_back import Writing, taken_back_on_failure, write_into
+from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.scoring.batch_statistics import with_batch_statistics
 from archir.scoring.batches import AnyBatch
@@ -129,6 +131,7 @@ class Plan:
         *,
         scheduler: Schedulers = None,
         ema: nn.Module | None = None,
+        in_place: bool = False,
     ) -> tuple[nn.Module, Any]:
         """Return the model after the step and an optimiser of it that goes on where the other one is.
 
@@ -138,16 +141,20 @@ class Plan:
         `archir.growing.optimiser_state.carry_state` for what becomes of its state. Gradients are left out, so it is
         called between steps. A `GradScaler` goes on as it is. Where nothing is to be done all is returned as it is.
 
+        In place, where only widths change, the new weights and sizes are put into the model, the average and the
+        optimiser that are given; see `archir.growing.write_back.write_into`.
+
         Args:
             model: the model the step was decided on, its weights as they were then.
             optimizer: its optimiser, any of `torch.optim` but `LBFGS`; None if there is none.
             scheduler: its schedulers, one or several, which are bound to the optimiser that is returned.
             ema: a moving average of the model, such as `torch.optim.swa_utils.AveragedModel`, which goes on in place.
+            in_place: change the model and the optimiser that are given, and return these.
 
         Raises:
             GrowError: the model is wrapped, or is not that of the plan; the optimiser or the average is not that of the
-                model, or a scheduler not that of the optimiser; or something cannot be carried over. Nothing has
-                changed then.
+                model, or a scheduler not that of the optimiser; something cannot be carried over; or, in place, more
+                than widths changes, or a size is written into the code of the model. Nothing has changed then.
         """
         check_same(model, self.before)
         if optimizer is not None:
@@ -156,9 +163,18 @@ class Plan:
         rewriting = self.growth.rewriting
         if rewriting is None:
             return model, optimizer
-        grown = grown_module(model, rewriting)
+        grown = in_the_manner_of(model, rewriting.after)
         found = None if optimizer is None else grown_optimiser(optimizer, model, rewriting, grown)
         average: GrownAverage | None = None if ema is None else grown_average(ema, model, rewriting, grown)
+        if in_place:
+            writings: list[Writing] = []
+            with taken_back_on_failure(writings):
+                writings.append(write_into(model, self.before, grown, self.graph))
+                if average is not None:
+                    writings.append(write_into(average.inner, self.before, average.module, self.graph))
+            if optimizer is not None and found is not None:
+                take_over(optimizer, found)
+            return model, optimizer
         for one in schedulers:
             one.optimizer = found
         if average is not None:
@@ -240,9 +256,9 @@ def check_same(model: nn.Module, graph: Graph) -> None:
         )
 
 
-def grown_module(model: nn.Module, rewriting: Patch) -> nn.Module:
-    """Return the module of a rewritten graph, where a model is, in its modes, and with the same parameters frozen."""
-    grown: nn.Module = rewriting.after.module()
+def in_the_manner_of(model: nn.Module, graph: Graph) -> nn.Module:
+    """Return the module of a graph, where a model is, in its modes, and with the same parameters frozen."""
+    grown: nn.Module = graph.module()
     grown.to(device_of(model))
     frozen = {name: not p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
     for name, parameter in grown.named_parameters(remove_duplicate=False):

@@ -16,7 +16,7 @@ from archir.axes.infer import infer_widths
 from archir.errors import GrowError
 from archir.growing.loop import check_average, check_optimiser, check_schedulers, grown_average, grown_optimiser
 from archir.growing.optimiser_state import COLUMNS, ROWS
-from archir.growing.plan import grown_module
+from archir.growing.plan import in_the_manner_of
 from archir.ir.graph import Graph, Patch
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.pipeline import rewrite_together
@@ -118,7 +118,7 @@ def test_copies_go_on_as_if_they_had_been_there_from_the_first_step(graph: Graph
     """State, and the weights after the next step, are those of the dense twin that was wide from the beginning."""
     module, rewriting = graph.module(), split(graph)
     gather(module, optimiser := KINDS[kind](trained(module)))
-    grown = grown_module(module, rewriting)
+    grown = in_the_manner_of(module, rewriting.after)
     carried = grown_optimiser(optimiser, module, rewriting, grown)
     twin = rewriting.after.module()
     gather(twin, its := KINDS[kind](trained(twin)))
@@ -150,7 +150,7 @@ def test_every_optimiser_goes_on_through_growth_and_removal(graph: Graph, kind: 
     if kind != "muon":  # which takes matrices alone
         members.append(next(iter(Deepen().sites(graph))).members[0])
     rewriting = patch(graph, *members)
-    grown = grown_module(module, rewriting)
+    grown = in_the_manner_of(module, rewriting.after)
     found = grown_optimiser(optimiser, module, rewriting, grown)
     own = dict(grown.named_parameters())
     for key, value in state_of(found, grown).items():
@@ -177,7 +177,7 @@ def test_what_starts_elsewhere_than_at_zero_does_so_at_new_places(graph: Graph) 
     for kind, slot, start in (("adagrad", "sum", 0.3), ("rprop", "step_size", 0.1)):
         module = graph.module()
         gather(module, optimiser := KINDS[kind](trained(module)))
-        grown = grown_module(module, rewriting)
+        grown = in_the_manner_of(module, rewriting.after)
         state = state_of(grown_optimiser(optimiser, module, rewriting, grown), grown)
         changed = [name for name in dict(grown.named_parameters()) if rewriting.maps.get(graph.by_name[name].id)]
         for name in changed:
@@ -205,7 +205,7 @@ class Foreign(optim.Optimizer):
 def test_of_other_optimisers_what_has_the_shape_of_a_parameter_is_reindexed_and_the_rest_refused(graph: Graph) -> None:
     module, rewriting = graph.module(), split(graph)
     gather(module, optimiser := Foreign(trained(module), lambda g: g))
-    grown = grown_module(module, rewriting)
+    grown = in_the_manner_of(module, rewriting.after)
     found = grown_optimiser(optimiser, module, rewriting, grown)
     assert isinstance(found, Foreign) and found.shape is optimiser.shape
     state, old = state_of(found, grown), state_of(optimiser, module)
@@ -227,7 +227,7 @@ def test_groups_keep_their_options_and_new_tensors_join_the_nearest(graph: Graph
     optimiser = optim.AdamW(groups, 0.1)
     sites = {s.label: s.members[0] for s in (*Deepen().sites(graph), *ResidualBranch().sites(graph))}
     rewriting = patch(graph, *sites.values(), Prune(next(iter(infer_widths(graph))).name, (0,)))
-    grown = grown_module(module, rewriting)
+    grown = in_the_manner_of(module, rewriting.after)
     found = grown_optimiser(optimiser, module, rewriting, grown)
     first, second = found.param_groups
     assert (first["lr"], second["lr"], second["weight_decay"], second["mine"]) == (0.01, 0.1, 0.3, "kept")
@@ -274,7 +274,7 @@ def test_schedulers_go_on(graph: Graph, kind: str, grown_after: int) -> None:
         for step in range(8):
             if grow and step == grown_after:
                 rewriting = split(graph.with_tensors(module.state_dict()))
-                grown = grown_module(module, rewriting)
+                grown = in_the_manner_of(module, rewriting.after)
                 old, optimiser = optimiser, grown_optimiser(optimiser, module, rewriting, grown)
                 for one in check_schedulers(scheduler, old):
                     one.optimizer = optimiser
@@ -307,7 +307,7 @@ def test_averages_go_on(graph: Graph, use_buffers: bool) -> None:
                         tensor *= scale
             average.update_parameters(net)
             net.load_state_dict(kept)
-    grown = grown_module(module, rewriting)
+    grown = in_the_manner_of(module, rewriting.after)
     grown_average(one, module, rewriting, grown).put()
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=1e-9, atol=1e-12)
     for net, average in ((grown, one), (twin, other)):
@@ -321,7 +321,7 @@ def test_hooks_and_extra_state_of_an_optimiser_go_on(graph: Graph) -> None:
     module, rewriting = graph.module(), split(graph)
     optimiser, seen = optim.SGD(trained(module), 0.1), list[optim.Optimizer]()
     optimiser.register_step_pre_hook(lambda o, args, kwargs: seen.append(o))
-    grown = grown_module(module, rewriting)
+    grown = in_the_manner_of(module, rewriting.after)
     found = grown_optimiser(optimiser, module, rewriting, grown)
     backward(grown, INPUTS[0])
     found.step()
