@@ -178,7 +178,7 @@ def _refused(why: str, where: Sequence[str]) -> GrowError:
         "the model does not take the new widths",
         where="\n         ".join(where[:5]),
         why=why,
-        hint="a size is written into its code: read it off a tensor or a layer, or take the new module",
+        hint="a size is written into its code, or follows from another: read it off a tensor, or take the new module",
     )
 
 

@@ -259,6 +259,59 @@ def test_schedulers_averages_and_scalers_go_on_with_the_model() -> None:
     assert int(average.n_averaged) == 6 and scaler.get_scale() == 64.0
 
 
+class Own(nn.Module):
+    """A model with a method, and a size that is written into its code if it is asked for."""
+
+    def __init__(self, written: bool = False) -> None:
+        super().__init__()
+        self.inner, self.outer, self.written = nn.Linear(6, 5), nn.Linear(5, 3), written
+
+    def forward(self, a: Tensor) -> Tensor:
+        x = self.inner(a).tanh()
+        found: Tensor = self.outer(x.view(-1, 5) if self.written else x)
+        return found
+
+
+def test_in_place_the_model_the_optimiser_and_the_average_are_the_ones_that_were_given() -> None:
+    model, optimizer = trained(Own())
+    scheduler = optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    average = optim.swa_utils.AveragedModel(model, avg_fn=lambda old, new, count: 0.5 * old + 0.5 * new)
+    average.update_parameters(model)
+    groups, inner = [*optimizer.param_groups], average.module
+    plan = archir.propose(model, pairs(), budget=90, options=OPTIONS)
+    twin, its = plan.apply(model, optimizer)
+    found, same = plan.apply(model, optimizer, scheduler=scheduler, ema=average, in_place=True)
+    assert found is model and same is optimizer and scheduler.optimizer is optimizer and average.module is inner
+    assert plan.specs and all(one is other for one, other in zip(groups, optimizer.param_groups, strict=True))
+    assert isinstance(inner, Own) and isinstance(model, Own)
+    assert inner.inner.out_features == model.inner.out_features > 5
+    a, _, y = data(50, 3)
+    for net, one in ((model, optimizer), (twin, its)):
+        one.zero_grad()
+        torch.autograd.backward(F.cross_entropy(net(a), y))
+        one.step()
+    for name, tensor in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor)
+    scheduler.step()
+    average.update_parameters(model)
+    assert average(a).shape == (50, 3)
+
+
+def test_what_cannot_be_done_in_place_changes_nothing() -> None:
+    model, optimizer = trained(Own(written=True))
+    average = optim.swa_utils.AveragedModel(model)
+    plan = archir.propose(model, pairs(), budget=90, options=OPTIONS)
+    before, groups = dict(model.named_parameters()), [[*g["params"]] for g in optimizer.param_groups]
+    state = dict(optimizer.state)
+    with pytest.raises(GrowError, match=r"where: .*test_propose\.py:\d+: .*x\.view\(-1, 5\)"):
+        plan.apply(model, optimizer, ema=average, in_place=True)
+    assert all(p is before[n] for n, p in model.named_parameters())
+    assert [[*g["params"]] for g in optimizer.param_groups] == groups and dict(optimizer.state) == state
+    assert {n: p.shape for n, p in average.module.named_parameters()} == {n: p.shape for n, p in before.items()}
+    grown, _ = plan.apply(model, optimizer)
+    assert grown(data(4)[0]).shape == (4, 3)
+
+
 def test_models_that_have_changed_since_are_refused_and_nothing_is_changed() -> None:
     plan, model, optimizer = planned()
     scheduler = optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
