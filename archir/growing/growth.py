@@ -30,7 +30,7 @@ the function but for rounding, or for noise that tells new units apart, would el
 ENOUGH = 0.9
 """The part of its budget that a growth step has to use or else says why it does not."""
 
-SHRUNK = (0.5, 0.25)
+SHRUNK = (1 / 2, 1 / 4, 1 / 8, 1 / 16)
 """What θ of a set is multiplied with in turn before members are dropped: all units stay, and training moves them on."""
 
 
@@ -146,10 +146,10 @@ def take_step(step: StepContext) -> tuple[Growth, Scores]:
     Within the budget it grows, units for units where there is no more room. θ is learned on training batches and the
     set is selected on other examples. Its θ is then learned again, for all of it together, and its true effect is
     measured on a third set of examples. While the loss there rises, is predicted to rise, or falls by less than
-    `options.agreement` of what is predicted there, its θ is made smaller (`SHRUNK`), and then the set is shortened
-    along the path it was selected on. Where no set keeps its promise the first of these that lowers the loss is taken;
-    one that raises it is never committed. A rule that predicts nothing promises nothing, keeps its own θ, and need not
-    pay prices: its sets may only not raise the loss by more than `TOLERANCE`.
+    `options.agreement` of what is predicted there, its θ is made smaller (`SHRUNK`), as long as that lowers the loss
+    further. Where none of these lowers it the set is shortened along the path it was selected on, with θ as the whole
+    of it has learned. One that raises it is never committed. A rule that predicts nothing promises nothing, keeps its
+    own θ, and need not pay prices: its sets may only not raise the loss by more than `TOLERANCE`.
 
     Above the budget it comes down to it with the least predicted loss, and is mended (`archir.growing.mending`); that
     is committed whatever the loss does.
@@ -199,28 +199,47 @@ def take_step(step: StepContext) -> tuple[Growth, Scores]:
 
 
 def _grow(step: StepContext, scores: Scores, chosen: Selection, nothing: Growth) -> Growth:
-    """Return what the first set does that keeps its promise; else the first that lowers the loss, or nothing."""
-    found, before = nothing, step.measure(step.graph)
-    prices, agreement = step.options.prices, step.options.agreement
-    for together, scale in _fallbacks(step, scores, chosen):
-        expected = None if scores.model is None else step.linearised(together, step.checked)
-        if expected is not None and not expected < 0:
+    """Return what the longest set does that lowers the loss, or nothing."""
+    for together in _sets(step, scores, chosen):
+        found = _kept(step, together, nothing) if scores.model is None else _scaled(step, together, nothing)
+        if found is not None:
+            return found
+    return replace(nothing, why="no set lowers the loss on the examples it is checked on") if chosen.path else nothing
+
+
+def _kept(step: StepContext, together: CandidateSet, nothing: Growth) -> Growth | None:
+    """Return what a set of which nothing is predicted does, None if it raises the loss or takes too long."""
+    found = _applied(step, together, nothing)
+    allowed = found.realised <= TOLERANCE * abs(step.measure(step.graph))
+    return found if allowed and step.budget.allows_latency(found.latency or 0.0) else None
+
+
+def _scaled(step: StepContext, together: CandidateSet, nothing: Growth) -> Growth | None:
+    """Return what a set does at the first scale at which it keeps its promise, or else at which it does most.
+
+    None if it pays at none. Where it does less than at the last scale, still smaller ones are not tried.
+    """
+    best: Growth | None = None
+    for scale in (1.0, *(SHRUNK if any(m.theta for m in together.members) else ())):
+        smaller = together.scaled(scale)
+        found = replace(_applied(step, smaller, nothing), scale=scale)
+        if best is not None and found.realised >= best.realised:
+            break
+        if not _pays(step, found, found.realised):  # it costs less to know than what is predicted
             continue
-        rewriting = rewrite_together(step.graph, together.rewrites)
-        grown = _applied(step, together, rewriting, nothing, before, expected, scale)
-        if expected is None:
-            allowed, agrees = grown.realised <= TOLERANCE * abs(before), True
-        else:
-            price = prices.of(grown.cost - step.cost) + prices.latency * ((grown.latency or 0.0) - step.latency)
-            allowed, agrees = max(grown.realised, expected) < min(0.0, -price), grown.realised <= agreement * expected
-        if allowed and step.budget.allows_latency(grown.latency or 0.0) and (agrees or found is nothing):
-            predicted = None if expected is None else step.linearised(together, step.scored)
-            found = replace(grown, predicted=predicted)
-            if agrees:
+        expected = step.linearised(smaller, step.checked)
+        if _pays(step, found, expected):
+            best = replace(found, expected=expected)
+            if found.realised <= step.options.agreement * expected:
                 break
-    if found is nothing and chosen.path:
-        return replace(nothing, why="no set lowers the loss on the examples it is checked on")
-    return found
+    return best and replace(best, predicted=step.linearised(together.scaled(best.scale), step.scored))
+
+
+def _pays(step: StepContext, grown: Growth, change: float) -> bool:
+    """Return whether a change of the loss is a fall worth what a network then costs more, which is fast enough."""
+    prices = step.options.prices
+    price = prices.of(grown.cost - step.cost) + prices.latency * ((grown.latency or 0.0) - step.latency)
+    return change < min(0.0, -price) and step.budget.allows_latency(grown.latency or 0.0)
 
 
 def _shrink(step: StepContext, scores: Scores, chosen: Selection, nothing: Growth) -> Growth:
@@ -228,49 +247,34 @@ def _shrink(step: StepContext, scores: Scores, chosen: Selection, nothing: Growt
     if not chosen.path:
         return nothing
     together = step.learned(scores.together(chosen.path))
-    plain = rewrite_together(step.graph, together.rewrites)
-    mended = mend(step, together.rewrites, plain)
-    done = _applied(step, together, mended.patch, nothing, step.measure(step.graph), None, 1.0)
+    mended = mend(step, together.rewrites, rewrite_together(step.graph, together.rewrites))
+    done = _applied(step, together, nothing, mended.patch)
     return replace(done, predicted=chosen.predicted, mended=mended.how)
 
 
-def _applied(
-    step: StepContext,
-    together: CandidateSet,
-    rewriting: Patch,
-    nothing: Growth,
-    before: float,
-    expected: float | None,
-    scale: float,
-) -> Growth:
-    """Return what a set does, its true effect included."""
+def _applied(step: StepContext, together: CandidateSet, nothing: Growth, rewriting: Patch | None = None) -> Growth:
+    """Return what a set does, its true effect included; what it is rewritten by if that is more than the set."""
+    rewriting = rewriting or rewrite_together(step.graph, together.rewrites)
     return replace(
         nothing,
         graph=rewriting.after,
         rewriting=rewriting,
         specs=together.specs,
-        expected=expected,
-        realised=step.measure(rewriting.after) - before,
-        scale=scale,
+        realised=step.measure(rewriting.after) - step.measure(step.graph),
         cost=cost(rewriting.after),
         latency=step.latency_of(rewriting.after) if step.timed else None,
     )
 
 
-def _fallbacks(step: StepContext, scores: Scores, chosen: Selection) -> Iterator[tuple[CandidateSet, float]]:
-    """Yield the sets to try in turn, each learned together, its θ shrunk before the next.
+def _sets(step: StepContext, scores: Scores, chosen: Selection) -> Iterator[CandidateSet]:
+    """Yield the sets to try in turn.
 
-    They are a path, the same without what only takes spare room, and the halves of that. With each comes what its θ was
-    multiplied with.
+    They are a path, learned together, the same without what only takes spare room, and the halves of that, with θ as
+    the whole path has learned it.
     """
-    path, spare = chosen.path, chosen.spare
-    while path:
-        together = scores.together(path)
-        if scores.model is None:
-            yield together, 1.0
-        else:
-            learned = step.learned(together)
-            yield learned, 1.0
-            if any(m.theta for m in learned.members):
-                yield from ((learned.scaled(factor), factor) for factor in SHRUNK)
-        path, spare = path[: len(path) - spare if spare else len(path) // 2], 0
+    whole, size, spare = scores.together(chosen.path), len(chosen.path), chosen.spare
+    if size and scores.model is not None:
+        whole = step.learned(whole)
+    while size:
+        yield whole.first(size)
+        size, spare = size - spare if spare else size // 2, 0

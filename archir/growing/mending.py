@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import torch
-
 from archir.axes.infer import infer_widths
-from archir.errors import NotFiniteError
 from archir.growing.batches import stream
 from archir.growing.ranks import in_step
 from archir.growing.recalibration import recalibrate
@@ -55,14 +52,14 @@ def mend(step: StepContext, rewrites: Rewrites, plain: Patch) -> Mended:
 
     Source: He, Zhang, Sun 2017 (channel pruning) for the least squares.
     """
-    found, loss, how = plain, _loss(step, plain.after), list[str]()
+    found, loss, how = plain, step.measure(plain.after), list[str]()
     patch = _compensated(step, rewrites) if step.options.compensate else None
-    if patch is not None and (lower := _loss(step, patch.after)) < loss:
+    if patch is not None and (lower := step.measure(patch.after)) < loss:
         found, loss = patch, lower
         how.append(COMPENSATED)
     if not step.options.batch_statistics and any(n.op == BATCH_NORM for n in plain.after.calls):
         patch = replace(found, after=_recalibrated(step, found.after))
-        if _loss(step, patch.after) < loss:
+        if step.measure(patch.after) < loss:
             found = patch
             how.append(RECALIBRATED)
     return Mended(found, tuple(how))
@@ -91,11 +88,3 @@ def _recalibrated(step: StepContext, graph: Graph) -> Graph:
 def _few(step: StepContext) -> Iterator[Batch]:
     """Yield the training batches it is done on."""
     return stream(step.learned_on(step.seed), count=step.options.recalibrate_batches)
-
-
-def _loss(step: StepContext, graph: Graph) -> float:
-    """Return the loss on the examples that are checked on; infinite if it is not finite."""
-    try:
-        return step.measure(graph)
-    except NotFiniteError:
-        return torch.inf

@@ -145,7 +145,7 @@ class Growing:
         refine: number of candidates, best first, whose joint effect is found in forward mode; where a step asks for
             more than a third of these they are taken in grades, see `archir.scoring.strategies.graded`.
         agreement: part of its predicted decrease of the loss that a set has to realise on held-out examples, or its θ
-            is made smaller, and it is shortened: below it, the set has left the range in which the network is linear.
+            is made smaller while that helps: below it, the set has left the range in which the network is linear.
         compensate: let the weights of the units that stay take over what those that a contraction removes gave; None
             does so in compression alone. It is done where that lowers the loss measured, as is averaging the batch
             statistics anew.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from functools import cached_property
 import torch
 
 from archir.cost import Cost, cost
+from archir.errors import NotFiniteError
 from archir.growing.batches import Drawn
 from archir.growing.flop_count import FlopCount
 from archir.growing.latency import measure_latency
@@ -130,15 +132,21 @@ class StepContext:
     def measure(self, graph: Graph) -> float:
         """Return the true loss of a network on the examples that are checked on; each is run once.
 
+        That of a rewritten one is infinite where it is not finite.
+
         Raises:
-            GrowError: it is not finite.
+            NotFiniteError: that of the network as it is is not finite.
         """
         if graph not in self._measured:
             judged = with_batch_statistics(graph) if self.options.batch_statistics else graph
             with self.flops.counting():
-                coupled = self.objective.coupled
-                found = evaluate(judged.module(), self._held_out, self.loss, coupled=coupled)
-                self._measured[graph] = found.loss
+                try:
+                    found = evaluate(judged.module(), self._held_out, self.loss, coupled=self.objective.coupled).loss
+                except NotFiniteError:
+                    if graph is self.graph:
+                        raise
+                    found = math.inf
+            self._measured[graph] = found
         return self._measured[graph]
 
     def score(self) -> Scores:

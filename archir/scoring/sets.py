@@ -113,6 +113,10 @@ class CandidateSet:
             return 0.0
         return self._refined([self._places], bind_batches(self.objective.program, batches)).linearised([0])
 
+    def first(self, count: int) -> CandidateSet:
+        """Return the set of its first members, θ as it is."""
+        return replace(self, members=self.members[:count])
+
     def scaled(self, factor: float) -> CandidateSet:
         """Return the set with θ of every member times a factor; those that have none stay as they are."""
         return self._with([{n: t * factor for n, t in theta.items()} for theta in self._thetas])

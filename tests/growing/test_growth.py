@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from archir.errors import NotFiniteError
 from archir.growing import growth as growth_module
 from archir.growing.examples import Examples
 from archir.growing.growth import SHRUNK, Growth, grow_once
 from archir.growing.options import GrowOptions
+from archir.growing.step import StepContext
 from archir.growing.training import evaluate
-from archir.ir.graph import Graph, Patch
+from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
-from archir.rewrite.pipeline import rewrite_together
 from archir.scoring.budget import Budget, Prices
 from archir.scoring.losses import find_loss
 from archir.scoring.scores import Scores, Selection
@@ -86,26 +88,6 @@ def test_a_set_that_raises_the_loss_is_never_committed(trained: Graph) -> None:
     assert (growth.rewriting is None) == (growth.graph is trained)
 
 
-@pytest.mark.usefixtures("choose_four")
-@pytest.mark.parametrize(
-    ("promise", "sizes"),
-    [
-        (lambda size: 0.01, {0}),  # a rise
-        (lambda size: -1e-9, {4}),  # kept by the whole set
-        (lambda size: -100.0, {4}),  # kept by none: the longest that lowers the loss
-        (lambda size: -100.0 if size > 1 else -1e-9, {1}),  # kept by the shortest alone
-    ],
-)
-def test_a_set_is_shortened_until_it_keeps_its_promise(
-    trained: Graph, monkeypatch: pytest.MonkeyPatch, promise: Callable[[int], float], sizes: set[int]
-) -> None:
-    monkeypatch.setattr(CandidateSet, "linearised", lambda self, batches: promise(len(self)))
-    growth = step(trained, check=data(400, 1).take(slice(0, 200)))
-    assert growth.chosen == 4
-    assert len(growth.specs) in sizes
-    assert growth.realised < 0 or not growth.specs
-
-
 @pytest.mark.parametrize(("prices", "tried"), [(Prices(), [4, 3, 1]), (Prices(parameters=1e-12), [4, 2, 1])])
 def test_what_only_takes_spare_room_is_the_first_to_go_and_is_asked_for_where_nothing_has_a_price(
     trained: Graph, monkeypatch: pytest.MonkeyPatch, prices: Prices, tried: list[int]
@@ -126,51 +108,95 @@ def test_what_only_takes_spare_room_is_the_first_to_go_and_is_asked_for_where_no
     assert growth.rewriting is None and list(dict.fromkeys(seen)) == tried
 
 
+Told = Mapping[tuple[int, float], tuple[float, float]]
+"""By number of members and scale of θ what a set does to the loss, and what is predicted of it."""
+
+RISES, KEEPS = (1.0, -1.0), (-1.0, -1.0)
+
+
 @pytest.mark.usefixtures("choose_four")
-@pytest.mark.parametrize(("kept", "members"), [(1.0, 4), (0.5, 4), (0.1, 2)])
-def test_theta_of_a_set_is_made_smaller_before_members_are_dropped(
-    trained: Graph, monkeypatch: pytest.MonkeyPatch, kept: float, members: int
+@pytest.mark.parametrize(
+    ("told", "tried", "kept"),
+    [
+        ({(4, 1.0): KEEPS}, 1, (4, 1.0)),
+        ({(4, 1.0): RISES, (4, 0.5): KEEPS}, 2, (4, 0.5)),
+        ({(4, 1.0): (math.inf, -1.0), (4, 0.5): RISES, (4, 0.25): KEEPS}, 3, (4, 0.25)),
+        ({(4, 1.0): (-1.0, 0.0), (4, 0.5): KEEPS}, 2, (4, 0.5)),  # not predicted to fall
+        ({(4, 1.0): (-1.0, -9.0), (4, 0.5): (-2.0, -9.0), (4, 0.25): (-1.9, -9.0)}, 3, (4, 0.5)),  # does most there
+        ({(4, 1.0): (-1.0, -9.0), (4, 0.5): (-2.0, -2.5), (4, 0.25): KEEPS}, 2, (4, 0.5)),  # 0.8 of it is enough
+        ({(4, s): RISES for s in (1.0, *SHRUNK)} | {(2, 1.0): KEEPS}, 6, (2, 1.0)),
+        ({(n, s): RISES for n in (4, 2, 1) for s in (1.0, *SHRUNK)}, 15, None),
+    ],
+)
+def test_theta_is_made_smaller_while_that_helps_and_a_set_shortened_where_it_does_not(
+    trained: Graph, monkeypatch: pytest.MonkeyPatch, told: Told, tried: int, kept: tuple[int, float] | None
 ) -> None:
-    scaled, made = CandidateSet.scaled, list[tuple[CandidateSet, float]]()
+    """θ is learned once, for the whole of it."""
+    learned, scaled, applied = CandidateSet.learned, CandidateSet.scaled, growth_module._applied
+    scales, wholes, seen = dict[int, tuple[CandidateSet, float]](), list[CandidateSet](), list[tuple[int, float]]()
 
-    def record(self: CandidateSet, factor: float) -> CandidateSet:
-        made.append((scaled(self, factor), factor))
-        return made[-1][0]
+    def learn(self: CandidateSet, *given: Any, **options: Any) -> CandidateSet:
+        wholes.append(learned(self, *given, **options))
+        return wholes[-1]
 
-    def promise(self: CandidateSet, batches: object) -> float:
-        factor = next((f for s, f in made if s is self), 1.0)
-        return -1e-9 if factor == kept or len(self) < 4 else -100.0
+    def scale(self: CandidateSet, factor: float) -> CandidateSet:
+        found = scaled(self, factor)
+        scales[id(found)] = found, factor
+        return found
 
-    monkeypatch.setattr(CandidateSet, "scaled", record)
-    monkeypatch.setattr(CandidateSet, "linearised", promise)
-    options = replace(OPTIONS, learn_rate=0.01)
-    growth = step(trained, check=data(200, 1), options=options, morphisms=(Split(),))
-    assert len(growth.specs) == members and growth.realised < 0
-    assert growth.scale == (kept if kept in SHRUNK else 1.0)
-    tried = [factor for found, factor in made if len(found) == 4 and factor in SHRUNK]
-    assert tried == {1.0: [], 0.5: [0.5], 0.1: [0.5, 0.25]}[kept]
-    if kept in SHRUNK:
-        inputs = data(50, 2).inputs
-        assert torch.equal(growth.graph.module().eval()(inputs), made[-1][0].apply().module().eval()(inputs))
+    def key(together: CandidateSet) -> tuple[int, float]:
+        return len(together), scales[id(together)][1]
+
+    def apply(step: StepContext, together: CandidateSet, nothing: Growth) -> Growth:
+        seen.append(key(together))
+        return replace(applied(step, together, nothing), realised=told[key(together)][0])
+
+    monkeypatch.setattr(CandidateSet, "learned", learn)
+    monkeypatch.setattr(CandidateSet, "scaled", scale)
+    monkeypatch.setattr(CandidateSet, "linearised", lambda self, batches: told[key(self)][1])
+    monkeypatch.setattr(growth_module, "_applied", apply)
+    growth = step(trained, options=replace(OPTIONS, learn_rate=0.01), morphisms=(Split(),))
+    assert seen == list(told)[:tried] and growth.chosen == 4
+    assert ((len(growth.specs), growth.scale) if growth.rewriting else None) == kept
+    monkeypatch.undo()
+    if kept is not None:
+        assert (growth.realised, growth.expected, growth.predicted) == (told[kept][0], told[kept][1], told[kept][1])
+        again = wholes[-1].first(kept[0]).scaled(kept[1]).apply().module().eval()
+        assert torch.equal(growth.graph.module().eval()(data(50, 2).inputs), again(data(50, 2).inputs))
 
 
 @pytest.mark.usefixtures("choose_four")
-def test_a_set_predicted_to_raise_the_loss_is_not_even_built(trained: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor is one whose predicted fall is not worth its price committed, whatever the loss does."""
-    built: list[int] = []
+def test_a_set_whose_fall_is_not_worth_its_price_is_not_committed(
+    trained: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the true fall nor the predicted one may be worth less."""
 
-    def build(graph: Graph, members: Sequence[tuple[Morphism, Any]]) -> Patch:
-        built.append(len(members))
-        return rewrite_together(graph, members)
-
-    monkeypatch.setattr(growth_module, "rewrite_together", build)
-
-    def grown(promise: dict[int, float], price: float) -> tuple[int, list[int]]:
-        built.clear()
-        monkeypatch.setattr(CandidateSet, "linearised", lambda self, batches: promise[len(self)])
+    def grown(expected: float, price: float) -> int:
+        monkeypatch.setattr(CandidateSet, "linearised", lambda self, batches: expected)
         options = replace(OPTIONS, prices=Prices(parameters=price), learn_rate=0.01)
-        growth = step(trained, check=data(200, 1), options=options, morphisms=(Split(),))
-        return len(growth.specs), list(built)
+        return len(step(trained, check=data(200, 1), options=options, morphisms=(Split(),)).specs)
 
-    assert grown({4: 0.013, 2: 0.0, 1: -1e-9}, 0.0) == (1, [1])
-    assert grown({4: -1e-9, 2: 0.01, 1: 0.01}, 1e-9) == (0, [4, 4, 4])  # θ as learned, and twice made smaller
+    assert grown(-1e-9, 0.0) == 4
+    assert grown(-1e-9, 1e-9) == 0
+    assert grown(-1e9, 1e-9) == 4
+    assert grown(-1e9, 1e2) == 0
+
+
+def test_a_set_that_leaves_the_numbers_is_made_smaller(trained: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that is not finite is no reason to end a run."""
+    context: list[StepContext] = []
+
+    def select(self: StepContext, scores: Scores) -> Selection:
+        context.append(self)
+        return chosen(self, scores)
+
+    chosen = StepContext.select
+    monkeypatch.setattr(StepContext, "select", select)
+    assert step(trained).rewriting is not None
+    (one,) = context
+    wild = trained.with_tensors(
+        {n.parameter.names[0]: trained.tensors[n.id] * 1e38 for n in trained.parameters if n.parameter}
+    )
+    assert one.measure(wild) == math.inf
+    with pytest.raises(NotFiniteError, match="the loss on"):
+        replace(one, graph=wild, _measured={}).measure(wild)

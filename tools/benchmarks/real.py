@@ -21,6 +21,7 @@ from archir.growing.batches import Batches
 from archir.growing.examples import Examples
 from archir.growing.growth import Growth, grow_once
 from archir.growing.options import GrowOptions
+from archir.growing.recalibration import recalibrate
 from archir.growing.trainer import Trainer
 from archir.ir.graph import Graph
 from archir.scoring.batches import bind_batches
@@ -132,6 +133,7 @@ def _measured(subject: Subject, part: float) -> Mapping[str, float]:
     train = partial(trainer.train, loss=loss, first_step=0)
     batches = list(Batches(examples, size, 0, device=device))
     train(batches[:TRAINED])
+    recalibrate(trainer.module, batches[: options.recalibrate_batches])
     graph = trainer.graph()
     analysis = seconds(lambda: infer_widths(graph))
     finding = seconds(lambda: find_families(graph, [Split()]))
