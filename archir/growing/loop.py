@@ -85,7 +85,9 @@ def grown_optimiser(
     found = object.__new__(type(optimiser))
     found.__dict__ = {key: copy.copy(v) if isinstance(v, OrderedDict) else v for key, v in vars(optimiser).items()}
     found.param_groups = _groups(optimiser, model, rewriting, grown)
-    found.state = defaultdict(dict, carry_state(optimiser, model, rewriting, grown))
+    # Some keep what is of no parameter under keys that are none.
+    other = {key: copy.deepcopy(v) for key, v in optimiser.state.items() if not isinstance(key, torch.Tensor)}
+    found.state = defaultdict(dict, other | carry_state(optimiser, model, rewriting, grown))
     if "step" in vars(optimiser):
         # A scheduler has put this in place of the method, to know whether it was called.
         _track(found, vars(optimiser)["step"])

@@ -118,7 +118,7 @@ def carry_state(
     found: dict[torch.Tensor, dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         slots, node = optimiser.state.get(parameter), rewriting.before.by_name[name].id
-        if not slots or node not in rewriting.after:
+        if not slots or parameter not in groups or node not in rewriting.after:
             continue
         new = named[_name(rewriting, node)]
         by = rewriting.maps.get(node, TensorMap())

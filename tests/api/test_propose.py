@@ -79,7 +79,10 @@ def pairs(count: int = 240, seed: int = 1, size: int = 24) -> list[tuple[Tensor,
 
 def test_a_step_is_decided_on_checked_and_taken_in_a_plain_loop() -> None:
     model, optimizer = trained(mlp())
+    drawn, gradients = torch.get_rng_state(), [p.grad for p in model.parameters()]
     plan = archir.propose(model, pairs(), budget=90, options=OPTIONS)
+    assert torch.equal(torch.get_rng_state(), drawn), "the loop draws what it would have drawn"
+    assert all(p.grad is g for p, g in zip(model.parameters(), gradients, strict=True))
     assert plan.specs and plan.predicted is not None and plan.predicted < 0 > plan.realised
     assert {s.spec.partition("{")[0] for s in plan.table} == {"split", "prune"}
     assert plan.growth.before == cost(plan.before) and plan.cost == cost(plan.graph)

@@ -119,6 +119,8 @@ def test_copies_go_on_as_if_they_had_been_there_from_the_first_step(graph: Graph
     module, rewriting = graph.module(), split(graph)
     gather(module, optimiser := KINDS[kind](trained(module)))
     grown = in_the_manner_of(module, rewriting.after)
+    for x in INPUTS:
+        torch.testing.assert_close(grown.eval()(x), module.eval()(x), rtol=1e-12, atol=1e-14)
     carried = grown_optimiser(optimiser, module, rewriting, grown)
     twin = rewriting.after.module()
     gather(twin, its := KINDS[kind](trained(twin)))
@@ -205,9 +207,10 @@ class Foreign(optim.Optimizer):
 def test_of_other_optimisers_what_has_the_shape_of_a_parameter_is_reindexed_and_the_rest_refused(graph: Graph) -> None:
     module, rewriting = graph.module(), split(graph)
     gather(module, optimiser := Foreign(trained(module), lambda g: g))
+    optimiser.state["all"] = {"calls": 1}  # type: ignore[index]
     grown = in_the_manner_of(module, rewriting.after)
     found = grown_optimiser(optimiser, module, rewriting, grown)
-    assert isinstance(found, Foreign) and found.shape is optimiser.shape
+    assert isinstance(found, Foreign) and found.shape is optimiser.shape and found.state["all"] == {"calls": 1}  # type: ignore[index]
     state, old = state_of(found, grown), state_of(optimiser, module)
     assert state["count/body.weight"] == 3
     weight = old["seen/body.weight"]
