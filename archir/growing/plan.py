@@ -17,6 +17,7 @@ from archir.growing.growth import Growth, take_step
 from archir.growing.loop import (
     GrownAverage,
     Schedulers,
+    check_average,
     check_optimiser,
     check_schedulers,
     grown_average,
@@ -160,6 +161,8 @@ class Plan:
         if optimizer is not None:
             check_optimiser(optimizer, model)
         schedulers = check_schedulers(scheduler, optimizer)
+        if ema is not None:
+            check_average(ema, model)
         rewriting = self.growth.rewriting
         if rewriting is None:
             return model, optimizer
