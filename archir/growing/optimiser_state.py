@@ -41,10 +41,15 @@ class Gathered:
         return found + start
 
 
-FIRST, SECOND, UNSCALED, WEIGHTS = Gathered(1), Gathered(2), Gathered(0), "weights"
-"""A mean of gradients, one of their squares, numbers that do not grow with them, and an average of the weights."""
+@dataclass(frozen=True)
+class Averaged:
+    """An average of the weights: what separates it from them goes through the maps as they do."""
 
-Rule = Gathered | str
+
+FIRST, SECOND, UNSCALED = Gathered(1), Gathered(2), Gathered(0)
+"""A mean of gradients, one of their squares, and numbers that do not grow with them."""
+
+Rule = Gathered | Averaged
 
 _ADAM = {"exp_avg": FIRST, "exp_avg_sq": SECOND, "max_exp_avg_sq": SECOND}
 
@@ -62,7 +67,7 @@ RULES: Mapping[type[optim.Optimizer], Mapping[str, Rule]] = {
     optim.Adadelta: {"square_avg": SECOND, "acc_delta": UNSCALED},
     optim.RMSprop: {"square_avg": SECOND, "grad_avg": FIRST, "momentum_buffer": UNSCALED},
     optim.Rprop: {"prev": FIRST, "step_size": Gathered(0, lambda group: float(group["lr"]))},
-    optim.ASGD: {"ax": WEIGHTS},
+    optim.ASGD: {"ax": Averaged()},
     optim.Adafactor: {"variance": SECOND},
 }
 """What PyTorch's optimisers gather in the shape of a parameter, by class and key."""
@@ -155,7 +160,7 @@ def _carried(optimiser: optim.Optimizer, slots: Mapping[str, Any], there: Rewrit
 
 def _mapped(value: torch.Tensor, there: Rewritten, rule: Rule, group: Group) -> torch.Tensor:
     like = there.after
-    if isinstance(rule, str):
+    if isinstance(rule, Averaged):
         kept = like if there.by is None else there.by.change(value - there.before.to(value)) + like.to(value)
     else:
         kept = torch.full_like(like, rule.start(group)) if there.by is None else rule.carried(value, there.by, group)
