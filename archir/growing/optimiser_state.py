@@ -100,9 +100,9 @@ def carry_state(
 
     Every tensor that has the shape of its parameter goes through the same index maps: a copy of a unit goes on with
     what it would have gathered had it been there from the first step, a fresh unit or layer starts with what an
-    optimiser starts with. What is decayed by the gradients is carried over as if it were one of them. The factors of
-    Adafactor go through the maps as the matrix they stand for. Numbers are copied. Of optimisers that are not PyTorch's
-    what has the shape of a parameter is reindexed and not scaled, for it is not known what it grows with.
+    optimiser starts with. Weight decay that is added to the gradients is carried over as if it were one of them. The
+    factors of Adafactor go through the maps as the matrix they stand for. Numbers are copied. Of optimisers that are
+    not PyTorch's what has the shape of a parameter is reindexed and not scaled: it is not known what it grows with.
 
     Args:
         optimiser: the optimiser.
@@ -125,17 +125,11 @@ def carry_state(
         slots, node = optimiser.state.get(parameter), rewriting.before.by_name[name].id
         if not slots or parameter not in groups or node not in rewriting.after:
             continue
-        new = named[_name(rewriting, node)]
+        new = named[rewriting.after.node(node).names[0]]
         by = rewriting.maps.get(node, TensorMap())
         there = Rewritten(name, rewriting.before.tensors[node].to(parameter.device), new.detach(), by)
         found[new] = _carried(optimiser, slots, there, groups[parameter])
     return found
-
-
-def _name(rewriting: Patch, node: int) -> str:
-    known = rewriting.after.node(node).parameter
-    assert known is not None
-    return known.names[0]
 
 
 def _carried(optimiser: optim.Optimizer, slots: Mapping[str, Any], there: Rewritten, group: Group) -> dict[str, Any]:
