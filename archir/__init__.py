@@ -4,6 +4,7 @@
     for width in archir.widths(graph): ...
     run = archir.grow(graph, train=(x, y), validation=(x, y), budget=60_000)
     run = archir.compress(run.graph, train=(x, y), validation=(x, y), budget=archir.Budget(flops=0.5))
+    plan = archir.propose(model, batches, budget=60_000); model, optimizer = plan.apply(model, optimizer)
     archir.to_python(run.graph, "out")
 
 Public names are loaded when they are first used, so that `import archir` is quick.
@@ -29,7 +30,7 @@ from archir.errors import (
 )
 
 if TYPE_CHECKING:
-    from archir.api import apply, candidates, compress, grow, morphisms, passes, prune_with_compensation, score, widths
+    from archir.api import apply, candidates, compress, grow, passes, prune_with_compensation, score, widths
     from archir.axes.widths import Width, Widths
     from archir.comparison import Difference, compare
     from archir.emit.onnx import to_onnx
@@ -39,12 +40,14 @@ if TYPE_CHECKING:
     from archir.growing.grow import Run
     from archir.growing.optimisers import OptimiserOptions
     from archir.growing.options import GrowOptions
+    from archir.growing.plan import Plan
     from archir.ir.builder import GraphBuilder
     from archir.ir.edit import Edit
     from archir.ir.graph import Graph, Patch
     from archir.ir.load import load
     from archir.ir.node import Value
     from archir.ir.registry import admit
+    from archir.kinds import morphisms
     from archir.rewrite.compose import Compose
     from archir.rewrite.insertion import Insertion, Start, splice
     from archir.rewrite.miss import Miss
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from archir.scoring.options import ScoreOptions
     from archir.scoring.scores import Score, Scores, Selection
     from archir.scoring.sets import CandidateSet
+    from archir.steps import propose, write_back
     from frontends.pytorch import trace
 
 __all__ = [
@@ -88,6 +92,7 @@ __all__ = [
     "Pass",
     "PassError",
     "Patch",
+    "Plan",
     "Prices",
     "ProcessError",
     "Reference",
@@ -117,6 +122,7 @@ __all__ = [
     "look_around",
     "morphisms",
     "passes",
+    "propose",
     "prune_with_compensation",
     "refer",
     "score",
@@ -125,6 +131,7 @@ __all__ = [
     "to_python",
     "trace",
     "widths",
+    "write_back",
 ]
 
 _HOMES = {
@@ -134,7 +141,6 @@ _HOMES = {
             "candidates",
             "compress",
             "grow",
-            "morphisms",
             "passes",
             "prune_with_compensation",
             "score",
@@ -152,10 +158,12 @@ _HOMES = {
     "Run": "archir.growing.grow",
     "OptimiserOptions": "archir.growing.optimisers",
     "GrowOptions": "archir.growing.options",
+    "Plan": "archir.growing.plan",
     "GraphBuilder": "archir.ir.builder",
     "Edit": "archir.ir.edit",
     "Graph": "archir.ir.graph",
     "load": "archir.ir.load",
+    "morphisms": "archir.kinds",
     "Value": "archir.ir.node",
     "admit": "archir.ir.registry",
     "Compose": "archir.rewrite.compose",
@@ -172,6 +180,7 @@ _HOMES = {
     "ScoreOptions": "archir.scoring.options",
     **dict.fromkeys(("Score", "Scores", "Selection"), "archir.scoring.scores"),
     "CandidateSet": "archir.scoring.sets",
+    **dict.fromkeys(("propose", "write_back"), "archir.steps"),
     "trace": "frontends.pytorch",
 }
 """The modules the names are loaded from."""

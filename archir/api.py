@@ -8,27 +8,27 @@ from typing import Any
 
 import torch
 from pydantic.dataclasses import dataclass
-from torch import nn
 from torch.distributed import ProcessGroup
 
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Widths
+from archir.captured import Model, graph_of, graph_on, trace_on
 from archir.cost import cost
 from archir.errors import PassError, ScoreError
 from archir.growing.compress import compress_graph
 from archir.growing.device import find_device
-from archir.growing.examples import Inputs, Split
+from archir.growing.examples import Split
 from archir.growing.given import Given, split_of
 from archir.growing.grow import Run, checked_options, grow_graph
 from archir.growing.input_types import input_types
 from archir.growing.log import Listener
 from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph
+from archir.kinds import COMPRESSING, Kinds, Passes, named_passes
+from archir.kinds import morphisms as find_morphisms
 from archir.plugins import Plugin, Registry, find_passes
-from archir.rewrite.morphism import Morphism
-from archir.rewrite.passes import Pass
 from archir.rewrite.pipeline import apply_passes
-from archir.rewrite.spec import format_spec, parse_specs
+from archir.rewrite.spec import format_spec
 from archir.scoring.batches import AnyBatch
 from archir.scoring.budget import Budget
 from archir.scoring.compensate import compensated
@@ -37,26 +37,27 @@ from archir.scoring.losses import Loss, LossFunction
 from archir.scoring.objective import Curvature, make_objective
 from archir.scoring.options import Price, ScoreOptions
 from archir.scoring.processes import Processes
+from archir.scoring.program import Inputs
 from archir.scoring.ranges import CLOSED, Real, checked
 from archir.scoring.score import score as score_candidates
 from archir.scoring.scores import Scores
 from archir.scoring.strategies.registry import DEFAULT
 from archir.scoring.strategies.strategy import Strategy
 from archir.scoring.targets import Targets
-from frontends.pytorch import trace
-from passes.catalog import morphisms as default_morphisms
 from passes.prune import Prune
 
-Kinds = str | Morphism | Sequence[Morphism]
-"""Kinds of rewrite, as text or as objects."""
 
-COMPRESSING = "prune"
-"""The kinds of rewrite that networks are compressed by unless others are asked for."""
+def widths(model: Model, example: Inputs | None = None) -> Widths:
+    """Return the widths of a graph: the free ones, and through `.frozen` the others with their reasons.
 
+    Args:
+        model: the graph, or a module.
+        example: what a module is called with, to capture it.
 
-def widths(graph: Graph) -> Widths:
-    """Return the widths of a graph: the free ones, and through `.frozen` the others with their reasons."""
-    return infer_widths(graph)
+    Raises:
+        CaptureError: a module comes without an example, or cannot be captured.
+    """
+    return infer_widths(graph_of(model, example))
 
 
 def passes(plugins: Iterable[Plugin] = (), *, base: Path = Path()) -> Registry:
@@ -76,50 +77,21 @@ def passes(plugins: Iterable[Plugin] = (), *, base: Path = Path()) -> Registry:
     return find_passes(plugins, base=base)
 
 
-def apply(graph: Graph, passes: str | Pass | Sequence[Pass], *, registry: Registry | None = None) -> Graph:
+def apply(model: Model, passes: Passes, *, registry: Registry | None = None, example: Inputs | None = None) -> Graph:
     """Apply passes, given as text (`"split{width=w3, units=[5]}; prune{width=w1, units=[0]}"`) or as objects.
 
     Args:
-        graph: the graph.
-        passes: what to apply, one after the other.
+        model: the graph, or a module.
+        passes: what to apply, one after the other: a text, an object, or a list of such.
         registry: the passes a text may name; those of `archir.passes()` if not given.
+        example: what a module is called with, to capture it.
 
     Raises:
-        ParseError: the text is not a specification.
+        CaptureError: a module comes without an example, or cannot be captured.
+        ParseError: a text is not a specification.
         PassError: a pass does not apply.
     """
-    if isinstance(passes, str):
-        return apply_passes(graph, parse_specs(passes, find_passes() if registry is None else registry))
-    return apply_passes(graph, [passes] if isinstance(passes, Pass) else passes)
-
-
-def morphisms(specs: Kinds | None = None, *, registry: Registry | None = None) -> tuple[Morphism, ...]:
-    """Return kinds of rewrite, given as text (`"split; residual-branch{hidden=8}"`) or as objects.
-
-    Args:
-        specs: the kinds; split and prune if not given.
-        registry: the passes a text may name; those of `archir.passes()` if not given.
-
-    Raises:
-        ParseError: the text is no specification, or names no known pass.
-        PassError: a pass is no morphism, or there is none.
-    """
-    if specs is None:
-        return default_morphisms()
-    if not isinstance(specs, str):
-        return (specs,) if isinstance(specs, Morphism) else tuple(specs)
-    found: list[Morphism] = []
-    for pass_ in parse_specs(specs, find_passes() if registry is None else registry):
-        if not isinstance(pass_, Morphism):
-            raise PassError(f"{format_spec(pass_)} is no morphism, so it has no candidates")
-        found.append(pass_)
-    if not found:
-        raise PassError("no kind of rewrite is named", hint="write split; prune")
-    return tuple(found)
-
-
-find_morphisms = morphisms
-"""The same, where an argument has its name."""
+    return apply_passes(graph_of(model, example), named_passes(passes, registry=registry))
 
 
 @checked(ScoreError, "these options are out of range")
@@ -131,39 +103,51 @@ class _Compensation:
 
 
 def prune_with_compensation(
-    graph: Graph,
+    model: Model,
     batches: Iterable[tuple[Inputs, Targets] | Mapping[str, Any]],
-    prunes: str | Prune | Sequence[Prune],
+    prunes: str | Prune | Sequence[str | Prune],
     *,
     ridge: float = 1e-4,
 ) -> Graph:
     """Remove units, and let the weights of those that stay take over what they gave, by least squares.
 
     Args:
-        graph: the graph.
+        model: the graph, or a module, which is captured on the first batch.
         batches: pairs of inputs and targets, or mappings with an entry of targets; these are not looked at.
-        prunes: the units to remove, as text (`"prune{width=w3, units=[5]}"`) or as objects; all are those of `graph`.
+        prunes: the units to remove, as text (`"prune{width=w3, units=[5]}"`), as objects, or a list of such; all are
+            those of the graph as it is given.
         ridge: of the least squares, relative to the mean square of the activations.
 
     Raises:
-        ParseError: the text is not a specification, or names other passes than prune.
-        PassError: a unit is not there, or none would be left.
+        CaptureError: a module cannot be captured.
+        ParseError: a text is not a specification, or names other passes than prune.
+        PassError: a unit is not there, none would be left, or something else is given than prunes.
         ScoreError: there are no batches, the graph is noisy in evaluation mode, or the ridge is no number from 0.
     """
     options = _Compensation(ridge=ridge)
-    given = parse_specs(prunes, {Prune.name: Prune}) if isinstance(prunes, str) else prunes
-    chosen = [given] if isinstance(given, Prune) else given
-    return compensated(graph, batches, [p for p in chosen if isinstance(p, Prune)], ridge=options.ridge)
+    chosen: list[Prune] = []
+    for pass_ in named_passes(prunes, registry={Prune.name: Prune}):
+        if not isinstance(pass_, Prune):
+            raise PassError(f"{format_spec(pass_)} removes no units", hint="give prunes")
+        chosen.append(pass_)
+    graph, given = graph_on(model, batches)
+    return compensated(graph, given, chosen, ridge=options.ridge)
 
 
-def candidates(graph: Graph, morphisms: Kinds | None = None) -> list[Candidate]:
+def candidates(model: Model, morphisms: Kinds | None = None, *, example: Inputs | None = None) -> list[Candidate]:
     """Return every candidate rewrite of a graph, with its cost.
 
     Args:
-        graph: the graph.
+        model: the graph, or a module.
         morphisms: the kinds of rewrite; split and prune if not given.
+        example: what a module is called with, to capture it.
+
+    Raises:
+        CaptureError: a module comes without an example, or cannot be captured.
+        ParseError: a text is no specification, or names no known pass.
+        PassError: one is no morphism, or there is none.
     """
-    found: list[Candidate] = []
+    graph, found = graph_of(model, example), list[Candidate]()
     for morphism in find_morphisms(morphisms):
         for site in morphism.sites(graph):
             found += Family(graph, morphism, site, graph).candidates
@@ -171,7 +155,7 @@ def candidates(graph: Graph, morphisms: Kinds | None = None) -> list[Candidate]:
 
 
 def score(
-    graph: Graph,
+    model: Model,
     batches: Iterable[AnyBatch],
     *,
     morphisms: Kinds | None = None,
@@ -195,7 +179,7 @@ def score(
     """Predict what every candidate rewrite of a graph, and any set of them, would do to the loss.
 
     Args:
-        graph: the graph, batch statistics recalibrated.
+        model: the graph, batch statistics recalibrated; or a module, which is captured on the first batch.
         batches: pairs (inputs, targets) to score on, inputs a tensor, a tuple of arguments, or a mapping by name,
             targets a tensor, or several nested in tuples, lists and mappings if the loss is a callable, which gets
             them as they are; or mappings with an entry `labels`, `label`, `targets` or `target`, such as a DataLoader
@@ -221,9 +205,11 @@ def score(
             many to learn on as the others, and makes the same calls on the scores; all get the same results.
 
     Raises:
+        CaptureError: a module cannot be captured.
         ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; the graph is
             noisy in evaluation mode; there is no such strategy; or options are out of range.
     """
+    graph, given = graph_on(model, batches)
     options = ScoreOptions(
         steps=steps,
         rate=rate,
@@ -240,11 +226,11 @@ def score(
     )
     objective = make_objective(graph, loss, batch_statistics=options.batch_statistics, group=group)
     kinds = find_morphisms(morphisms)
-    return score_candidates(objective, batches, morphisms=kinds, learn=learn, strategy=strategy, options=options)
+    return score_candidates(objective, given, morphisms=kinds, learn=learn, strategy=strategy, options=options)
 
 
 def grow(
-    model: nn.Module | Graph,
+    model: Model,
     *,
     train: Given,
     validation: Given,
@@ -314,7 +300,7 @@ def grow(
 
 
 def compress(
-    model: nn.Module | Graph,
+    model: Model,
     *,
     train: Given,
     validation: Given,
@@ -373,22 +359,9 @@ def compress(
     )
 
 
-def _splits(model: nn.Module | Graph, train: Given, validation: Given) -> tuple[Split, Split]:
+def _splits(model: Model, train: Given, validation: Given) -> tuple[Split, Split]:
     """Return what a user gives to train and to validate a model on as splits."""
     names = input_types(model).keywords
     given = (("the training data", train), ("the validation data", validation))
     first, second = (split_of(data, where, names=names) for where, data in given)
     return first, second
-
-
-def trace_on(model: nn.Module, split: Split) -> Graph:
-    """Return the graph of a module, captured on the first examples of a split in its element types.
-
-    Raises:
-        CaptureError: the module cannot be captured.
-        FileError: the examples cannot be read.
-        GrowError: code of the user's that reads them fails.
-        ScoreError: they are neither pairs nor mappings with targets.
-    """
-    inputs = input_types(model)(split.take(slice(0, 2))).inputs
-    return trace(model, (inputs,)) if isinstance(inputs, torch.Tensor) else trace(model, (), dict(inputs))

@@ -143,7 +143,7 @@ class _Conversion:
         assert output is not None
         self._guard_ones()
         signature = self._signature(leaves, output)
-        name = re.sub(r"\W", "_", type(self._model).__name__).lower()
+        name = re.sub(r"\W", "_", type(self._model).__name__)
         return Graph(name, self._nodes, self._tensors, signature)
 
     def _signature(self, leaves: Sequence[Constant | int], output: fx.Node) -> Signature:

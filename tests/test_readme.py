@@ -48,6 +48,21 @@ def test_the_page_on_passes_names_them_all() -> None:
     assert not [name for name in morphisms if f"`{name}`" not in page and name != "compose"]
 
 
+def test_the_loop_of_the_page_on_loops_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (loop,) = blocks("python", (ROOT / "docs" / "loop.md").read_text())
+    exec(compile(loop, "loop.md", "exec", dont_inherit=True), {"__name__": "loop"})
+    assert "predicted" in capsys.readouterr().out
+
+
+def test_a_growth_step_takes_six_lines_of_a_plain_loop_at_most() -> None:
+    (loop,) = [block for block in blocks("python") if "archir.propose" in block]
+    _, _, growth = loop.partition("ema.update_parameters(model)\n")
+    assert 0 < len(growth.splitlines()) <= 6 and "plan.apply(" in growth
+
+
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
@@ -79,7 +94,15 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/cifar10.md", "docs/compression.md", "docs/growth.md", "docs/passes.md", "docs/scoring.md"],
+    [
+        "README.md",
+        "docs/cifar10.md",
+        "docs/compression.md",
+        "docs/growth.md",
+        "docs/loop.md",
+        "docs/passes.md",
+        "docs/scoring.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     file = ROOT / page

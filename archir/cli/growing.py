@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from archir.api import COMPRESSING, morphisms, trace_on
+from archir.captured import trace_on
 from archir.cli.console import RunProgress, print_table, say
 from archir.cost import cost
 from archir.emit.onnx import to_onnx
@@ -43,6 +43,7 @@ from archir.growing.run import RunDirectory, open_run
 from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.ir.load import load
+from archir.kinds import COMPRESSING, morphisms
 from archir.plugins import find_passes
 from archir.scoring.losses import Loss
 from archir.scoring.processes import ALONE, Processes

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 import torch
 
-from archir.api import morphisms, prune_with_compensation
+from archir.api import prune_with_compensation
 from archir.api import widths as find_widths
 from archir.cli.console import print_table, say
 from archir.cost import Cost, cost
@@ -22,6 +22,7 @@ from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from archir.ir.load import load
 from archir.ir.running import run
+from archir.kinds import morphisms
 from archir.plugins import Registry, find_passes, type_name
 from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism, Site, UnitMorphism

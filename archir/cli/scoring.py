@@ -11,7 +11,6 @@ from typing import Any
 
 import pydantic.dataclasses
 
-from archir.api import morphisms
 from archir.axes.describe import axis_names
 from archir.axes.infer import infer_widths
 from archir.axes.terms import leaves
@@ -26,6 +25,7 @@ from archir.ir.files import write_file
 from archir.ir.graph import Graph
 from archir.ir.load import load
 from archir.ir.text import print_graph
+from archir.kinds import morphisms
 from archir.plugins import find_passes
 from archir.rewrite.morphism import Morphism
 from archir.scoring.batches import BoundBatch, bind_batches

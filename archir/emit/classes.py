@@ -224,7 +224,9 @@ class Classes:
     # one class for modules alike
 
     def _template(self, made: _Class) -> str:
-        text = "\n".join([*made.init, "--", *made.forward, *(made.body.inputs if made.body else ())])
+        # What stands for weights until these are loaded tells no modules of a kind apart: the first one's is taken.
+        init = (line.replace("torch.ones(", "torch.zeros(") for line in made.init)
+        text = "\n".join([*init, "--", *made.forward, *(made.body.inputs if made.body else ())])
         return self._kind(made.path) + replace_sizes(text, lambda s: f"<{s.label}>")
 
     def _kind(self, path: str) -> str:

@@ -230,7 +230,7 @@ _TENSORS = {
 }  # fmt: skip
 """Functions of `torch`, and how many arguments go without names."""
 
-TORCH = frozenset(_TENSORS) | {"device", "tensor"}
+TORCH = frozenset(_TENSORS) | {"device", "randn", "tensor"}
 """The functions of `torch` that are written."""
 
 for _name, _bare in _TENSORS.items():

@@ -26,10 +26,10 @@ def declaration(node: Node, tensor: torch.Tensor, field: str, named: bool) -> st
         named: whether that name is a Python name.
     """
     assert node.parameter is not None
-    persistent = node.parameter.persistent
-    source = None if persistent else constant(tensor)
-    made = source or blank(tensor)
-    if node.parameter.kind == "parameter":
+    persistent, trained = node.parameter.persistent, node.parameter.kind == "parameter"
+    source = None if persistent and (trained or not _has_a_rule(tensor)) else constant(tensor)
+    made = source or (initial(tensor) if trained else blank(tensor))
+    if trained:
         frozen = "" if node.parameter.trainable else ", requires_grad=False"
         if named:
             return f"self.{field} = nn.Parameter({made}{frozen})"
@@ -38,10 +38,39 @@ def declaration(node: Node, tensor: torch.Tensor, field: str, named: bool) -> st
 
 
 def blank(tensor: torch.Tensor) -> str:
-    """Return the source of zeros of the shape of a tensor."""
+    """Return the source of a tensor of the same shape that stands for one until weights are loaded: zeros, or ones.
+
+    Ones stand for real numbers that are nearer to one in the mean, as scales and variances are.
+    """
+    ones = tensor.is_floating_point() and tensor.numel() > 0 and float(tensor.double().mean()) > 0.5
+    return _made("ones" if ones else "zeros", tensor)
+
+
+def initial(tensor: torch.Tensor) -> str:
+    """Return the source of what a parameter begins training with, where it is not loaded.
+
+    A vector is one of ones or of zeros, whichever it is nearer to. A tensor of more dimensions is normal, with the
+    variance of one over the number of its elements for each place of its first axis, unless it is zero itself.
+
+    Source: LeCun et al. (1998), Efficient BackProp, section 4.6, for the variance.
+    """
+    known = tensor.is_floating_point() or tensor.is_complex()
+    if not known or tensor.dim() < 2 or not tensor.numel() or not bool(tensor.any()):
+        return blank(tensor)
+    inputs = " * ".join(size("size", s) for s in tensor.shape[1:] if s > 1)
+    scale = f" / ({inputs}) ** 0.5" if " " in inputs else f" / {inputs}**0.5" if inputs else ""
+    return f"{_made('randn', tensor)}{scale}"
+
+
+def _made(function: str, tensor: torch.Tensor) -> str:
     shape = ", ".join(size("size", s) if s > 1 else str(s) for s in tensor.shape)
     kind = "" if tensor.dtype == torch.float32 else f", dtype={literal(tensor.dtype)}"
-    return f"torch.zeros({shape or '()'}{kind})"
+    return f"torch.{function}({shape or '()'}{kind})"
+
+
+def _has_a_rule(tensor: torch.Tensor) -> bool:
+    """Say whether what a buffer holds is no count, and is no matter of training: whole numbers and truth values."""
+    return tensor.numel() > 1 and not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def constant(tensor: torch.Tensor) -> str | None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from archir.errors import GrowError, ProcessError
 from archir.growing.device import CPU, sent, within_memory
 from archir.growing.examples import Examples, Inputs, Split
+from archir.growing.given_batches import GivenBatches
 from archir.growing.iterated import Iterated
 from archir.growing.training_loss import Mixed
 from archir.ir.seeds import derived_seed
@@ -163,6 +164,11 @@ class Batches:
         most, larger = divmod(len(self.split), len(self))
         return [most + (i < larger) for i in range(len(self))]
 
+    @property
+    def source(self) -> str:
+        """Where the examples come from, for errors."""
+        return repr(self.split)
+
     def __iter__(self) -> Iterator[tuple[Inputs, Targets]]:
         return self.since(0)
 
@@ -280,7 +286,11 @@ class _Alike(Sequence[int]):
         return self.value if isinstance(index, int) else [self.value] * len(range(*index.indices(len(self))))
 
 
-def stream(batches: Batches, start: int = 0, count: int | None = None) -> Iterator[tuple[Inputs, Targets]]:
+Drawn = Batches | GivenBatches
+"""Batches of a split, or as they were given."""
+
+
+def stream(batches: Drawn, start: int = 0, count: int | None = None) -> Iterator[tuple[Inputs, Targets]]:
     """Yield batches, every pass over the data shuffled anew; what can only be iterated is read on from where it is.
 
     Args:
@@ -294,7 +304,7 @@ def stream(batches: Batches, start: int = 0, count: int | None = None) -> Iterat
         ScoreError: examples are neither pairs nor mappings with targets.
         ProcessError: what can only be iterated has come to another place on another process.
     """
-    if isinstance(batches.split, Iterated):
+    if isinstance(batches, Batches) and isinstance(batches.split, Iterated):
         yield from batches.following(count)
         return
     size, at = len(batches), start

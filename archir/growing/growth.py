@@ -12,6 +12,7 @@ from archir.growing.mending import mend
 from archir.growing.options import GrowOptions
 from archir.growing.ranks import check_same_graph
 from archir.growing.step import StepContext
+from archir.growing.step_batches import SplitBatches
 from archir.ir.graph import Graph, Patch
 from archir.ir.precision import in_float32
 from archir.rewrite.morphism import Morphism
@@ -101,7 +102,6 @@ class Growth:
         return f"{share:.0%} of the budget is used: {self.why}" if share < ENOUGH else ""
 
 
-@in_float32()
 def grow_once(
     graph: Graph,
     *,
@@ -115,21 +115,7 @@ def grow_once(
     seed: int,
     processes: Processes = ALONE,
 ) -> Growth:
-    """Rewrite a network by the best set of candidates under a budget, above or below what it costs now.
-
-    Within the budget it grows, units for units where there is no more room. θ is learned on training batches and the
-    set is selected on other examples. Its θ is then learned again, for all of it together, and its true effect is
-    measured on a third set of examples. While the loss there rises, is predicted to rise, or falls by less than
-    `options.agreement` of what is predicted there, its θ is made smaller (`SHRUNK`), as long as that lowers the loss
-    further. Where none of these lowers it the set is shortened along the path it was selected on, with θ as the whole
-    of it has learned. One that raises it is never committed. A rule that predicts nothing promises nothing, keeps its
-    own θ, and need not pay prices: its sets may only not raise the loss by more than `TOLERANCE`.
-
-    Above the budget it comes down to it with the least predicted loss, and is mended (`archir.growing.mending`); that
-    is committed whatever the loss does.
-
-    Latency is measured where a budget or a price asks for it: what candidates add to it is taken to be proportional to
-    their FLOPs, but a set is committed only if what is measured then is within the budget and worth its price.
+    """Take a growth step on examples of splits; see `take_step`.
 
     Args:
         graph: the network, batch statistics recalibrated.
@@ -148,13 +134,45 @@ def grow_once(
         ScoreError: the loss is not finite, or the network cannot be scored.
         ProcessError: another process has failed or ended, or has come to something else.
     """
+    batches = SplitBatches(train, selection, check, options.batch_size)
+    growth, _ = take_step(StepContext(graph, batches, loss, budget, options, morphisms, seed, processes))
+    return growth
+
+
+@in_float32()
+def take_step(step: StepContext) -> tuple[Growth, Scores]:
+    """Rewrite a network by the best set of candidates under a budget, above or below what it costs now.
+
+    Within the budget it grows, units for units where there is no more room. θ is learned on training batches and the
+    set is selected on other examples. Its θ is then learned again, for all of it together, and its true effect is
+    measured on a third set of examples. While the loss there rises, is predicted to rise, or falls by less than
+    `options.agreement` of what is predicted there, its θ is made smaller (`SHRUNK`), as long as that lowers the loss
+    further. Where none of these lowers it the set is shortened along the path it was selected on, with θ as the whole
+    of it has learned. One that raises it is never committed. A rule that predicts nothing promises nothing, keeps its
+    own θ, and need not pay prices: its sets may only not raise the loss by more than `TOLERANCE`.
+
+    Above the budget it comes down to it with the least predicted loss, and is mended (`archir.growing.mending`); that
+    is committed whatever the loss does.
+
+    Latency is measured where a budget or a price asks for it: what candidates add to it is taken to be proportional to
+    their FLOPs, but a set is committed only if what is measured then is within the budget and worth its price.
+
+    Args:
+        step: what it is taken on.
+
+    Returns:
+        What it does, and the scores of the candidates.
+
+    Raises:
+        ScoreError: the loss is not finite, or the network cannot be scored.
+        ProcessError: another process has failed or ended, or has come to something else.
+    """
     started = time.monotonic()
-    step = StepContext(graph, train, selection, check, loss, budget, options, morphisms, seed, processes)
     scores = step.score()
     chosen = step.select(scores)
     nothing = Growth(
         before=step.cost,
-        graph=graph,
+        graph=step.graph,
         rewriting=None,
         specs=(),
         rule=scores.strategy,
@@ -167,7 +185,7 @@ def grow_once(
         ranked=len(scores.choice),
         cost=step.cost,
         latency=step.latency if step.timed else None,
-        budget=budget,
+        budget=step.budget,
         price=chosen.price,
         mended=(),
         why=chosen.reason,
@@ -176,8 +194,8 @@ def grow_once(
     )
     take = _shrink if step.contracts else _grow
     found = take(step, scores, chosen, nothing)
-    check_same_graph(processes, found.graph, found.specs)
-    return replace(found, flops=step.every_flop, seconds=time.monotonic() - started)
+    check_same_graph(step.processes, found.graph, found.specs)
+    return replace(found, flops=step.every_flop, seconds=time.monotonic() - started), scores
 
 
 def _grow(step: StepContext, scores: Scores, chosen: Selection, nothing: Growth) -> Growth:

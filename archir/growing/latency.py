@@ -5,13 +5,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from archir.growing.batches import Batches
+from archir.growing.batches import Batches, Drawn
 from archir.growing.device import device_of, wait_for
 from archir.growing.examples import Split
+from archir.growing.given_batches import GivenBatches
 from archir.growing.training import call
 
 WARM_UP, ROUNDS = 3, 15
@@ -20,7 +22,7 @@ WARM_UP, ROUNDS = 3, 15
 
 def measure_latency(
     module: nn.Module,
-    split: Split,
+    examples: Split | GivenBatches,
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
@@ -30,14 +32,15 @@ def measure_latency(
 
     Args:
         module: what is measured; left in evaluation mode.
-        split: where the example is taken from.
+        examples: where the example is taken from; of batches as they were given the first is taken as it is.
         clock: gives the time in seconds.
 
     Raises:
         GrowError: the module rejects the example.
     """
     device = device_of(module)
-    example, _ = next(iter(Batches(split.take(slice(1)), 1, device=device)))
+    one: Drawn = Batches(examples.take(slice(1)), 1) if isinstance(examples, Split) else examples
+    example, _ = next(iter(replace(one, device=device)))
     module.eval()
     times: list[float] = []
     with torch.no_grad():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from archir.axes.infer import infer_widths
-from archir.growing.batches import Batches, stream
+from archir.growing.batches import stream
 from archir.growing.ranks import in_step
 from archir.growing.recalibration import recalibrate
 from archir.growing.step import StepContext
@@ -87,5 +87,4 @@ def _recalibrated(step: StepContext, graph: Graph) -> Graph:
 
 def _few(step: StepContext) -> Iterator[Batch]:
     """Yield the training batches it is done on."""
-    batches = Batches(step.train, step.options.batch_size, step.seed, None, step.device, step.sharing)
-    return stream(batches, count=step.options.recalibrate_batches)
+    return stream(step.learned_on(step.seed), count=step.options.recalibrate_batches)

@@ -20,9 +20,6 @@ OPTIMISERS = ("sgd", "adamw")
 USUAL = {"sgd": 5e-4, "adamw": 1e-2}
 """The weight decay that is usual, by optimiser."""
 
-POWERS = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2}
-"""The power of the gradients in each of these, but for the count of steps."""
-
 AUTO = "auto"
 """The learning rate that is found by a range test before the first step; see `archir.growing.range_test`."""
 

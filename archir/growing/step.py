@@ -12,12 +12,12 @@ import torch
 
 from archir.cost import Cost, cost
 from archir.errors import NotFiniteError
-from archir.growing.batches import Batches
-from archir.growing.examples import Examples, Split
+from archir.growing.batches import Drawn
 from archir.growing.flop_count import FlopCount
 from archir.growing.latency import measure_latency
 from archir.growing.options import GrowOptions
 from archir.growing.ranks import first_for_all, in_step
+from archir.growing.step_batches import StepBatches
 from archir.growing.training import evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
@@ -42,9 +42,7 @@ class StepContext:
 
     Attributes:
         graph: the network, batch statistics recalibrated.
-        train: examples that θ is learned on.
-        selection: held-out examples the candidates are scored on.
-        check: other held-out examples the chosen set is checked on.
+        batches: what θ is learned on, candidates are scored on, and the chosen set is checked on.
         loss: the loss.
         budget: hard limits on the cost of the network after the step.
         options: how it is grown.
@@ -55,9 +53,7 @@ class StepContext:
     """
 
     graph: Graph
-    train: Split = field(repr=False)
-    selection: Examples = field(repr=False)
-    check: Examples = field(repr=False)
+    batches: StepBatches = field(repr=False)
     loss: Loss
     budget: Budget
     options: GrowOptions
@@ -116,18 +112,22 @@ class StepContext:
     @cached_property
     def scored(self) -> Sequence[BoundBatch]:
         """The batches candidates are scored on."""
-        return self._bound(self._batches(self.selection))
+        return self._bound(self.batches.scored_on(self.device, self.sharing))
 
     @cached_property
     def checked(self) -> Sequence[BoundBatch]:
         """The batches the set is checked on."""
         return self._bound(self._held_out)
 
+    def learned_on(self, seed: int) -> Drawn:
+        """Return the batches that θ is learned on, in the order of a seed."""
+        return self.batches.learned_on(seed, self.device, self.sharing)
+
     def latency_of(self, graph: Graph) -> float:
         """Return the seconds of the forward pass of a network; 0 where nothing asks for it."""
         if not self.timed:
             return 0.0
-        return first_for_all(self.processes, lambda: measure_latency(graph.module(), self.check))
+        return first_for_all(self.processes, lambda: measure_latency(graph.module(), self.batches.timed_on))
 
     def measure(self, graph: Graph) -> float:
         """Return the true loss of a network on the examples that are checked on; each is run once.
@@ -173,7 +173,7 @@ class StepContext:
     def learned(self, together: CandidateSet) -> CandidateSet:
         """Return a set with θ learned for all its members together."""
         with self.flops.counting():
-            return together.learned(self._bound(self._batches(self.train, self.seed + 1), self.options.learn_steps))
+            return together.learned(self._bound(self.learned_on(self.seed + 1), self.options.learn_steps))
 
     def linearised(self, together: CandidateSet, batches: Sequence[BoundBatch]) -> float:
         """Return what a set does to the linearised network's exact loss on some batches, in nats."""
@@ -194,16 +194,13 @@ class StepContext:
 
     @cached_property
     def _learn(self) -> Sequence[BoundBatch]:
-        return self._bound(self._batches(self.train, self.seed), self.options.learn_steps)
+        return self._bound(self.learned_on(self.seed), self.options.learn_steps)
 
     @property
-    def _held_out(self) -> Batches:
-        return self._batches(self.check)
+    def _held_out(self) -> Drawn:
+        return self.batches.checked_on(self.device, self.sharing)
 
-    def _batches(self, split: Split, seed: int | None = None) -> Batches:
-        return Batches(split, self.options.batch_size, seed, None, self.device, self.sharing)
-
-    def _bound(self, batches: Batches, most: int | None = None) -> Sequence[BoundBatch]:
+    def _bound(self, batches: Drawn, most: int | None = None) -> Sequence[BoundBatch]:
         """Return batches bound to the program, each a part of one that others have the rest of."""
         found = bind_batches(self.objective.program, in_step(self.sharing, batches.since(0, most)))
         around = [self.sharing.around(size) for size in batches.sizes[: len(found)]]

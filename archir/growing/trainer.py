@@ -11,7 +11,8 @@ from archir.growing.batches import Batches, stream
 from archir.growing.compiled import OFF, compiled
 from archir.growing.device import find_device, moved, within_memory
 from archir.growing.examples import Split
-from archir.growing.optimisers import POWERS, optimiser_tensors, restore_optimiser
+from archir.growing.optimiser_state import carry_state
+from archir.growing.optimisers import optimiser_tensors, restore_optimiser
 from archir.growing.options import GrowOptions
 from archir.growing.precision import PREFIX as SCALE
 from archir.growing.precision import make_scaler, restore_scaler, scaler_tensors
@@ -151,10 +152,9 @@ class Trainer:
         """
         grown = Trainer(rewriting.after, self._options, processes=self._processes)
         grown.rate, grown._scaler = self.rate, self._scaler
-        state = carry_over(optimiser_tensors(self.optimiser, self.module), rewriting)
-        restore_optimiser(grown.optimiser, grown.module, state)
+        grown.optimiser.state.update(carry_state(self.optimiser, self.module, rewriting, grown.module))
         if self._average:
-            grown._average = carry_average(self._average, rewriting, grown.module)
+            grown._average = carry_average(self._average, rewriting, weights_of(grown.module))
         return grown
 
 
@@ -166,34 +166,3 @@ def live_module(graph: Graph, options: GrowOptions) -> nn.Module:
             if tensor.dim() == 4:
                 tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return module
-
-
-def carry_over(state: Mapping[str, torch.Tensor], rewriting: Patch) -> dict[str, torch.Tensor]:
-    """Return the state of an optimiser after a rewriting of the parameters it belongs to.
-
-    Every tensor that has the shape of its parameter goes through the same index maps as the parameter: a copy of a
-    unit goes on with what it would have gathered had it been there from the first step, a fresh unit or layer starts
-    with none. Weight decay that SGD adds to the gradients is carried over as if it were one of them.
-
-    Args:
-        state: tensors by `slot/parameter`.
-        rewriting: how the parameters were rewritten.
-
-    Source: ours.
-    """
-    before, after = rewriting.before, rewriting.after
-    slots: dict[str, dict[int, torch.Tensor]] = {}
-    names: dict[int, str] = {}
-    carried: dict[str, torch.Tensor] = {}
-    for key, tensor in state.items():
-        slot, _, name = key.partition("/")
-        node = before.by_name[name].id
-        names[node] = name
-        if tensor.shape == before.tensors[node].shape:
-            slots.setdefault(slot, {})[node] = tensor
-        elif node in after:
-            carried[key] = tensor
-    for slot, tensors in slots.items():
-        for node, tensor in rewriting.carry(tensors, POWERS[slot]).items():
-            carried[f"{slot}/{names[node]}"] = tensor
-    return carried

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from archir.errors import DivergenceError, GrowError, NotFiniteError, ProcessError, ScoreError
-from archir.growing.batches import Batches
+from archir.growing.batches import Batches, Drawn
 from archir.growing.device import device_of, too_little_memory, within_memory
 from archir.growing.examples import Inputs, Split
 from archir.growing.global_statistics import global_statistics
@@ -253,7 +253,7 @@ def differentiating(loss: Loss, value: torch.Tensor) -> Iterator[None]:
 
 def evaluate(
     module: nn.Module,
-    batches: Batches | Split,
+    batches: Drawn | Split,
     loss: Loss,
     *,
     batch_size: int = 256,
@@ -280,7 +280,7 @@ def evaluate(
     """
     total, right, labels, labelled, examples = 0.0, 0, 0, False, 0
     shared = ALONE if loss.coupled else processes
-    given = batches if isinstance(batches, Batches) else Batches(batches, batch_size, processes=shared)
+    given = Batches(batches, batch_size, processes=shared) if isinstance(batches, Split) else batches
     chosen, among = replace(given, device=device_of(module)), given.processes
     with evaluating(module), torch.no_grad():
         for inputs, targets in in_step(among, chosen):
@@ -290,12 +290,10 @@ def evaluate(
                 labelled = labelled or not done.empty
     loss_sum, hit, counted, any_label, count = among.total(total, right, labels, labelled, examples)
     if not any_label:
-        raise GrowError(f"no example of {chosen.split!r} has a label", why=f"every label is {NO_LABEL}")
+        raise GrowError(f"no example of {chosen.source} has a label", why=f"every label is {NO_LABEL}")
     mean = loss_sum / count
     if not math.isfinite(mean):
-        raise NotFiniteError(
-            f"the loss on {chosen.split!r} is {mean}", hint="the weights have diverged: lower the rate"
-        )
+        raise NotFiniteError(f"the loss on {chosen.source} is {mean}", hint="the weights have diverged: lower the rate")
     return Metrics(mean, hit / counted if counted else None)
 
 

@@ -43,7 +43,7 @@ def follow(average: Weights, module: nn.Module, step: int, decay: float) -> None
             average[name].lerp_(parameter.detach(), 1 - kept)
 
 
-def carry_average(average: Weights, rewriting: Patch, module: nn.Module) -> Weights:
+def carry_average(average: Weights, rewriting: Patch, weights: Weights) -> Weights:
     """Return the average of the weights after a rewriting of them.
 
     What separates it from the weights goes through the same maps as they do, and is added to what they have become.
@@ -53,18 +53,18 @@ def carry_average(average: Weights, rewriting: Patch, module: nn.Module) -> Weig
     Args:
         average: the average before.
         rewriting: how the weights were rewritten; its graphs hold those of the last step, before and after.
-        module: the module of the graph after.
+        weights: what they have become, by name; these tensors are written into.
 
     Source: ours.
     """
-    before, after, carried = rewriting.before, rewriting.after, weights_of(module)
+    before, after = rewriting.before, rewriting.after
     old = {before.by_name[name].id: tensor for name, tensor in average.items()}
-    for name, tensor in carried.items():
+    for name, tensor in weights.items():
         node = after.by_name[name].id
         by = rewriting.maps.get(node, TensorMap())
         if node in old and by is not None:
             tensor += by.change(old[node] - before.tensors[node].to(old[node].device))
-    return carried
+    return weights
 
 
 def restore_average(tensors: Mapping[str, torch.Tensor], module: nn.Module) -> Weights:

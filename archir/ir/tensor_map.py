@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -126,6 +126,14 @@ class TensorMap:
             power: of the gradients in it: 1 for momentum, 2 for second moments.
         """
         return self._map(tensor, power, weight=False)
+
+    def unscaled(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return what numbers become that grow with neither weights nor gradients; new places are zero.
+
+        Args:
+            tensor: shaped like the stored tensor.
+        """
+        return TensorMap(tuple(replace(axis, divisions=()) for axis in self.axes)).change(tensor)
 
     def fresh(self, like: torch.Tensor) -> torch.Tensor:
         """Return where the new tensor holds nothing of the old one, which is given."""

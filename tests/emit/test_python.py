@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 import archir
@@ -321,3 +321,42 @@ def test_a_full_disk_is_told_and_leaves_the_old_files(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard_limit))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == old
+
+
+class RawNet(nn.Module):
+    """Parameters and buffers that belong to no layer."""
+
+    ids: Tensor
+    count: Tensor
+    variance: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(40, 30) * 0.3)
+        self.kernel = nn.Parameter(torch.randn(6, 30, 3) * 0.1)
+        self.scale = nn.Parameter(1 + 0.1 * torch.randn(30))
+        self.bias = nn.Parameter(0.1 * torch.randn(30))
+        self.table = nn.Parameter(torch.zeros(5, 30))
+        self.register_buffer("ids", torch.arange(5))
+        self.register_buffer("count", torch.tensor(7))
+        self.register_buffer("variance", 1 + 0.3 * torch.rand(30))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x @ self.weight * self.scale + self.bias) / self.variance.sqrt() + self.table[self.ids] + self.count
+        return torch.conv1d(x.transpose(1, 2), self.kernel)
+
+
+def test_classes_keep_their_names_and_begin_as_networks_do_without_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = RawNet()
+    graph = trace(model, (torch.randn(2, 5, 40),))
+    text = to_python(graph, tmp_path).path.read_text()
+    assert "class RawNet(nn.Module)" in text and "def load() -> RawNet:" in text
+    fresh: Any = type(load(tmp_path / "net.py"))()
+    assert float(fresh.weight.detach().std()) == pytest.approx(30**-0.5, rel=0.1)
+    assert float(fresh.kernel.detach().std()) == pytest.approx(90**-0.5, rel=0.1)
+    assert torch.equal(fresh.scale, torch.ones(30)) and torch.equal(fresh.variance, torch.ones(30))
+    assert not fresh.bias.any() and not fresh.table.any() and not fresh.count.any()
+    assert torch.equal(fresh.ids, torch.arange(5))
+    spread = fresh(torch.randn(2, 5, 40)).detach().std()
+    assert 0.3 < float(spread) < 3.0

@@ -13,7 +13,7 @@ from archir.axes.infer import infer_widths
 from archir.errors import PassError
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
-from archir.growing.trainer import Trainer, carry_over
+from archir.growing.trainer import Trainer
 from archir.ir.graph import Graph
 from archir.rewrite.compose import Compose
 from archir.rewrite.morphism import Morphism
@@ -46,8 +46,8 @@ def batches(name: str) -> list[tuple[Sequence[object], Mapping[str, object]]]:
     return found
 
 
-def gathered(graph: Graph, options: OptimiserOptions, name: str) -> dict[str, Tensor]:
-    """Return the state after some steps of the loss `Σ sin(outputs)`, in evaluation mode."""
+def gathered(graph: Graph, options: OptimiserOptions, name: str) -> Trainer:
+    """Return a trainer after some steps of the loss `Σ sin(outputs)`, in evaluation mode."""
     trainer = Trainer(graph, GrowOptions(optimiser=options))
     trainer.module.eval()
     for args, kwargs in batches(name):
@@ -56,7 +56,7 @@ def gathered(graph: Graph, options: OptimiserOptions, name: str) -> dict[str, Te
         loss = torch.stack([t.sin().sum() for t in outputs if isinstance(t, Tensor)]).sum()
         torch.autograd.backward(loss)
         trainer.optimiser.step()
-    return trainer.state()
+    return trainer
 
 
 def check(
@@ -64,7 +64,7 @@ def check(
     members: Sequence[Morphism],
     options: OptimiserOptions,
     name: str,
-    before: dict[str, Tensor] | None = None,
+    before: Trainer | None = None,
 ) -> int:
     """Compare what is carried over with what the rewritten graph gathers, but for what is new, which has none yet.
 
@@ -79,8 +79,8 @@ def check(
         How many stored tensors have new places beside old ones.
     """
     rewriting = rewrite_together(graph, [(m, None) for m in members])
-    carried = carry_over(gathered(graph, options, name) if before is None else before, rewriting)
-    expected = gathered(rewriting.after, options, name)
+    carried = (gathered(graph, options, name) if before is None else before).become(rewriting).state()
+    expected = gathered(rewriting.after, options, name).state()
     grown = 0
     for key, found in carried.items():
         node = graph.by_name[key.partition("/")[2]].id
@@ -169,9 +169,10 @@ def test_splices_and_changes_of_widths_together(name: str, options: str) -> None
 @pytest.mark.parametrize("options", STILL)
 def test_what_is_pruned_takes_its_state_with_it(options: str) -> None:
     graph = randomise(graph_of("resnet").to(torch.float64))
-    before = gathered(graph, STILL[options], "resnet")
+    trainer = gathered(graph, STILL[options], "resnet")
+    before = trainer.state()
     for width in infer_widths(graph):
-        carried = carry_over(before, rewrite_together(graph, [(Prune(width.name, (0,)), None)]))
+        carried = trainer.become(rewrite_together(graph, [(Prune(width.name, (0,)), None)])).state()
         for place in width.places:
             for slot in {key.partition("/")[0] for key in before} - {"step"}:
                 key = f"{slot}/{place.parameter}"

@@ -15,13 +15,13 @@ from archir.cost import cost
 from archir.errors import FileError, GrowError
 from archir.growing.grow import grow_graph
 from archir.growing.growth import SHRUNK
+from archir.growing.optimiser_state import carry_state
 from archir.growing.options import GrowOptions
 from archir.growing.report import make_report
 from archir.growing.report_tables import rows
 from archir.growing.run import Event, open_run
-from archir.growing.trainer import carry_over
 from archir.growing.training import evaluate
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.rewrite.pipeline import Rewrites, rewrite_together
 from archir.scoring.budget import Budget, Prices
 from archir.scoring.losses import find_loss
@@ -193,15 +193,24 @@ def test_rules_that_are_not_there_are_told() -> None:
         replace(OPTIONS, rule="random", batch_statistics=True)
 
 
+def carried(slots: dict[str, torch.Tensor], rewriting: Patch) -> dict[str, torch.Tensor]:
+    """Return what Adam keeps of `inner.0.weight` after a rewriting."""
+    module, grown = rewriting.before.module(), rewriting.after.module()
+    optimiser = torch.optim.Adam(module.parameters())
+    optimiser.state[module.get_parameter("inner.0.weight")] = slots
+    state = carry_state(optimiser, module, rewriting, grown)
+    assert list(state) == [grown.get_parameter("inner.0.weight")]
+    return state[grown.get_parameter("inner.0.weight")]
+
+
 def test_fresh_units_start_without_momentum(seed_graph: Graph) -> None:
     widths = infer_widths(seed_graph)
     inner = next(w for w in widths if w.size == 6)
     rewriting = rewrite_together(seed_graph, [(Widen(inner.name, 2), None)])
-    momentum = {"exp_avg/inner.0.weight": torch.ones(6, 3, 3, 3), "step/inner.0.weight": torch.tensor(7.0)}
-    carried = carry_over(momentum, rewriting)
-    assert torch.equal(carried["exp_avg/inner.0.weight"][:6], torch.ones(6, 3, 3, 3))
-    assert not carried["exp_avg/inner.0.weight"][6:].any()
-    assert carried["step/inner.0.weight"] == 7
+    found = carried({"exp_avg": torch.ones(6, 3, 3, 3), "step": torch.tensor(7.0)}, rewriting)
+    assert torch.equal(found["exp_avg"][:6], torch.ones(6, 3, 3, 3))
+    assert not found["exp_avg"][6:].any()
+    assert found["step"] == 7
 
 
 def test_momentum_goes_with_the_weights_through_splices_and_changes_of_widths(seed_graph: Graph) -> None:
@@ -213,13 +222,11 @@ def test_momentum_goes_with_the_weights_through_splices_and_changes_of_widths(se
         (sites[-1].members[0], None),
     ]
     rewriting = rewrite_together(seed_graph, members)
-    momentum = {"exp_avg/inner.0.weight": torch.randn(6, 3, 3, 3)}
-    carried = carry_over(momentum, rewriting)
-    assert carried.keys() == momentum.keys()
-    old = momentum["exp_avg/inner.0.weight"]
+    old = torch.randn(6, 3, 3, 3)
+    found = carried({"exp_avg": old}, rewriting)
     copied = torch.cat([old, old[[1]]])
     copied[[1, 6]] /= 2
-    assert torch.equal(carried["exp_avg/inner.0.weight"], copied)
+    assert found.keys() == {"exp_avg"} and torch.equal(found["exp_avg"], copied)
     assert len(rewriting.after.history) == 3
 
 

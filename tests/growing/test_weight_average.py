@@ -81,7 +81,7 @@ def _check(graph: Graph, members: Rewrites, *, keeps_all: bool = False) -> int:
     """
     history = _history(graph)
     rewriting = rewrite_together(graph, members)
-    carried = carry_average(_average(history), rewriting, rewriting.after.module())
+    carried = carry_average(_average(history), rewriting, weights_of(rewriting.after.module()))
     expected = _average([rewrite_together(g, members).after for g in history])
     new, partly = {n.id for n in rewriting.added}, 0
     assert carried.keys() == expected.keys()
@@ -143,8 +143,10 @@ def test_the_average_goes_through_merging_and_back(name: str) -> None:
     average, members = _average(_history(graph)), (Split(width.name, (1,)), Merge(width.name, (1, width.size)))
     there = rewrite_together(graph, [(members[0], None)])
     back = rewrite_together(there.after, [(members[1], None)])
-    grown = carry_average(average, there, there.after.module())
-    torch.testing.assert_close(carry_average(grown, back, back.after.module()), average, rtol=1e-12, atol=1e-14)
+    grown = carry_average(average, there, weights_of(there.after.module()))
+    torch.testing.assert_close(
+        carry_average(grown, back, weights_of(back.after.module())), average, rtol=1e-12, atol=1e-14
+    )
 
 
 SAME = [m for m in SPLICES if m.preserves == "the function"]
@@ -158,7 +160,7 @@ def test_the_averaged_network_computes_the_same_after_splices(morphism: Morphism
         average = _average(_history(graph))
         for site in list(morphism.sites(graph))[:2]:
             rewriting = rewrite_together(graph, [(site.members[0], None)])
-            grown = carry_average(average, rewriting, rewriting.after.module())
+            grown = carry_average(average, rewriting, weights_of(rewriting.after.module()))
             before, after = graph.with_tensors(average), rewriting.after.with_tensors(grown)
             assert relative_difference(outputs(after, inputs), outputs(before, inputs)) < 1e-9
 
@@ -175,7 +177,7 @@ def test_splices_fresh_units_and_copies_together(name: str) -> None:
             rewriting = rewrite_together(graph, [(m, None) for m in (splice, *widths)])
         except PassError:
             continue
-        grown = carry_average(average, rewriting, rewriting.after.module())
+        grown = carry_average(average, rewriting, weights_of(rewriting.after.module()))
         before, after = graph.with_tensors(average), rewriting.after.with_tensors(grown)
         assert relative_difference(outputs(after, inputs), outputs(before, inputs)) < 1e-9
         done += 1
@@ -186,7 +188,7 @@ def test_fresh_units_begin_as_they_are() -> None:
     graph = randomise(graph_of("resnet").to(torch.float64))
     label = next(iter(Widen().sites(graph))).label
     rewriting = rewrite_together(graph, [(Widen(label, 2), None)])
-    carried = carry_average(_average(_history(graph)), rewriting, rewriting.after.module())
+    carried = carry_average(_average(_history(graph)), rewriting, weights_of(rewriting.after.module()))
     found = 0
     for node, by in rewriting.maps.items():
         name = rewriting.after.node(node).parameter.names[0]  # type: ignore[union-attr]

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from archir.api import Kinds, score
+from archir.api import score
+from archir.kinds import Kinds
 from archir.scoring.objective import Curvature
 from archir.scoring.options import ScoreOptions
 from archir.scoring.scores import Scores

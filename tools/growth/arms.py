@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from archir.api import morphisms
 from archir.growing.grow import grow_graph
 from archir.growing.options import EXPANSION
+from archir.kinds import morphisms
 from tools.growth.allocations import budget, drawn, uniform
 from tools.growth.rivals import contracted, searched
 from tools.growth.tasks import Sizes, Task

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from archir.api import morphisms
 from archir.growing.config import read_config
+from archir.kinds import morphisms
 from archir.plugins import find_passes
 from tools.trust.attack import Attack, Files
 from tools.trust.hostile import CODE, NAMES

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from archir.api import grow, trace_on
+from archir.api import grow
+from archir.captured import trace_on
 from archir.growing.examples import Examples
 from archir.growing.grow import Run
 from archir.growing.log import Listener
