@@ -228,12 +228,12 @@ def test_memory_that_runs_out_is_no_infinite_loss(
     seed_graph: Graph, monkeypatch: pytest.MonkeyPatch, kind: type[GrowError]
 ) -> None:
     """The first loss that is measured is that of the network before it is mended."""
-    judge, failures = step_module.evaluate, [kind("it fails")]
+    failures = [kind("it fails")]
 
     def once(*given: Any, **options: Any) -> Metrics:
         if failures:
             raise failures.pop()
-        return judge(*given, **options)
+        return evaluate(*given, **options)
 
     monkeypatch.setattr(step_module, "evaluate", once)
     budget = Budget(parameters=seed_graph.parameter_count * 3 // 4)
