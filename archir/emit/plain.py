@@ -16,7 +16,7 @@ from archir.emit.signature import frame, result_source
 from archir.emit.tensors import declaration
 from archir.ir.execute import mode_argument, returns_sequence
 from archir.ir.graph import Graph
-from archir.ir.lowering import batch_counter
+from archir.ir.layer_forms import batch_counter
 from archir.ir.node import Node, Value
 from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.types import TensorType

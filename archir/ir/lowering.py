@@ -27,6 +27,7 @@ from archir.ir.arguments import fixed, parts
 from archir.ir.data import GraphData
 from archir.ir.execute import is_factory, mode_argument, returns_sequence
 from archir.ir.input_checks import entry_check
+from archir.ir.layer_forms import batch_counter
 from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Value, fold
 from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.types import TensorType
@@ -43,19 +44,6 @@ class Lowered:
 
     tree: ast.Module
     scope: dict[str, object]
-
-
-def batch_counter(graph: GraphData, node: Node) -> Node | None:
-    """Return what counts the batches a batch normalisation has seen, None if that is not stored.
-
-    Args:
-        graph: the program.
-        node: the normalisation.
-    """
-    mean = node.argument("running_mean")
-    stored = graph.node(mean.node).parameter if isinstance(mean, Value) else None
-    names = [f"{n.rpartition('.')[0]}.num_batches_tracked".lstrip(".") for n in stored.names] if stored else []
-    return next((graph.by_name[n] for n in names if n in graph.by_name), None)
 
 
 def batch_norm(
