@@ -14,7 +14,7 @@ from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
 from archir.ir.types import TensorType
 
-Options = tuple[tuple[str, int | float | str | tuple[int, ...] | None], ...]
+Options = tuple[tuple[str, Argument], ...]
 """The arguments of a class of `torch.nn` by name, in order."""
 
 
@@ -122,14 +122,14 @@ def _batch_norm(graph: GraphData, node: Node) -> Form | None:
     options: Options = (("num_features", features[0]), *_epsilon(eps))
     if momentum != 0.1:
         cumulative = momentum == 0.0 and batch_counter(graph, node) is not None
-        options += (("momentum", None if cumulative else momentum),)  # type: ignore[assignment]
+        options += (("momentum", None if cumulative else momentum),)
     options += (("affine", False),) if weight is None else ()
     fields = _tensors(node, "running_mean", "running_var", "weight", "bias")
     return Form(f"BatchNorm{rank}d", options, fields, (source,), optional=("num_batches_tracked",))
 
 
 def _epsilon(eps: Argument) -> Options:
-    return (("eps", eps),) if eps != 1e-5 else ()  # type: ignore[return-value]
+    return (("eps", eps),) if eps != 1e-5 else ()
 
 
 def _layer_norm(graph: GraphData, node: Node) -> Form | None:
@@ -190,7 +190,7 @@ def _recurrent(graph: GraphData, node: Node) -> Form | None:
     options += (("num_layers", layers),) if layers > 1 else ()
     options += () if biases else (("bias", False),)
     options += (("batch_first", True),) if node.argument("batch_first") else ()
-    options += (("dropout", node.argument("dropout")),) if node.argument("dropout") else ()  # type: ignore[assignment]
+    options += (("dropout", node.argument("dropout")),) if node.argument("dropout") else ()
     options += (("bidirectional", True),) if both else ()
     states = node.argument("hx")
     flat = states if isinstance(states, tuple) else (states,)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -144,20 +144,21 @@ def find_layers(graph: GraphData) -> Layers:
     return Layers(layers, calls)
 
 
-def find_bare_layers(graph: GraphData) -> tuple[Mapping[str, Make], Mapping[int, LayerCall]]:
+def find_bare_layers(graph: GraphData, modules: Set[str]) -> tuple[Mapping[str, Make], Mapping[int, LayerCall]]:
     """Return the layers without tensors of a program by path, and their calls by node.
 
     One stands where no tensors and no other modules do, and where all calls that come from there are alike.
 
     Args:
         graph: the program.
+        modules: the paths of its modules.
     """
     owned = _owned(graph)
     inner = owned.keys() | _above({*owned, *_places(graph)})
     made: dict[str, list[tuple[Node, Make | None]]] = {}
     for node in graph.calls:
         path = node.location.module if node.location else ""
-        if path and path not in inner:
+        if path and path in modules and path not in inner:
             made.setdefault(path, []).append((node, bare_layer(node)))
     layers: dict[str, Make] = {}
     calls: dict[int, LayerCall] = {}
@@ -185,7 +186,7 @@ def bare_layer(node: Node) -> Make | None:
     # The operator flattens from the first axis on unless it is told, the layer from the second.
     told = {"start_dim"} if known.module == "Flatten" else set()
     options = [(n, one_or_each(node.argument(n))) for n in known.options if n in node.arguments or n in told]
-    make = Make(known.module, tuple(options))  # type: ignore[arg-type]
+    make = Make(known.module, tuple(options))
     return make if _is_constant(make.options) and make.is_made else None
 
 

@@ -1,21 +1,21 @@
-"""Writes the `forward` of a graph as a syntax tree: names and constants are nodes of it and never become text.
+"""Writes the forward functions of a graph as syntax trees: names and constants are nodes of them, never text.
 
-A statement a call, in the graph's order; what is not needed any more is deleted:
+A module has a forward where its calls stand together (`archir.ir.regions`); a statement a call, in the graph's order.
+The call of a layer of `torch.nn` is written so, any other as that of its operator; what is not needed is deleted:
 
     def forward(self, x):
-        linear = torch.ops.aten.linear.default(x, self.fc.weight, self.fc.bias)
+        check_inputs(x)
+        linear = self.fc(x)
         del x
-        return torch.ops.aten.relu.default(linear)
+        return torch.ops.aten.add.Tensor(linear, self.shift)
 """
 
 from __future__ import annotations
 
 import ast
-import keyword
-import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,24 +26,49 @@ from archir.ir import ops
 from archir.ir.arguments import fixed, parts
 from archir.ir.data import GraphData
 from archir.ir.execute import is_factory, mode_argument, returns_sequence
+from archir.ir.function import Function
 from archir.ir.input_checks import entry_check
 from archir.ir.layer_forms import batch_counter
+from archir.ir.layers import Layer, LayerCall, Make, find_bare_layers, find_layers
+from archir.ir.module_tree import ModuleTree, module_tree
 from archir.ir.node import Argument, Constant, Leaf, Node, Tree, Value, fold
 from archir.ir.operators.normalisation import BATCH_NORM
+from archir.ir.regions import Region, Regions
 from archir.ir.types import TensorType
+
+SIZE = "aten.sym_size.int"
 
 
 @dataclass(frozen=True, slots=True)
-class Lowered:
-    """The `forward` of a graph.
+class Forward:
+    """The `forward` of a module.
 
     Attributes:
         tree: a module of the syntax tree with the one function `forward`.
         scope: what its global names stand for.
+        kind: the class the module was captured from, with its package; empty if unknown.
     """
 
     tree: ast.Module
     scope: dict[str, object]
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """What the module of a graph is made of.
+
+    Attributes:
+        forwards: the forwards of modules by their paths, that of the outermost one at the empty path.
+        sequences: the paths of modules that call those in them one after the other, as `nn.Sequential` does.
+        tree: all modules.
+        layers: what layers of `torch.nn` are made with, by their paths.
+    """
+
+    forwards: Mapping[str, Forward]
+    sequences: frozenset[str]
+    tree: ModuleTree
+    layers: Mapping[str, Make]
 
 
 def batch_norm(
@@ -80,65 +105,152 @@ def batch_norm(
     return torch.batch_norm(x, weight, bias, mean, variance, training, momentum, eps, cudnn)
 
 
-def place(tree: ast.AST, line: int) -> None:
-    """Let every part of a syntax tree stand on one line."""
-    for part in ast.walk(tree):
-        if isinstance(part, ast.stmt | ast.expr | ast.arg | ast.keyword):
-            part.lineno = part.end_lineno = line
-            part.col_offset = part.end_col_offset = 0
-
-
 def lower(graph: GraphData) -> Lowered:
-    """Return the `forward` of a graph, a method of a module that holds its tensors and flags under their names."""
-    return _Lowering(graph).lowered()
+    """Return the forwards of modules that hold the tensors and flags of a graph under their names, and their layers."""
+    found = find_layers(graph)
+    layers = {path: layer for path, layer in found.layers.items() if not layer.extra}
+    calls = {
+        id_: call
+        for id_, call in found.calls.items()
+        if call.path in layers and _follows(graph, graph.node(id_), layers[call.path])
+    }
+    tree = module_tree(graph)
+    bare, bare_calls = find_bare_layers(graph, tree.children.keys())
+    made = {**{path: layer.make for path, layer in layers.items()}, **bare}
+    program = _Program(graph, {**calls, **bare_calls})
+    regions = Regions(graph, program.calls, tree.children.keys() - made.keys(), program.wanting())
+    forwards: dict[str, Forward] = {}
+    sequences: set[str] = set()
+    waiting = [regions.root]
+    while waiting:
+        region = waiting.pop()
+        waiting += [step for step in region.steps if isinstance(step, Region)]
+        if region.path in tree.lists and regions.is_sequence(region, len(tree.children[region.path])):
+            sequences.add(region.path)
+        else:
+            forwards[region.path] = _Writer(program, regions, region).forward()
+    return Lowered(forwards, frozenset(sequences), tree, made)
 
 
-class _Lowering:
-    """What has been written so far."""
+def _follows(graph: GraphData, node: Node, layer: Layer) -> bool:
+    """Say whether a layer does in both modes what its call does, which follows the mode of where it comes from."""
+    if mode_argument(node) is None:
+        return True
+    if node.op == BATCH_NORM and batch_counter(graph, node) is not layer.tensors.get("num_batches_tracked"):
+        return False
+    return node.location is None or node.location.module == layer.path
 
-    def __init__(self, graph: GraphData) -> None:
-        self._graph = graph
-        self._scope: dict[str, object] = {}
-        self._statements: list[ast.stmt] = []
-        self._names: dict[int, str] = {}
-        self._numbers: Counter[str] = Counter()
-        self._last = _last_uses(graph)
+
+class _Program:
+    """What the forwards of a graph have in common."""
+
+    def __init__(self, graph: GraphData, calls: Mapping[int, LayerCall]) -> None:
+        self.graph, self.calls = graph, calls
         parameters = [n for n in graph.parameters if n.parameter and n.parameter.kind == "parameter"]
-        self._floating = next((n for n in parameters if n.tensor_type().dtype.is_floating_point), None)
-        tensors = [n for n in (*parameters, *graph.inputs, *graph.parameters) if isinstance(n.results[0], TensorType)]
-        self._anchor = Value(tensors[0].id) if tensors else None
-        self._taken: set[str] = set()
-        slots = self._slots()
-        self._self = self._fresh("self")
-        self._arguments = self._declare(slots)
+        floating = [n for n in parameters if n.tensor_type().dtype.is_floating_point]
+        self.dtype = floating[0].tensor_type().dtype if floating else None
+        self._tensors = _firsts([*parameters, *graph.parameters])
+        self._floating = _firsts([n for n in floating if n.tensor_type().dtype == self.dtype])
+        given = [n for n in graph.inputs if isinstance(n.results[0], TensorType)]
+        self._anchor = next((Value(n.id) for n in (*parameters, *given, *graph.parameters)), None)
 
-    def lowered(self) -> Lowered:
-        inputs = [self._value(Value(n.id)) for n in self._graph.inputs]
-        self._statements.append(ast.Expr(self._call_global(entry_check(self._graph), *inputs)))
-        for node in self._graph.calls:
-            self._call(node)
-            self._delete(node.id)
-        outputs = [self._argument(a) for a in self._graph.output.arguments.values()]
-        self._statements.append(ast.Return(self._structure(self._graph.signature.result, outputs)))
-        function = ast.FunctionDef(
-            "forward", self._arguments, self._statements, decorator_list=[], lineno=1, col_offset=0
-        )
-        place(self._arguments, 1)
-        for line, statement in enumerate(self._statements, start=2):
-            # Each stands on a line of its own when the tree is shown as text, to which tracebacks refer.
-            place(statement, line)
-        return Lowered(ast.Module([function], type_ignores=[]), self._scope)
+    def anchor(self, path: str) -> Value | None:
+        """Return a tensor whose device those follow that a module makes from nothing; None if there is none."""
+        return self._tensors.get(path) if path else self._anchor
+
+    def floating(self, path: str) -> Value | None:
+        """Return a parameter below a path whose element type those follow that are equal to it in the graph."""
+        return self._floating.get(path)
+
+    def wanting(self) -> dict[int, set[str]]:
+        """Return the calls that take more of stored tensors than their operands, and the modules that have these."""
+        found: dict[int, set[str]] = {}
+        tensors, floating = set(self._tensors), set(self._floating)
+        for node in self.graph.calls:
+            if node.id in self.calls:
+                continue
+            if is_factory(node.op):
+                found[node.id] = tensors
+            if self.dtype is not None and self.dtype in node.arguments.values():
+                found[node.id] = floating
+            counter = batch_counter(self.graph, node) if node.op == BATCH_NORM else None
+            if counter is not None:
+                found[node.id] = set(_firsts([counter]))
+        return found
+
+
+def _firsts(nodes: Sequence[Node]) -> dict[str, Value]:
+    """Return the first of some stored tensors below each path."""
+    found: dict[str, Value] = {}
+    for node in nodes:
+        for name in node.names:
+            path = name
+            while path:
+                path = path.rpartition(".")[0]
+                found.setdefault(path, Value(node.id))
+    return found
+
+
+class _Writer:
+    """What has been written so far of one forward."""
+
+    def __init__(self, program: _Program, regions: Regions, region: Region) -> None:
+        self._program, self._regions, self._region = program, regions, region
+        self._graph, self._calls = program.graph, program.calls
+        self._prefix = f"{region.path}." if region.path else ""
+        self._names: dict[int, str] = {}
+        self._given: dict[Value, str] = {}
+        self._anchor, self._floating = program.anchor(region.path), program.floating(region.path)
+        signature = program.graph.signature
+        own = () if region.path else (*signature.kwargs.keys, *(n.name for n in program.graph.inputs))
+        self._code = Function(set(own))
+        self._arguments = self._taking() if region.path else self._declare(self._slots())
+
+    def forward(self) -> Forward:
+        region = self._region
+        if not region.path:
+            inputs = [self._value(Value(n.id)) for n in self._graph.inputs]
+            self._code.statements.append(ast.Expr(self._code.call_global(entry_check(self._graph), *inputs)))
+        for step in region.steps:
+            if isinstance(step, Region):
+                self._enter(step)
+            else:
+                self._call(step)
+            self._delete(step)
+        self._code.statements.append(ast.Return(self._result()))
+        return Forward(self._code.tree("forward", self._arguments), self._code.scope, region.kind)
+
+    def _result(self) -> ast.expr:
+        if not self._region.path:
+            outputs = [self._argument(a) for a in self._graph.output.arguments.values()]
+            return self._structure(self._graph.signature.result, outputs)
+        made = [self._value(value) for value in self._region.outputs]
+        return made[0] if len(made) == 1 else ast.Tuple(made, ast.Load())
 
     # arguments and results
+
+    def _taking(self) -> ast.arguments:
+        """Return the arguments of a module within another: the values it takes from outside."""
+        for value in self._region.inputs:
+            node = self._graph.node(value.node)
+            self._given[value] = self._code.fresh(
+                re.sub(r"\W", "_", node.names[0].rpartition(".")[2]) if node.names else "x"
+            )
+        names = [ast.arg(name) for name in (self._code.own, *self._given.values())]
+        for value, (source, axis) in self._region.sizes.items():
+            size = ast.Call(self._operator(SIZE), [self._value(source), ast.Constant(axis)], [])
+            self._given[value] = self._code.assign("size", size)
+        return ast.arguments(posonlyargs=[], args=names, kwonlyargs=[], kw_defaults=[], defaults=[])
 
     def _slots(self) -> list[tuple[str, Leaf]]:
         """Return the arguments by name; constants that are given by keyword come last, since they have defaults."""
         signature = self._graph.signature
         named = list(zip(signature.kwargs.keys, signature.kwargs.children, strict=True))
-        self._taken = {*signature.kwargs.keys, *(n.name for n in self._graph.inputs)}
         slots: list[tuple[str, Leaf]] = []
         for i, leaf in enumerate(signature.args.children):
-            slots.append((self._graph.inputs[leaf].name if isinstance(leaf, int) else self._fresh(f"arg{i}"), leaf))
+            slots.append(
+                (self._graph.inputs[leaf].name if isinstance(leaf, int) else self._code.fresh(f"arg{i}"), leaf)
+            )
         slots += sorted(named, key=lambda slot: isinstance(slot[1], Constant))
         for name, count in Counter(name for name, _ in slots).items():
             if count > 1:
@@ -149,28 +261,30 @@ class _Lowering:
         optional = len(slots)
         while optional and isinstance(slots[optional - 1][1], Constant):
             optional -= 1
-        defaults = [self._constant(leaf.value) for _, leaf in slots[optional:] if isinstance(leaf, Constant)]
+        defaults = [self._code.constant(leaf.value) for _, leaf in slots[optional:] if isinstance(leaf, Constant)]
         for name, leaf in slots:
             self._unpack(leaf, name, ast.Name(name, ast.Load()))
-        names = [ast.arg(name) for name in (self._self, *(name for name, _ in slots))]
+        names = [ast.arg(name) for name in (self._code.own, *(name for name, _ in slots))]
         return ast.arguments(posonlyargs=[], args=names, kwonlyargs=[], kw_defaults=[], defaults=defaults)
 
     def _unpack(self, leaf: Leaf, name: str, source: ast.expr, path: tuple[str | int, ...] = ()) -> None:
         """Check the constants and containers of an argument, and give names to the inputs that are nested in it."""
         shown = ast.Constant(name + "".join(f"[{key!r}]" for key in path))
         if isinstance(leaf, Constant):
-            self._statements.append(ast.Expr(self._call_global(fixed, source, self._constant(leaf.value), shown)))
+            self._code.statements.append(
+                ast.Expr(self._code.call_global(fixed, source, self._code.constant(leaf.value), shown))
+            )
         elif isinstance(leaf, Tree):
             keys: ast.expr = ast.Constant(len(leaf.children))
             if leaf.kind == "dict":
                 keys = ast.Tuple([ast.Constant(key) for key in leaf.keys], ast.Load())
-            opened = self._assign(self._fresh("parts"), self._call_global(parts, source, keys, shown))
+            opened = self._code.assign(self._code.fresh("parts"), self._code.call_global(parts, source, keys, shown))
             for key, child in leaf.items():
                 part = ast.Subscript(ast.Name(opened, ast.Load()), ast.Constant(key), ast.Load())
                 self._unpack(child, name, part, (*path, key))
         else:
             node = self._graph.inputs[leaf]
-            self._names[node.id] = self._assign(node.name, source) if path else name
+            self._names[node.id] = self._code.assign(node.name, source) if path else name
 
     def _structure(self, leaf: Leaf, outputs: Sequence[ast.expr]) -> ast.expr:
         def join(tree: Tree, children: list[ast.expr]) -> ast.expr:
@@ -178,36 +292,60 @@ class _Lowering:
                 return ast.Dict([ast.Constant(key) for key in tree.keys], children)
             return (ast.Tuple if tree.kind == "tuple" else ast.List)(children, ast.Load())
 
-        return fold(leaf, lambda end: self._constant(end.value) if isinstance(end, Constant) else outputs[end], join)
+        return fold(
+            leaf, lambda end: self._code.constant(end.value) if isinstance(end, Constant) else outputs[end], join
+        )
 
     # calls
 
+    def _enter(self, region: Region) -> None:
+        """Call a module that has a forward of its own."""
+        given = [self._value(value) for value in region.inputs]
+        result = ast.Call(self._reach(region.path), given, [])
+        for value in region.outputs:
+            self._given[value] = self._code.fresh(self._graph.node(value.node).op.split(".")[1])
+        names: list[ast.expr] = [ast.Name(self._given[value], ast.Store()) for value in region.outputs]
+        target = names[0] if len(names) == 1 else ast.Tuple(names, ast.Store())
+        self._code.statements.append(ast.Assign([target], result) if names else ast.Expr(result))
+
     def _call(self, node: Node) -> None:
+        call = self._calls.get(node.id)
+        result = self._of_operator(node) if call is None else self._of_layer(call)
+        self._names[node.id] = self._code.assign(node.op.split(".")[1], result)
+
+    def _of_layer(self, call: LayerCall) -> ast.expr:
+        operands = [
+            ast.Tuple([self._argument(part) for part in operand], ast.Load())
+            if isinstance(operand, tuple)
+            else self._argument(operand)
+            for operand in call.operands
+        ]
+        return ast.Call(self._reach(call.path), operands, [])
+
+    def _of_operator(self, node: Node) -> ast.expr:
         arguments = {name: self._argument(a) for name, a in node.arguments.items()}
         mode = mode_argument(node)
         if mode is not None:
             path = node.location.module if node.location else ""
-            arguments[mode] = self._attribute(f"{path}.training" if path else "training")
+            arguments[mode] = self._reach(f"{path}.training" if path else "training")
             if node.argument(mode) is not False:
                 times = ops.function("operator.mul")
-                arguments[mode] = self._call_global(times, self._argument(node.argument(mode)), arguments[mode])
+                arguments[mode] = self._code.call_global(times, self._argument(node.argument(mode)), arguments[mode])
         if is_factory(node.op) and self._anchor is not None:
             arguments["device"] = ast.Attribute(self._value(self._anchor), "device", ast.Load())
         if node.op == BATCH_NORM and mode is not None:
-            result = self._batch_norm(node, arguments)
-        else:
-            schema = ops.schema(node.op)
-            positional = [self._source(a) for a in ops.positional(node.op, arguments)]
-            keywords = [ast.keyword(n, arguments[n]) for n in schema.names[schema.keyword_from :] if n in arguments]
-            result = ast.Call(self._function(node.op), positional, keywords)
-        self._names[node.id] = self._assign(node.op.split(".")[1], result)
+            return self._batch_norm(node, arguments)
+        schema = ops.schema(node.op)
+        positional = [self._source(a) for a in ops.positional(node.op, arguments)]
+        keywords = [ast.keyword(n, arguments[n]) for n in schema.names[schema.keyword_from :] if n in arguments]
+        return ast.Call(self._operator(node.op), positional, keywords)
 
-    def _function(self, op: str) -> ast.expr:
+    def _operator(self, op: str) -> ast.expr:
         """Return the source of an operator: `torch.ops.aten.relu.default`, or a global name."""
         function = ops.function(op)
         if not isinstance(function, torch._ops.OpOverload):
-            return self._global(function.__name__, function)
-        found = self._global("torch", torch)
+            return self._code.global_name(function.__name__, function)
+        found = self._code.global_name("torch", torch)
         for part in ("ops", *str(function).split(".")):
             found = ast.Attribute(found, part, ast.Load())
         return found
@@ -216,14 +354,22 @@ class _Lowering:
         found = batch_counter(self._graph, node)
         batches = self._value(Value(found.id)) if found is not None else ast.Constant(None)
         given = [self._source(arguments.get(n, node.argument(n))) for n in ops.schema(BATCH_NORM).names]
-        return self._call_global(batch_norm, *given[:5], batches, *given[5:])
+        return self._code.call_global(batch_norm, *given[:5], batches, *given[5:])
 
-    def _delete(self, node: int) -> None:
-        """Delete what nothing uses after a call."""
+    def _delete(self, step: Node | Region) -> None:
+        """Delete what nothing uses after a step."""
+        at = step.end if isinstance(step, Region) else self._regions.position[step.id]
+        last = self._regions.last
         kept = self._anchor.node if self._anchor is not None else None
-        gone = [self._names.pop(id_) for id_ in self._last.get(node, ()) if id_ in self._names and id_ != kept]
+        gone: list[str] = []
+        for value in (*self._regions.reads(step), *self._regions.makes(step)):
+            if value in self._given:
+                gone += [self._given.pop(value)] if last[value] <= at else []
+            elif value.node in self._names and value.node != kept:
+                made = self._graph.node(value.node).made
+                gone += [self._names.pop(value.node)] if all(last.get(v, 0) <= at for v in made) else []
         if gone:
-            self._statements.append(ast.Delete([ast.Name(name, ast.Del()) for name in gone]))
+            self._code.statements.append(ast.Delete([ast.Name(name, ast.Del()) for name in gone]))
 
     # expressions
 
@@ -236,72 +382,25 @@ class _Lowering:
             return self._value(argument)
         if isinstance(argument, tuple):
             return ast.List([self._argument(part) for part in argument], ast.Load())
-        if self._floating is not None and argument == self._floating.tensor_type().dtype:
-            return ast.Attribute(self._value(Value(self._floating.id)), "dtype", ast.Load())
-        return self._constant(argument)
+        if self._floating is not None and argument == self._program.dtype:
+            return ast.Attribute(self._value(self._floating), "dtype", ast.Load())
+        return self._code.constant(argument)
+
+    def _reach(self, path: str) -> ast.expr:
+        """Return the source of what stands at a path of the program, in this module."""
+        return self._code.attribute(path.removeprefix(self._prefix))
 
     def _value(self, value: Value) -> ast.expr:
+        if value in self._given:
+            return ast.Name(self._given[value], ast.Load())
         node = self._graph.node(value.node)
         if node.parameter is not None:
-            return self._attribute(node.parameter.names[0])
-        name = ast.Name(self._names[node.id], ast.Load())
-        several = node.is_call and returns_sequence(node.op)
-        return ast.Subscript(name, ast.Constant(value.index), ast.Load()) if several else name
-
-    def _attribute(self, path: str) -> ast.expr:
-        """Read a tensor or a flag of a submodule; a part that is no Python name is looked up by its text."""
-        found: ast.expr = ast.Name(self._self, ast.Load())
-        for part in path.split("."):
-            if part.isidentifier() and not keyword.iskeyword(part):
-                found = ast.Attribute(found, part, ast.Load())
-            else:
-                found = self._call_global(getattr, found, ast.Constant(part))
-        return found
-
-    def _constant(self, value: object) -> ast.expr:
-        """Return the source of a constant; one that has no literal is a global name."""
-        if value is None or isinstance(value, bool | int | str | complex):
-            return ast.Constant(value)
-        if isinstance(value, float):
-            return (
-                ast.Constant(value) if math.isfinite(value) else self._global(str(value).replace("-", "minus_"), value)
+            return self._reach(next(name for name in node.names if name.startswith(self._prefix)))
+        name: ast.expr = ast.Name(self._names[node.id], ast.Load())
+        if not (node.is_call and returns_sequence(node.op)):
+            return name
+        if node.id in self._calls and value.index and len(node.results) == 3:  # the states of `nn.LSTM` are a pair
+            return ast.Subscript(
+                ast.Subscript(name, ast.Constant(1), ast.Load()), ast.Constant(value.index - 1), ast.Load()
             )
-        if isinstance(value, torch.dtype | torch.layout | torch.memory_format):
-            return ast.Attribute(self._global("torch", torch), str(value).removeprefix("torch."), ast.Load())
-        return self._global(re.sub(r"\W", "_", str(value)), value)
-
-    def _call_global(self, function: Callable[..., Any], *arguments: ast.expr) -> ast.expr:
-        return ast.Call(self._global(function.__name__, function), list(arguments), [])
-
-    def _global(self, hint: str, value: object) -> ast.expr:
-        """Return a global name that stands for an object and is no name of an argument or variable."""
-        name = next((n for n, found in self._scope.items() if found is value), None)
-        if name is None:
-            name = self._fresh(hint)
-            self._scope[name] = value
-        return ast.Name(name, ast.Load())
-
-    def _assign(self, hint: str, source: ast.expr) -> str:
-        name = self._fresh(hint)
-        self._statements.append(ast.Assign([ast.Name(name, ast.Store())], source))
-        return name
-
-    def _fresh(self, hint: str) -> str:
-        """Return a name that was never used: one name is either a variable or global in the whole of a function."""
-        name = hint
-        while name in self._taken or keyword.iskeyword(name):
-            self._numbers[hint] += 1
-            name = f"{hint}_{self._numbers[hint]}"
-        self._taken.add(name)
-        return name
-
-
-def _last_uses(graph: GraphData) -> dict[int, list[int]]:
-    """Return by call which inputs and calls are not used after it, itself if nothing uses it."""
-    last = {node.id: node.id for node in (*graph.inputs, *graph.calls)}
-    for node in (*graph.calls, graph.output):
-        last.update((value.node, node.id) for value in node.values if value.node in last)
-    found: dict[int, list[int]] = {}
-    for id_, user in last.items():
-        found.setdefault(user, []).append(id_)
-    return found
+        return ast.Subscript(name, ast.Constant(value.index), ast.Load())
