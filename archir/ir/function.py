@@ -15,10 +15,18 @@ import torch
 
 def place(tree: ast.AST, line: int) -> None:
     """Let every part of a syntax tree stand on one line."""
-    for part in ast.walk(tree):
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
         if isinstance(part, ast.stmt | ast.expr | ast.arg | ast.keyword):
             part.lineno = part.end_lineno = line
             part.col_offset = part.end_col_offset = 0
+        for field in part._fields:
+            inner = getattr(part, field)
+            if isinstance(inner, list):
+                waiting += [p for p in inner if isinstance(p, ast.AST)]
+            elif isinstance(inner, ast.AST) and not isinstance(inner, ast.expr_context):
+                waiting.append(inner)
 
 
 class Function:

@@ -7,11 +7,11 @@ with the same arguments.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from torch import nn
 
@@ -52,11 +52,10 @@ class Make:
         found = _pattern(self.kind, self.options, repr(self.options))
         if found is None:
             raise ValueError(f"torch.nn makes no {self.kind} with {dict(self.options)}")
-        made: nn.Module = object.__new__(type(found))
         # Copying what its class made of the options is many times quicker than making it again.
-        made.__dict__.update(
-            (k, copy.copy(v) if isinstance(v, dict | list | set) else v) for k, v in vars(found).items()
-        )
+        made: nn.Module = object.__new__(found.kind)
+        made.__dict__.update(found.state)
+        made.__dict__.update((name, found.state[name].copy()) for name in found.containers)
         return made
 
     @property
@@ -195,9 +194,18 @@ def one_or_each(value: Argument) -> Argument:
     return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
 
 
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """A layer that others are copied from: its class, its attributes, and which of these are containers."""
+
+    kind: type[nn.Module]
+    state: Mapping[str, Any]
+    containers: tuple[str, ...]
+
+
 @lru_cache(maxsize=4096)
-def _pattern(kind: str, options: Options, shown: str) -> nn.Module | None:
-    """Return a layer that others are copied from, None where torch.nn refuses to make it.
+def _pattern(kind: str, options: Options, shown: str) -> _Pattern | None:
+    """Return what layers are copied from, None where torch.nn refuses to make it.
 
     Options that are equal and shown otherwise, as 1 and 1.0 are, have a layer of their own.
     """
@@ -208,7 +216,9 @@ def _pattern(kind: str, options: Options, shown: str) -> nn.Module | None:
             found: nn.Module = getattr(nn, kind)(**dict(options), **device)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError):
         return None
-    return found
+    state = vars(found)
+    containers = tuple(name for name, part in state.items() if isinstance(part, dict | list | set))
+    return _Pattern(type(found), state, containers)
 
 
 def _is_constant(options: Options) -> bool:

@@ -366,8 +366,9 @@ class _Writer:
             if value in self._given:
                 gone += [self._given.pop(value)] if last[value] <= at else []
             elif value.node in self._names and value.node != kept:
-                made = self._graph.node(value.node).made
-                gone += [self._names.pop(value.node)] if all(last.get(v, 0) <= at for v in made) else []
+                node = self._graph.node(value.node)
+                made = (value,) if len(node.results) == 1 else node.made
+                gone += [self._names.pop(value.node)] if all(last[v] <= at for v in made) else []
         if gone:
             self._code.statements.append(ast.Delete([ast.Name(name, ast.Del()) for name in gone]))
 
