@@ -8,7 +8,10 @@ from archir.emit.code import literal, size
 from archir.ir.layers import Layer, Make, bare_layer
 from archir.ir.node import Node
 
-_USUAL: dict[tuple[str, str], object] = {("Flatten", "start_dim"): 1, ("Dropout2d", "p"): 0.5, ("Dropout", "p"): 0.5}
+_USUAL: dict[tuple[str, str], object] = {
+    ("Flatten", "start_dim"): 1,
+    **{(kind, "p"): 0.5 for kind in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d")},
+}
 
 _SIZES = {
     **{f"{side}_{what}": f"{side}_{what}" for side in ("in", "out") for what in ("features", "channels")},

@@ -22,7 +22,12 @@ from archir.ir.node import PARAMETER, Argument, Node, Value
 from archir.ir.operators.table import TABLE
 from archir.ir.registry import operator_of
 
-BARE = frozenset(o.layer.module for o in TABLE.values() if o.layer and o.layer.module and not o.layer.tensors)
+_CHANNELS = "Dropout2d"
+"""What drops whole channels; its class says how many axes these have."""
+
+BARE = frozenset(o.layer.module for o in TABLE.values() if o.layer and o.layer.module and not o.layer.tensors).union(
+    f"Dropout{axes}d" for axes in (1, 2, 3)
+)
 """The layers without tensors that calls belong to."""
 
 KINDS = frozenset({*MATCHERS, *(f"BatchNorm{d}d" for d in (1, 2, 3))}) - {"BatchNorm"}
@@ -185,7 +190,13 @@ def bare_layer(node: Node) -> Make | None:
     # The operator flattens from the first axis on unless it is told, the layer from the second.
     told = {"start_dim"} if known.module == "Flatten" else set()
     options = [(n, one_or_each(node.argument(n))) for n in known.options if n in node.arguments or n in told]
-    make = Make(known.module, tuple(options))
+    kind = known.module
+    if kind == _CHANNELS:
+        axes = len(node.tensor_type().shape) - 2
+        if axes not in (1, 2, 3):
+            return None
+        kind = f"Dropout{axes}d"
+    make = Make(kind, tuple(options))
     return make if _is_constant(make.options) and make.is_made else None
 
 

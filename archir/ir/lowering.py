@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,12 +63,14 @@ class Lowered:
         sequences: the paths of modules that call those in them one after the other, as `nn.Sequential` does.
         tree: all modules.
         layers: what layers of `torch.nn` are made with, by their paths.
+        shared: the path of the layer that stands at each other path, too.
     """
 
     forwards: Mapping[str, Forward]
     sequences: frozenset[str]
     tree: ModuleTree
     layers: Mapping[str, Make]
+    shared: Mapping[str, str]
 
 
 def batch_norm(
@@ -129,7 +131,27 @@ def lower(graph: GraphData) -> Lowered:
             sequences.add(region.path)
         else:
             forwards[region.path] = _Writer(program, regions, region).forward()
-    return Lowered(forwards, frozenset(sequences), tree, made)
+    return Lowered(forwards, frozenset(sequences), tree, made, _shared(graph, made, tree))
+
+
+def _shared(graph: GraphData, layers: Mapping[str, Make], tree: ModuleTree) -> dict[str, str]:
+    """Return the paths of layers that stand at another path, too: all their tensors do, and they are made alike."""
+    owned: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    for path in {name.rpartition(".")[0] for n in graph.parameters if len(n.names) > 1 for name in n.names}:
+        owned[path] = []
+    for name, node in graph.by_name.items():
+        path, _, field = name.rpartition(".")
+        if path in owned:
+            owned[path].append((field, node.id))
+    alike: defaultdict[tuple[tuple[str, int], ...], dict[Make | None, str]] = defaultdict(dict)
+    found: dict[str, str] = {}
+    for path, tensors in sorted(owned.items(), key=lambda item: (item[0] not in layers, item[1])):
+        known, make = alike[tuple(sorted(tensors))], layers.get(path)
+        if make is None and len(known) == 1 and not tree.children[path]:
+            found[path] = next(iter(known.values()))  # nothing calls it there
+        elif make is not None and known.setdefault(make, path) != path:
+            found[path] = known[make]
+    return found
 
 
 def _follows(graph: GraphData, node: Node, layer: Layer) -> bool:

@@ -59,7 +59,7 @@ class Program:
             lowered: what they are made of.
         """
         found: dict[str, nn.Module] = {}
-        for path in sorted(lowered.tree.children, key=lambda path: path.count(".")):
+        for path in lowered.tree.children:
             if path in lowered.layers:
                 found[path] = lowered.layers[path].layer()
             elif path in lowered.sequences:
@@ -68,6 +68,7 @@ class Program:
                 found[path] = self._class(path, lowered)()
             else:
                 found[path] = nn.ModuleList() if path in lowered.tree.lists else nn.Module()
+        found |= {path: found[first] for path, first in lowered.shared.items()}
         for path, names in lowered.tree.children.items():
             for name in names:
                 found[path].add_module(name, found[f"{path}.{name}" if path else name])
@@ -87,12 +88,11 @@ class Program:
         kind = forward.kind.rpartition(".")[2]
         base = nn.ModuleList if path in lowered.tree.lists else nn.Module
         name = self._name if not path else kind if kind.isidentifier() else base.__name__
-        file = f"{LOWERED}{self._name}" + (f", {path}" if path else "")
 
         def reduce(module: nn.Module) -> tuple[Any, ...]:
-            return _new, (self, path), module.__getstate__()
+            return _new, (self, path), module.__getstate__()  # type: ignore[no-untyped-call]
 
-        members = {"forward": _compiled(forward, file), "__reduce__": reduce, "__module__": __name__}
+        members = {"forward": _compiled(forward, self._name, path), "__reduce__": reduce, "__module__": __name__}
         self._known[path] = type(name, (base,), members)
         return self._known[path]
 
@@ -118,8 +118,9 @@ def _new(program: Program, path: str) -> nn.Module:
     return kind.__new__(kind)
 
 
-def _compiled(forward: Forward, file: str) -> Callable[..., Any]:
-    source = Source(forward.tree)
+def _compiled(forward: Forward, name: str, path: str) -> Callable[..., Any]:
+    source = Source(forward.tree, path)
+    file = f"{LOWERED}{name}" + (f", {path}" if path else "")
     scope: dict[str, Any] = {"__name__": __name__, "__loader__": source}
     exec(compile(_closed(forward), file, "exec"), scope)
     found: Callable[..., Any] = scope["make"](**forward.scope)
@@ -142,14 +143,24 @@ def _closed(forward: Forward) -> ast.Module:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The generated source, where tracebacks and `inspect` look for it; it is written when it is asked for."""
+    """The generated source, where tracebacks and `inspect` look for it; it is written when it is asked for.
+
+    Attributes:
+        tree: the module of the syntax tree.
+        path: path of the module whose forward it is.
+    """
 
     tree: ast.Module
+    path: str
 
     @property
     def text(self) -> str:
         """The text, a statement a line."""
         return ast.unparse(self.tree)
+
+    def line(self, number: int) -> str:
+        """Return a line, with the path of the module."""
+        return f"{self.path}: ".removeprefix(": ") + self.text.splitlines()[number - 1].strip()
 
     def get_source(self, name: str) -> str:
         """Return it, as `linecache` and `inspect` ask for it."""
