@@ -1,7 +1,7 @@
 """Lowers a graph to a live nn.Module: the one place where graphs become modules.
 
 The module is a tree of layers of `torch.nn` and of modules that call them, under the original names. Their forwards are
-compiled from the syntax trees that `archir.ir.lowering` writes. Operators that behave differently in training read the
+compiled from the syntax trees that `archir.ir.forwards` writes. Operators that behave differently in training read the
 `training` flag of the module they came from when they run.
 """
 
@@ -16,8 +16,9 @@ from torch import nn
 
 from archir.errors import GraphError
 from archir.ir.data import GraphData
+from archir.ir.forwards import Forward
 from archir.ir.function import place
-from archir.ir.lowering import Forward, Lowered, lower
+from archir.ir.lowering import Lowered, lower
 from archir.ir.node import Node, Signature
 from archir.ir.structure import structure_of
 
