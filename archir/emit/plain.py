@@ -1,7 +1,7 @@
 """The layout that says any program: one class, every call by its full name, every tensor by its path.
 
 It is what is left where no other layout computes what the graph does. Nothing in it is recovered: it follows the graph
-call by call, as `graph.module()` does.
+call by call, and no layer is looked for.
 """
 
 from __future__ import annotations
