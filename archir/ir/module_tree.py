@@ -53,7 +53,8 @@ def module_tree(graph: GraphData) -> ModuleTree:
         if names and path not in owners and names.keys() == {str(i) for i in range(len(names))}:
             counted = tuple(str(i) for i in range(len(names)))
             # Tensors keep the order they have in the graph: modules are put in order only where that moves none.
-            if tuple(n for n in counted if n in set(stored.get(path, ()))) == stored.get(path, ()):
+            before = stored.get(path, ())
+            if sorted(before, key=int) == list(before):
                 found[path] = counted
                 lists.add(path)
     return ModuleTree(found, frozenset(lists))
