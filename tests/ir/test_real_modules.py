@@ -99,6 +99,7 @@ def test_layers_are_those_of_the_model_and_give_what_they_gave(name: str) -> Non
     layers = dict(module.named_modules())
     called = {n for n, part in model.named_modules() if type(part) in MADE}
     wanted, found = outputs_of_layers(model, called, name), outputs_of_layers(module, called, name)
+    assert called or not any(isinstance(part, MADE) for part in layers.values())
     for path in wanted:
         layer, other = layers[path], model.get_submodule(path)
         assert type(layer) is type(other), path
