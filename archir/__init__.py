@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from archir.scoring.options import ScoreOptions
     from archir.scoring.scores import Score, Scores, Selection
     from archir.scoring.sets import CandidateSet
+    from frontends.onnx.read import from_onnx
     from frontends.pytorch import trace
 
 __all__ = [
@@ -110,6 +111,7 @@ __all__ = [
     "coupled",
     "find_value",
     "format_spec",
+    "from_onnx",
     "grow",
     "layer_ends",
     "load",
@@ -172,6 +174,7 @@ _HOMES = {
     "ScoreOptions": "archir.scoring.options",
     **dict.fromkeys(("Score", "Scores", "Selection"), "archir.scoring.scores"),
     "CandidateSet": "archir.scoring.sets",
+    "from_onnx": "frontends.onnx.read",
     "trace": "frontends.pytorch",
 }
 """The modules the names are loaded from."""

@@ -3,7 +3,7 @@
 A case is claimed if all of its operators are read, its operator set is, something in it is a floating-point tensor, and
 all element types are those that torch computes with. It is read with its inputs as inputs, and with all but the first
 one stored in the file, as weights, shapes and axes are in files of networks; where neither can be read, as of nodes
-whose only input is a shape, with all of them stored. It passes if one of these is read, and is right wherever it is read.
+whose only input is a shape, with all of them stored. It passes if one of these is read, and is right wherever it is.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ def cases() -> Iterator[Case]:
         from onnx.backend.test.case.node import collect_testcases  # noqa: PLC0415  # makes all of them when asked
 
         for case in collect_testcases(None):
+            assert case.model is not None and case.data_sets is not None  # both are made with the case
             data = [(list(map(_array, given)), list(map(_array, made))) for given, made in case.data_sets]
             yield Case(case.name, case.model, data, case.rtol, case.atol)
 

@@ -225,7 +225,7 @@ class Call:
         """Say whether an attribute is given."""
         return name in self.node.attributes
 
-    def int(self, name: str, default: int | None = None) -> int:
+    def integer(self, name: str, default: int | None = None) -> int:
         """Return an integer attribute.
 
         Raises:
@@ -233,15 +233,15 @@ class Call:
         """
         return int(self._read(name, default, ir.Attr.as_int))
 
-    def ints(self, name: str, default: Sequence[int] | None = None) -> list[int]:
+    def integers(self, name: str, default: Sequence[int] | None = None) -> list[int]:
         """Return an attribute of integers; likewise."""
         return list(map(int, self._read(name, default, ir.Attr.as_ints)))
 
-    def float(self, name: str, default: float | None = None) -> float:
+    def real(self, name: str, default: float | None = None) -> float:
         """Return a floating-point attribute, as the shortest number that single precision rounds to it; likewise."""
         return shortest(self._read(name, default, ir.Attr.as_float))
 
-    def floats(self, name: str, default: Sequence[float] | None = None) -> list[float]:
+    def reals(self, name: str, default: Sequence[float] | None = None) -> list[float]:
         """Return an attribute of floating-point numbers; likewise."""
         return list(map(shortest, self._read(name, default, ir.Attr.as_floats)))
 
@@ -259,12 +259,12 @@ class Call:
         Raises:
             Refusal: there is no such axis.
         """
-        return axis_of(self.int(name, default), rank)
+        return axis_of(self.integer(name, default), rank)
 
     def axes(self, rank: int, at: int, since: int, name: str = "axes") -> list[int] | None:
         """Return axes that are an attribute, or an input in operator sets since some; None if they are left out."""
         if self.opset < since:
-            return [axis_of(a, rank) for a in self.ints(name)] if self.has(name) else None
+            return [axis_of(a, rank) for a in self.integers(name)] if self.has(name) else None
         return None if self.get(at) is None else [axis_of(a, rank) for a in self.numbers(at, name)]
 
     def tensor(self, name: str) -> torch.Tensor:
@@ -273,7 +273,7 @@ class Call:
 
     def dtype(self, name: str, default: torch.dtype) -> torch.dtype:
         """Return an attribute that is an element type; likewise."""
-        return torch_type(self.int(name)) if self.has(name) else default
+        return torch_type(self.integer(name)) if self.has(name) else default
 
     def only(self, name: str, usual: Any, read: Callable[[ir.Attr], Any]) -> None:
         """Refuse an attribute that says anything else than usual."""
@@ -324,11 +324,19 @@ def torch_type(kind: ir.DataType | int | None) -> torch.dtype:
     Raises:
         Refusal: there is none, as of texts.
     """
+    if kind is None:
+        raise Refusal("the file does not say its element type")
     try:
         return to_torch_dtype(ir.DataType(kind))
     except (TypeError, ValueError) as error:
         shown = ir.DataType(kind).name if kind in list(ir.DataType) else kind
         raise Refusal(f"its element type is {shown}, which graphs do not have") from error
+
+
+def only_use(value: ir.Value) -> tuple[ir.Node, int] | None:
+    """Return the one node that uses a value, and which operand of it that is; None if there are others or none."""
+    uses = list(value.uses())
+    return (uses[0].node, uses[0].idx) if len(uses) == 1 and not value.is_graph_output() else None
 
 
 def as_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:

@@ -167,10 +167,10 @@ def _check_external(path: Path, model: ir.Model) -> None:
     problems: list[str] = []
     total = 0
     for tensor in _tensors(model):
-        size = math.prod(int(n) for n in tensor.shape) * tensor.dtype.itemsize
-        total += math.ceil(size)
+        size = math.ceil(math.prod(tensor.shape.numpy()) * float(tensor.dtype.itemsize))
+        total += size
         if isinstance(tensor, ir.ExternalTensor):
-            problem = _external_problem(folder, tensor, math.ceil(size))
+            problem = _external_problem(folder, tensor, size)
             problems += [f"{tensor.name}: {problem}"] if problem else []
             tensor.base_dir = folder
     if problems:

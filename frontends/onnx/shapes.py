@@ -16,7 +16,7 @@ import torch
 
 from archir.ir.types import as_size
 from frontends.onnx.call import Call, torch_type
-from frontends.onnx.operands import Known, Operand, Sizes
+from frontends.onnx.operands import Known, Operand, Series, Sizes
 
 Array = np.ndarray[Any, np.dtype[np.object_]]
 """Numbers and expressions in the sizes of the inputs."""
@@ -36,7 +36,7 @@ def fold(c: Call) -> Operand | None:
         c: the node; one of its operands are sizes.
     """
     function = _FUNCTIONS.get(str(c.node.op_type))
-    arrays = [None if part is None else _array(part) for part in c.operands]
+    arrays = [None if part is None or isinstance(part, Series) else _array(part) for part in c.operands]
     if function is None or any(a is None and p is not None for a, p in zip(arrays, c.operands, strict=True)):
         return None
     try:
@@ -53,7 +53,7 @@ def _type(c: Call) -> torch.dtype:
     if name in ("Shape", "Size"):
         return torch.int64
     if name == "Cast":
-        return torch_type(c.int("to"))
+        return torch_type(c.integer("to"))
     return c.type(c[1 if name in ("Where", "CastLike") else 0]).dtype
 
 
@@ -137,7 +137,7 @@ def _smallest(one: Any, other: Any) -> Any:
 
 
 def _cast(c: Call, a: list[Array]) -> Any:
-    kind = torch_type(c.int("to")) if c.has("to") else c.type(c[1]).dtype
+    kind = torch_type(c.integer("to")) if c.has("to") else c.type(c[1]).dtype
     if kind == torch.bool:
         raise _Undecided
     if kind.is_floating_point:
@@ -146,13 +146,13 @@ def _cast(c: Call, a: list[Array]) -> Any:
 
 
 def _gather(c: Call, a: list[Array]) -> Any:
-    return np.take(a[0], a[1].astype(np.int64), axis=c.int("axis", 0))
+    return np.take(a[0], a[1].astype(np.int64), axis=c.integer("axis", 0))
 
 
 def _slice(c: Call, a: list[Array]) -> Any:
     if c.opset < 10:
-        starts, ends = c.ints("starts"), c.ints("ends")
-        axes, steps = c.ints("axes", list(range(len(starts)))), [1] * len(starts)
+        starts, ends = c.integers("starts"), c.integers("ends")
+        axes, steps = c.integers("axes", list(range(len(starts)))), [1] * len(starts)
     else:
         starts, ends = c.numbers(1), c.numbers(2)
         axes = c.numbers(3) if c.get(3) is not None else list(range(len(starts)))
@@ -169,11 +169,11 @@ def _squeeze(c: Call, a: list[Array]) -> Any:
 
 
 def _unsqueeze(c: Call, a: list[Array]) -> Any:
-    return np.expand_dims(a[0], tuple(c.ints("axes") if c.opset < 13 else c.numbers(1)))
+    return np.expand_dims(a[0], tuple(c.integers("axes") if c.opset < 13 else c.numbers(1)))
 
 
 def _concat(c: Call, a: list[Array]) -> Any:
-    return np.concatenate(a, axis=c.int("axis"))
+    return np.concatenate(a, axis=c.integer("axis"))
 
 
 def _reshape(c: Call, a: list[Array]) -> Any:
@@ -199,12 +199,12 @@ def _sum(c: Call, a: list[Array]) -> Any:
 
 def _along(c: Call, array: Array, reduce: Callable[..., Any]) -> Any:
     axes = c.axes(array.ndim, 1, 13 if c.node.op_type == "ReduceSum" else 18)
-    keep = bool(c.int("keepdims", 1))
+    keep = bool(c.integer("keepdims", 1))
     return np.asarray(reduce(array, axis=None if not axes else tuple(axes), keepdims=keep), dtype=object)
 
 
 def _shape(c: Call, a: list[Array]) -> Any:
-    low, high = c.int("start", 0), c.int("end", a[0].ndim)
+    low, high = c.integer("start", 0), c.integer("end", a[0].ndim)
     return np.array(a[0].shape[low:high], dtype=object)
 
 

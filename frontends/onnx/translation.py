@@ -17,7 +17,8 @@ from archir.ir.builder import GraphBuilder
 from archir.ir.input_checks import sources
 from archir.ir.node import Argument, Location, Value
 from archir.ir.room import too_large
-from archir.ir.types import Size, TensorType, Type, canonical
+from archir.ir.sizes import canonical
+from archir.ir.types import Size, TensorType, Type
 from frontends.onnx.names import Names, is_anonymous, module_of
 from frontends.onnx.operands import Known, Operand, Refusal, Series, Sizes
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from archir.ir.types import Size
-from frontends.onnx.call import Call
+from frontends.onnx.call import Call, only_use
 from frontends.onnx.operands import Known, Operand, Series, Sizes
 
 
@@ -43,7 +43,7 @@ def in_groups(c: Call) -> Operand | None:
         parts = [c.graph.parameter(part, name) for part, name in zip((scale[1], shift[1]), names, strict=True)]
         last = shift[0]
         c.graph.absorb(scale[0], c[0])
-    y = c.call("group_norm", source, split[1], *parts, c.float("epsilon", 1e-5))
+    y = c.call("group_norm", source, split[1], *parts, c.real("epsilon", 1e-5))
     c.graph.absorb(after, y)
     c.graph.absorb(last, y)
     return y
@@ -56,12 +56,10 @@ def _producer(value: ir.Value | None, kind: str) -> ir.Node | None:
 
 def _only_user(node: ir.Node, kind: str) -> ir.Node | None:
     """Return the one node that uses what a node makes, if it is of a kind."""
-    output = node.outputs[0]
-    uses = output.uses()
-    if len(uses) != 1 or output.is_graph_output() or uses[0].node.graph is not node.graph:
+    use = only_use(node.outputs[0])
+    if use is None or use[0].graph is not node.graph or use[0].op_type != kind or use[0].domain:
         return None
-    user = uses[0].node
-    return user if user.op_type == kind and not user.domain else None
+    return use[0]
 
 
 def _is_shape(c: Call, node: ir.Node, shape: tuple[Size, ...]) -> bool:

@@ -50,7 +50,7 @@ def _scatter_elements(c: Call) -> Operand:
 
 
 def _gather_nd(c: Call) -> Operand:
-    batches, index = c.int("batch_dims", 0), c.same(c[1], torch.int64)
+    batches, index = c.integer("batch_dims", 0), c.same(c[1], torch.int64)
     count = c.fixed(index, -1)[0]
     parts = [c.call("select.int", index, -1, i) for i in range(count)]
     if not batches:
@@ -85,7 +85,7 @@ def _scatter_nd(c: Call) -> Operand:
 def _one_hot(c: Call) -> Operand:
     depth = int(c.number(1, "depth"))
     rank = c.rank(c[0])
-    axis = axis_of(c.int("axis", -1), rank + 1)
+    axis = axis_of(c.integer("axis", -1), rank + 1)
     index = c.call("unsqueeze", _from_front(c, c[0], depth), axis)
     places = Known(torch.arange(depth).reshape([-1] + [1] * (rank - axis)))
     off, on = (c.call("select.int", c[2], 0, i) for i in (0, 1))
@@ -93,10 +93,10 @@ def _one_hot(c: Call) -> Operand:
 
 
 def _top(c: Call) -> Results:
-    count = c.int("k") if c.opset < 10 else int(c.number(1, "k"))
+    count = c.integer("k") if c.opset < 10 else int(c.number(1, "k"))
     axis = c.axis(c.rank(c[0]), -1)
     # Of equal elements the first one comes first, which only a stable sort says.
-    found = c.calls("sort.stable", c[0], stable=True, dim=axis, descending=bool(c.int("largest", 1)))
+    found = c.calls("sort.stable", c[0], stable=True, dim=axis, descending=bool(c.integer("largest", 1)))
     return [cut(c, part, axis, 0, count) for part in found]
 
 

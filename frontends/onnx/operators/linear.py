@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from frontends.onnx.call import Call, Table
+import onnx_ir as ir
+
+from frontends.onnx.call import Call, Table, only_use
 from frontends.onnx.operands import Known, Operand, Refusal
 
 
@@ -10,15 +12,16 @@ def _multiply(c: Call) -> Operand:
     weight = c[1]
     if not _is_weight(c, weight) or c.rank(weight) != 2 or c.rank(c[0]) == 0:
         return c.call("matmul", c[0], weight)
-    added = _addition(c)
-    name, bias_name = c.layer(1, None) if added is None else c.layer_of(c[1], added)
+    addition = _addition(c)
+    name, bias_name = c.layer(1, None) if addition is None else c.layer_of(weight, addition[1])
     turned = c.changed(1, "t")
     if isinstance(turned, Known) and not turned.trains:
         turned = c.graph.equal(turned.tensor) or turned
-    bias = None if added is None else c.graph.parameter(added, bias_name)
-    found = c.call("linear", c[0], c.graph.parameter(turned, name), *([] if bias is None else [bias]))
-    if added is not None:
-        c.graph.absorb(c.node.outputs[0].uses()[0].node, found)
+    matrix = c.graph.parameter(turned, name)
+    if addition is None:
+        return c.call("linear", c[0], matrix)
+    found = c.call("linear", c[0], matrix, c.graph.parameter(addition[1], bias_name))
+    c.graph.absorb(addition[0], found)
     return found
 
 
@@ -26,26 +29,22 @@ def _is_weight(c: Call, operand: Operand) -> bool:
     return isinstance(operand, Known) and operand.tensor.is_floating_point()
 
 
-def _addition(c: Call) -> Known | None:
-    """Return the bias that is added to a product, and to nothing else of it."""
-    output = c.node.outputs[0]
-    uses = output.uses()
-    if len(uses) != 1 or output.is_graph_output() or uses[0].node.op_type != "Add" or uses[0].node.domain:
+def _addition(c: Call) -> tuple[ir.Node, Known] | None:
+    """Return the node that adds a bias to a product which nothing else uses, and the bias."""
+    use = only_use(c.node.outputs[0])
+    if use is None or use[0].op_type != "Add" or use[0].domain or use[0].graph is not c.node.graph or c.rank(c[0]) < 2:
         return None
-    if uses[0].node.graph is not c.node.graph:
-        return None
-    other = uses[0].node.inputs[1 - uses[0].idx]
+    other = use[0].inputs[1 - use[1]]
     found = c.graph.values.get(other) if other is not None else None
-    columns = c.shape(c[1])[1]
-    known = isinstance(found, Known) and found.tensor.is_floating_point() and tuple(found.tensor.shape) == (columns,)
-    return found if known and isinstance(found, Known) and c.rank(c[0]) > 1 else None
+    is_bias = isinstance(found, Known) and tuple(found.tensor.shape) == (c.shape(c[1])[1],)
+    return (use[0], found) if isinstance(found, Known) and is_bias and found.tensor.is_floating_point() else None
 
 
 def _general(c: Call) -> Operand:
-    alpha, beta = c.float("alpha", 1.0), c.float("beta", 1.0)
+    alpha, beta = c.real("alpha", 1.0), c.real("beta", 1.0)
     left, right, added = c[0], c[1], c.get(2)
-    left = c.call("t", left) if c.int("transA", 0) else left
-    turned = bool(c.int("transB", 0))
+    left = c.call("t", left) if c.integer("transA", 0) else left
+    turned = bool(c.integer("transB", 0))
     if alpha == 1.0 and _is_weight(c, right):
         name, bias_name = c.layer(1, 2 if added is not None else None)
         weight = right if turned else c.changed(1, "t")

@@ -16,7 +16,7 @@ _FAR = 2**62
 def _reshape(c: Call) -> Operand:
     x, target = c[0], list(c.sizes(1, "shape"))
     shape = c.shape(x)
-    if not c.int("allowzero", 0):
+    if not c.integer("allowzero", 0):
         target = [shape[i] if size == 0 and i < len(shape) else size for i, size in enumerate(target)]
     return reshaped(c, x, target)
 
@@ -30,7 +30,7 @@ def reshaped(c: Call, x: Operand, target: list[Size]) -> Operand:
 
 def _flatten(c: Call) -> Operand:
     shape = c.shape(c[0])
-    at = c.int("axis", 1)
+    at = c.integer("axis", 1)
     at = at if at == len(shape) else axis_of(at, len(shape))
     if at == 1 and len(shape) > 1:
         return c.call("flatten.using_ints", c[0], 1) if len(shape) > 2 else c[0]
@@ -39,7 +39,7 @@ def _flatten(c: Call) -> Operand:
 
 def _transpose(c: Call) -> Operand:
     rank = c.rank(c[0])
-    order = c.ints("perm", list(reversed(range(rank))))
+    order = c.integers("perm", list(reversed(range(rank))))
     return permuted(c, c[0], order)
 
 
@@ -66,7 +66,7 @@ def _squeeze(c: Call) -> Operand:
 
 
 def _unsqueeze(c: Call) -> Operand:
-    given = c.ints("axes") if c.opset < 13 else c.numbers(1, "axes")
+    given = c.integers("axes") if c.opset < 13 else c.numbers(1, "axes")
     found = c[0]
     for axis in sorted(axis_of(a, c.rank(c[0]) + len(given)) for a in given):
         found = c.call("unsqueeze", found, axis)
@@ -82,12 +82,12 @@ def _split(c: Call) -> Results:
     count = len(c.node.outputs)
     parts: list[int] | None = None
     if c.opset < 13:
-        parts = c.ints("split") if c.has("split") else None
+        parts = c.integers("split") if c.has("split") else None
     elif c.get(1) is not None:
         parts = c.numbers(1, "split")
     size = c.fixed(c[0], axis)[0]
     if parts is None:
-        each = -(-size // c.int("num_outputs", count))
+        each = -(-size // c.integer("num_outputs", count))
         parts = [min(each, max(size - each * i, 0)) for i in range(count)]
     even = parts[0] > 0 and all(p == parts[0] for p in parts[:-1]) and parts[-1] <= parts[0]
     if len(parts) > 1 and even and -(-size // parts[0]) == count:
@@ -97,9 +97,9 @@ def _split(c: Call) -> Results:
 
 def _slice(c: Call) -> Operand:
     if c.opset < 10:
-        starts: tuple[Size, ...] = tuple(c.ints("starts"))
-        ends: tuple[Size, ...] = tuple(c.ints("ends"))
-        axes, steps = c.ints("axes", list(range(len(starts)))), [1] * len(starts)
+        starts: tuple[Size, ...] = tuple(c.integers("starts"))
+        ends: tuple[Size, ...] = tuple(c.integers("ends"))
+        axes, steps = c.integers("axes", list(range(len(starts)))), [1] * len(starts)
     else:
         starts, ends = c.sizes(1, "starts"), c.sizes(2, "ends")
         axes = list(range(len(starts))) if c.get(3) is None else c.numbers(3, "axes")
@@ -125,8 +125,8 @@ def cut(c: Call, x: Operand, axis: int, start: Size, end: Size, step: int = 1) -
     ends = isinstance(end, int) and (end >= _FAR or (isinstance(size, int) and end >= size))
     if start == 0 and step == 1 and (ends or end == size):
         return x
-    last = torch.iinfo(torch.int64).max if ends else c.size(end)
-    return c.call("slice.Tensor", x, axis, c.size(start), last, step)
+    to = torch.iinfo(torch.int64).max if ends else c.size(end)
+    return c.call("slice.Tensor", x, axis, c.size(start), to, step)
 
 
 def _expand(c: Call) -> Operand:
@@ -158,14 +158,14 @@ def _tile(c: Call) -> Operand:
 
 def _pad(c: Call) -> Operand:
     x, rank = c[0], c.rank(c[0])
-    pads = c.ints("pads") if c.opset < 11 else c.numbers(1, "pads")
+    pads = c.integers("pads") if c.opset < 11 else c.numbers(1, "pads")
     mode = c.text("mode", "constant")
     axes = list(range(rank)) if c.get(3) is None else [axis_of(a, rank) for a in c.numbers(3, "axes")]
     before, after = [0] * rank, [0] * rank
     for axis, low, high in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
         before[axis], after[axis] = low, high
     if mode == "constant":
-        value = c.float("value", 0.0) if c.opset < 11 else 0 if c.get(2) is None else c.number(2, "constant_value")
+        value = c.real("value", 0.0) if c.opset < 11 else 0 if c.get(2) is None else c.number(2, "constant_value")
         return constant_pad(c, x, before, after, value)
     kinds = {"edge": "replicate", "reflect": "reflect"}
     inner = [i for i in range(rank) if before[i] or after[i]]
@@ -203,7 +203,7 @@ def constant_pad(c: Call, x: Operand, before: list[int], after: list[int], value
 
 
 def _depth_to_space(c: Call) -> Operand:
-    block = c.int("blocksize")
+    block = c.integer("blocksize")
     if c.text("mode", "DCR") == "CRD":
         return c.call("pixel_shuffle", c[0], block)
     batch, channels, high, wide = c.shape(c[0])
@@ -214,7 +214,7 @@ def _depth_to_space(c: Call) -> Operand:
 
 
 def _space_to_depth(c: Call) -> Operand:
-    block = c.int("blocksize")
+    block = c.integer("blocksize")
     batch, channels, high, wide = c.shape(c[0])
     split = reshaped(c, c[0], [batch, channels, high // block, block, wide // block, block])
     moved = c.call("permute", split, [0, 3, 5, 1, 2, 4])
@@ -223,11 +223,11 @@ def _space_to_depth(c: Call) -> Operand:
 
 def _triangle(c: Call) -> Operand:
     offset = 0 if c.get(1) is None else int(c.number(1, "k"))
-    return c.call("triu" if c.int("upper", 1) else "tril", c[0], offset)
+    return c.call("triu" if c.integer("upper", 1) else "tril", c[0], offset)
 
 
 def _reverse_sequence(c: Call) -> Operand:
-    batch, time = c.int("batch_axis", 1), c.int("time_axis", 0)
+    batch, time = c.integer("batch_axis", 1), c.integer("time_axis", 0)
     (steps,) = c.fixed(c[0], time)
     (rows,) = c.fixed(c[0], batch)
     lengths = torch.tensor(c.numbers(1, "sequence_lens")).reshape(-1, 1)
@@ -243,7 +243,7 @@ def _reverse_sequence(c: Call) -> Operand:
 def _shape(c: Call) -> Operand:
     shape = c.shape(c[0])
     rank = len(shape)
-    low, high = c.int("start", 0), c.int("end", rank)
+    low, high = c.integer("start", 0), c.integer("end", rank)
     entries = shape[max(low + rank, 0) if low < 0 else low : max(high + rank, 0) if high < 0 else high]
     return sizes(tuple(entries), (len(entries),))
 
@@ -277,7 +277,7 @@ def _eye_like(c: Call) -> Operand:
     from_type = c.type(c[0]).dtype
     kind = c.dtype("dtype", from_type)
     rows, columns = c.fixed(c[0])
-    offset = c.int("k", 0)
+    offset = c.integer("k", 0)
     ones = c.call("ones", [rows, columns], dtype=kind)
     return c.call("tril", c.call("triu", ones, offset), offset)
 

@@ -24,19 +24,19 @@ def _module_names(c: Call, weight: int, bias: int | None) -> tuple[str, str]:
 
 
 def _batch(c: Call) -> Operand:
-    if c.int("training_mode", 0):
+    if c.integer("training_mode", 0):
         raise Refusal("it normalises by the statistics of the batch: export the model in evaluation mode")
     weight, bias = _affine(c, 1, 2)
     name = _module_names(c, 1, 2)[0]
     stem = name.removesuffix("weight") if name.endswith("weight") else f"{name}_"
     mean = c.graph.parameter(c[3], f"{stem}running_mean", buffer=True)
     variance = c.graph.parameter(c[4], f"{stem}running_var", buffer=True)
-    momentum = round(1 - c.float("momentum", 0.9), 7)
+    momentum = round(1 - c.real("momentum", 0.9), 7)
     on = torch.backends.cudnn.enabled
     kind = c.type(c[0]).dtype
     same = all(c.type(part).dtype == kind for part in (weight, bias, mean, variance))
     tensors = (weight, bias, mean, variance) if same else tuple(c.same(p, kind) for p in (weight, bias, mean, variance))
-    return c.call("batch_norm", c[0], *tensors, False, momentum, c.float("epsilon", 1e-5), on)
+    return c.call("batch_norm", c[0], *tensors, False, momentum, c.real("epsilon", 1e-5), on)
 
 
 def _instance(c: Call) -> Operand:
@@ -44,13 +44,13 @@ def _instance(c: Call) -> Operand:
     if grouped is not None:
         return grouped
     weight, bias = _affine(c, 1, 2)
-    eps, on = c.float("epsilon", 1e-5), torch.backends.cudnn.enabled
+    eps, on = c.real("epsilon", 1e-5), torch.backends.cudnn.enabled
     return c.call("instance_norm", c[0], weight, bias, None, None, True, 0.1, eps, on)
 
 
 def _layer(c: Call) -> Results:
     rank = c.rank(c[0])
-    axis, eps = c.axis(rank, -1), c.float("epsilon", 1e-5)
+    axis, eps = c.axis(rank, -1), c.real("epsilon", 1e-5)
     shape = c.fixed(c[0], *range(axis, rank))
     has_bias = c.get(2) is not None
     tensors = _affine(c, 1, 2 if has_bias else None)
@@ -71,7 +71,7 @@ def _layer(c: Call) -> Results:
 def _root_mean_square(c: Call) -> Operand:
     rank = c.rank(c[0])
     axis = c.axis(rank, -1)
-    shape, eps = c.fixed(c[0], *range(axis, rank)), c.float("epsilon", 1e-5)
+    shape, eps = c.fixed(c[0], *range(axis, rank)), c.real("epsilon", 1e-5)
     weight = c.graph.parameter(c[1], _module_names(c, 1, None)[0])
     if c.shape(weight) == shape:
         return c.call("rms_norm", c[0], shape, weight, eps)
@@ -79,7 +79,7 @@ def _root_mean_square(c: Call) -> Operand:
 
 
 def _group(c: Call) -> Operand:
-    groups, eps = c.int("num_groups"), c.float("epsilon", 1e-5)
+    groups, eps = c.integer("num_groups"), c.real("epsilon", 1e-5)
     (channels,) = c.fixed(c[0], 1)
     names = _module_names(c, 1, 2)
     parts = [c[i] if c.opset >= 21 else c.changed(i, "repeat_interleave.self_int", channels // groups) for i in (1, 2)]
@@ -88,14 +88,14 @@ def _group(c: Call) -> Operand:
 
 
 def _unit_norm(c: Call) -> Operand:
-    p, axis = c.int("p", 2), c.axis(c.rank(c[0]), -1)
+    p, axis = c.integer("p", 2), c.axis(c.rank(c[0]), -1)
     size = c.call("linalg_vector_norm", c[0], p, [axis], True)
     zero = c.call("eq.Scalar", size, 0)
     return c.call("where.ScalarSelf", zero, 0.0, c.call("div.Tensor", c[0], size))
 
 
 def _mean_variance(c: Call) -> Operand:
-    axes = [a % c.rank(c[0]) for a in c.ints("axes", [0, 2, 3])]
+    axes = [a % c.rank(c[0]) for a in c.integers("axes", [0, 2, 3])]
     mean = c.call("mean.dim", c[0], axes, True)
     square = c.call("mean.dim", c.call("mul.Tensor", c[0], c[0]), axes, True)
     deviation = c.call("sqrt", c.call("sub.Tensor", square, c.call("mul.Tensor", mean, mean)))
@@ -103,8 +103,8 @@ def _mean_variance(c: Call) -> Operand:
 
 
 def _local_response(c: Call) -> Operand:
-    x, size, rank = c[0], c.int("size"), c.rank(c[0])
-    alpha, beta, bias = c.float("alpha", 1e-4), c.float("beta", 0.75), c.float("bias", 1.0)
+    x, size, rank = c[0], c.integer("size"), c.rank(c[0])
+    alpha, beta, bias = c.real("alpha", 1e-4), c.real("beta", 0.75), c.real("bias", 1.0)
     batch, channels, *space = c.shape(x)
     square = c.call("unsqueeze", c.call("mul.Tensor", x, x), 1)
     flat = square if rank == 4 else reshaped(c, square, [batch, 1, channels, -1, 1])
@@ -131,7 +131,7 @@ def _softmax(op: str) -> Function:
 
 def _dropout(c: Call) -> Results:
     if c.opset < 12:
-        ratio = c.float("ratio", 0.5)
+        ratio = c.real("ratio", 0.5)
     else:
         ratio = 0.5 if c.get(1) is None else float(c.number(1, "ratio"))
         if c.get(2) is not None and c.number(2, "training_mode") and ratio:

@@ -59,7 +59,7 @@ def _power(c: Call) -> Operand:
 
 
 def _modulo(c: Call) -> Operand:
-    return binary(c, "fmod" if c.int("fmod", 0) else "remainder", c[0], c[1])
+    return binary(c, "fmod" if c.integer("fmod", 0) else "remainder", c[0], c[1])
 
 
 def _comparison(op: str) -> Function:
@@ -93,7 +93,7 @@ def _identity(c: Call) -> Operand:
 
 
 def _cast(c: Call) -> Operand:
-    return _as_type(c, c[0], torch_type(c.int("to")))
+    return _as_type(c, c[0], torch_type(c.integer("to")))
 
 
 def _cast_like(c: Call) -> Operand:
@@ -107,7 +107,7 @@ def _as_type(c: Call, operand: Operand, dtype: torch.dtype) -> Operand:
 
 
 def _is_infinite(c: Call) -> Operand:
-    below, above = c.int("detect_negative", 1), c.int("detect_positive", 1)
+    below, above = c.integer("detect_negative", 1), c.integer("detect_positive", 1)
     if below and above:
         return c.call("isinf", c[0])
     if not below and not above:
@@ -117,8 +117,8 @@ def _is_infinite(c: Call) -> Operand:
 
 def _clip(c: Call) -> Operand:
     if c.opset < 11:
-        low = c.float("min", 0.0) if c.has("min") else None
-        high = c.float("max", 0.0) if c.has("max") else None
+        low = c.real("min", 0.0) if c.has("min") else None
+        high = c.real("max", 0.0) if c.has("max") else None
         return _clamped(c, c[0], low, high)
     bounds = [c.get(1), c.get(2)]
     numbers = [None if b is None else c.scalar(b) for b in bounds]
@@ -136,37 +136,37 @@ def _clamped(c: Call, x: Operand, low: float | None, high: float | None) -> Oper
 
 
 def _leaky_relu(c: Call) -> Operand:
-    return c.call("leaky_relu", c[0], c.float("alpha", 0.01))
+    return c.call("leaky_relu", c[0], c.real("alpha", 0.01))
 
 
 def _elu(c: Call) -> Operand:
-    return c.call("elu", c[0], c.float("alpha", 1.0))
+    return c.call("elu", c[0], c.real("alpha", 1.0))
 
 
 def _celu(c: Call) -> Operand:
-    return c.call("celu", c[0], c.float("alpha", 1.0))
+    return c.call("celu", c[0], c.real("alpha", 1.0))
 
 
 def _selu(c: Call) -> Operand:
-    alpha, gamma = c.float("alpha", 1.6732632), c.float("gamma", 1.050701)
+    alpha, gamma = c.real("alpha", 1.6732632), c.real("gamma", 1.050701)
     if abs(alpha - 1.6732632) < 1e-6 and abs(gamma - 1.050701) < 1e-6:
         return c.call("selu", c[0])
     return c.call("elu", c[0], alpha, gamma)
 
 
 def _thresholded_relu(c: Call) -> Operand:
-    return c.call("threshold", c[0], c.float("alpha", 1.0), 0.0)
+    return c.call("threshold", c[0], c.real("alpha", 1.0), 0.0)
 
 
 def _hard_sigmoid(c: Call) -> Operand:
-    alpha, beta = c.float("alpha", 0.2), c.float("beta", 0.5)
+    alpha, beta = c.real("alpha", 0.2), c.real("beta", 0.5)
     if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
         return c.call("hardsigmoid", c[0])
     return c.call("hardtanh", c.call("add.Tensor", c.call("mul.Tensor", c[0], alpha), beta), 0.0, 1.0)
 
 
 def _shrink(c: Call) -> Operand:
-    bias, least = c.float("bias", 0.0), c.float("lambd", 0.5)
+    bias, least = c.real("bias", 0.0), c.real("lambd", 0.5)
     kind = c.type(c[0]).dtype
     if kind.is_floating_point and bias in (0.0, least) and least >= 0:
         return c.call("softshrink" if bias else "hardshrink", c[0], least)
@@ -187,7 +187,7 @@ def _gelu(c: Call) -> Operand:
 
 
 def _swish(c: Call) -> Operand:
-    alpha = c.float("alpha", 1.0)
+    alpha = c.real("alpha", 1.0)
     if alpha == 1.0:
         return c.call("silu", c[0])
     return c.call("mul.Tensor", c[0], c.call("sigmoid", c.call("mul.Tensor", c[0], alpha)))
@@ -219,10 +219,10 @@ def _where(c: Call) -> Operand:
 def _constant(c: Call) -> Operand:
     for name, kind in (("value_float", torch.float32), ("value_floats", torch.float32)):
         if c.has(name):
-            return Known(torch.tensor(c.float(name) if name == "value_float" else c.floats(name), dtype=kind))
+            return Known(torch.tensor(c.real(name) if name == "value_float" else c.reals(name), dtype=kind))
     for name in ("value_int", "value_ints"):
         if c.has(name):
-            return Known(torch.tensor(c.int(name) if name == "value_int" else c.ints(name), dtype=torch.int64))
+            return Known(torch.tensor(c.integer(name) if name == "value_int" else c.integers(name), dtype=torch.int64))
     if not c.has("value"):
         raise Refusal(f"it is given as {', '.join(c.node.attributes)}, which graphs do not have")
     return Known(c.tensor("value"), c.node.outputs[0].name or "constant")

@@ -61,13 +61,13 @@ class _Window:
 
 
 def _window(c: Call) -> _Window:
-    kernel = c.ints("kernel_shape")
+    kernel = c.integers("kernel_shape")
     rank = len(kernel)
     if rank not in (1, 2, 3):
         raise Refusal(f"it has {rank} axes of space")
-    strides, dilations = c.ints("strides", [1] * rank), c.ints("dilations", [1] * rank)
+    strides, dilations = c.integers("strides", [1] * rank), c.integers("dilations", [1] * rank)
     before, after = pads_of(c, c[0], kernel, strides, dilations)
-    ceil = bool(c.int("ceil_mode", 0)) and c.text("auto_pad", "NOTSET") == "NOTSET"
+    ceil = bool(c.integer("ceil_mode", 0)) and c.text("auto_pad", "NOTSET") == "NOTSET"
     return _Window(kernel, strides, dilations, before, after, ceil)
 
 
@@ -102,7 +102,7 @@ def _max_pool(c: Call) -> Results:
 
 
 def _average_pool(c: Call) -> Operand:
-    w, whole = _window(c), bool(c.int("count_include_pad", 0))
+    w, whole = _window(c), bool(c.integer("count_include_pad", 0))
     if set(w.dilations) == {1} and w.fits:
         return c.call(f"avg_pool{w.rank}d", c[0], w.kernel, w.strides, w.before, w.ceil, whole)
     shape = [1, 1, *c.fixed(c[0], *range(2, 2 + w.rank))]
@@ -119,7 +119,7 @@ def _sums(c: Call, x: Operand, w: _Window) -> Operand:
 
 
 def _power_pool(c: Call) -> Operand:
-    w, p = _window(c), c.int("p", 2)
+    w, p = _window(c), c.integer("p", 2)
     powers = c.call("pow.Tensor_Scalar", c.call("abs", c[0]), p)
     return c.call("pow.Tensor_Scalar", _sums(c, _padded(c, powers, w, 0, 0), w), 1 / p)
 
@@ -137,7 +137,7 @@ def _global(kind: str) -> Function:
 
 
 def _global_power(c: Call) -> Operand:
-    p, axes = c.int("p", 2), list(range(2, c.rank(c[0])))
+    p, axes = c.integer("p", 2), list(range(2, c.rank(c[0])))
     total = c.call("sum.dim_IntList", c.call("pow.Tensor_Scalar", c.call("abs", c[0]), p), axes, True)
     return c.call("pow.Tensor_Scalar", total, 1 / p)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from archir.ir.types import Size
 from frontends.onnx.call import Call, Function, Results, Table
 from frontends.onnx.operands import Known, Operand, Refusal
 from frontends.onnx.operators.movement import reshaped
@@ -14,10 +15,10 @@ _ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"],
 
 def _recurrent(kind: str) -> Function:
     def function(c: Call) -> Results:
-        hidden, way = c.int("hidden_size"), c.text("direction", "forward")
+        hidden, way = c.integer("hidden_size"), c.text("direction", "forward")
         ways = 2 if way == "bidirectional" else 1
         op = _check(c, kind, ways)
-        x = c[0] if not c.int("layout", 0) else c.call("transpose.int", c[0], 0, 1)
+        x = c[0] if not c.integer("layout", 0) else c.call("transpose.int", c[0], 0, 1)
         x = c.call("flip", x, [0]) if way == "reverse" else x
         steps, batch, _ = c.shape(x)
         weights = _weights(c, kind, hidden, ways)
@@ -27,7 +28,7 @@ def _recurrent(kind: str) -> Function:
         y, *last = c.calls(f"{op}.input", x, given, weights, biased, 1, 0.0, False, ways == 2, False)
         split = c.call("transpose.int", reshaped(c, y, [steps, batch, ways, hidden]), 1, 2)
         split = c.call("flip", split, [0]) if way == "reverse" else split
-        if c.int("layout", 0):
+        if c.integer("layout", 0):
             split = c.call("permute", split, [2, 0, 1, 3])
             last = [c.call("transpose.int", part, 0, 1) for part in last]
         return [split, *last]
@@ -43,12 +44,12 @@ def _check(c: Call, kind: str, ways: int) -> str:
         op, given = "rnn_relu", _ACTIVATIONS[kind] * ways
     problems = [f"its activations are {', '.join(given)}"] if given != _ACTIVATIONS[kind] * ways else []
     problems += ["it clips"] if c.has("clip") else []
-    problems += ["it couples input and forget gates"] if c.int("input_forget", 0) else []
+    problems += ["it couples input and forget gates"] if c.integer("input_forget", 0) else []
     problems += ["it has peepholes"] if c.get(7) is not None and bool(c.known(7).any()) else []
-    if kind == "GRU" and not c.int("linear_before_reset", 0):
+    if kind == "GRU" and not c.integer("linear_before_reset", 0):
         problems += ["it resets before the product (linear_before_reset is 0), and torch does after it"]
     if c.get(4) is not None:
-        steps = c.shape(c[0])[1 if c.int("layout", 0) else 0]
+        steps = c.shape(c[0])[1 if c.integer("layout", 0) else 0]
         lengths = c.numbers(4, "sequence_lens") if isinstance(c[4], Known) else [None]
         problems += ["its sequences have lengths of their own"] if any(n != steps for n in lengths) else []
     if problems:
@@ -83,11 +84,11 @@ def _gates(c: Call, stacked: Operand, way: int, kind: str, hidden: int, part: in
     return pieces[0] if len(pieces) == 1 else c.call("cat", pieces, 0)
 
 
-def _state(c: Call, index: int, ways: int, batch: object, hidden: int, x: Operand) -> Operand:
+def _state(c: Call, index: int, ways: int, batch: Size, hidden: int, x: Operand) -> Operand:
     """Return the state at the start, zeros if none is given."""
     if c.get(index) is None:
-        return c.call("zeros", [ways, c.size(batch), hidden], dtype=c.type(x).dtype)  # type: ignore[arg-type]
-    return c.call("transpose.int", c[index], 0, 1) if c.int("layout", 0) else c[index]
+        return c.call("zeros", [ways, c.size(batch), hidden], dtype=c.type(x).dtype)
+    return c.call("transpose.int", c[index], 0, 1) if c.integer("layout", 0) else c[index]
 
 
 OPERATORS: Table = {kind: _recurrent(kind) for kind in _GATES}

@@ -21,10 +21,10 @@ def _reduction(reduce: Reduce, since: int = 18) -> Function:
         rank = c.rank(c[0])
         axes = c.axes(rank, 1, since)
         if not axes:
-            if c.int("noop_with_empty_axes", 0):
+            if c.integer("noop_with_empty_axes", 0):
                 return c[0]
             axes = list(range(rank))
-        return reduce(c, c[0], sorted(axes), bool(c.int("keepdims", 1)))
+        return reduce(c, c[0], sorted(axes), bool(c.integer("keepdims", 1)))
 
     return function
 
@@ -86,8 +86,8 @@ def _log_sum_exp(c: Call, x: Operand, axes: list[int], keep: bool) -> Operand:
 def _best(op: str) -> Function:
     def function(c: Call) -> Operand:
         axis, x = c.axis(c.rank(c[0]), 0), c[0]
-        keep = bool(c.int("keepdims", 1))
-        if not c.int("select_last_index", 0):
+        keep = bool(c.integer("keepdims", 1))
+        if not c.integer("select_last_index", 0):
             return c.call(op, x, axis, keep)
         (size,) = c.fixed(x, axis)
         return c.call("rsub.Scalar", c.call(op, c.call("flip", x, [axis]), axis, keep), size - 1)
@@ -98,9 +98,9 @@ def _best(op: str) -> Function:
 def _cumulative(op: str, neutral: int) -> Function:
     def function(c: Call) -> Operand:
         axis, x = axis_of(int(c.number(1, "axis")), c.rank(c[0])), c[0]
-        kind, back = c.type(x).dtype, c.int("reverse", 0)
+        kind, back = c.type(x).dtype, c.integer("reverse", 0)
         x = c.call("flip", x, [axis]) if back else x
-        if c.int("exclusive", 0):
+        if c.integer("exclusive", 0):
             before = [int(i == axis) for i in range(c.rank(x))]
             x = cut(c, constant_pad(c, x, before, [0] * len(before), neutral), axis, 0, c.shape(x)[axis])
         x = c.same(c.call(op, x, axis), kind)

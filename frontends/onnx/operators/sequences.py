@@ -13,7 +13,7 @@ def _split(c: Call) -> Results:
     (size,) = c.fixed(c[0], axis)
     if c.get(1) is None:
         parts = [c.call("slice.Tensor", c[0], axis, i, i + 1) for i in range(size)]
-        return Series(tuple(parts if c.int("keepdims", 1) else [c.call("squeeze.dim", p, axis) for p in parts]))
+        return Series(tuple(parts if c.integer("keepdims", 1) else [c.call("squeeze.dim", p, axis) for p in parts]))
     lengths = c.known(1, "split")
     if lengths.dim() == 0:
         return Series(c.calls("split.Tensor", c[0], int(lengths), axis))
@@ -49,7 +49,7 @@ def _length(c: Call) -> Operand:
 
 def _join(c: Call) -> Operand:
     items = list(c.series(0))
-    new = c.int("new_axis", 0)
+    new = c.integer("new_axis", 0)
     axis = c.axis(c.rank(items[0]) + new)
     return c.call("stack" if new else "cat", items, axis)
 

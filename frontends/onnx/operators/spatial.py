@@ -32,24 +32,24 @@ def _resize(c: Call) -> Operand:
     at = 1 if c.opset < 11 else 2
     how = "asymmetric" if c.opset < 11 else c.text("coordinate_transformation_mode", "half_pixel")
     nearest = "floor" if c.opset < 11 else c.text("nearest_mode", "round_prefer_floor")
-    axes = [axis_of(a, rank) for a in c.ints("axes", list(range(rank)))]
+    axes = [axis_of(a, rank) for a in c.integers("axes", list(range(rank)))]
     parts = dict(zip(axes, _axes(c, axes, at, how), strict=True))
     cropped = how == "tf_crop_and_resize"
     parts = {axis: p for axis, p in parts.items() if p.size != p.made or p.scale != 1.0 or cropped}
-    smooth = bool(c.int("antialias", 0))
+    smooth = bool(c.integer("antialias", 0))
     fast = None if smooth else _by_torch(c, mode, how, nearest, parts, rank)
     if fast is not None:
         return fast
     x, kind = c[0], c.type(c[0]).dtype
-    outside = c.float("extrapolation_value", 0.0) if cropped else None
+    outside = c.real("extrapolation_value", 0.0) if cropped else None
     for axis, part in parts.items():
         if mode == "nearest":
-            places = np.array([_nearest(_source(i, part, how), nearest) for i in range(part.made)])
-            index = torch.from_numpy(places.astype(np.int64).clip(0, part.size - 1))
+            nearby = [_nearest(_source(i, part, how), nearest) for i in range(part.made)]
+            index = torch.tensor(nearby).clamp(0, part.size - 1)
             x = c.call("index_select", x, axis, Known(index))
         else:
-            exclude = bool(c.int("exclude_outside", 0))
-            matrix = _matrix(part, mode, how, c.float("cubic_coeff_a", -0.75), exclude=exclude, smooth=smooth)
+            exclude = bool(c.integer("exclude_outside", 0))
+            matrix = _matrix(part, mode, how, c.real("cubic_coeff_a", -0.75), exclude=exclude, smooth=smooth)
             moved = x if axis == rank - 1 else c.call("transpose.int", x, axis, rank - 1)
             moved = c.call("matmul", moved, Known(torch.from_numpy(matrix.T.copy()).to(kind)))
             x = moved if axis == rank - 1 else c.call("transpose.int", moved, axis, rank - 1)
@@ -86,7 +86,7 @@ def _axes(c: Call, axes: Sequence[int], at: int, how: str) -> list[_Axis]:
         if factors:
             found.append(_Axis(size, math.floor(size * factors[i]), factors[i]))
         else:
-            result = size if made[i] == -1 else int(made[i])  # type: ignore[arg-type]
+            result = size if made[i] == -1 else int(made[i])
             found.append(_Axis(size, result, result / size))
     policy = c.text("keep_aspect_ratio_policy", "stretch")
     if policy != "stretch" and not factors:
@@ -116,7 +116,7 @@ def _by_torch(c: Call, mode: str, how: str, nearest: str, parts: dict[int, _Axis
     usual = aligned or how == "half_pixel" or (how == "pytorch_half_pixel" and min(sizes) > 1)
     if mode == "linear" and usual:
         return c.call(f"upsample_{_DIMENSIONS['linear', space]}.vec", c[0], sizes, aligned, None)
-    plain = c.float("cubic_coeff_a", -0.75) == -0.75 and not c.int("exclude_outside", 0)
+    plain = c.real("cubic_coeff_a", -0.75) == -0.75 and not c.integer("exclude_outside", 0)
     if mode == "cubic" and usual and space == 2 and plain:
         return c.call("upsample_bicubic2d.vec", c[0], sizes, aligned, None)
     return None
@@ -213,12 +213,12 @@ def _grid_sample(c: Call) -> Operand:
     edges = {"zeros": 0, "border": 1, "reflection": 2}
     mode = modes[c.text("mode", "bilinear" if c.opset < 20 else "linear")]
     edge = edges[c.text("padding_mode", "zeros")]
-    return c.call("grid_sampler", c[0], c[1], mode, edge, bool(c.int("align_corners", 0)))
+    return c.call("grid_sampler", c[0], c[1], mode, edge, bool(c.integer("align_corners", 0)))
 
 
 def _affine_grid(c: Call) -> Operand:
     size = [c.size(s) for s in c.sizes(1, "size")]
-    aligned = bool(c.int("align_corners", 0))
+    aligned = bool(c.integer("align_corners", 0))
     if len(size) == 4:
         return c.call("affine_grid_generator", c[0], size, aligned)
     raise Refusal("it makes a grid of three axes")
