@@ -93,6 +93,10 @@ class Call:
         name = f"aten.{op}" if "." in op else f"aten.{op}.default"
         return self.graph.call(name, *args, **kwargs)
 
+    def places(self, count: int, axis: int, rank: int) -> Operand:
+        """Return the numbers from 0 on along an axis of so many axes, `[1, ..., count, ..., 1]`."""
+        return self.call("reshape", self.call("arange", count), [count if i == axis else 1 for i in range(rank)])
+
     def type(self, operand: Operand) -> TensorType:
         """Return the type of an operand."""
         return self.graph.type_of(operand)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx_ir.passes.common import InlinePass
 
 from archir.errors import CaptureError, FileError
@@ -54,16 +54,21 @@ def from_onnx(path: str | os.PathLike[str], *, sizes: Mapping[str, int] | None =
     _check_sizes(sizes or {})
     proto = _parsed(path)
     _check_opsets(path, proto)
+    _check_text(path, proto)
+    _check_nodes(path, proto)
     try:
         model = ir.serde.deserialize_model(proto)
     except Exception as error:  # whatever it meets in a file that is none
         raise _damaged(path, error) from error
-    _check_external(path, model)
-    _check_model(path, proto, model)
+    _check_tensors(path, model)
     _inline(path, model)
     name = re.sub(r"\W", "_", model.graph.name or "")
     stem = re.sub(r"\W", "_", path.stem)[:100] or "net"
-    return translate(model, stem if name in ("", "main_graph", "main", "torch_jit") else name[:100], sizes or {})
+    return translate(model, stem if name in _UNNAMED else name[:100], sizes or {})
+
+
+_UNNAMED = ("", "main_graph", "main", "torch_jit", "torch_jit_export")
+"""What exporters call graphs that have no name."""
 
 
 def _check_sizes(sizes: Mapping[str, int]) -> None:
@@ -111,20 +116,54 @@ def _check_opsets(path: Path, proto: onnx.ModelProto) -> None:
         raise CaptureError(f"{path} cannot be read", why="; ".join(problems), hint=hint)
 
 
-def _check_model(path: Path, proto: onnx.ModelProto, model: ir.Model) -> None:
-    """Hold a file to what ONNX says of its nodes, once all operators that are not read have been named."""
+def _check_text(path: Path, proto: onnx.ModelProto) -> None:
+    """Hold a file to text that is text, and to element types that there are."""
+    for message in _messages(proto):
+        for field, value in message.ListFields():
+            if field.type == field.TYPE_STRING:
+                texts = [value] if isinstance(value, str | bytes) else value
+                if not all(isinstance(text, str) for text in texts):
+                    raise FileError(f"{path} is damaged", why=f"a {field.name} in it is no text")
+        if isinstance(message, onnx.TensorProto) and message.data_type not in _TYPES:
+            why = f"the tensor {message.name} has elements of type {message.data_type}, which there is not"
+            raise FileError(f"{path} is damaged", why=why)
+
+
+_TYPES = {int(kind) for kind in ir.DataType} - {int(ir.DataType.UNDEFINED)}
+"""The element types of ONNX."""
+
+
+def _messages(message: Message) -> Iterator[Message]:
+    """Yield a message and all messages in it."""
+    todo = [message]
+    while todo:
+        found = todo.pop()
+        yield found
+        for field, value in found.ListFields():
+            if field.type == field.TYPE_MESSAGE:
+                todo += [value] if isinstance(value, Message) else list(value)
+
+
+def _check_nodes(path: Path, proto: onnx.ModelProto) -> None:
+    """Hold a file to what ONNX says of its nodes; operators that are not read are named first, all of them."""
+    functions = {(f.domain, f.name) for f in proto.functions}
+    nodes = [message for message in _messages(proto) if isinstance(message, onnx.NodeProto)]
     unknown = [
-        f"{node.name or node.outputs[0].name if node.outputs else ''} ({node.op_type} of {node.domain or 'ai.onnx'})"
-        for node in _all_nodes(model)
-        if node.op_identifier() not in model.functions and not _is_read(node)
+        f"{node.name or ', '.join(node.output)} ({node.op_type} of {node.domain or 'ai.onnx'})"
+        for node in nodes
+        if (node.domain, node.op_type) not in functions and not _is_read(node)
     ]
     try:
         onnx.checker.check_model(_without_data(proto))
     except Exception as error:  # what the checker raises is open
         if unknown:
-            told = ", ".join(unknown[:50]) + (f" and {len(unknown) - 50} more" if len(unknown) > 50 else "")
+            told = ", ".join(unknown[:_TOLD]) + (f" and {len(unknown) - _TOLD} more" if len(unknown) > _TOLD else "")
             raise CaptureError(f"{path} has operators that cannot be read", why=told) from error
         raise FileError(f"{path} is not sound ONNX", why=_first_lines(error)) from error
+
+
+_TOLD = 50
+"""The most nodes an error names."""
 
 
 def _first_lines(error: Exception) -> str:
@@ -132,24 +171,19 @@ def _first_lines(error: Exception) -> str:
     return " ".join(lines[:3])[:500]
 
 
-def _is_read(node: ir.Node) -> bool:
+def _is_read(node: onnx.NodeProto) -> bool:
     return node.domain in DOMAINS and (node.op_type in OPERATORS or node.op_type in CONTROL)
 
 
-def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    yield from model.graph.all_nodes()
-    for function in model.functions.values():
-        yield from function.all_nodes()
-
-
 def _without_data(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model without the places of tensors that are elsewhere, which have been checked."""
-    if not any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto.graph.initializer):
+    """Return a model without the places of tensors that are elsewhere, which are checked for themselves."""
+    elsewhere = onnx.TensorProto.EXTERNAL
+    if not any(isinstance(m, onnx.TensorProto) and m.data_location == elsewhere for m in _messages(proto)):
         return proto
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
-    for tensor in bare.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+    for tensor in _messages(bare):
+        if isinstance(tensor, onnx.TensorProto) and tensor.data_location == elsewhere:
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
             tensor.raw_data = b""
@@ -157,7 +191,7 @@ def _without_data(proto: onnx.ModelProto) -> onnx.ModelProto:
     return bare
 
 
-def _check_external(path: Path, model: ir.Model) -> None:
+def _check_tensors(path: Path, model: ir.Model) -> None:
     """Hold tensors that are kept elsewhere to files in the folder of the model, and to what these hold.
 
     Raises:
@@ -200,6 +234,12 @@ def _external_problem(folder: Path, tensor: ir.ExternalTensor, size: int) -> str
     if start < 0 or length != size or start + length > found.st_size:
         return f"{shown} has {found.st_size:,} bytes, and {size:,} from {start:,} on are wanted"
     return ""
+
+
+def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
 
 
 def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:

@@ -28,6 +28,9 @@ DOMAINS = ("", "ai.onnx")
 MOST_TOLD = 50
 """The most nodes an error names."""
 
+_SENSELESS = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+"""What goes wrong with numbers that do not fit together."""
+
 CONTROL = {"If": control.branch, "Loop": control.loop}
 """The operators that hold graphs."""
 
@@ -78,6 +81,9 @@ class _Work:
                 self._node(node)
             except Refusal as refusal:
                 self.problems.append(f"{_shown(node)}: {refusal}")
+            except _SENSELESS as error:  # numbers that ONNX does not check: lists of other lengths, strides of 0
+                told = (str(error).splitlines() or [type(error).__name__])[0]
+                self.problems.append(f"{_shown(node)}: its attributes or shapes make no sense: {told}")
 
     def result(self, output: ir.Value) -> Operand | None:
         """Return an output of the model, None if it could not be read."""

@@ -59,7 +59,7 @@ def _gather_nd(c: Call) -> Operand:
     lead: list[Operand] = []
     for axis in range(batches):
         (size,) = c.fixed(c[0], axis)
-        lead.append(Known(torch.arange(size).reshape([-1 if i == axis else 1 for i in range(rank)])))
+        lead.append(c.places(size, axis, rank))
     return c.call("index.Tensor", c[0], [*lead, *parts])
 
 
@@ -87,7 +87,7 @@ def _one_hot(c: Call) -> Operand:
     rank = c.rank(c[0])
     axis = axis_of(c.integer("axis", -1), rank + 1)
     index = c.call("unsqueeze", _from_front(c, c[0], depth), axis)
-    places = Known(torch.arange(depth).reshape([-1] + [1] * (rank - axis)))
+    places = c.places(depth, axis, rank + 1)
     off, on = (c.call("select.int", c[2], 0, i) for i in (0, 1))
     return c.call("where.self", c.call("eq.Tensor", index, places), on, off)
 

@@ -175,8 +175,9 @@ def _pad(c: Call) -> Operand:
         return c.call("pad", x, sides, kinds[mode])
     for axis in inner:
         (size,) = c.fixed(x, axis)
-        places = torch.arange(-before[axis], size + after[axis])
-        x = c.call("index_select", x, axis, Known(_inside(places, size, mode)))
+        places = c.call("arange.start", -before[axis], size + after[axis])
+        assert isinstance(places, Known)  # of numbers alone
+        x = c.call("index_select", x, axis, Known(_inside(places.tensor, size, mode)))
     return x
 
 
@@ -227,17 +228,13 @@ def _triangle(c: Call) -> Operand:
 
 
 def _reverse_sequence(c: Call) -> Operand:
-    batch, time = c.integer("batch_axis", 1), c.integer("time_axis", 0)
-    (steps,) = c.fixed(c[0], time)
-    (rows,) = c.fixed(c[0], batch)
-    lengths = torch.tensor(c.numbers(1, "sequence_lens")).reshape(-1, 1)
-    places = torch.arange(steps).expand(rows, steps)
-    turned = torch.where(places < lengths, lengths - 1 - places, places)
-    turned = turned if batch < time else turned.t()
-    shape = [1] * c.rank(c[0])
-    shape[batch], shape[time] = rows, steps
-    index = Known(turned.reshape(shape).expand(c.fixed(c[0])).contiguous())
-    return c.call("gather", c[0], time, index)
+    rank, batch, time = c.rank(c[0]), c.integer("batch_axis", 1), c.integer("time_axis", 0)
+    steps, rows = c.fixed(c[0], time, batch)
+    places = c.places(steps, time, rank)
+    lengths = c.call("reshape", c[1], [rows if i == batch else 1 for i in range(rank)])
+    turned = c.call("sub.Tensor", c.call("sub.Tensor", lengths, 1), places)
+    index = c.call("where.self", c.call("lt.Tensor", places, lengths), turned, places)
+    return c.call("gather", c[0], time, c.call("expand", index, list(c.fixed(c[0]))))
 
 
 def _shape(c: Call) -> Operand:

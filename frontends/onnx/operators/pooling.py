@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 
 from frontends.onnx.call import Call, Function, Results, Table
-from frontends.onnx.operands import Known, Operand, Refusal
+from frontends.onnx.operands import Operand, Refusal
 from frontends.onnx.operators.convolution import pads_of
 from frontends.onnx.operators.movement import constant_pad
 
@@ -97,8 +97,9 @@ def _max_pool(c: Call) -> Results:
         raise Refusal("it tells places along one axis")
     values, places = c.calls(f"max_pool{w.rank}d_with_indices", x, *options)
     rows = c.fixed(x, 0, 1)
-    start = torch.arange(math.prod(rows)).reshape(*rows, *[1] * w.rank) * math.prod(c.fixed(x, *range(2, 2 + w.rank)))
-    return [c.same(values, kind), c.call("add.Tensor", places, Known(start))]
+    start = c.call("reshape", c.call("arange", math.prod(rows)), [*rows, *[1] * w.rank])
+    start = c.call("mul.Tensor", start, math.prod(c.fixed(x, *range(2, 2 + w.rank))))
+    return [c.same(values, kind), c.call("add.Tensor", places, start)]
 
 
 def _average_pool(c: Call) -> Operand:
@@ -106,7 +107,7 @@ def _average_pool(c: Call) -> Operand:
     if set(w.dilations) == {1} and w.fits:
         return c.call(f"avg_pool{w.rank}d", c[0], w.kernel, w.strides, w.before, w.ceil, whole)
     shape = [1, 1, *c.fixed(c[0], *range(2, 2 + w.rank))]
-    ones = Known(torch.ones(shape, dtype=c.type(c[0]).dtype))
+    ones = c.call("ones", shape, dtype=c.type(c[0]).dtype)
     total = _sums(c, _padded(c, c[0], w, 0, 0), w)
     return c.call("div.Tensor", total, _sums(c, _padded(c, ones, w, float(whole), 0), w))
 
@@ -114,7 +115,7 @@ def _average_pool(c: Call) -> Operand:
 def _sums(c: Call, x: Operand, w: _Window) -> Operand:
     """Return the sum of every window, channel by channel."""
     (channels,) = c.fixed(x, 1)
-    ones = Known(torch.ones(channels, 1, *w.kernel, dtype=c.type(x).dtype))
+    ones = c.call("ones", [channels, 1, *w.kernel], dtype=c.type(x).dtype)
     return c.call(f"conv{w.rank}d", x, ones, None, w.strides, [0] * w.rank, w.dilations, channels)
 
 

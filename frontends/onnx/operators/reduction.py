@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from frontends.onnx.call import Call, Function, Table, axis_of
-from frontends.onnx.operands import Known, Operand
+from frontends.onnx.operands import Operand
 from frontends.onnx.operators.movement import constant_pad, cut
 
 Reduce = Callable[[Call, Operand, list[int], bool], Operand]
@@ -116,7 +116,7 @@ def _hardmax(c: Call) -> Operand:
     x = c[0] if c.opset >= 13 or axis == rank - 1 else c.call("flatten.using_ints", c[0], axis)
     best = c.call("argmax", x, axis, True)
     count = c.fixed(x, axis)[0]
-    places = Known(torch.arange(count).reshape([-1] + [1] * (c.rank(x) - 1 - axis)))
+    places = c.places(count, axis, c.rank(x))
     found = c.same(c.call("eq.Tensor", best, places), kind)
     return found if c.rank(x) == rank else c.call("unflatten.int", found, axis, shape)
 

@@ -16,6 +16,10 @@ _TORCH = {"nearest": "nearest", "linear": "linear", "cubic": "bicubic"}
 _DIMENSIONS = {("linear", 1): "linear1d", ("linear", 2): "bilinear2d", ("linear", 3): "trilinear3d"}
 
 
+_LARGEST, _LARGEST_MATRIX = 2**16, 2**26
+"""The most places along an axis that is resampled, and the most elements of a matrix that does it."""
+
+
 @dataclass(frozen=True)
 class _Axis:
     """How one axis is resampled: sizes before and after, scale, and the part of it that is looked at."""
@@ -36,6 +40,9 @@ def _resize(c: Call) -> Operand:
     parts = dict(zip(axes, _axes(c, axes, at, how), strict=True))
     cropped = how == "tf_crop_and_resize"
     parts = {axis: p for axis, p in parts.items() if p.size != p.made or p.scale != 1.0 or cropped}
+    large = [p for p in parts.values() if p.made > _LARGEST or p.made * p.size > _LARGEST_MATRIX]
+    if large:
+        raise Refusal(f"it is resized from {large[0].size:,} to {large[0].made:,} places along one axis")
     smooth = bool(c.integer("antialias", 0))
     fast = None if smooth else _by_torch(c, mode, how, nearest, parts, rank)
     if fast is not None:
