@@ -133,10 +133,10 @@ class Call:
         Raises:
             Refusal: they are computed.
         """
-        found = self[index]
-        if not isinstance(found, Known):
+        found = self.graph.elements(self[index])
+        if found is None:
             raise Refusal(f"its {what or f'input {index}'} has to be constant, and is computed")
-        return found.tensor
+        return found
 
     def numbers(self, index: int, what: str = "") -> list[Any]:
         """Return the elements of an operand that has to be known, as numbers."""

@@ -55,6 +55,7 @@ def from_onnx(path: str | os.PathLike[str], *, sizes: Mapping[str, int] | None =
     proto = _parsed(path)
     _check_opsets(path, proto)
     _check_text(path, proto)
+    _check_inputs(path, proto)
     _check_nodes(path, proto)
     try:
         model = ir.serde.deserialize_model(proto)
@@ -142,6 +143,26 @@ def _messages(message: Message) -> Iterator[Message]:
         for field, value in found.ListFields():
             if field.type == field.TYPE_MESSAGE:
                 todo += [value] if isinstance(value, Message) else list(value)
+
+
+def _check_inputs(path: Path, proto: onnx.ModelProto) -> None:
+    """Hold a file to inputs whose axes are told; what is told of other values is of no use, and need not be."""
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    untold = [
+        value.name
+        for value in proto.graph.input
+        if value.name not in stored
+        and value.type.HasField("tensor_type")
+        and not value.type.tensor_type.HasField("shape")
+    ]
+    if untold:
+        why = f"it does not say how many axes its inputs have: {', '.join(untold)}"
+        raise CaptureError(f"{path} cannot be read", why=why, hint="give them shapes: onnx.shape_inference")
+    for graph in _messages(proto):
+        if isinstance(graph, onnx.GraphProto):
+            for value in (*graph.output, *graph.input, *graph.value_info):
+                if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+                    value.type.tensor_type.shape.SetInParent()  # the checker wants one
 
 
 def _check_nodes(path: Path, proto: onnx.ModelProto) -> None:

@@ -36,7 +36,7 @@ def fold(c: Call) -> Operand | None:
         c: the node; one of its operands are sizes.
     """
     function = _FUNCTIONS.get(str(c.node.op_type))
-    arrays = [None if part is None or isinstance(part, Series) else _array(part) for part in c.operands]
+    arrays = [_array(part, c.graph.elements(part)) for part in c.operands]
     if function is None or any(a is None and p is not None for a, p in zip(arrays, c.operands, strict=True)):
         return None
     try:
@@ -57,13 +57,13 @@ def _type(c: Call) -> torch.dtype:
     return c.type(c[1 if name in ("Where", "CastLike") else 0]).dtype
 
 
-def _array(operand: Operand) -> Array | None:
+def _array(operand: Operand | Series | None, elements: torch.Tensor | None) -> Array | None:
     if isinstance(operand, Sizes):
         return _filled(list(operand.entries), operand.shape)
-    if isinstance(operand, Known) and operand.tensor.numel() <= _MOST and not operand.trains:
-        numbers = [_number(n) for n in operand.tensor.reshape(-1).tolist()]
-        return None if None in numbers else _filled(numbers, tuple(operand.tensor.shape))
-    return None
+    if elements is None or elements.numel() > _MOST:
+        return None
+    numbers = [_number(n) for n in elements.reshape(-1).tolist()]
+    return None if None in numbers else _filled(numbers, tuple(elements.shape))
 
 
 def _number(number: Any) -> Any:

@@ -26,6 +26,10 @@ MOST_CALLS = 200_000
 """The most calls a file may become; loops that are unrolled count every round."""
 
 
+_FEW = 64
+"""The most elements of a tensor that may be a shape, and is computed of what trains."""
+
+
 class Translation:
     """A graph in the making.
 
@@ -50,6 +54,7 @@ class Translation:
         self._promoted: dict[tuple[Known, str, bool], Known] = {}
         self._changed: dict[tuple[Known, str, str], Known] = {}
         self._sizes: dict[Size, int | Value] = {}
+        self._elements: dict[Value, torch.Tensor] = {}
         self._calls = 0
 
     def input(self, name: str, type_: Type) -> Value:
@@ -87,10 +92,33 @@ class Translation:
                 return self._computed(op, args, kwargs)
             given, named = [self._argument(a) for a in args], {k: self._argument(a) for k, a in kwargs.items()}
             self.builder.location = self._place(found)
-            first = self.builder.call(op, *given, **named)
+            results = self.builder.results(self.builder.call(op, *given, **named))
+            self._remember(results, op, args, kwargs, found)
         except GraphError as error:
             raise Refusal(f"{error.what}{f': {error.why}' if error.why else ''}") from error
-        return self.builder.results(first)
+        return results
+
+    def elements(self, operand: Operand | Series | None) -> torch.Tensor | None:
+        """Return the elements of an operand if they are known: of what is computed of a few stored numbers, too."""
+        if isinstance(operand, Known):
+            return operand.tensor
+        return self._elements.get(operand) if isinstance(operand, Value) else None
+
+    def _remember(
+        self, results: tuple[Value, ...], op: str, args: Sequence[Any], kwargs: dict[str, Any], operands: list[Operand]
+    ) -> None:
+        """Keep what a call makes of a few stored numbers, as files scale sizes by a number that is an initialiser."""
+        known = [self.elements(operand) for operand in operands]
+        if all(tensor is not None and tensor.numel() <= _FEW for tensor in known):
+            made = self._computed(op, _mapped(args, self._bare), {k: _mapped(a, self._bare) for k, a in kwargs.items()})
+            for value, result in zip(results, made, strict=True):
+                if isinstance(result, Known) and result.tensor.numel() <= _FEW:
+                    self._elements[value] = result.tensor
+
+    def _bare(self, operand: Operand) -> Known:
+        found = self.elements(operand)
+        assert found is not None
+        return Known(found)
 
     def absorb(self, node: ir.Node, result: Operand) -> None:
         """Remember that a node is done, and what it makes."""
@@ -272,7 +300,7 @@ def _operands(arguments: Sequence[Any]) -> Any:
 
 
 def _mapped(argument: Any, to: Any) -> Any:
-    if isinstance(argument, Known):
+    if isinstance(argument, Known | Sizes | Value):
         return to(argument)
     return tuple(_mapped(part, to) for part in argument) if isinstance(argument, list | tuple) else argument
 
