@@ -209,9 +209,9 @@ class Call:
         names = [_name(self.get(i)) if i is not None else "" for i in (weight, bias)]
         return self.graph.layer_names(names[0], names[1], stem) or (f"{self.home}.{stem}", f"{self.home}.bias")
 
-    def layer_of(self, weight: Operand, bias: Operand) -> tuple[str, str]:
+    def layer_of(self, weight: Operand, bias: Operand | None) -> tuple[str, str]:
         """Return what a weight and a bias of this node are called that are operands of others."""
-        return Call(self.node, [None, weight, bias], self.opset, self.graph).layer(1, 2)
+        return Call(self.node, [None, weight, bias], self.opset, self.graph).layer(1, None if bias is None else 2)
 
     @property
     def home(self) -> str:

@@ -21,7 +21,7 @@ from tests.models.zoo import ZOO
 EXPORTED = [name for name in ZOO if name != "nested"]
 """The models that the exporter of torch writes: one returns a constant, which it refuses."""
 
-QUICK = ["resnet", "mobilenet", "vit", "gpt", "lstm", "weight_standardisation", "shufflenet", "two_heads"]
+QUICK = ["mobilenet", "vit", "gpt", "weight_standardisation", "two_heads"]
 
 EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPORTED]
 
@@ -75,6 +75,7 @@ def test_what_the_optimiser_of_the_exporter_wrote_is_read(name: str) -> None:
         assert sizes(graph) == sizes(graph_of(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "gpt"])
 @pytest.mark.parametrize("opset", [18, 22])
 def test_operator_sets(name: str, opset: int) -> None:
@@ -82,16 +83,15 @@ def test_operator_sets(name: str, opset: int) -> None:
 
 
 def test_nodes_know_their_modules() -> None:
-    graph, _, _ = read("resnet")
+    graph, _, _ = read("mobilenet")
     found = {node.op: node.location.module for node in graph.calls if node.location}
-    assert found["aten.conv2d.default"].startswith("layers.1.")
     assert found["aten.linear.default"] == "fc"
     norms = [node for node in graph.calls if node.op == "aten.batch_norm.default"]
     assert {n.location.kind.rpartition(".")[2] for n in norms if n.location} == {"BatchNorm2d"}
 
 
 def test_statistics_are_buffers_and_follow_the_mode() -> None:
-    graph, model, inputs = read("resnet")
+    graph, model, inputs = read("mobilenet")
     kinds = {n: node.parameter.kind for node in graph.parameters if node.parameter for n in node.names}
     assert {kinds[n] for n in kinds if "running_" in n} == {"buffer"}
     one, other = graph.module().train(), model.train()

@@ -9,20 +9,33 @@ from frontends.onnx.operands import Known, Operand, Refusal
 
 
 def _multiply(c: Call) -> Operand:
-    weight = c[1]
-    if not _is_weight(c, weight) or c.rank(weight) != 2 or c.rank(c[0]) == 0:
-        return c.call("matmul", c[0], weight)
+    weight = _transposed(c)
+    stored = weight if weight is not None else c[1]
+    if not _is_weight(c, stored) or c.rank(stored) != 2 or c.rank(c[0]) == 0:
+        return c.call("matmul", c[0], c[1])
     addition = _addition(c)
-    name, bias_name = c.layer(1, None) if addition is None else c.layer_of(weight, addition[1])
-    turned = c.changed(1, "t")
-    if isinstance(turned, Known) and not turned.trains:
-        turned = c.graph.equal(turned.tensor) or turned
-    matrix = c.graph.parameter(turned, name)
+    name, bias_name = c.layer_of(stored, addition[1] if addition else None)
+    matrix = c.changed(1, "t") if weight is None else weight
+    if isinstance(matrix, Known) and not matrix.trains:
+        matrix = c.graph.equal(matrix.tensor) or matrix
+    matrix = c.graph.parameter(matrix, name)
     if addition is None:
         return c.call("linear", c[0], matrix)
     found = c.call("linear", c[0], matrix, c.graph.parameter(addition[1], bias_name))
     c.graph.absorb(addition[0], found)
     return found
+
+
+def _transposed(c: Call) -> Known | None:
+    """Return the weight that is transposed to be the second factor, as exporters write layers."""
+    value = c.node.inputs[1]
+    made = None if value is None else value.producer()
+    if made is None or made.op_type != "Transpose" or made.domain or made.inputs[0] is None:
+        return None
+    found = c.graph.values.get(made.inputs[0])
+    is_matrix = isinstance(found, Known) and found.trains and found.tensor.dim() == 2
+    turns = "perm" not in made.attributes or list(made.attributes["perm"].as_ints()) == [1, 0]
+    return found if isinstance(found, Known) and is_matrix and turns else None
 
 
 def _is_weight(c: Call, operand: Operand) -> bool:

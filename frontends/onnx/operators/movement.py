@@ -23,8 +23,13 @@ def _reshape(c: Call) -> Operand:
 
 def reshaped(c: Call, x: Operand, target: list[Size]) -> Operand:
     """Return an operand in another shape; -1 stands for what is left."""
-    if tuple(target) == tuple(c.shape(x)):
+    shape = c.shape(x)
+    if tuple(target) == tuple(shape):
         return x
+    if len(shape) > 2 and len(target) == 2 and not isinstance(x, Known):
+        rest = math.prod(shape[1:])
+        if target in ([shape[0], rest], [shape[0], -1], [-1, rest]):
+            return c.call("flatten.using_ints", x, 1)
     return c.call("reshape", x, [c.size(size) for size in target])
 
 
