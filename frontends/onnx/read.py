@@ -239,7 +239,7 @@ def _external_problem(folder: Path, tensor: ir.ExternalTensor, size: int) -> str
     text = str(tensor.location)
     where = Path(text)
     shown = repr(text[:200])
-    if not text or where.is_absolute() or ".." in where.parts or "\\" in text or "\0" in text:
+    if not text or text.endswith("/") or where.is_absolute() or ".." in where.parts or "\\" in text or "\0" in text:
         return f"{shown} is no place in the folder of the model"
     file = folder / where
     try:

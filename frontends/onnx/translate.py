@@ -127,6 +127,9 @@ class _Work:
                 self.graph.values[value] = _initialiser(name, value, kinds)
             except Refusal as refusal:
                 self.problems.append(f"initialiser {name}: {refusal}")
+            except (OSError, *_SENSELESS) as error:  # elements that do not fit the shape
+                told = (str(error).splitlines() or [type(error).__name__])[0]
+                self.problems.append(f"initialiser {name}: its elements cannot be read: {told}")
 
     def _node(self, node: ir.Node) -> None:
         name = str(node.op_type)
