@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from frontends.onnx.call import Table
 from frontends.onnx.operators import (
+    attention,
     convolution,
     indexing,
     linear,
@@ -18,6 +19,7 @@ from frontends.onnx.operators import (
 )
 
 _FAMILIES = (
+    attention,
     pointwise,
     movement,
     indexing,
