@@ -261,7 +261,7 @@ def test_dropout_follows_the_mode(tmp_path: Path) -> None:
 def test_recurrent_layers_have_the_weights_of_torch(kind: str, tmp_path: Path) -> None:
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
     stored = {"w": weights(2, gates * 5, 4), "r": weights(2, gates * 5, 5, seed=1), "b": weights(2, gates * 10, seed=2)}
-    more = {"linear_before_reset": 1} if kind == "GRU" else {}
+    more: dict[str, Any] = {"linear_before_reset": 1} if kind == "GRU" else {}
     recurrent = node(
         kind, ["x", "w", "r", "b"], ["all", "y"], hidden_size=5, direction="bidirectional", name="net", **more
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from tools.onnx_morphisms import MODELS, trial
+from tools.onnx_morphisms import MODELS, Trial, trial
 
 CHAIN = 20
 """How many rewrites there are before both exports."""
@@ -20,7 +20,7 @@ def run(trials: int = 1000) -> Mapping[str, object]:
     Args:
         trials: how many rewrites to carry out.
     """
-    done = []
+    done: list[Trial] = []
     while sum(t.rewrites for t in done) < trials:
         seed = len(done)
         left = trials - sum(t.rewrites for t in done)
