@@ -14,7 +14,7 @@ import contextlib
 import keyword
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -22,10 +22,7 @@ from archir.errors import GraphError
 from archir.ir.names import LONGEST, check_path
 from archir.ir.node import Location
 
-_ANONYMOUS = re.compile(
-    r"(val|_val|_v|_inlfunc|const|tmp|t|c)?_?\d+|onnx::.*|const_fold_opt_.*|(.*/)?Constant(_\d+)?(_output_\d+)?",
-    re.ASCII,
-)
+_ANONYMOUS = re.compile(r"((_?val|_v)_)?\d+|onnx::.*|const_fold_opt_.*|(.*/)?Constant(_\d+)?(_output_\d+)?", re.ASCII)
 """Numbers, and names that exporters count."""
 
 _STATE = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
@@ -99,10 +96,6 @@ class Names:
         self._taken.add(name)
         self._modules.update(_parents(name))
         return name
-
-    def keep(self, names: Iterable[str]) -> None:
-        """Keep names for those that have them in the file."""
-        self._modules.update(parent for name in names for parent in _parents(name))
 
     def _like(self, name: str) -> str:
         path, _, leaf = name.rpartition(".")

@@ -192,7 +192,9 @@ class Translation:
         return operand
 
     def equal(self, tensor: torch.Tensor) -> Known | None:
-        """Return the parameter that is stored with exactly these elements, if there is one."""
+        """Return the parameter that is stored with exactly these elements, if there is one and they are not all one."""
+        if tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
+            return None
         for known in self._stored:
             same = known.trains and known.tensor.shape == tensor.shape and known.tensor.dtype == tensor.dtype
             if same and torch.equal(known.tensor, tensor):

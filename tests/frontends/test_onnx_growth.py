@@ -20,7 +20,7 @@ from archir.scoring.budget import Budget
 from frontends.onnx.read import from_onnx
 from tests.models.onnx_files import export_model
 from tests.models.zoo import ZOO
-from tools.onnx_morphisms import MODELS, trial
+from tools.onnx_morphisms import trial
 
 OPTIONS = GrowOptions(
     steps=12,
@@ -106,8 +106,8 @@ def test_it_is_scored_and_pruned_as_the_traced_one(tmp_path: Path) -> None:
     assert len(score(from_onnx(tmp_path / "mlp.onnx"), [batch], steps=2)) > 0
 
 
-@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, len(MODELS)))])
-def test_random_rewrites_and_both_exports(number: int) -> None:
-    found = trial(MODELS[number], number, 12)
+@pytest.mark.parametrize("name", ["mlp", pytest.param("gpt", marks=pytest.mark.slow)])
+def test_random_rewrites_and_both_exports(name: str) -> None:
+    found = trial(name, 0, 12)
     assert found.rewrites == 12
     assert found.problems == ()

@@ -25,8 +25,8 @@ QUICK = ["mobilenet", "vit", "gpt", "weight_standardisation", "two_heads"]
 
 EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPORTED]
 
-FOLDED = {"low_rank", "encoder"}
-"""Those of whose weights the optimising exporter makes others: it multiplies two, and stores equal layers once."""
+FEWEST = {"shape_branch": 3}
+"""The smallest batch of a model that decides by it: a file has the branch it was exported with, and does not say so."""
 
 
 @cache
@@ -46,8 +46,8 @@ def sizes(graph: Graph) -> list[int]:
     return sorted(width.size for width in infer_widths(graph))
 
 
-def assert_same_function(graph: Graph, model: nn.Module, inputs: list[Tensor]) -> None:
-    for rows in (len(inputs[0]), 1):
+def assert_same_function(graph: Graph, model: nn.Module, inputs: list[Tensor], fewest: int = 1) -> None:
+    for rows in (len(inputs[0]), fewest):
         given = [t[:rows] for t in inputs]
         found, wanted = results(graph.module(), given), results(model, given)
         assert len(found) == len(wanted) > 0
@@ -59,7 +59,7 @@ def assert_same_function(graph: Graph, model: nn.Module, inputs: list[Tensor]) -
 def test_what_was_exported_is_read_as_it_was_traced(name: str) -> None:
     graph, model, inputs = read(name)
     traced = graph_of(name)
-    assert_same_function(graph, model, inputs)
+    assert_same_function(graph, model, inputs, FEWEST.get(name, 1))
     assert sizes(graph) == sizes(traced)
     assert graph.parameter_count == traced.parameter_count
     stored = {n for node in traced.parameters if node.is_trainable for n in node.names}
@@ -67,19 +67,17 @@ def test_what_was_exported_is_read_as_it_was_traced(name: str) -> None:
     assert found <= stored, "names are kept"
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*QUICK, pytest.param("unet", marks=pytest.mark.slow)])
 def test_what_the_optimiser_of_the_exporter_wrote_is_read(name: str) -> None:
     graph, model, inputs = read(name, optimize=True)
     assert_same_function(graph, model, inputs)
-    if name not in FOLDED:
-        assert sizes(graph) == sizes(graph_of(name))
+    assert sizes(graph) == sizes(graph_of(name))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet", "gpt"])
-@pytest.mark.parametrize("opset", [18, 22])
-def test_operator_sets(name: str, opset: int) -> None:
-    assert_same_function(*read(name, opset=opset))
+@pytest.mark.parametrize("opset", [18, 22, 23])
+def test_operator_sets(opset: int) -> None:
+    assert_same_function(*read("gpt", opset=opset))
 
 
 def test_nodes_know_their_modules() -> None:

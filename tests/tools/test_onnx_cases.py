@@ -8,12 +8,11 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-import pytest
 
 from tools.onnx_cases import Case, cases, is_claimed, judge
 
 SOME = 12
-"""Every how many of the claimed cases are judged where all would take too long."""
+"""Every how many of the claimed cases are judged here; `tools/bench.py onnx` judges all."""
 
 
 @cache
@@ -32,12 +31,6 @@ def test_some_claimed_cases_pass() -> None:
     found = claimed()[::SOME]
     counts = shares(found)
     assert counts["passed"] >= 0.95 * len(found) > 60
-
-
-@pytest.mark.slow
-def test_claimed_cases_pass() -> None:
-    counts = shares(claimed())
-    assert counts["passed"] >= 0.95 * len(claimed()) > 800
 
 
 def test_a_wrong_answer_is_told() -> None:
