@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -37,6 +39,18 @@ def export_model(
     return model, [t.float() if t.is_floating_point() else t for t in leaves_of(args, kwargs)]
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the exporter notes of packages that are not installed to itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def export(
     model: nn.Module,
     args: tuple[object, ...],
@@ -50,8 +64,7 @@ def export(
     names = inspect.signature(model.forward).parameters
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     axes = pytree.tree_map(lambda leaf: {0: Dim.DYNAMIC} if isinstance(leaf, Tensor) else None, given)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), symbolic_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+    with quiet(), warnings.catch_warnings(), symbolic_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
