@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from archir.scoring.scores import Score, Scores, Selection
     from archir.scoring.sets import CandidateSet
     from archir.steps import propose, write_back
+    from frontends.onnx.read import from_onnx
     from frontends.pytorch import trace
 
 __all__ = [
@@ -115,6 +116,7 @@ __all__ = [
     "coupled",
     "find_value",
     "format_spec",
+    "from_onnx",
     "grow",
     "layer_ends",
     "load",
@@ -181,6 +183,7 @@ _HOMES = {
     **dict.fromkeys(("Score", "Scores", "Selection"), "archir.scoring.scores"),
     "CandidateSet": "archir.scoring.sets",
     **dict.fromkeys(("propose", "write_back"), "archir.steps"),
+    "from_onnx": "frontends.onnx.read",
     "trace": "frontends.pytorch",
 }
 """The modules the names are loaded from."""

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from archir.cli.main import app
 from archir.rewrite.morphism import Morphism
+from frontends.onnx.operators.table import OPERATORS
+from frontends.onnx.read import OPSETS
 from passes.catalog import PASSES
 
 ROOT = Path(__file__).parent.parent
@@ -79,6 +81,22 @@ def test_the_python_of_the_page_on_growing_runs(capsys: pytest.CaptureFixture[st
     assert float(capsys.readouterr().out) > 0.6, "it has learned something"
 
 
+def test_the_python_of_the_page_on_onnx_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("python", (ROOT / "docs" / "onnx.md").read_text())
+    exec(compile(example, "onnx.md", "exec", dont_inherit=True), {})
+    assert capsys.readouterr().out.strip() == "[('0.weight',), ('0.bias',), ('3.weight',), ('3.bias',)]"
+    assert (tmp_path / "wider" / "net.py").is_file() and (tmp_path / "wider.onnx").is_file()
+
+
+def test_the_page_on_onnx_tells_how_many_operators_are_read() -> None:
+    text = (ROOT / "docs" / "onnx.md").read_text()
+    assert f"| {len(OPERATORS)}, and `If` and `Loop` |" in text
+    assert f"Operator sets {OPSETS.start} to {OPSETS.stop - 1} of `ai.onnx` are read" in text
+
+
 def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
@@ -100,6 +118,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
         "docs/compression.md",
         "docs/growth.md",
         "docs/loop.md",
+        "docs/onnx.md",
         "docs/passes.md",
         "docs/scoring.md",
     ],

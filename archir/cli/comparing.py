@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from archir.cli.console import print_table, say
+from archir.cli.nets import load_net
 from archir.cli.rewriting import cost_rows
 from archir.comparison import Difference, Side, WidthChange, compare
-from archir.ir.load import load
 
 ABSENT = "-"
 """What stands in a table for something a graph does not have."""
@@ -26,9 +26,10 @@ def diff(one: Path, other: Path, *, as_json: bool) -> None:
     """Tell what changed from one graph to another.
 
     Raises:
+        CaptureError: nodes of an ONNX file cannot be read.
         FileError: a file is missing or damaged.
     """
-    found = compare(load(one), load(other))
+    found = compare(load_net(one), load_net(other))
     if as_json:
         say(json.dumps(asdict(found), indent=2))
         return

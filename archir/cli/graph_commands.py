@@ -16,7 +16,9 @@ else:
     graphs = LazyModule("archir.cli.graphs")
     rewriting = LazyModule("archir.cli.rewriting")
 
-GraphFile = Annotated[Path, typer.Argument(metavar="NET.archir", help="A graph written by trace, apply or grow.")]
+GraphFile = Annotated[
+    Path, typer.Argument(metavar="NET.archir", help="A graph written by trace, apply or grow; or an ONNX file.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Plugins = Annotated[
     list[str] | None,
@@ -33,7 +35,10 @@ def register(app: typer.Typer) -> None:
 
 def trace(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="package.module:name or file.py:name of a model or its factory.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="package.module:name or file.py:name of a model or its factory; or an ONNX file."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The graph to write.")],
     input: Annotated[
@@ -47,9 +52,21 @@ def trace(
     static_batch: Annotated[
         bool, typer.Option("--static-batch", help="Capture for the batch size of the example inputs only.")
     ] = False,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=NUMBER", help="Of an ONNX file: the size of an axis that has a name there."),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Capture a PyTorch model as a graph."""
+    """Capture a PyTorch model, or read an ONNX file, as a graph."""
+    if model.lower().endswith(".onnx"):
+        if input or inputs or arguments != "{}" or static_batch:
+            told = "--input, --inputs, --arguments and --static-batch are of PyTorch models"
+            raise typer.BadParameter("an ONNX file says what its inputs are", param_hint=told)
+        graphs.read_onnx(Path(model), output, sizes=size or [])
+        return
+    if size:
+        raise typer.BadParameter("only axes of ONNX files have names", param_hint="--size")
     if bool(input) == (inputs is not None):
         raise typer.BadParameter("give one of them", param_hint="--input or --inputs")
     graphs.trace_model(
@@ -124,7 +141,7 @@ def apply(
 
 
 def diff(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE.archir", help="A graph.")],
+    before: Annotated[Path, typer.Argument(metavar="BEFORE.archir", help="A graph, or an ONNX file.")],
     after: Annotated[Path, typer.Argument(metavar="AFTER.archir", help="The graph to compare it with.")],
     json: Json = False,
 ) -> None:

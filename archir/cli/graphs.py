@@ -14,6 +14,7 @@ from archir.api import widths as find_widths
 from archir.axes.describe import axis_names
 from archir.axes.widths import Width
 from archir.cli.console import print_table, say
+from archir.cli.nets import load_net
 from archir.cost import Cost, cost
 from archir.emit.check import tensors_in
 from archir.emit.onnx import to_onnx
@@ -22,12 +23,13 @@ from archir.errors import GrowError, ParseError
 from archir.growing.importing import call_object
 from archir.growing.model import load_model
 from archir.growing.records import from_json
+from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
-from archir.ir.load import load
 from archir.ir.room import too_large
 from archir.ir.running import run
 from archir.ir.text import print_graph
 from archir.ir.types import parse_dtype
+from frontends.onnx.read import from_onnx
 from frontends.pytorch import trace
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -53,7 +55,36 @@ def trace_model(
     """
     torch.manual_seed(seed)
     args, kwargs = _call_inputs(inputs) if inputs else _make_inputs(shapes)
-    graph = trace(load_model(model, _json_object(arguments)), args, kwargs, static_batch=static_batch)
+    _write(trace(load_model(model, _json_object(arguments)), args, kwargs, static_batch=static_batch), output)
+
+
+def read_onnx(file: Path, output: Path, *, sizes: Sequence[str]) -> None:
+    """Read an ONNX file, and write its graph.
+
+    Args:
+        file: the file.
+        output: the graph to write.
+        sizes: numbers for axes that have a name in the file, as they are written on the command line: `height=224`.
+
+    Raises:
+        CaptureError: nodes cannot be read.
+        FileError: the file is missing or damaged, or the graph cannot be written.
+        ParseError: a size is not written right.
+    """
+    found: dict[str, int] = {}
+    for text in sizes:
+        name, _, number = text.rpartition("=")
+        if not name or not (number.isascii() and number.isdecimal()) or len(number) > _DIGITS:
+            raise ParseError("this is not a size", where=text[:200], hint="write NAME=NUMBER, such as height=224")
+        found[name] = int(number)
+    _write(from_onnx(file, sizes=found), output)
+
+
+_DIGITS = 18
+"""The most digits of a size."""
+
+
+def _write(graph: Graph, output: Path) -> None:
     graph.save(output)
     found = find_widths(graph)
     say(f"{output}: {_size(cost(graph))}, {len(list(graph.calls))} calls, {len(found)} free widths")
@@ -114,9 +145,10 @@ def show(net: Path, *, widths: bool, locations: bool) -> None:
     """Print a graph as text.
 
     Raises:
+        CaptureError: nodes of an ONNX file cannot be read.
         FileError: the file is missing or damaged.
     """
-    graph = load(net)
+    graph = load_net(net)
     say(print_graph(graph, names=axis_names(find_widths(graph)) if widths else None, locations=locations))
 
 
@@ -124,9 +156,10 @@ def list_widths(net: Path, *, as_json: bool) -> None:
     """List the widths of a graph, free ones first.
 
     Raises:
+        CaptureError: nodes of an ONNX file cannot be read.
         FileError: the file is missing or damaged.
     """
-    widths = find_widths(load(net))
+    widths = find_widths(load_net(net))
     if as_json:
         say(json.dumps({"free": [_width(w) for w in widths], "frozen": [_width(w) for w in widths.frozen]}, indent=2))
         return
@@ -157,10 +190,11 @@ def verify(net: Path) -> None:
     """Check a graph: loading verifies the file and the structure; then it is run.
 
     Raises:
+        CaptureError: nodes of an ONNX file cannot be read.
         FileError: the file is missing or damaged.
         GraphError: it does not run; the call that fails is named.
     """
-    graph = load(net)
+    graph = load_net(net)
     args, kwargs = random_inputs(graph)
     with torch.no_grad():
         results = tensors_in(run(graph.module().eval(), args, kwargs))
@@ -175,9 +209,10 @@ def export(net: Path, *, python: Path | None, onnx: Path | None, name: str) -> N
 
     Raises:
         EmitError: it cannot be written, or what is written computes something else.
+        CaptureError: nodes of an ONNX file cannot be read.
         FileError: a file is missing, damaged, or cannot be written.
     """
-    graph = load(net)
+    graph = load_net(net)
     done = []
     if python is not None:
         done.append(to_python(graph, python, name=name))

@@ -12,6 +12,7 @@ import torch
 
 from archir.captured import trace_on
 from archir.cli.console import RunProgress, print_table, say
+from archir.cli.nets import load_net
 from archir.cost import cost
 from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
@@ -42,7 +43,6 @@ from archir.growing.report_tables import (
 from archir.growing.run import RunDirectory, open_run
 from archir.growing.training import evaluate
 from archir.ir.graph import Graph
-from archir.ir.load import load
 from archir.kinds import COMPRESSING, morphisms
 from archir.plugins import find_passes
 from archir.scoring.losses import Loss
@@ -206,14 +206,15 @@ def seed_and_data(config: RunConfig) -> tuple[Graph, Dataset]:
     """Return the seed network of a configuration, and its examples, which go by the names of its arguments.
 
     Raises:
-        CaptureError: the model cannot be captured on the examples.
+        CaptureError: the model cannot be captured on the examples, or nodes of an ONNX file cannot be read.
+        CaptureError: nodes of an ONNX file cannot be read.
         FileError: a file is missing or damaged.
         GrowError: there is no such model, or it cannot be made; or the source of the data makes no sense.
         ScoreError: examples that are mappings have no entry of targets.
     """
     source = config.model
     if source.graph is not None:
-        graph = load(config.base / source.graph)
+        graph = load_net(config.base / source.graph)
         return graph, config.load_data(input_types(graph).keywords)
     torch.manual_seed(config.options.seed)
     model = load_model(source.factory or "", source.arguments, base=config.base)

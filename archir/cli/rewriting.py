@@ -13,6 +13,7 @@ import torch
 from archir.api import prune_with_compensation
 from archir.api import widths as find_widths
 from archir.cli.console import print_table, say
+from archir.cli.nets import load_net
 from archir.cost import Cost, cost
 from archir.emit.check import tensors_in
 from archir.errors import FileError, PassError
@@ -20,7 +21,6 @@ from archir.growing.batches import Batches
 from archir.growing.data import load_data
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
-from archir.ir.load import load
 from archir.ir.running import run
 from archir.kinds import morphisms
 from archir.plugins import Registry, find_passes, type_name
@@ -81,11 +81,12 @@ def list_sites(net: Path, kinds: str, plugins: Sequence[str], *, as_json: bool) 
         as_json: print JSON.
 
     Raises:
+        CaptureError: nodes of an ONNX file cannot be read.
         FileError: a file is missing or damaged.
         ParseError: there is no such pass.
         PassError: a pass is no morphism, or a plugin cannot be used.
     """
-    graph = load(net)
+    graph = load_net(net)
     rows = [row for morphism in morphisms(kinds, registry=find_passes(plugins)) for row in _sites(graph, morphism)]
     sites, misses = ([r for r in rows if ("reason" in r) == missed] for missed in (False, True))
     if as_json:
@@ -161,13 +162,14 @@ def apply_specs(
         compensate: what `load_data` takes, for prunes whose units are compensated for on the training data.
 
     Raises:
+        CaptureError: nodes of an ONNX file cannot be read.
         FileError: a file is missing, damaged, or cannot be written.
         GrowError: the data make no sense.
         ParseError: the text is no specification.
         PassError: a pass does not apply or cannot be compensated, or a plugin cannot be used.
         ScoreError: the graph cannot be evaluated on the data.
     """
-    graph, passes = load(net), read_specs(specs, find_passes(plugins))
+    graph, passes = load_net(net), read_specs(specs, find_passes(plugins))
     result = apply_passes(graph, passes) if compensate is None else _compensated(graph, passes, compensate)
     print_table(("", ">before", ">after", ">change"), cost_rows(cost(graph), cost(result)))
     if check:

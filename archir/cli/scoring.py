@@ -16,6 +16,7 @@ from archir.axes.infer import infer_widths
 from archir.axes.terms import leaves
 from archir.axes.widths import Widths
 from archir.cli.console import print_table, say, standard_error
+from archir.cli.nets import load_net
 from archir.cli.sets import ChosenSet, choose_set, print_set, set_as_json
 from archir.errors import FileError, ScoreError
 from archir.growing.batches import Batches
@@ -23,7 +24,6 @@ from archir.growing.config import loss_of
 from archir.growing.data import load_data
 from archir.ir.files import write_file
 from archir.ir.graph import Graph
-from archir.ir.load import load
 from archir.ir.text import print_graph
 from archir.kinds import morphisms
 from archir.plugins import find_passes
@@ -84,6 +84,7 @@ def read_subject(
     """Read what a command is to score.
 
     Raises:
+        CaptureError: nodes of an ONNX file cannot be read.
         FileError: a file is missing or damaged.
         GrowError: the data make no sense.
         ParseError: there is no such pass.
@@ -91,7 +92,7 @@ def read_subject(
         ScoreError: there is no such loss, or there are to be no examples.
     """
     _Examples(examples, batch_size)
-    graph, kinds, found_loss = load(net), morphisms(passes, registry=find_passes(plugins)), loss_of(loss)
+    graph, kinds, found_loss = load_net(net), morphisms(passes, registry=find_passes(plugins)), loss_of(loss)
     dataset = load_data(data, seed=seed)
     held_out = dataset.validation.take(slice(0, examples))
     batches, learn = Batches(held_out, batch_size), Batches(dataset.train, batch_size, seed)

@@ -5,7 +5,7 @@
     output = "runs/mine"
 
     [model]
-    factory = "mine.py:seed"          # or "package.module:function"; or graph = "net.archir"
+    factory = "mine.py:seed"          # or "package.module:function"; or graph = "net.archir", "net.onnx"
     arguments = { width = 8 }
 
     [data]
@@ -57,7 +57,7 @@ class ModelSource:
     Attributes:
         factory: `package.module:name` or `file.py:name` of a function that makes an nn.Module.
         arguments: keyword arguments of the function.
-        graph: an `.archir` file.
+        graph: an `.archir` or an ONNX file.
 
     Raises:
         GrowError: there is neither or both, or a graph with arguments.

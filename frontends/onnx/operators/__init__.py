@@ -1,0 +1,1 @@
+"""What the operators of ONNX are in ATen, a family a file; `table.py` is all of them."""
