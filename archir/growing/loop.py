@@ -102,7 +102,9 @@ def part_of(optimiser: optim.Optimizer, model: nn.Module) -> optim.Optimizer:
     found.param_groups = []
     for group in optimiser.param_groups:
         places = [i for i, parameter in enumerate(group["params"]) if parameter in own]
-        kept = {key: [group[key][i] for i in places] for key in ("params", "param_names") if key in group}
+        kept: dict[str, Any] = {
+            key: [group[key][i] for i in places] for key in ("params", "param_names") if key in group
+        }
         found.param_groups.append({**group, **kept})
     found.state = defaultdict(dict, {key: value for key, value in optimiser.state.items() if key in own})
     return found

@@ -14,9 +14,11 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import nn, optim
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
+from archir.captured import graph_on
 from archir.errors import GrowError
 from archir.growing.device import device_of
 from archir.growing.grow import checked_options
+from archir.growing.in_place import check_widths_only, kinds_in_place
 from archir.growing.options import GrowOptions
 from archir.growing.plan import Plan
 from archir.growing.stages import Stage, next_stage, sizes_of
@@ -66,7 +68,7 @@ class GrowthSteps:
         times: when.
         budget: what the grown part may cost after each.
         loss: a loss by its name, or a callable of outputs and targets; None where the integration finds one.
-        morphisms: the kinds of rewrite, of which those may change widths only.
+        morphisms: the kinds of rewrite, which change widths; of those that the code of the model lets change.
         options: how they are taken, see `archir.propose`.
         module: path of the part that grows, which is called with the inputs of a batch; empty for the model itself.
         batches: what candidates are scored and checked on, and θ is learned on if `learn` is not given; None for those
@@ -87,7 +89,8 @@ class GrowthSteps:
         """Check what can be checked before there is a model.
 
         Raises:
-            GrowError: growth is never due, there is no budget, or batches can be gone through only once.
+            GrowError: growth is never due, there is no budget, batches can be gone through only once, or a kind of
+                rewrite changes more than widths.
             ParseError: a kind of rewrite is unknown.
             PassError: one is no morphism.
             ScoreError: there is no such loss.
@@ -105,7 +108,7 @@ class GrowthSteps:
                     f"{name} can be gone through only once",
                     hint="give a list, a DataLoader, or a function that returns some",
                 )
-        find_morphisms(self.morphisms)
+        check_widths_only(find_morphisms(self.morphisms))
         if self.loss is not None:
             find_loss(self.loss)
 
@@ -160,12 +163,15 @@ class GrowthSteps:
         budget = self.budget(step) if callable(self.budget) else self.budget
         before = sizes_of(model)
         with random_state_kept(device_of(part), seed):
+            given = _some(self.batches) if self.batches is not None else batches(seed)
+            graph, given = graph_on(part, given)
+            kinds = check_widths_only(find_morphisms(self.morphisms))
             plan = propose(
-                part,
-                _some(self.batches) if self.batches is not None else batches(seed),
+                graph,
+                given,
                 budget=budget,
                 loss=self.loss or loss or "cross_entropy",
-                morphisms=self.morphisms,
+                morphisms=kinds_in_place(part, graph, kinds),
                 options=self.options,
                 learn=learned,
             )

@@ -113,7 +113,7 @@ class GrowCallback(Callback):
         loading = vars(pl_module).get("on_load_checkpoint")
         if not isinstance(loading, _Loading):
             loading = _Loading(pl_module)
-            pl_module.on_load_checkpoint = loading  # type: ignore[method-assign]
+            pl_module.on_load_checkpoint = loading
         loading.first[self.state_key] = lambda checkpoint: self._bring(trainer, pl_module, checkpoint)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -213,7 +213,7 @@ class _Loading:
         if self.own is None:
             del self.module.on_load_checkpoint
         else:
-            self.module.on_load_checkpoint = self.own  # type: ignore[method-assign]
+            self.module.on_load_checkpoint = self.own
 
 
 def load_grown(module: LightningModule, path: str | PathLike[str]) -> LightningModule:

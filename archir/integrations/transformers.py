@@ -105,8 +105,9 @@ class GrowCallback(TrainerCallback):
         Raises:
             GrowError: it is no `PreTrainedModel`.
         """
-        model = kwargs.get("model")
-        if not isinstance(model, PreTrainedModel):
+        model: Any = kwargs.get("model")
+        is_known = isinstance(model, PreTrainedModel)
+        if not is_known:
             raise GrowError(
                 f"a {type(model).__name__} is no PreTrainedModel, whose configuration would keep the sizes it grows to",
                 hint="give it a configuration, or take archir.propose in a loop of your own",
@@ -200,7 +201,8 @@ def load_grown(model: M, folder: str | PathLike[str]) -> M:
     if whole.exists():
         model.load_state_dict(load_file(whole), strict=False)  # what is tied is saved once
     else:
-        load_sharded_checkpoint(model, str(folder), strict=False)
+        load_shards: Any = load_sharded_checkpoint
+        load_shards(model, str(folder), strict=False)
     model.tie_weights()
     return model
 

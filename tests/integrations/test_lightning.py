@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +64,22 @@ class Net(LightningModule):
         return found
 
     def predicted(self, x: Tensor) -> Tensor:
-        return self(x).argmax(1)
+        found: Tensor = self(x).argmax(1)
+        return found
 
     def training_step(self, batch: Sequence[Tensor], index: int) -> Tensor:
         self.rates.append(self.optimizers().param_groups[0]["lr"])
-        return F.cross_entropy(self(batch[0]), batch[1])
+        loss: Tensor = F.cross_entropy(self(batch[0]), batch[1])
+        return loss
 
     def validation_step(self, batch: Sequence[Tensor], index: int) -> None:
         self.log("loss", F.cross_entropy(self(batch[0]), batch[1]))
 
     def configure_optimizers(self) -> Any:
-        groups = [{"params": [self.scale], "weight_decay": 0.0}, {"params": list(self.net.parameters())}]
+        groups: list[dict[str, Any]] = [
+            {"params": [self.scale], "weight_decay": 0.0},
+            {"params": list(self.net.parameters())},
+        ]
         optimizer = optim.AdamW(groups, 0.03)
         scheduler = optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -209,8 +213,22 @@ def test_several_devices_and_growth_that_is_never_due_are_refused(tmp_path: Path
         fit(tmp_path, grower(module="body"))
 
 
-def test_what_changes_more_than_widths_is_refused_and_nothing_has_changed(tmp_path: Path) -> None:
+def test_what_changes_more_than_widths_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GrowError, match=r"only widths can change in place\n  why:   deepen changes more"):
+        grower(morphisms=["split", "deepen"])
+
+
+class Written(Body):
+    """A network whose width is written into its code."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.outer(self.norm(self.inner(x)).view(-1, 4).tanh())
+        return found
+
+
+def test_a_width_that_is_written_into_the_code_is_refused_and_nothing_has_changed(tmp_path: Path) -> None:
     net = Net()
-    with pytest.raises(GrowError, match="only widths can change in place"):
-        fit(tmp_path, grower(morphisms=["deepen"], options=replace(OPTIONS, rule="random")), module=net)
-    assert net.net.width == 4
+    net.net = Written(4)
+    with pytest.raises(GrowError, match=r"where: .*test_lightning\.py:\d+: .*view\(-1, 4\)"):
+        fit(tmp_path, grower(), module=net)
+    assert net.net.inner.weight.shape == (4, 6) and net.net.inner.out_features == 4
