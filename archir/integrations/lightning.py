@@ -23,7 +23,7 @@ try:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.strategies import SingleDeviceStrategy
 except ImportError as error:
-    raise not_installed("lightning", error) from error
+    raise not_installed(__name__, "lightning", error) from error
 
 _KEY = "archir.GrowCallback"
 """How the keys of this callback begin among the states of callbacks in a checkpoint."""

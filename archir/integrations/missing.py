@@ -5,15 +5,16 @@ from __future__ import annotations
 from archir.errors import GrowError
 
 
-def not_installed(extra: str, error: ImportError) -> GrowError:
+def not_installed(module: str, extra: str, error: ImportError) -> GrowError:
     """Return the error for an integration whose package cannot be imported.
 
     Args:
+        module: its name.
         extra: the extra that installs it.
         error: what was raised.
     """
     return GrowError(
-        f"archir.integrations.{extra} needs packages that are not installed",
+        f"{module} needs packages that are not installed",
         why=str(error),
         hint=f'pip install "archir[{extra}]"',
     )

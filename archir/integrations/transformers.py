@@ -29,7 +29,7 @@ try:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, load_sharded_checkpoint
 except ImportError as error:
-    raise not_installed("trainer", error) from error
+    raise not_installed(__name__, "trainer", error) from error
 
 RECORD = "archir_growth"
 """What the sizes a model has grown to are called in its configuration."""
