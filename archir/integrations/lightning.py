@@ -145,10 +145,10 @@ class GrowCallback(Callback):
         self._seen = now
         if not self._steps.times.due(last, now):
             return
-        train, held_out = _loader(trainer.train_dataloader), _loader(trainer.val_dataloaders)
+        train, held_out = trainer.train_dataloader, _first(trainer.val_dataloaders)
 
         def batches(loader: Any) -> Callable[[int], Iterable[AnyBatch]]:
-            return lambda seed: _sent(trainer, anew(loader, seed))
+            return lambda seed: _sent(trainer, anew(_alone(loader), seed))
 
         plan, self.stages = self._steps.take(
             pl_module,
@@ -242,11 +242,25 @@ def load_grown(module: LightningModule, path: str | PathLike[str]) -> LightningM
     return module
 
 
-def _loader(given: Any) -> Any:
-    """Return the first of the loaders of a trainer; None if there is none."""
-    if isinstance(given, list | tuple):
-        return given[0] if given else None
-    return given
+def _first(loaders: Any) -> Any:
+    """Return the first of some loaders; None if there is none."""
+    if isinstance(loaders, list | tuple):
+        return loaders[0] if loaders else None
+    return loaders
+
+
+def _alone(loader: Any) -> Any:
+    """Return a loader, which has to be one.
+
+    Raises:
+        GrowError: it is several, whose batches come together.
+    """
+    if isinstance(loader, Mapping | list | tuple):
+        raise GrowError(
+            f"the trainer has {len(loader)} loaders, whose batches come together",
+            hint="give the callback batches of its own, as batches=",
+        )
+    return loader
 
 
 def _sent(trainer: Trainer, batches: Iterable[Any]) -> Iterator[Any]:

@@ -144,9 +144,10 @@ def test_what_is_no_record_is_refused(data: object) -> None:
 
 def test_several_optimisers_and_parameters_of_others_go_on() -> None:
     torch.manual_seed(0)
-    part, beside = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), nn.Linear(3, 3)
-    first = optim.Adam([*beside.parameters(), part[0].weight], 0.01)
-    second = optim.SGD([part[2].weight, part[2].bias, part[0].bias], 0.01, momentum=0.9)
+    inner, outer, beside = nn.Linear(6, 5), nn.Linear(5, 3), nn.Linear(3, 3)
+    part = nn.Sequential(inner, nn.Tanh(), outer)
+    first = optim.Adam([*beside.parameters(), inner.weight], 0.01)
+    second = optim.SGD([outer.weight, outer.bias, inner.bias], 0.01, momentum=0.9)
     x, y = torch.randn(80, 6), torch.randint(0, 3, (80,))
 
     def step() -> None:
@@ -162,11 +163,11 @@ def test_several_optimisers_and_parameters_of_others_go_on() -> None:
     twin, _ = plan.apply(part)
     kept = {p: {k: v.clone() for k, v in first.state[p].items()} for p in beside.parameters()}
     plan.put_into(part, [first, second])
-    assert plan.specs and len(part[0].weight) > 5
-    assert [*first.param_groups[0]["params"]] == [*beside.parameters(), part[0].weight]
-    assert [*second.param_groups[0]["params"]] == [part[2].weight, part[2].bias, part[0].bias]
+    assert plan.specs and len(inner.weight) > 5
+    assert [*first.param_groups[0]["params"]] == [*beside.parameters(), inner.weight]
+    assert [*second.param_groups[0]["params"]] == [outer.weight, outer.bias, inner.bias]
     assert all(torch.equal(first.state[p][k], v) for p, state in kept.items() for k, v in state.items())
-    assert second.state[part[0].bias]["momentum_buffer"].shape == part[0].bias.shape
+    assert second.state[inner.bias]["momentum_buffer"].shape == inner.bias.shape
     torch.testing.assert_close(part(x), twin(x))
     step()
     assert {int(state["step"]) for state in first.state.values()} == {2}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -211,6 +212,12 @@ def test_several_devices_and_growth_that_is_never_due_are_refused(tmp_path: Path
         GrowCallback(budget=100, at=[5], batches=iter([data(5, 0)]))
     with pytest.raises(GrowError, match="no module 'body'"):
         fit(tmp_path, grower(module="body"))
+    several = {"one": loader(100, 0), "other": loader(100, 0)}
+    trainer = SimpleNamespace(
+        global_step=10, train_dataloader=several, val_dataloaders=None, optimizers=[], callbacks=[]
+    )
+    with pytest.raises(GrowError, match="the trainer has 2 loaders, whose batches come together"):
+        grower().on_train_batch_end(trainer, Net(), None, None, 0)
 
 
 def test_what_changes_more_than_widths_is_refused(tmp_path: Path) -> None:
