@@ -250,12 +250,13 @@ def grow(
     Args:
         model: the seed; a module is traced with the first examples of `train`.
         train: examples the weights are learned on: a pair (inputs, targets) of tensors or arrays, a split of
-            `archir.load_data`, a data set with a length such as those of `torch.utils.data`, or a `DataLoader` of one;
-            see `archir.growing.given.split_of`. Those that are not in memory are read batch by batch, never whole.
-            In a growth step, `learn_steps` batches of them are in memory, and twice `score_examples` of `validation`.
-            Element types are brought into those of the model. The size of batches and their order are those of the
-            options, whatever a loader says, and do not depend on how many processes read: what was interrupted goes on
-            with the same batches.
+            `archir.load_data`, a data set with a length such as those of `torch.utils.data`, a `DataLoader`, or what
+            gives batches when it is iterated, or a function that makes it; see `archir.growing.given.split_of`. Those
+            that are not in memory are read batch by batch, never whole. In a growth step, `learn_steps` batches of
+            them are in memory, and twice `score_examples` of `validation`. Element types are brought into those of the
+            model. The size of batches and their order are those of the options, whatever a loader says, and do not
+            depend on how many processes read; what can only be iterated keeps its own order. What was interrupted goes
+            on with the same batches.
         validation: examples everything is chosen on, likewise.
         budget: hard limits, or the largest number of trainable parameters.
         loss: name of a loss, or a callable of outputs and targets.
@@ -271,7 +272,8 @@ def grow(
     Raises:
         CaptureError: the module cannot be captured.
         GrowError: the budget is below the seed, the loss is not finite, the options make no sense, what is given are no
-            examples with targets, can only be read from its beginning or has no length, or code that reads it fails.
+            examples with targets, has no length, can be iterated only once, or is to be read to its end and has none,
+            or code that reads it fails.
         ScoreError: the network cannot be scored, or examples that are mappings have no entry of targets.
         FileError: the directory cannot be written, holds another run, or is damaged; or examples are missing where they
             should be, differ in number or shape, or are not finite.

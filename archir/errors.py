@@ -76,6 +76,13 @@ class AlikeError(GrowError):
     """What all processes of a run find alike, so that they may go on from it together."""
 
 
+class UnnumberedError(GrowError, TypeError):
+    """A length, or a number, of examples that can only be iterated.
+
+    It is a TypeError for `list`, which goes on without a length where it finds one.
+    """
+
+
 class NotFiniteError(AlikeError):
     """A loss, or statistics of batches, over the parts of all processes, that are not finite."""
 

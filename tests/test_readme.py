@@ -100,6 +100,12 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "grown.archir").is_file()
 
 
+def test_the_python_of_the_page_on_growing_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks("python", (ROOT / "docs" / "growth.md").read_text())
+    exec(compile(example, "growth.md", "exec", dont_inherit=True), {"__name__": "growth"})
+    assert float(capsys.readouterr().out) > 0.6, "it has learned something"
+
+
 def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
@@ -114,7 +120,16 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/cifar10.md", "docs/compression.md", "docs/loop.md", "docs/passes.md", "docs/scoring.md"]
+    "page",
+    [
+        "README.md",
+        "docs/cifar10.md",
+        "docs/compression.md",
+        "docs/growth.md",
+        "docs/loop.md",
+        "docs/passes.md",
+        "docs/scoring.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     file = ROOT / page

@@ -186,7 +186,7 @@ def _compensated(graph: Graph, passes: Sequence[Pass], data: str) -> Graph:
             f"only removed units are compensated for, not {others}", hint="apply the other passes before or after"
         )
     train = load_data(data).train
-    batches = Batches(train.take(slice(0, min(EXAMPLES, len(train)))), BATCH)
+    batches = Batches(train.take(slice(0, EXAMPLES)), BATCH)
     return prune_with_compensation(graph, batches, prunes)
 
 

@@ -61,7 +61,7 @@ def shrink_to(
             prune=Prune(),
             loss=subject.loss,
             batches=list(subject.batches),
-            compensate=list(Batches(examples.take(slice(0, min(EXAMPLES, len(examples)))), BATCH)),
+            compensate=list(Batches(examples.take(slice(0, EXAMPLES)), BATCH)),
             strategy=SHRINKING if rule is None else rule,
             options=options,
             rounds=ROUNDS if rounds is None else rounds,

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import overload
 
 import numpy as np
 import pydantic
 import torch
 import torch.nn.functional as F
 
-from archir.errors import GrowError
+from archir.errors import GrowError, ProcessError
 from archir.growing.device import CPU, sent, within_memory
 from archir.growing.examples import Examples, Inputs, Split
 from archir.growing.given_batches import GivenBatches
+from archir.growing.iterated import Iterated
 from archir.growing.training_loss import Mixed
 from archir.ir.seeds import derived_seed
 from archir.scoring.processes import ALONE, WHOLE, Around, Processes
@@ -108,6 +112,9 @@ class Batches:
     They do not depend on whether the split is in memory, nor on how many processes read it. Of several processes that
     train together each gets its part of every batch, and reads that alone, unless examples are mixed: then the whole.
 
+    Of a split that can only be iterated they are one pass, if all are asked for; if some are, those that come next,
+    each of the whole size. The order is that in which it gives its examples, and each process reads all of them.
+
     Attributes:
         split: the examples; every one is used once.
         size: the largest batch size; batches differ by at most one, so that no small one is left at the end.
@@ -132,12 +139,7 @@ class Batches:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise GrowError(f"the batch size is {self.size}")
-        if min(self.sizes) < self.processes.size:
-            raise GrowError(
-                f"a batch of {min(self.sizes)} examples cannot be shared out among {self.processes.size} processes",
-                where=f"{self.split!r}, in batches of {self.size} examples at most",
-                hint="take larger batches, more examples, or fewer processes",
-            )
+        self._check_shares(self.size if self.split.count is None else min(self.sizes))
         one = self.split.take(slice(1)) if self.augmentation and self.seed is not None else None
         if self.augmentation and (one is None or not isinstance(one.inputs, torch.Tensor)):
             raise GrowError("only shuffled images can be augmented", hint="give a seed, or turn the augmentation off")
@@ -145,16 +147,22 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(len(self.split) / self.size)
 
-    @property
-    def sizes(self) -> list[int]:
-        """The numbers of examples of the batches, those of all processes together."""
-        most, larger = divmod(len(self.split), len(self))
-        return [most + (i < larger) for i in range(len(self))]
+    def _check_shares(self, examples: int) -> None:
+        """Check that a batch has an example for every process."""
+        if examples < self.processes.size:
+            raise GrowError(
+                f"a batch of {examples} examples cannot be shared out among {self.processes.size} processes",
+                where=f"{self.split!r}, in batches of {self.size} examples at most",
+                hint="take larger batches, more examples, or fewer processes",
+            )
 
     @property
-    def examples(self) -> int:
-        """How many examples they hold, those of all processes together."""
-        return len(self.split)
+    def sizes(self) -> Sequence[int]:
+        """The numbers of examples of the batches, those of all processes together."""
+        if self.split.count is None:
+            return _Alike(self.size)
+        most, larger = divmod(len(self.split), len(self))
+        return [most + (i < larger) for i in range(len(self))]
 
     @property
     def source(self) -> str:
@@ -168,7 +176,7 @@ class Batches:
         """Yield the batches from a number on; those before it, and those that are not wanted, are not read.
 
         Args:
-            first: number of the first batch, from 0.
+            first: number of the first batch, from 0; not looked at where those are wanted that come next.
             most: how many are wanted; all if not given.
 
         Raises:
@@ -176,7 +184,14 @@ class Batches:
             GrowError: code of the user's that reads them fails, the augmentation does not fit the examples, or there is
                 too little memory for a batch.
             ScoreError: examples are neither pairs nor mappings with targets.
+            ProcessError: what can only be iterated has come to another place on another process.
         """
+        if isinstance(self.split, Iterated):
+            if most is None:
+                yield from self._one_pass(self.split, first)
+            else:
+                yield from self.following(most)
+            return
         generator = torch.Generator().manual_seed(self.seed or 0)
         count = len(self.split)
         order = torch.arange(count) if self.seed is None else torch.randperm(count, generator=generator)
@@ -197,6 +212,44 @@ class Batches:
             found = self._augmented(batch, generator, WHOLE if mixes else self.processes.around(count))
             yield self._moved(found, self.processes.part(count) if mixes else slice(None))
 
+    def _one_pass(self, split: Iterated, first: int) -> Iterator[tuple[Inputs, Targets]]:
+        for number, batch in islice(enumerate(split.one_pass(self.size)), first, None):
+            yield self._own(batch, derived_seed(self.seed or 0, number))
+
+    def following(self, most: int | None) -> Iterator[tuple[Inputs, Targets]]:
+        """Yield the batches that come next of a split that can only be iterated; see `since`.
+
+        Args:
+            most: how many are wanted; without end if not given.
+        """
+        split = self.split
+        assert isinstance(split, Iterated)
+        for position, batch in split.following(self.size, most):
+            seed = self.seed or 0
+            for number in position:
+                seed = derived_seed(seed, number)
+            yield self._own(batch, seed)
+        if self.processes.group is not None:
+            every = self.processes.everyones(split.position)
+            if len(set(every)) > 1:
+                raise ProcessError(
+                    f"the processes have come to different places of {split.where}",
+                    why="\n         ".join(f"process {i}: pass {p}, batch {b}" for i, (p, b, _) in enumerate(every)),
+                    hint="give all of them the same data: each takes its own part of every batch",
+                )
+
+    def _own(self, batch: Examples, seed: int) -> tuple[Inputs, Targets]:
+        """Return the part of this process of a batch that is whole, changed by what a seed draws."""
+        self._check_shares(len(batch))
+        mixes = self.augmentation is not None and self.augmentation.mixup > 0
+        part, around = self.processes.part(len(batch)), self.processes.around(len(batch))
+        found = self._augmented(
+            batch if mixes else batch.take(part),
+            torch.Generator().manual_seed(seed),
+            WHOLE if mixes else around,
+        )
+        return self._moved(found, part if mixes else slice(None))
+
     def _moved(self, batch: tuple[Inputs, Targets], part: slice) -> tuple[Inputs, Targets]:
         """Return a part of a batch on the device."""
         with within_memory(f"move a batch to {self.device}"):
@@ -214,12 +267,31 @@ class Batches:
         return inputs, targets
 
 
+@dataclass(frozen=True)
+class _Alike(Sequence[int]):
+    """As many numbers alike as are asked for."""
+
+    value: int
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        return self.value if isinstance(index, int) else [self.value] * len(range(*index.indices(len(self))))
+
+
 Drawn = Batches | GivenBatches
 """Batches of a split, or as they were given."""
 
 
 def stream(batches: Drawn, start: int = 0, count: int | None = None) -> Iterator[tuple[Inputs, Targets]]:
-    """Yield batches, every pass over the data shuffled anew.
+    """Yield batches, every pass over the data shuffled anew; what can only be iterated is read on from where it is.
 
     Args:
         batches: the first pass; later ones have other seeds, made from its seed.
@@ -230,7 +302,11 @@ def stream(batches: Drawn, start: int = 0, count: int | None = None) -> Iterator
         FileError: examples cannot be read.
         GrowError: code of the user's that reads them fails, or the augmentation does not fit the examples.
         ScoreError: examples are neither pairs nor mappings with targets.
+        ProcessError: what can only be iterated has come to another place on another process.
     """
+    if isinstance(batches, Batches) and isinstance(batches.split, Iterated):
+        yield from batches.following(count)
+        return
     size, at = len(batches), start
     while count is None or at < start + count:
         number, skipped = divmod(at, size)

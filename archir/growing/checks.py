@@ -17,6 +17,8 @@ from archir.errors import FileError, GrowError, ScoreError
 from archir.growing.batches import Batches
 from archir.growing.device import device_of, sent
 from archir.growing.examples import AT_ONCE, Examples, Split, looked_at
+from archir.growing.iterables import joined
+from archir.growing.iterated import Iterated
 from archir.growing.options import GrowOptions
 from archir.growing.precision import half_type
 from archir.growing.training import call, differentiating, evaluating, outputs_in
@@ -35,14 +37,15 @@ def labelled(split: Examples, loss: Loss) -> torch.Tensor:
     )
 
 
-def first_labelled(split: Split, loss: Loss, order: torch.Tensor, most: int) -> Examples | None:
+def first_labelled(split: Split, loss: Loss, most: int, order: torch.Tensor | None = None) -> Examples | None:
     """Return the first examples of a split that have a label, in memory; any counts where the loss takes no labels.
 
     Args:
         split: the split; it is read only until enough are found.
         loss: tells what a label is.
-        order: numbers of its examples, in which they are looked for; `[numbers]`.
         most: how many are returned at most.
+        order: numbers of its examples, in which they are looked for, `[numbers]`; from the first on if not given, as
+            they have to be in what can only be iterated.
 
     Returns:
         The examples, None if none has a label.
@@ -52,6 +55,9 @@ def first_labelled(split: Split, loss: Loss, order: torch.Tensor, most: int) -> 
         GrowError: code of the user's that reads them fails.
         ScoreError: they are neither pairs nor mappings with targets.
     """
+    if isinstance(split, Iterated):
+        return _first_iterated(split, loss, most)
+    order = torch.arange(len(split)) if order is None else order
     found = order[:0]
     for numbers in torch.split(order, most):
         some = split.take(numbers)
@@ -64,10 +70,24 @@ def first_labelled(split: Split, loss: Loss, order: torch.Tensor, most: int) -> 
     return split.take(found) if len(found) else None
 
 
+def _first_iterated(split: Iterated, loss: Loss, most: int) -> Examples | None:
+    found = split.first.take(kept) if len(kept := labelled(split.first, loss)) else None
+    if found is None or len(found) < most:
+        parts, count = list[Examples](), 0
+        for batch in split.one_pass(LOOKED_FOR):
+            if len(kept := labelled(batch, loss)):
+                parts.append(batch.take(kept))
+                count += len(kept)
+            if count >= most:
+                break
+        found = joined(parts) if parts else None
+    return found and found.take(slice(most))
+
+
 def held_out(validation: Split, loss: Loss, most: int, seed: int) -> tuple[Examples, Examples]:
     """Return two disjoint parts of the validation split, of labelled examples: to select on, and to check on.
 
-    Both are in memory, whether the split is or not.
+    Both are in memory, whether the split is or not. Of what can only be iterated all of a pass is read for them.
 
     Args:
         validation: the split.
@@ -80,12 +100,34 @@ def held_out(validation: Split, loss: Loss, most: int, seed: int) -> tuple[Examp
         GrowError: it is too small, or code of the user's that reads it fails.
         ScoreError: its examples are neither pairs nor mappings with targets.
     """
-    order = torch.randperm(len(validation), generator=torch.Generator().manual_seed(seed))
-    found = first_labelled(validation, loss, order, 2 * most)
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(validation, Iterated):
+        found = _drawn(validation, loss, 2 * most, generator)
+    else:
+        order = torch.randperm(len(validation), generator=generator)
+        found = first_labelled(validation, loss, 2 * most, order)
     size = len(found) // 2 if found else 0
     if found is None or size < 1:
         raise GrowError("the validation split is too small to select on one part and check on another")
     return found.take(slice(0, size)), found.take(slice(size, 2 * size))
+
+
+def _drawn(split: Iterated, loss: Loss, most: int, generator: torch.Generator) -> Examples | None:
+    """Return some labelled examples of a pass, each as likely as any other: those with the least of random keys.
+
+    Source: Efraimidis and Spirakis, Weighted random sampling with a reservoir (2006), with all weights alike.
+    """
+    held, keys = list[Examples](), torch.empty(0, dtype=torch.float64)
+    for batch in split.one_pass(LOOKED_FOR):
+        kept = labelled(batch, loss)
+        fresh = torch.rand(len(kept), generator=generator, dtype=torch.float64)
+        low = fresh < keys.max() if len(keys) == most else torch.ones(len(kept), dtype=torch.bool)
+        if not bool(low.any()):
+            continue
+        keys = torch.cat((keys, fresh[low]))
+        least = keys.argsort()[:most]
+        held, keys = [joined([*held, batch.take(kept[low])]).take(least)], keys[least]
+    return held[0] if held else None
 
 
 def check_examples(
@@ -120,7 +162,7 @@ def check_examples(
     for name, split in splits.items():
         seen = [_look_at(some, numbers, loss, f"the {name} data", repr(split)) for some, numbers in looked_at(split)]
         at_once = LOOKED_FOR if isinstance(split, Examples) else AT_ONCE
-        if first_labelled(split, loss, torch.arange(len(split)), at_once) is None:
+        if first_labelled(split, loss, at_once) is None:
             raise GrowError(f"no example of the {name} data has a label", where=split.where)
         inputs, targets = next(iter(Batches(split, batch_size, device=device_of(module), processes=sharing)))
         with evaluating(module):

@@ -10,6 +10,7 @@
 
     [data]
     source = "digits"                 # or "mine.py:function", which may return a DataLoader; see archir.load_data
+    # source = "train=mine.py:train, validation=mine.py:validation, test=mine.py:test"    # three generators, say
     workers = 2                       # processes that read examples that are not in memory
 
     [budget]

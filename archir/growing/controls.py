@@ -106,4 +106,5 @@ def _held(directory: Path) -> Iterator[RunDirectory]:
 
 def _examples_of_a_step(dataset: Dataset, options: GrowOptions) -> float:
     """Return how many examples a batch has on average: all of a split are shared out among its batches."""
-    return len(dataset.train) / math.ceil(len(dataset.train) / options.batch_size)
+    count = dataset.train.count
+    return options.batch_size if count is None else count / math.ceil(count / options.batch_size)

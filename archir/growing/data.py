@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from archir.errors import FileError, GrowError, suggest
 from archir.growing.examples import Examples, Inputs, Split, make_split, sample
 from archir.growing.files import SPLITS, Source, open_path
 from archir.growing.given import split_of
-from archir.growing.importing import call_object
+from archir.growing.importing import invoke, load_object
 from archir.ir.room import too_large
 from archir.scoring.targets import tensors_of
 
@@ -77,8 +77,10 @@ def load_data(
     - a folder of class folders of images, or of such folders called `train`, `validation`, `test`; where these would
       take more than half a gibibyte as numbers they are not kept in memory, but decoded when they are asked for;
     - `module:function` or `file.py:function`, which returns examples, or a dictionary of such by split: a pair of
-      arrays, a data set with a length, a `DataLoader` of one, and all else that `archir.growing.given.split_of` takes.
-      They are not standardised, and read batch by batch unless they are arrays in memory;
+      arrays, a data set with a length, a `DataLoader`, and all else that `archir.growing.given.split_of` takes; one
+      that returns a generator, or another iterator, is called again for every pass. They are not standardised, and
+      read batch by batch unless they are arrays in memory. Of what can only be iterated no part can be held out: its
+      validation and test data have to be given, too, in a dictionary or as below;
     - `train=SPEC, test=SPEC, validation=SPEC`, with test and validation optional.
 
     Bytes are intensities, brought to numbers from 0 to 1.
@@ -120,7 +122,10 @@ def load_data(
         main, held = _carve(main, test, seed=0)
         readers["test"] = _holding(held)
     if limit is not None:
-        main = main.part(slice(_checked_limit(limit, len(main))))
+        if main.count is None:
+            hint = "let the function end: return itertools.islice(batches, 100), say"
+            raise GrowError("a limit is one of examples that have numbers", why=_ONLY_ITERATED.format(spec), hint=hint)
+        main = main.part(slice(_checked_limit(limit, main.count)))
     train, held_out = (main, given[0]) if given else _carve(main, validation, seed)
     standardise = _standardiser(train) if normalise and not _is_function(spec) else _as_floats
 
@@ -141,7 +146,7 @@ def _open(spec: str, base: Path, names: Sequence[str]) -> Source:
         images = torch.from_numpy(digits.images).float()[:, None] / 16
         return Source({"all": _holding(make_split(images, digits.target, spec))}, tuple(map(str, range(10))))
     if _is_function(spec):
-        return _from_function(call_object(spec, base=base), spec, names)
+        return _from_function(load_object(spec, base=base), spec, names)
     path = base / Path(spec).expanduser()
     if not path.exists() and re.fullmatch(r"\w+", spec):
         raise FileError(f"there are no data {spec!r}", where=str(path), hint=suggest(spec, ["digits"]))
@@ -169,8 +174,9 @@ def _open_parts(spec: str, base: Path, names: Sequence[str]) -> Source:
     return Source(readers, classes)
 
 
-def _from_function(result: Any, spec: str, names: Sequence[str]) -> Source:
-    parts = {"all": result}
+def _from_function(function: Any, spec: str, names: Sequence[str]) -> Source:
+    result = invoke(function, spec)
+    parts = {"all": function if isinstance(result, Iterator) else result}
     if isinstance(result, Mapping) and "train" in result:
         wrong = sorted(set(map(str, result)) - set(SPLITS))
         if wrong:
@@ -186,6 +192,9 @@ def _from_function(result: Any, spec: str, names: Sequence[str]) -> Source:
 def _in_form(examples: Examples) -> Examples:
     """Return examples in the form models take."""
     return make_split(examples.inputs, examples.targets, examples.where, truths=True)
+
+
+_ONLY_ITERATED = "{} can only be iterated"
 
 
 def _holding(split: Split) -> Callable[[], Split]:
@@ -211,6 +220,12 @@ def _checked_limit(limit: int, count: int) -> int:
 
 def _carve(split: Split, part: float, seed: int) -> tuple[Split, Split]:
     """Return the rest and a random part of a split."""
+    if split.count is None:
+        raise GrowError(
+            "no validation or test data can be held out",
+            why=_ONLY_ITERATED.format(split.where),
+            hint="give them, too: return a dictionary of train, validation and test, or name a function for each",
+        )
     count = round(len(split) * part)
     if not 0 < count < len(split):
         raise FileError(f"{len(split)} examples cannot be parted {1 - part:g} : {part:g}", where=split.where)

@@ -48,7 +48,7 @@ def largest_loss(module: nn.Module, examples: Split, loss: Loss, size: int) -> f
         GrowError: code of the user's that reads them fails, or the model rejects them.
         ScoreError: they are neither pairs nor mappings with targets, or do not fit the loss.
     """
-    first = first_labelled(examples, loss, torch.arange(len(examples)), size)
+    first = first_labelled(examples, loss, size)
     assert first is not None  # it was checked before the run began
     with evaluating(module), torch.no_grad():
         device = device_of(module)

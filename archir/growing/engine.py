@@ -20,6 +20,7 @@ from archir.growing.divergence import Recovery, largest_loss
 from archir.growing.examples import Split
 from archir.growing.expansion import Expansion
 from archir.growing.growth import Growth, grow_once
+from archir.growing.iterated import go_to, position_of
 from archir.growing.latency import measure_latency
 from archir.growing.log import Log
 from archir.growing.optimisers import AUTO
@@ -51,6 +52,8 @@ class _State:
         begun: cost of the network that training began with.
         rate: the highest learning rate.
         diverged: how often the loss has diverged at higher rates.
+        position: what is read next of training data that can only be iterated, see `archir.growing.iterated.Position`;
+            None of others, where it follows from the step.
         kept: which network this is once the one that was found has been retrained, see `archir.growing.conclusion`.
     """
 
@@ -61,6 +64,7 @@ class _State:
     begun: tuple[Whole, Whole, Whole, Whole]
     rate: Real
     diverged: Whole
+    position: tuple[Whole, Whole, Whole] | None = None
     kept: Literal["grown", "retrained"] | None = None
 
 
@@ -149,6 +153,7 @@ class Engine:
 
     def _run(self, checkpoint: Checkpoint | None) -> Outcome:
         options = self.options
+        go_to(self.train, None if checkpoint is None else checkpoint.state.get("position"), options.seed)
         if checkpoint is None:
             trainer, state = self._begin()
             checkpoint = self._checkpoint(trainer, state)
@@ -171,8 +176,11 @@ class Engine:
             state = self._train(trainer, state, stop)
             if stop % options.checkpoint_every == 0 and stop < options.steps:
                 self._save(trainer, state, clock)
+        position = position_of(self.train)
         trainer = trainer.averaged(self.train)
         metrics = self._metrics(trainer)
+        # What was read for the averages is read again if the run is taken up once more, now that it is over.
+        go_to(self.train, position, options.seed)
         return Outcome(self._save(trainer, state, clock), metrics)
 
     def _trainer(self, graph: Graph, rate: float, state: Mapping[str, torch.Tensor] | None = None) -> Trainer:
@@ -380,4 +388,5 @@ class Engine:
     def _checkpoint(self, trainer: Trainer, state: _State) -> Checkpoint:
         """Return the checkpoint of the run as it is, on the CPU."""
         tensors = {name: tensor.to(CPU) for name, tensor in trainer.state().items()}
+        state = replace(state, position=position_of(self.train))
         return Checkpoint(state.step, moved(trainer.graph(), CPU), tensors, asdict(state))

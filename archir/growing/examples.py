@@ -26,6 +26,9 @@ read; and the place of the first of them in the batch."""
 class Split(ABC):
     """Examples with their targets, a known number of them, of which any can be had by their numbers.
 
+    Those that can only be iterated (`archir.growing.iterated`) have neither, and raise an UnnumberedError where a
+    length or a number is asked for, but for the first ones.
+
     Attributes:
         where: where they come from, for errors.
     """
@@ -34,6 +37,11 @@ class Split(ABC):
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    @property
+    def count(self) -> int | None:
+        """How many there are, None where that is not known."""
+        return len(self)
 
     @abstractmethod
     def take(self, examples: torch.Tensor | slice) -> Examples:
@@ -136,12 +144,16 @@ AT_ONCE = 8
 def sample(split: Split) -> Examples:
     """Return the examples of a split that are in memory, or some evenly spaced ones of those that are not.
 
+    Of what can only be iterated they are the first ones.
+
     Raises:
         FileError: they cannot be read.
         GrowError: code of the user's that reads them fails.
         ScoreError: they are neither pairs nor mappings with targets.
     """
-    return split if isinstance(split, Examples) else split.take(_evenly_spaced(len(split)))
+    if isinstance(split, Examples):
+        return split
+    return split.take(slice(LOOKED_AT) if split.count is None else _evenly_spaced(split.count))
 
 
 def looked_at(split: Split) -> Iterator[tuple[Examples, torch.Tensor]]:
@@ -155,8 +167,9 @@ def looked_at(split: Split) -> Iterator[tuple[Examples, torch.Tensor]]:
         GrowError: code of the user's that reads them fails.
         ScoreError: they are neither pairs nor mappings with targets.
     """
-    if isinstance(split, Examples):
-        yield split, torch.arange(len(split))
+    if isinstance(split, Examples) or split.count is None:
+        found = sample(split)
+        yield found, torch.arange(len(found))
         return
     numbers = _evenly_spaced(len(split))
     for some in numbers.tensor_split(-(-len(numbers) // AT_ONCE)):

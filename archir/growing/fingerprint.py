@@ -19,6 +19,7 @@ import torch
 
 from archir.growing.code_checksum import checksum_of_code
 from archir.growing.examples import Split, looked_at
+from archir.growing.iterated import Iterated
 from archir.growing.options import GrowOptions
 from archir.growing.records import from_json, to_json
 from archir.ir.graph import Graph
@@ -117,8 +118,11 @@ def _examples(split: Split, name: str) -> dict[str, Any]:
     for seen, _ in looked_at(split):
         _add(inputs, dict(tensors_of(seen.inputs, "inputs")))
         _add(targets, dict(tensors_of(seen.targets)))
+    # A position in what can only be iterated counts the batches that it gives.
+    sizes = {f"{name}.batches": list(split.source.first[1])} if isinstance(split, Iterated) else {}
     return {
-        f"{name}.examples": len(split),
+        f"{name}.examples": split.count,
+        **sizes,
         f"{name}.inputs": inputs.hexdigest(),
         f"{name}.targets": targets.hexdigest(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,16 +23,27 @@ from torch.utils.data import (
 from archir.errors import FileError, GrowError
 from archir.growing.collation import as_tensor, collated
 from archir.growing.examples import Examples, Split
+from archir.growing.iterables import Reiterable, is_function
+from archir.growing.iterated import Iterated
 from archir.growing.streamed import MapStyle, Streamed
 from archir.scoring.pairs import pair_of
 from archir.scoring.targets import tensors_of
 
-Given = Split | tuple[Any, Any] | Mapping[str, Any] | MapStyle | Dataset[Any] | DataLoader[Any]
+Given = (
+    Split
+    | tuple[Any, Any]
+    | Mapping[str, Any]
+    | MapStyle
+    | Dataset[Any]
+    | DataLoader[Any]
+    | Iterable[Any]
+    | Callable[[], Iterable[Any]]
+)
 """What a user may give for a split, see `split_of`."""
 
 HINT = (
     "give a pair (inputs, targets) of arrays, or a data set with a length that gives such pairs or mappings with an "
-    "entry `labels`, example by example, or a DataLoader of one"
+    "entry `labels`, example by example, or a DataLoader of one, or what gives batches of them when it is iterated"
 )
 
 
@@ -53,20 +64,34 @@ def split_of(given: Given, where: str, *, workers: int | None = None, names: Seq
       what was read before, and by which process;
     - a `torch.utils.data.DataLoader` of such a data set: its data set, what makes its batches (`collate_fn`), and how
       many processes read them (`num_workers`). The sizes of batches, their order and their seeds are those of the run,
-      and no example is dropped.
+      and no example is dropped;
+    - what can only be iterated, see `archir.growing.iterated.Iterated`: a `DataLoader` of an `IterableDataset`, one
+      with a sampler, batches or workers of its own ways, or any other object whose iterations give batches, pairs or
+      mappings, each from the first one on. The order is the one it gives; the size of batches is that of the run,
+      which cuts and joins them, so that they have to be of one shape;
+    - a function without arguments that returns such an object, or an iterator, anew each time: so are generators given;
+    - an `IterableDataset` by itself, which gives examples one by one, as `torch.utils.data` has it. One that gives
+      batches is given in a `DataLoader(dataset, batch_size=None)`.
+
+    What has a length and gives anything by its number is a data set of examples: a list of batches is given by a
+    function, `lambda: batches`. An object that is given for two splits is iterated twice at once.
 
     Args:
         given: what the user gives.
         where: what it is, for errors.
         workers: how many processes read examples that are not in memory; as many as a loader says, or none, if not
-            given.
+            given. Of what can only be iterated the loader alone says so.
         names: of the arguments of the model that are given by name, if they are known.
 
     Raises:
         FileError: there are no examples, the numbers of inputs and targets differ, or they are no numbers.
-        GrowError: it is something else, has no length, or a loader reads examples in a way of its own.
+        GrowError: it is something else, has no length, can be iterated only once, or is iterated by other processes
+            than are asked for.
         ScoreError: a mapping has no entry of targets.
     """
+    if isinstance(given, Iterated):
+        _check_workers(given.source.given, workers, where)
+        return given
     if isinstance(given, Split):
         return replace(given, workers=workers) if isinstance(given, Streamed) and workers is not None else given
     if isinstance(given, Mapping) or (isinstance(given, tuple | list) and len(given) == 2):
@@ -74,6 +99,10 @@ def split_of(given: Given, where: str, *, workers: int | None = None, names: Seq
     numbers = None
     dataset: Any = given
     collate: Callable[[list[Any]], Any] = collated
+    if _is_only_iterated(given):
+        _check_workers(given, workers, where)
+        source = Reiterable(given, where, isinstance(given, IterableDataset), tuple(names))
+        return Iterated(source, f"{where} ({getattr(given, '__name__', type(given).__name__)})")
     if isinstance(given, DataLoader):
         dataset, collate = given.dataset, given.collate_fn
         collate = collated if collate is default_collate else collate
@@ -87,7 +116,6 @@ def split_of(given: Given, where: str, *, workers: int | None = None, names: Seq
         why = f"the length of a {type(dataset).__name__}: {type(error).__name__}: {error}"
         raise GrowError(f"{where} have no length", why=why, hint=HINT) from error
     if isinstance(given, DataLoader):
-        _check_loader(given, where)
         numbers = _drawn(given, where)
     place = f"{where} ({type(dataset).__name__})"
     return Streamed(dataset, place, collate, workers or 0, numbers, names=tuple(names))
@@ -98,41 +126,43 @@ _METHODS = ("__len__", "__getitem__")
 
 def _why(dataset: Any) -> str:
     kind = type(dataset).__name__
-    if isinstance(dataset, IterableDataset) or (hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__")):
-        return f"a {kind} can only be read from its beginning: a run draws examples by their numbers"
+    if isinstance(dataset, Iterator):
+        return f"a {kind} can be iterated only once: give the function that makes it"
     if hasattr(dataset, "__getitem__") and not hasattr(dataset, "__len__"):
         return f"a {kind} has no length"
     return f"they are a {kind}"
 
 
-def _check_loader(loader: DataLoader[Any], where: str) -> None:
-    """Check that a loader uses every example once in each pass, or a part of them, and nothing that is not kept."""
-    if type(loader).__iter__ is not DataLoader.__iter__:
-        raise GrowError(
-            f"{where} are a DataLoader that makes its batches in its own way",
-            why=f"a {type(loader).__name__} has an __iter__ of its own, and a run reads the data set instead",
-            hint="give a data set, or a DataLoader with a collate_fn, that does the same",
-        )
-    own = loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
-    sampler = loader.batch_sampler.sampler if type(loader.batch_sampler) is BatchSampler else loader.sampler
-    if own or loader.batch_sampler is None or not _is_usual(sampler, loader.dataset):
-        named = type(loader.batch_sampler if own else sampler).__name__
-        raise GrowError(
-            f"{where} are a DataLoader that draws its examples in its own way",
-            why=f"its order is that of a {named}" if own or loader.batch_sampler is not None else "it makes no batches",
-            hint="a run draws all examples in an order of its own: give the data set, or a Subset of it",
-        )
-    for name, hint in _NOT_KEPT.items():
-        if getattr(loader, name):
-            raise GrowError(f"{where} are a DataLoader with {name}, which a run does not keep to", hint=hint)
+def _is_only_iterated(given: Any) -> bool:
+    """Say whether something gives batches, or examples, when it is iterated, and not by number as a run reads them."""
+    if isinstance(given, DataLoader):
+        # What has no length, or no numbers, is told of as what it is.
+        numbered = not isinstance(given.dataset, IterableDataset)
+        return not numbered or (hasattr(given.dataset, "__len__") and not _is_usual_loader(given))
+    if isinstance(given, IterableDataset):
+        return True
+    if isinstance(given, str | bytes | torch.Tensor | np.ndarray | Iterator):
+        return False
+    return (hasattr(given, "__iter__") and not hasattr(given, "__getitem__")) or is_function(given)
 
 
-_NOT_KEPT = {
-    "worker_init_fn": "let the data set prepare what it reads from when its first example is asked for",
-    "multiprocessing_context": "set it for all with torch.multiprocessing.set_start_method",
-    "timeout": "let the data set raise an error when an example takes too long",
-}
-"""What loaders may be told that would be ignored, and what can be done instead."""
+def _check_workers(given: Any, workers: int | None, where: str) -> None:
+    """Check that what can only be iterated is not to be read by other processes than it says itself."""
+    own = given.num_workers if isinstance(given, DataLoader) else 0
+    if workers not in (None, own):
+        raise GrowError(
+            f"{where} can only be iterated, which {workers} processes are to do",
+            why=f"they are iterated by {own}",
+            hint="leave the number of workers out, and let a DataLoader have it: num_workers",
+        )
+
+
+def _is_usual_loader(loader: DataLoader[Any]) -> bool:
+    """Say whether a loader uses every example once in each pass, or those of a part, and nothing that is not kept."""
+    if type(loader).__iter__ is not DataLoader.__iter__ or type(loader.batch_sampler) is not BatchSampler:
+        return False
+    kept = not (loader.worker_init_fn or loader.multiprocessing_context or loader.timeout)
+    return kept and _is_usual(loader.batch_sampler.sampler, loader.dataset)
 
 
 def _is_usual(sampler: Any, dataset: Any) -> bool:

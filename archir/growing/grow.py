@@ -190,7 +190,7 @@ def carry_out(
         lambda: expand(
             graph,
             validation=chosen_on,
-            examples=len(train),
+            examples=train.count,
             loss=found,
             budget=budget,
             morphisms=kinds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from archir.errors import GrowError, suggest
 from archir.growing.device import device_of
 from archir.growing.optimiser_state import carry_state
+from archir.growing.parameter_groups import grown_groups
 from archir.growing.weight_average import carry_average
-from archir.ir.graph import Graph, Patch
+from archir.ir.graph import Patch
 
 _TRACKED = "_wrapped_by_lr_sched"
 """What schedulers mark the step of an optimiser with that they watch."""
@@ -68,10 +69,7 @@ def grown_optimiser(
 ) -> optim.Optimizer:
     """Return an optimiser like another one for the parameters as they are after a rewriting.
 
-    Its groups are those of the other with all their options, in order. A parameter that was there stays in its group,
-    or in none; a new one joins the group of the one it is most like: of the parameters in groups one of as many
-    dimensions if there is one, and of these the one whose name has the most parts in common with its own, first of all
-    at its end (`weight`, `bias`) if these are as many. Gradients are left out.
+    Its groups are those of the other, see `grown_groups`; its state, see `carry_state`. Gradients are left out.
 
     Args:
         optimiser: the other one, which is left as it is.
@@ -84,7 +82,7 @@ def grown_optimiser(
     """
     found = object.__new__(type(optimiser))
     found.__dict__ = {key: copy.copy(v) if isinstance(v, OrderedDict) else v for key, v in vars(optimiser).items()}
-    found.param_groups = _groups(optimiser, model, rewriting, grown)
+    found.param_groups = grown_groups(optimiser, model, rewriting, grown)
     # Some keep what is of no parameter under keys that are none.
     other = {key: copy.deepcopy(v) for key, v in optimiser.state.items() if not isinstance(key, torch.Tensor)}
     found.state = defaultdict(dict, other | carry_state(optimiser, model, rewriting, grown))
@@ -124,53 +122,6 @@ def take_over(optimiser: optim.Optimizer, part: optim.Optimizer, other: optim.Op
         group["params"] = [next(new) if parameter in gone else parameter for parameter in group["params"]]
     kept = {key: value for key, value in optimiser.state.items() if key not in gone}
     optimiser.state = defaultdict(dict, kept | other.state)
-
-
-def _groups(optimiser: optim.Optimizer, model: nn.Module, rewriting: Patch, grown: nn.Module) -> list[dict[str, Any]]:
-    before, after = rewriting.before, rewriting.after
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    named = dict(grown.named_parameters(remove_duplicate=False))
-    groups = [{**group, "params": list[torch.Tensor]()} for group in optimiser.param_groups]
-    places: dict[str, int] = {}
-    for number, group in enumerate(optimiser.param_groups):
-        kept = list[str]()
-        for i, parameter in enumerate(group["params"]):
-            name = names[parameter]
-            places[name] = number
-            node = before.by_name[name].id
-            if node in after:
-                groups[number]["params"].append(named[_first_name(after, node)])
-                kept += [group["param_names"][i]] if "param_names" in group else []
-        if "param_names" in group:
-            groups[number]["param_names"] = kept
-    dims = {name: model.get_parameter(name).dim() for name in places}
-    for new in rewriting.added:
-        if new.parameter is None or not new.is_trainable or not places:
-            continue
-        name = new.parameter.names[0]
-        like = _most_like(name, named[name].dim(), dims)
-        groups[places[like]]["params"].append(named[name])
-        if "param_names" in groups[places[like]]:
-            groups[places[like]]["param_names"].append(name)
-    return groups
-
-
-def _first_name(graph: Graph, node: int) -> str:
-    known = graph.node(node).parameter
-    assert known is not None
-    return known.names[0]
-
-
-def _most_like(name: str, dims: int, known: Mapping[str, int]) -> str:
-    parts = name.split(".")
-
-    def likeness(other: str) -> tuple[bool, int, bool]:
-        common, others = 0, other.split(".")
-        while common < min(len(parts), len(others)) and parts[common] == others[common]:
-            common += 1
-        return known[other] == dims, common, parts[-1] == others[-1]
-
-    return max(known, key=likeness)
 
 
 def _track(optimiser: optim.Optimizer, tracked: Any) -> None:

@@ -41,10 +41,15 @@ class Gathered:
         return found + start
 
 
-FIRST, SECOND, UNSCALED, WEIGHTS = Gathered(1), Gathered(2), Gathered(0), "weights"
-"""A mean of gradients, one of their squares, numbers that do not grow with them, and an average of the weights."""
+@dataclass(frozen=True)
+class Averaged:
+    """An average of the weights: what separates it from them goes through the maps as they do."""
 
-Rule = Gathered | str
+
+FIRST, SECOND, UNSCALED = Gathered(1), Gathered(2), Gathered(0)
+"""A mean of gradients, one of their squares, and numbers that do not grow with them."""
+
+Rule = Gathered | Averaged
 
 _ADAM = {"exp_avg": FIRST, "exp_avg_sq": SECOND, "max_exp_avg_sq": SECOND}
 
@@ -62,7 +67,7 @@ RULES: Mapping[type[optim.Optimizer], Mapping[str, Rule]] = {
     optim.Adadelta: {"square_avg": SECOND, "acc_delta": UNSCALED},
     optim.RMSprop: {"square_avg": SECOND, "grad_avg": FIRST, "momentum_buffer": UNSCALED},
     optim.Rprop: {"prev": FIRST, "step_size": Gathered(0, lambda group: float(group["lr"]))},
-    optim.ASGD: {"ax": WEIGHTS},
+    optim.ASGD: {"ax": Averaged()},
     optim.Adafactor: {"variance": SECOND},
 }
 """What PyTorch's optimisers gather in the shape of a parameter, by class and key."""
@@ -95,9 +100,9 @@ def carry_state(
 
     Every tensor that has the shape of its parameter goes through the same index maps: a copy of a unit goes on with
     what it would have gathered had it been there from the first step, a fresh unit or layer starts with what an
-    optimiser starts with. What is decayed by the gradients is carried over as if it were one of them. The factors of
-    Adafactor go through the maps as the matrix they stand for. Numbers are copied. Of optimisers that are not PyTorch's
-    what has the shape of a parameter is reindexed and not scaled, for it is not known what it grows with.
+    optimiser starts with. Weight decay that is added to the gradients is carried over as if it were one of them. The
+    factors of Adafactor go through the maps as the matrix they stand for. Numbers are copied. Of optimisers that are
+    not PyTorch's what has the shape of a parameter is reindexed and not scaled: it is not known what it grows with.
 
     Args:
         optimiser: the optimiser.
@@ -120,17 +125,11 @@ def carry_state(
         slots, node = optimiser.state.get(parameter), rewriting.before.by_name[name].id
         if not slots or parameter not in groups or node not in rewriting.after:
             continue
-        new = named[_name(rewriting, node)]
+        new = named[rewriting.after.node(node).names[0]]
         by = rewriting.maps.get(node, TensorMap())
         there = Rewritten(name, rewriting.before.tensors[node].to(parameter.device), new.detach(), by)
         found[new] = _carried(optimiser, slots, there, groups[parameter])
     return found
-
-
-def _name(rewriting: Patch, node: int) -> str:
-    known = rewriting.after.node(node).parameter
-    assert known is not None
-    return known.names[0]
 
 
 def _carried(optimiser: optim.Optimizer, slots: Mapping[str, Any], there: Rewritten, group: Group) -> dict[str, Any]:
@@ -155,7 +154,7 @@ def _carried(optimiser: optim.Optimizer, slots: Mapping[str, Any], there: Rewrit
 
 def _mapped(value: torch.Tensor, there: Rewritten, rule: Rule, group: Group) -> torch.Tensor:
     like = there.after
-    if isinstance(rule, str):
+    if isinstance(rule, Averaged):
         kept = like if there.by is None else there.by.change(value - there.before.to(value)) + like.to(value)
     else:
         kept = torch.full_like(like, rule.start(group)) if there.by is None else rule.carried(value, there.by, group)

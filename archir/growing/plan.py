@@ -17,6 +17,7 @@ from archir.growing.growth import Growth, take_step
 from archir.growing.loop import (
     GrownAverage,
     Schedulers,
+    check_average,
     check_optimiser,
     check_schedulers,
     grown_average,
@@ -138,7 +139,7 @@ class Plan:
 
         The model is a new module with the names of the old one, its modes, and what of it is frozen; the model and the
         optimiser that are given stay as they are, and no longer belong to the loop. All groups of the optimiser are
-        kept with their options; see `archir.growing.loop.grown_optimiser` for where new parameters go, and
+        kept with their options; see `archir.growing.parameter_groups` for where new parameters go, and
         `archir.growing.optimiser_state.carry_state` for what becomes of its state. Gradients are left out, so it is
         called between steps. A `GradScaler` goes on as it is. Where nothing is to be done all is returned as it is.
 
@@ -161,6 +162,8 @@ class Plan:
         if optimizer is not None:
             check_optimiser(optimizer, model)
         schedulers = check_schedulers(scheduler, optimizer)
+        if ema is not None:
+            check_average(ema, model)
         rewriting = self.growth.rewriting
         if rewriting is None:
             return model, optimizer

@@ -26,7 +26,7 @@ def expand(
     seed: Graph,
     *,
     validation: Split,
-    examples: int,
+    examples: int | None,
     loss: Loss,
     budget: Budget,
     morphisms: Sequence[Morphism],
@@ -41,7 +41,7 @@ def expand(
     Args:
         seed: the seed.
         validation: examples its loss is compared on with that of fresh networks, if its birth is `auto`.
-        examples: how many there are to train on.
+        examples: how many there are to train on, if that is known.
         loss: the loss.
         budget: the final budget.
         morphisms: the kinds of rewrite that have to lead to the budget.
@@ -64,8 +64,10 @@ def expand(
         more = budget.scaled(options.factor)
         found = widen_uniformly(seed, more, fixed=fixed, birth=birth, seed=options.seed)
         check_reachable(budget, found.graph, morphisms)
-    largest = -(-min(options.batch_size, examples) // processes.size)
-    check_memory(seed if found is None else found.graph, largest, options.optimiser, options.precision)
+    largest = options.batch_size if examples is None else min(options.batch_size, examples)
+    check_memory(
+        seed if found is None else found.graph, -(-largest // processes.size), options.optimiser, options.precision
+    )
     return found
 
 

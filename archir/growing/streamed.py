@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import random
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from archir.errors import ArchirError, FileError, GrowError
 from archir.growing.collation import collated
 from archir.growing.examples import Examples, Part, Split
+from archir.growing.reading import as_in_a_process_of_its_own, check_finite, explained, seed_all
 from archir.ir.seeds import derived_seed
 from archir.scoring.pairs import pair_of
-from archir.scoring.targets import tensors_of
 
 
 class MapStyle(Protocol):
@@ -69,7 +65,7 @@ class Streamed(Split):
     def __len__(self) -> int:
         if self.numbers is not None:
             return len(self.numbers)
-        with _explained(f"the length of {self.where}"):
+        with explained(f"the length of {self.where}"):
             return len(self.dataset)
 
     def __repr__(self) -> str:
@@ -83,7 +79,7 @@ class Streamed(Split):
             GrowError: the data set, or what makes batches, fails.
             ScoreError: a batch is neither a pair nor a mapping with targets.
         """
-        with _as_in_a_process_of_its_own():
+        with as_in_a_process_of_its_own():
             return self.read(self._numbers(examples), 0, 0)
 
     def part(self, examples: torch.Tensor | slice) -> Streamed:
@@ -110,7 +106,7 @@ class Streamed(Split):
         rows = ((self._numbers(examples), seed, first) for examples, seed, first in parts)
         if len(parts) < FEWEST * self.workers or not self.workers:
             for row in rows:
-                with _as_in_a_process_of_its_own():
+                with as_in_a_process_of_its_own():
                     batch = self.read(*row)
                 yield batch
             return
@@ -150,7 +146,7 @@ class Streamed(Split):
         """
         items = [self._item(number, derived_seed(seed, place)) for place, number in enumerate(numbers, first)]
         place = f"the batch of examples {_listed(numbers)} of {self.where}"
-        with _explained(place):
+        with explained(place):
             found = self.collate(items)
         inputs, targets = pair_of(found, place, self.names)
         batch = Examples(inputs, targets, place)
@@ -163,14 +159,12 @@ class Streamed(Split):
         for change in self.changes:
             batch = change(batch)
         batch = replace(batch, where=self.where)
-        _check_finite(batch, numbers)
+        check_finite(batch, numbers)
         return batch
 
     def _item(self, number: int, seed: int) -> Any:
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        with _explained(f"example {number} of {self.where}"):
+        seed_all(seed)
+        with explained(f"example {number} of {self.where}", _TOO_LONG):
             return self.dataset[number]
 
 
@@ -212,68 +206,12 @@ def _answers(reader: DataLoader[Any], where: str) -> Iterator[Any]:
         ) from error
 
 
-@contextmanager
-def _as_in_a_process_of_its_own() -> Iterator[None]:
-    """Read with one thread, as workers do, for sums are rounded by their number; and leave the generators as they were.
-
-    Those are the global ones.
-    """
-    states = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.default_generator.set_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])
-
-
-@contextmanager
-def _explained(place: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into one error that names the example and the line."""
-    try:
-        yield
-    except FileError as error:
-        if error.where:
-            raise
-        raise FileError(error.what, where=place, why=error.why, hint=error.hint) from error
-    except ArchirError:
-        raise
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raise GrowError(
-            "the data cannot be read",
-            where=f"{place}; {last.filename}:{last.lineno}",
-            why=f"{type(error).__name__}: {error}",
-            hint=_TOO_LONG if isinstance(error, IndexError | StopIteration) else "",
-        ) from error
-
-
-_TOO_LONG = "if there is no such example, let the length of the data set be the number of its examples"
-
-
-def _check_finite(batch: Examples, numbers: Sequence[int]) -> None:
-    """Check that numbers are finite; where there are several inputs, masks that are added to scores need not be."""
-    several = not isinstance(batch.inputs, torch.Tensor)
-    for name, tensor in (*tensors_of(batch.inputs, "inputs"), *tensors_of(batch.targets)):
-        if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
-            continue
-        wrong = torch.isnan(tensor) if several and name.startswith("inputs") else ~torch.isfinite(tensor)
-        if bool(wrong.any()):
-            place = wrong.nonzero()[0].tolist()
-            raise FileError(
-                f"the {name} hold {float(tensor[tuple(place)])}",
-                where=f"example {numbers[place[0]]}{f', position {place[1:]}' if place[1:] else ''} of {batch.where}",
-                hint="leave such examples out, or put numbers in their place",
-            )
-
-
 def _listed(numbers: Sequence[int]) -> str:
     """Return numbers as a message lists them, cut short."""
     return ", ".join(map(str, numbers[:SHOWN])) + (", ..." if len(numbers) > SHOWN else "")
 
+
+_TOO_LONG = "if there is no such example, let the length of the data set be the number of its examples"
 
 FEWEST = 2
 """How many batches there are for each worker at least: processes are started anew for every pass, which takes time."""

@@ -278,19 +278,20 @@ def evaluate(
         ScoreError: outputs and targets do not fit the loss.
         ProcessError: another process has failed or ended.
     """
-    total, right, labels, labelled = 0.0, 0, 0, False
+    total, right, labels, labelled, examples = 0.0, 0, 0, False, 0
     shared = ALONE if loss.coupled else processes
     given = Batches(batches, batch_size, processes=shared) if isinstance(batches, Split) else batches
     chosen, among = replace(given, device=device_of(module)), given.processes
     with evaluating(module), torch.no_grad():
         for inputs, targets in in_step(among, chosen):
+            examples += number_of_examples(targets)
             for done in _judged(module, inputs, targets, loss, whole=coupled or loss.coupled):
                 total, right, labels = total + done.loss, right + done.right, labels + done.labels
                 labelled = labelled or not done.empty
-    loss_sum, hit, counted, any_label = among.total(total, right, labels, labelled)
+    loss_sum, hit, counted, any_label, count = among.total(total, right, labels, labelled, examples)
     if not any_label:
         raise GrowError(f"no example of {chosen.source} has a label", why=f"every label is {NO_LABEL}")
-    mean = loss_sum / chosen.examples
+    mean = loss_sum / count
     if not math.isfinite(mean):
         raise NotFiniteError(f"the loss on {chosen.source} is {mean}", hint="the weights have diverged: lower the rate")
     return Metrics(mean, hit / counted if counted else None)

@@ -53,9 +53,11 @@ def affine_of(node: Node, stored: Mapping[Value, torch.Tensor]) -> Affine | None
     return Affine(x, scale, shift_of(scale, tensors["running_mean"], tensors.get("bias")))
 
 
-def absorb(
-    layer: Node, affine: Affine, stored: Mapping[Value, torch.Tensor]
-) -> tuple[Node, Mapping[Value, torch.Tensor]] | None:
+Absorbed = tuple[Node, Mapping[Value, torch.Tensor]]
+"""A layer that does what another one does with an affine map after it, and the tensors it reads for this."""
+
+
+def absorb(layer: Node, affine: Affine, stored: Mapping[Value, torch.Tensor]) -> Absorbed | None:
     """Return a convolution that applies an affine map to its results, and the tensors it reads for this.
 
     That is `W·scale` and `b·scale + shift`; None if the layer is no convolution, or its weight and bias are not stored.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from archir.scoring.processes import WHOLE, Around
 from archir.scoring.program import Inputs, Program, number_of_examples
 from archir.scoring.targets import Targets, map_tensors
 
-LARGEST_ACTIVATIONS = 2**27
-"""The bytes of activations that a part of a batch may have; where it has more, the batch is taken in parts."""
+SMALLEST_PART, PER_STORED = 2**24, 4
+"""The bytes of activations that a part of a batch has at least, and for each byte of stored tensors: what is done once
+a part, however few its examples, then costs little."""
 
-MOST_PARTS = 2
-"""The most parts a batch is taken in: whole, scoring holds two to three times what a training step does."""
+MOST_PARTS = 4
+"""The most parts a batch is taken in: whole, scoring holds up to four times what a training step does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,27 +83,22 @@ def _bound(program: Program, batch: AnyBatch) -> BoundBatch:
     return BoundBatch(program.bind(inputs), map_tensors(lambda t: t.to(program.device), targets), examples)
 
 
-def is_small(program: Program, examples: int) -> bool:
-    """Say whether so many examples have no more activations than a part of a batch may have."""
-    return examples * program.bytes_per_example <= LARGEST_ACTIVATIONS
-
-
 def in_parts(objective: Objective, batches: Iterable[BoundBatch]) -> Iterator[BoundBatch]:
     """Yield batches, or parts of them one after another.
 
     Where examples are not coupled, all that scoring sums up is a sum over them, and parts change no number: a batch is
-    taken in `⌈bytes of activations / LARGEST_ACTIVATIONS⌉` parts, `MOST_PARTS` at most, all within one of as many
-    examples. It stays whole where its examples are coupled, or where the first axis of an input does not run over the
-    examples and yet depends on their number.
+    taken in as many parts as have `SMALLEST_PART` bytes of activations each, and `PER_STORED` for each byte of stored
+    tensors, `MOST_PARTS` at most, all within one of as many examples. It stays whole where its examples are coupled, or
+    where the first axis of an input does not run over the examples and yet depends on their number.
 
     Args:
         objective: says whether examples are coupled, and what one takes.
         batches: the batches.
     """
     program = objective.program
+    least = max(SMALLEST_PART, PER_STORED * program.stored_bytes, 1)
     for batch in batches:
-        examples = batch.examples
-        count = min(MOST_PARTS, examples, math.ceil(examples * program.bytes_per_example / LARGEST_ACTIVATIONS))
+        count = max(1, min(MOST_PARTS, batch.examples, batch.examples * program.bytes_per_example // least))
         yield from cut_up(program, batch, 1 if objective.coupled else count)
 
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from archir.ir.device_memory import attempt
 from archir.ir.node import Value
 from archir.ir.precision import in_float32
 from archir.ir.seeds import derived_seed
 from archir.ir.tensor_map import along
 from archir.rewrite.perturbation import Edge, Perturbation
 from archir.rewrite.theta import Added, Key, Theta
-from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, is_small
+from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches
 from archir.scoring.objective import Objective
 from archir.scoring.options import ScoreOptions
 from archir.scoring.parts import Parts
@@ -69,6 +68,7 @@ class Learner:
         options: ScoreOptions,
         *,
         start: Sequence[Theta] | None = None,
+        scale: float = 1.0,
         together: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         """Set θ to its starting point.
@@ -78,6 +78,7 @@ class Learner:
             perturbations: the families; those without parameters have nothing to learn.
             options: how to learn.
             start: θ of each family to start from; small and random if not given.
+            scale: what that is multiplied with.
             together: the members of a set, as numbers of family and member, whose θ is learned for the set as a whole;
                 that of all others stands still. If not given, every member learns as if it were alone.
         """
@@ -95,7 +96,7 @@ class Learner:
         for i, p in enumerate(perturbations):
             first = p.initial_theta(stored, derived_seed(options.seed, i)) if start is None else start[i]
             learns = i in self._learnable
-            self._thetas.append({node: t.clone().requires_grad_(learns) for node, t in first.items()})
+            self._thetas.append({node: (t * scale).requires_grad_(learns) for node, t in first.items()})
         keys = [(i, key) for i in self._learnable for key in self._thetas[i]]
         every = [(perturbations[i].theta[key], self._thetas[i][key]) for i, key in keys]
         paces = [_pace(key, like) for (_, key), (like, _) in zip(keys, every, strict=True)]
@@ -119,35 +120,18 @@ class Learner:
         if self._optimiser is None:
             return 0.0
         (bound,) = bind_batches(self._objective.program, [batch])
-        return self._step(self._optimiser, bound, lambda: self._in_parts(bound))
-
-    def steps(self, batch: AnyBatch, count: int) -> list[float]:
-        """Take several steps on one batch, which is held whole if it can be, and return what `step` does of each.
-
-        The network stands still while θ moves, so that its gradients are made once for all of them.
-
-        Raises:
-            ScoreError: the loss is not finite or does not fit the batch, or there is too little memory.
-        """
-        if self._optimiser is None:
-            return [0.0] * count
-        (bound,) = bind_batches(self._objective.program, [batch])
-        state = self._generator.get_state()
-        held = list(attempt(lambda: self._differentiated(bound)) or ())
-
-        def added() -> float:
-            done = attempt(lambda: self._added(held[0])) if held else None
-            if done is None:  # what there was no room for is made anew for every step, in parts, and drawn as it was
-                held.clear()
-                self._generator.set_state(state)
-                return self._in_parts(bound)
-            return done[0]
-
-        return [self._step(self._optimiser, bound, added) for _ in range(count)]
-
-    def _in_parts(self, batch: BoundBatch) -> float:
-        """Do what `_accumulate` does for a batch, in parts if need be."""
-        return sum(self._parts.each([batch], lambda part: self._added(self._differentiated(part))), 0.0)
+        self._optimiser.zero_grad()
+        added = self._parts.each([bound], lambda part: self._added(self._differentiated(part)))
+        total = self._share(sum(added, 0.0), bound.examples)
+        progress = self._taken / max(self._options.steps, 1)
+        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        self._optimiser.step()
+        self._taken += 1
+        with torch.no_grad():
+            for theta_tensor, limit in self._region:
+                _project(theta_tensor, limit)
+        return total
 
     def _differentiated(self, batch: BoundBatch) -> _Differentiated:
         evaluation = self._program(batch.inputs)
@@ -155,20 +139,6 @@ class Learner:
         vectors = self._objective.pairs(outputs, batch.targets, curvature, self._generator, batch.around)
         first, second = backward(self._objective, evaluation, batch.targets, list(vectors))
         return _Differentiated(evaluation.values, first, list(second), batch.examples)
-
-    def _step(self, optimiser: torch.optim.Optimizer, batch: BoundBatch, added: Callable[[], float]) -> float:
-        """Take one step on a batch, once the gradients of θ on it have been added up."""
-        optimiser.zero_grad()
-        total = self._share(added(), batch.examples)
-        progress = self._taken / max(self._options.steps, 1)
-        for group, rate in zip(optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        optimiser.step()
-        self._taken += 1
-        with torch.no_grad():
-            for theta_tensor, limit in self._region:
-                _project(theta_tensor, limit)
-        return total
 
     def _added(self, batch: _Differentiated) -> float:
         """Do what `_accumulate` does, or leave the gradients as they are where that fails."""
@@ -191,12 +161,11 @@ class Learner:
         """Add the gradient of θ on some examples, summed over them, and return their predicted changes of the loss."""
         if self._set is None:
             return sum(self._pull(i, batch, self._deltas(i, batch)) for i in self._learnable)
-        # Δ is needed for the sums of the set and again for each family: it is made once where there is room for it.
-        fits = is_small(self._program, batch.examples)
-        kept = {i: self._deltas(i, batch) for i in self._learnable} if fits else {}
+        # Δ of what learns is needed for the sums of the set, and then for each family.
+        kept = {i: self._deltas(i, batch) for i in self._learnable}
         value, sums = self._totals(batch, kept)
         for i in self._learnable:
-            self._pull(i, batch, kept.pop(i) if fits else self._deltas(i, batch), sums)
+            self._pull(i, batch, kept.pop(i), sums)
         return value + sum(float((s * t).sum()) for s, t in sums) / 2
 
     def _deltas(self, i: int, batch: _Differentiated) -> Mapping[Edge, torch.Tensor]:
@@ -289,8 +258,8 @@ def learn(
     options: ScoreOptions,
     *,
     start: Sequence[Theta] | None = None,
+    scale: float = 1.0,
     together: Sequence[tuple[int, int]] | None = None,
-    repeats: int = 1,
 ) -> Learned:
     """Learn θ of all families at once, each member as if it were alone; or that of a set, for the set as a whole.
 
@@ -300,11 +269,10 @@ def learn(
         batches: the batches, bound or as pairs of inputs and targets; used again when they run out.
         options: how to learn.
         start: θ of each family to start from; small and random if not given.
+        scale: what that is multiplied with.
         together: the members of the set, as numbers of family and member. Its estimate has one sum over the whole set
             where that of a single member has one over its own positions, so that members stop short where others go
             the same way.
-        repeats: steps that are taken on a batch one after another, unless some are too large to be held whole:
-            cheaper, but θ sees fewer examples.
 
     Raises:
         ScoreError: the loss is not finite or does not fit a batch, or there are no batches.
@@ -312,19 +280,11 @@ def learn(
     Source: Adam (Kingma and Ba 2015) on the estimate of Lawton, Galstyan, Ver Steeg 2024; the trust region and sets are
         ours.
     """
-    learner = Learner(objective, perturbations, options, start=start, together=together)
+    learner = Learner(objective, perturbations, options, start=start, scale=scale, together=together)
     if not options.steps:
         return Learned(learner.thetas, torch.zeros(0, dtype=torch.float64))
     bound = bind_batches(objective.program, batches, most=options.steps)
-    sizes = [batch.examples + batch.around.before + batch.around.after for batch in bound]
-    # Processes take their steps together, so that one large batch decides for all.
-    (large,) = objective.processes.total(not all(is_small(objective.program, size) for size in sizes))
-    estimates: list[float] = []
-    for batch in itertools.cycle(bound):
-        count = min(1 if large else repeats, options.steps - len(estimates))
-        estimates += [learner.step(batch)] if count == 1 else learner.steps(batch, count)
-        if len(estimates) == options.steps:
-            break
+    estimates = [learner.step(batch) for batch in itertools.islice(itertools.cycle(bound), options.steps)]
     return Learned(learner.thetas, torch.tensor(estimates, dtype=torch.float64))
 
 

@@ -20,7 +20,7 @@ from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.registry import operator_of
 from archir.ir.types import ScalarType
 from archir.rewrite.perturbation import Edge
-from archir.scoring.affine import Affine, absorb, affine_of
+from archir.scoring.affine import Absorbed, Affine, absorb, affine_of
 from archir.scoring.batch_statistics import is_coupled, with_batch_statistics
 from archir.scoring.targets import Targets, tensors_of
 
@@ -74,6 +74,7 @@ class Program:
         *,
         keep: Collection[Value] = (),
         batch_statistics: bool = False,
+        like: Program | None = None,
     ) -> None:
         """Compile a graph.
 
@@ -82,6 +83,7 @@ class Program:
             edges: the edges to tap.
             keep: the values to keep.
             batch_statistics: take the graph with the statistics of the batch wherever a batch normalisation is.
+            like: a program of the same graph, to share the weights of convolutions with that normalise, too.
 
         Raises:
             ScoreError: the graph uses random numbers, or statistics of the batch that were not asked for, even in
@@ -101,6 +103,7 @@ class Program:
         self._results = graph.output.values
         self._tapped_results = {i: u for i, (u, _) in enumerate(graph.output.operands()) if u in self.edges}
         self._channels_last = self._images_on_cpu()
+        self._absorbed: dict[int, Absorbed | None] = {} if like is None else like._absorbed
         self._steps = tuple(self._compile())
 
     def __call__(self, inputs: Mapping[Value, Any]) -> Evaluation:
@@ -141,12 +144,17 @@ class Program:
 
     def tapped(self, edges: Collection[Edge] = (), *, keep: Collection[Value] = ()) -> Program:
         """Return the same program with other taps, which keeps other values."""
-        return Program(self.graph, edges, keep=keep, batch_statistics=self.batch_statistics)
+        return Program(self.graph, edges, keep=keep, batch_statistics=self.batch_statistics, like=self)
 
     @cached_property
     def bytes_per_example(self) -> int:
         """The bytes of all activations of one example, views left out."""
         return cost(self.graph).bytes
+
+    @cached_property
+    def stored_bytes(self) -> int:
+        """The bytes of all stored tensors."""
+        return sum(t.nbytes for t in self.graph.tensors.values())
 
     def structure(self, outputs: Sequence[Any]) -> Any:
         """Return outputs nested as the model returns them."""
@@ -243,7 +251,9 @@ class Program:
             affine[norm.id] = found
             (use, *others) = self.graph.uses(found.x)
             if found.x.node in calls and not others and use not in self.edges and found.x not in seen:
-                layer = absorb(calls[found.x.node], found, self._stored)
+                if norm.id not in self._absorbed:
+                    self._absorbed[norm.id] = absorb(calls[found.x.node], found, self._stored)
+                layer = self._absorbed[norm.id]
                 if layer is not None:
                     calls[found.x.node], tensors = layer
                     self._stored |= tensors

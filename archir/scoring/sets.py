@@ -121,9 +121,7 @@ class CandidateSet:
         """Return the set with θ of every member times a factor; those that have none stay as they are."""
         return self._with([{n: t * factor for n, t in theta.items()} for theta in self._thetas])
 
-    def learned(
-        self, batches: Iterable[AnyBatch], options: ScoreOptions | None = None, *, repeats: int = 1
-    ) -> CandidateSet:
+    def learned(self, batches: Iterable[AnyBatch], options: ScoreOptions | None = None) -> CandidateSet:
         """Return the set with θ learned for all members together, from what each has learned alone.
 
         What was learned alone overshoots where several members go the same way. So θ is first scaled to about where the
@@ -136,7 +134,6 @@ class CandidateSet:
             batches: pairs of inputs and targets; the scale is found on the first of them. Where processes share the
                 batches out, each gives its own, as many as the others.
             options: how to learn; as the members did alone if not given.
-            repeats: steps that are taken on a batch one after another, see `learn`.
 
         Raises:
             ScoreError: there are no batches, or the loss does not fit one.
@@ -147,15 +144,15 @@ class CandidateSet:
             return self
         options = self.options if options is None else options
         bound = bind_batches(self.objective.program, batches, most=max(options.steps, SCALED_ON))
-        start = self.scaled(self._scale(bound[:SCALED_ON]))
+        scale = self._scale(bound[:SCALED_ON])
         found = learn(
             self._streamed(bound),
             self._perturbations,
             bound,
             options,
-            start=start._thetas,
+            start=self._thetas,
+            scale=scale,
             together=self._places,
-            repeats=repeats,
         )
         return self._with(found.thetas)
 

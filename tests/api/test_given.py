@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import archir
@@ -70,9 +72,15 @@ def test_modules_without_examples_are_to_be_traced_first() -> None:
         archir.score(net(), [])
 
 
-def test_wrapped_modules_are_refused_with_what_to_give() -> None:
+def test_wrapped_modules_are_refused_with_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(GrowError, match=r"wrapped in DataParallel\n  hint:  give model.module"):
         archir.score(nn.DataParallel(net()), [(X, Y)])
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        with pytest.raises(GrowError, match=r"wrapped in DistributedDataParallel\n  hint:  give model.module"):
+            archir.propose(nn.parallel.DistributedDataParallel(net()), [(X, Y)], budget=90)
+    finally:
+        dist.destroy_process_group()
     with pytest.raises(GrowError, match=r"wrapped in OptimizedModule\n  hint:  give model._orig_mod"):
         archir.widths(torch.compile(net(), backend="eager"), X)  # type: ignore[arg-type]
 

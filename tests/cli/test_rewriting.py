@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from archir.api import apply, prune_with_compensation
+from archir.api import apply, prune_with_compensation, score
 from archir.growing.data import load_data
 from archir.ir.load import load
 from passes.catalog import PASSES
@@ -137,6 +137,34 @@ def test_diff_of_equal_graphs(net: Path, tmp_path: Path) -> None:
     assert "other numbers of the same shape in 1 stored tensors: 0.bias" in text
     assert "the same" not in text.replace("of the same shape", "")
     assert "there is no file" in refused("diff", net, tmp_path / "absent.archir")
+
+
+STREAM = """
+import numpy as np
+
+def batches():
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        yield generator.normal(size=(10, 8)).astype("float32"), np.arange(10) % 4
+
+def splits():
+    return {"train": batches, "validation": batches, "test": batches}
+"""
+
+
+def test_data_that_can_only_be_iterated_are_taken(net: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(STREAM)
+    data, out = f"{tmp_path / 'mine.py'}:splits", tmp_path / "small.archir"
+    inputs = torch.from_numpy(np.random.default_rng(0).normal(size=(200, 8)).astype("float32"))
+    done = archir("apply", net, "prune{width=w0, units=[1, 4]}", "-o", out, "--compensate", data)
+    assert done.code == 0, done.err
+    wanted = prune_with_compensation(load(net), [(inputs, torch.arange(200) % 10 % 4)], "prune{width=w0, units=[1, 4]}")
+    assert torch.allclose(load(out).tensor("2.weight"), wanted.tensor("2.weight"), atol=1e-6)
+    done = archir("score", net, "--data", data, "--passes", "prune", "--examples", "100", "--json")
+    assert done.code == 0, done.err
+    expected = score(load(net), [(inputs[:100], torch.arange(100) % 10 % 4)], morphisms="prune")
+    found = {s["spec"]: s["predicted"] for s in json.loads(done.out)["scores"]}
+    assert found == pytest.approx({s.spec: s.predicted for s in expected}, rel=1e-4, abs=1e-6)
 
 
 def test_removed_units_are_compensated_for_on_data(net: Path, tmp_path: Path) -> None:

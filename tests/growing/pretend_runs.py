@@ -58,6 +58,8 @@ SHORT = replace(
     checkpoint_every=3,
 )
 SGD = OptimiserOptions("sgd", rate=0.05)
+RANDOM = replace(OPTIONS, rule="random")
+"""Options of a growth step that chooses what keeps the function, and not by numbers that rounding could tip."""
 
 
 class Attending(nn.Module):
@@ -233,9 +235,44 @@ def rewritten(name: str) -> dict[str, object]:
     return {"families": len(families), "difference": float((there - here).abs().max() / here.abs().max())}
 
 
+def looped(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> dict[str, object]:
+    """Take a growth step in a plain loop, with an average of the weights; there and on the CPU."""
+    found: list[dict[str, torch.Tensor]] = []
+    x, y = data(60, 1).inputs, data(60, 1).targets
+    assert isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)
+    for device in (pretend_accelerator.DEVICE, torch.device("cpu")):
+        graph = moved(seed(), device)
+        model: nn.Module = graph.module().eval()
+        optimizer = make(list(model.parameters()))
+        average = torch.optim.swa_utils.AveragedModel(model, avg_fn=lambda old, new, count: (old + new) / 2)
+        for step in range(4):
+            if step == 2:
+                budget = graph.parameter_count + 60
+                plan = archir.propose(
+                    graph.with_tensors(model.state_dict()), [(x, y)], budget=budget, morphisms="split", options=RANDOM
+                )
+                assert plan.specs and plan.check([(x, y)]).after > 0
+                model, optimizer = plan.apply(model, optimizer, ema=average)
+            optimizer.zero_grad()
+            torch.autograd.backward(nn.functional.cross_entropy(model(x.to(device)), y.to(device)))
+            optimizer.step()
+            average.update_parameters(model)
+        held = [*model.state_dict().values(), *average.module.state_dict().values()]
+        held += [
+            t for s in optimizer.state.values() for k, t in s.items() if k != "step" and isinstance(t, torch.Tensor)
+        ]
+        assert {t.device.type for t in held} == {device.type}
+        found.append({n: t.cpu() for n, t in (model.state_dict() | dict(average.module.named_parameters())).items()})
+    there, here = found
+    return {"difference": max(float((t.double() - here[n].double()).abs().max().detach()) for n, t in there.items())}
+
+
 def outcomes() -> Iterator[tuple[str, dict[str, object]]]:
     yield "mixed", mixed()
     yield "resumed", resumed()
+    yield "looped adam", looped(lambda p: torch.optim.Adam(p, 0.01, amsgrad=True))
+    yield "looped rprop", looped(lambda p: torch.optim.Rprop(p, 0.01))
+    yield "looped adafactor", looped(lambda p: torch.optim.Adafactor(p, 0.01))
     for name in ("mlp", "gpt"):
         yield f"rewritten {name}", rewritten(name)
     for name, run in RUNS.items():

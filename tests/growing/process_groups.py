@@ -143,6 +143,16 @@ class Noisy(torch.utils.data.Dataset[Any]):
         return self.inputs[number] + 0.1 * torch.randn(self.inputs[number].shape), int(self.targets[number])
 
 
+class Drawn(torch.utils.data.IterableDataset[Any]):
+    """Such examples in an order that is drawn when they are read."""
+
+    def __init__(self, examples: Examples, most: int | None = None) -> None:
+        self.noisy, self.most = Noisy(examples), most
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.noisy.__getitem__, torch.randperm(len(self.noisy)).tolist()[: self.most])
+
+
 def run_with(processes: Processes, given: dict[str, Any]) -> Ran:
     """Grow that net with other arguments."""
     return run(processes, **given)

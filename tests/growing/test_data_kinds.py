@@ -11,8 +11,10 @@ from PIL import Image
 
 from archir.errors import ArchirError, FileError, GrowError, ScoreError
 from archir.growing import files
+from archir.growing.batches import Batches
 from archir.growing.data import Dataset, load_data
 from archir.growing.examples import Examples
+from archir.growing.iterated import Iterated
 from archir.growing.streamed import Streamed
 from tests.growing.data_files import all_rows, inputs_of, random_images, targets_of, write_folders
 
@@ -69,8 +71,21 @@ def ends():
             return [super(Ends, self).__getitem__(i) for i in range(30)][number]
     return Ends()
 
-def endless():
+def once():
     return iter(Columns())
+
+def batches(first=0, last=40):
+    for i in range(first, last, 8):
+        yield {"image": X[i : i + 8], "label": Y[i : i + 8]}
+
+def held_out():
+    return batches(32)
+
+def iterated():
+    return {"train": DataLoader(Columns(), batch_sampler=[range(40)]), "validation": held_out, "test": (X[:7], Y[:7])}
+
+def generators():
+    return {"train": batches(), "validation": held_out, "test": held_out}
 """
 
 
@@ -112,12 +127,42 @@ def test_functions_may_return_kinds_by_split(folder: Path) -> None:
     assert isinstance(named.train, Streamed) and torch.equal(inputs_of(named.test), inputs_of(data.test))
 
 
+def test_functions_may_give_what_is_only_iterated(folder: Path) -> None:
+    """Bytes are intensities there, too, and channels come first; a function that makes a generator is called again."""
+    wanted = load_data("mine.py:splits", base=folder)
+    for spec in ("mine.py:iterated", "train=mine.py:batches, validation=mine.py:held_out, test=mine.py:pair"):
+        found = load_data(spec, base=folder, normalise=False)
+        assert isinstance(found.train, Iterated) and isinstance(found.validation, Iterated)
+        assert isinstance(found.test, Examples)
+        assert torch.equal(inputs_of(found.train.take(slice(50))), inputs_of(wanted.train.take(slice(40))))
+        for _ in range(2):
+            ((inputs, labels),) = list(Batches(found.validation, 100))
+            assert isinstance(inputs, torch.Tensor) and inputs.shape == (8, 3, 5, 4) and inputs.dtype == torch.float32
+            assert torch.equal(inputs, inputs_of(wanted.train.take(slice(32, 40))))
+            assert isinstance(labels, torch.Tensor) and labels.tolist() == [n % 3 for n in range(32, 40)]
+        with pytest.raises(GrowError, match=r"a limit is one of examples that have numbers\n(.|\n)*itertools\.islice"):
+            load_data(spec, base=folder, limit=20)
+        with pytest.raises(GrowError, match="can only be iterated, which 2 processes are to do"):
+            load_data(spec, base=folder, workers=2)
+    alike = load_data("train=mine.py:batches, validation=mine.py:held_out, test=mine.py:pair", base=folder)
+    ((inputs, _),) = list(Batches(alike.train, 40))
+    assert isinstance(inputs, torch.Tensor)
+    deviation, mean = torch.std_mean(inputs, dim=(0, 2, 3), correction=0)
+    torch.testing.assert_close((mean, deviation), (torch.zeros(3), torch.ones(3)), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
         ("unlabelled", ScoreError, r"has no targets\n.*the data of mine.py:unlabelled(.|\n)*it holds image"),
         ("ends", GrowError, "example 3[0-9] of the data of(.|\n)*IndexError(.|\n)*if there is no such example"),
-        ("endless", GrowError, "the data of mine.py:endless are no examples with targets"),
+        ("once", GrowError, r"no validation or test data can be held out\n.*once(.|\n)*name a function for each"),
+        ("batches", GrowError, r"no validation or test data can be held out\n.*the data of mine.py:batches"),
+        (
+            "generators",
+            GrowError,
+            "the train data of mine(.|\n)*a generator can be iterated only once: give the function",
+        ),
     ],
 )
 def test_functions_whose_examples_cannot_be_read(

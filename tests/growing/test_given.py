@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,9 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
-    IterableDataset,
     RandomSampler,
-    SequentialSampler,
     Subset,
     SubsetRandomSampler,
-    TensorDataset,
-    WeightedRandomSampler,
     default_collate,
 )
 
@@ -30,22 +26,12 @@ from archir.errors import ArchirError, CaptureError, FileError, GrowError, Score
 from archir.growing.batches import Batches
 from archir.growing.examples import Examples, Split
 from archir.growing.given import split_of
-from archir.growing.grow import Run
 from archir.growing.input_types import input_types
-from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.growing.streamed import Streamed
 from tests.growing.data_files import inputs_of, targets_of
+from tests.growing.given_rows import COUNT, OPTIONS, ROWS, ConcatTwice, X, Y, batches, grow
 from tests.growing.made_datasets import Columns, Made
-
-COUNT = 24
-OPTIONS = GrowOptions(
-    steps=3, growth_steps=0, batch_size=8, evaluate_every=0, optimiser=OptimiserOptions("sgd", rate=0.1)
-)
-
-_drawn = np.random.default_rng(0)
-X, Y = _drawn.normal(size=(COUNT, 4)), _drawn.integers(0, 3, COUNT)
-ROWS = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
 
 
 def _mapped(folder: Path) -> Any:
@@ -81,29 +67,13 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-class ConcatTwice(Dataset[Any]):
-    """The rows, and the same again with other labels."""
-
-    def __len__(self) -> int:
-        return 2 * COUNT
-
-    def __getitem__(self, number: int) -> Any:
-        return X[number % COUNT], Y[number] if number < COUNT else 0
-
-
 def _some() -> SubsetRandomSampler:
     return SubsetRandomSampler(list(reversed(range(COUNT))))
 
 
-def _grow(given: Any, dtype: torch.dtype = torch.float32) -> Run:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).to(dtype)
-    return archir.grow(model, train=given, validation=given, budget=200, options=OPTIONS)
-
-
 @pytest.fixture(scope="module")
 def wanted() -> list[torch.Tensor]:
-    run = _grow(Examples(torch.from_numpy(X).float(), torch.from_numpy(Y)))
+    run = grow(Examples(torch.from_numpy(X).float(), torch.from_numpy(Y)))
     return list(run.graph.tensors.values())
 
 
@@ -112,7 +82,7 @@ def test_every_kind_of_the_same_examples_makes_the_same_run(
     kind: str, wanted: list[torch.Tensor], tmp_path: Path
 ) -> None:
     """Those in memory and those that are read one by one."""
-    run = _grow(KINDS[kind](tmp_path))
+    run = grow(KINDS[kind](tmp_path))
     assert all(map(torch.equal, run.graph.tensors.values(), wanted))
 
 
@@ -129,7 +99,7 @@ def test_compression_takes_them_too() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_element_types_follow_the_model(dtype: torch.dtype) -> None:
     given = (X.astype(np.float32), Y.astype(np.uint8))
-    run = _grow(given, dtype)
+    run = grow(given, dtype)
     assert all(t.dtype == dtype and bool(t.isfinite().all()) for t in run.graph.tensors.values())
     types = input_types(run.graph)
     found = types(Examples(torch.arange(8).reshape(2, 4), torch.ones(2, dtype=torch.bool)))
@@ -271,27 +241,6 @@ def test_a_loader_says_how_many_processes_read() -> None:
     assert isinstance(split, Streamed) and split.workers == 3
 
 
-class _Stream(IterableDataset[Any]):
-    def __iter__(self) -> Iterator[Any]:
-        yield from zip(X, Y, strict=True)
-
-
-class _Few(SequentialSampler):
-    def __iter__(self) -> Iterator[int]:
-        return iter([0, 1])
-
-
-class _Same(SubsetRandomSampler):
-    def __iter__(self) -> Iterator[int]:
-        return iter([0, 0])
-
-
-class _Scaling(DataLoader[Any]):
-    def __iter__(self) -> Any:
-        for inputs, targets in super().__iter__():
-            yield inputs / 255, targets
-
-
 class _Unmeasured(Dataset[Any]):
     def __len__(self) -> int:
         raise NotImplementedError("not counted")
@@ -312,9 +261,9 @@ def _twice(name: str) -> Any:
 @pytest.mark.parametrize(
     ("given", "error", "named"),
     [
-        (_Stream(), GrowError, "the training data are no examples with targets\n.*a _Stream can only be read from its"),
-        (DataLoader(_Stream()), GrowError, "a _Stream can only be read from its beginning(.|\n)*give a pair"),
-        (zip(X, Y, strict=True), GrowError, "a zip can only be read from its beginning"),
+        (zip(X, Y, strict=True), GrowError, "a zip can be iterated only once: give the function that makes it"),
+        (batches(8), GrowError, "the training data are no examples(.|\n)*a generator can be iterated only once"),
+        (lambda: zip(X, Y, strict=True), FileError, "one number, not one for each example of a batch"),
         (_Endless(), GrowError, r"a _Endless has no length\n.*a data set with a length"),
         (DataLoader(_Endless()), GrowError, r"a _Endless has no length\n.*a data set with a length"),
         (torch.ones(3), GrowError, "are no examples with targets\n.*they are a Tensor"),
@@ -329,30 +278,14 @@ def _twice(name: str) -> Any:
         ((X[:0], Y[:0]), FileError, "there are no examples"),
         (([[1.0], [1.0, 2.0]], [0, 1]), FileError, "inputs of the training data is no array of numbers"),
         ((X, Y.astype(str)), FileError, "targets of the training data is no array of numbers"),
-        (DataLoader(ROWS, batch_size=None), GrowError, "draws its examples in its own way\n.*it makes no batches"),
-        (DataLoader(ROWS, sampler=WeightedRandomSampler([1.0] * COUNT, 5)), GrowError, "that of a WeightedRandom"),
-        (DataLoader(ROWS, sampler=RandomSampler(ROWS, replacement=True)), GrowError, "that of a RandomSampler"),
-        (DataLoader(ROWS, sampler=RandomSampler(ROWS, num_samples=3)), GrowError, "that of a RandomSampler"),
-        (DataLoader(ROWS, sampler=SequentialSampler(range(10))), GrowError, "that of a SequentialSampler"),
-        (DataLoader(ROWS, sampler=_Few(ROWS)), GrowError, "that of a _Few"),
-        (DataLoader(ROWS, sampler=_Same([1, 2])), GrowError, "that of a _Same"),
-        (
-            DataLoader(ROWS, batch_sampler=BatchSampler(WeightedRandomSampler([1.0] * COUNT, 5), 4, False)),
-            GrowError,
-            "that of a WeightedRandomSampler",
-        ),
-        (_Scaling(ROWS), GrowError, "in its own way\n.*a _Scaling has an __iter__ of its own"),
-        (DataLoader(ROWS, num_workers=1, worker_init_fn=print), GrowError, "with worker_init_fn, which(.|\n)*first"),
-        (DataLoader(ROWS, num_workers=1, timeout=3), GrowError, "with timeout, which"),
-        (DataLoader(ROWS, num_workers=1, multiprocessing_context="fork"), GrowError, "with multiprocessing_context, w"),
+        (DataLoader(ROWS, batch_size=None), FileError, "let a DataLoader make them of examples, with a batch_size"),
         (DataLoader(ROWS, sampler=SubsetRandomSampler(["a", "b"])), GrowError, "draws from no numbers"),  # type: ignore[list-item]
         (_Unmeasured(), GrowError, "have no length\n.*NotImplementedError: not counted"),
-        (DataLoader(ROWS, batch_sampler=[[0, 1]]), GrowError, "that of a list\n.*a Subset of it"),
     ],
 )
 def test_what_makes_no_split_is_told(given: Any, error: type[ArchirError], named: str) -> None:
     with pytest.raises(error, match=named):
-        _grow(given)
+        grow(given)
 
 
 @pytest.mark.parametrize("model", ["x", torch.relu, None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from archir.rewrite.pipeline import rewrite_together
 from archir.testing import randomise
 from frontends.pytorch import trace
 from passes.deepen import Deepen
+from passes.duplicate_block import DuplicateBlock
 from passes.prune import Prune
 from passes.residual_branch import ResidualBranch
 from passes.split import Split
@@ -366,3 +368,43 @@ def test_what_does_not_belong_together_is_refused(graph: Graph) -> None:
     narrow = patch(graph, Prune(next(iter(infer_widths(graph))).name, (0,))).after.module()
     with pytest.raises(GrowError, match=r"not that of the model\n  why:   .* differs"):
         check_average(AveragedModel(narrow), module)
+
+
+class Block(nn.Module):
+    """A block with a normalisation, of which copies can be made."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 6), nn.Linear(6, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = x + self.down(self.up(self.norm(x)).relu())
+        return found
+
+
+def test_copies_of_blocks_join_the_groups_of_the_blocks_they_are_made_of() -> None:
+    """Layers have rates of their own, as in fine-tuning, and what does not decay has groups of its own."""
+    model = nn.Sequential(*(Block() for _ in range(4)), nn.Linear(4, 3))
+    graph = trace(model, (torch.randn(2, 4),))
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in part.parameters() if (p.dim() > 1) is decays], "layer": number, "decays": decays}
+        for number, part in enumerate(model)
+        for decays in (True, False)
+    ]
+    optimiser = optim.SGD(groups, 0.1)
+    sites = list(DuplicateBlock().sites(graph))
+    checked = 0
+    for site in sites:
+        rewriting = patch(graph, site.members[0])
+        grown = in_the_manner_of(model, rewriting.after)
+        found = grown_optimiser(optimiser, model, rewriting, grown)
+        names = {p: n for n, p in grown.named_parameters()}
+        places = {names[p]: group for group in found.param_groups for p in group["params"]}
+        added = [n for node in rewriting.added if node.parameter for n in node.parameter.names]
+        assert added and places.keys() == set(names.values())
+        (block,) = {int(str(b)) for b in re.findall(r"block=\"?(\d+)", rewriting.after.history[-1])}
+        for name in added:
+            assert places[name]["layer"] == block, name
+            assert places[name]["decays"] == (grown.get_parameter(name).dim() > 1)
+        checked += 1
+    assert checked == 4

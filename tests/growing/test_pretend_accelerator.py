@@ -66,5 +66,10 @@ def test_every_kind_of_rewrite_stays_where_the_network_is(
     assert found["families"] > families and found["difference"] < 1e-4
 
 
+@pytest.mark.parametrize("name", ["adam", "rprop", "adafactor"])
+def test_a_loop_goes_on_where_the_network_is(name: str, outcomes: dict[str, dict[str, Any]]) -> None:
+    assert outcomes[f"looped {name}"]["difference"] < 1e-5
+
+
 def test_a_run_goes_on_on_another_device(outcomes: dict[str, dict[str, Any]]) -> None:
     assert outcomes["resumed"] == {"difference": 0.0, "kept": ["step-0003.archir"], "controls": 2}

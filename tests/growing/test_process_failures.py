@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from archir.errors import ScoreError
 from archir.growing import conclusion
 from archir.growing.examples import Examples
+from archir.growing.given import split_of
 from archir.growing.lock import lock_run
 from archir.growing.ranks import check_same_graph, in_step
 from archir.growing.streamed import Streamed
@@ -23,6 +26,7 @@ from archir.scoring.losses import LOSSES
 from archir.scoring.processes import ALONE, Processes
 from tests.growing.process_groups import (
     SHORT,
+    Drawn,
     Noisy,
     Ran,
     Stop,
@@ -165,6 +169,19 @@ def _uneven(processes: Processes) -> None:
     net = nn.Linear(2, 2)
     few = [(torch.ones(3, 2), torch.zeros(3, dtype=torch.long))] * (3 - processes.rank)
     train(net, few, LOSSES["cross_entropy"], torch.optim.SGD(net.parameters(), 0.1), processes=processes)
+
+
+def test_a_stream_that_ends_on_one_process(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
+    """Which goes on with another pass there: the first examples are the same, and those of all other batches not."""
+    for failed in on_both(workers, tmp_path, _shorter):
+        assert failed.kind == "ProcessError"
+        assert re.search(r"different places of drawn (.|\n)*0: pass 1, batch 6\n.*1: pass 1, batch 9\n", failed.text)
+
+
+def _shorter(processes: Processes) -> Ran:
+    rows = Drawn(data(330, 1), 290 if processes.rank else 320)
+    options = replace(SHORT, growth_steps=0, evaluate_every=0)
+    return run(processes, options, train=split_of(DataLoader(rows, 10), "drawn"))
 
 
 def test_examples_that_one_process_cannot_read(workers: ProcessPoolExecutor, tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import archir
 from archir.growing.batches import Augmentation, Batches, stream
 from archir.growing.controls import train_controls
 from archir.growing.data import Dataset
 from archir.growing.examples import Examples
+from archir.growing.given import split_of
 from archir.growing.global_statistics import global_statistics
 from archir.growing.input_types import input_types
 from archir.growing.run import create_run, open_run
@@ -27,6 +29,7 @@ from archir.scoring.processes import ALONE, Processes
 from passes.prune import Prune
 from tests.growing.process_groups import (
     SHORT,
+    Drawn,
     Noisy,
     Ran,
     difference,
@@ -57,6 +60,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "streams": {
         "options": replace(LONGER, augmentation=Augmentation(flip=True, crop=1, mixup=0.1), label_smoothing=0.1),
         "train": Streamed(Noisy(data(118, 1)), "noisy"),
+    },
+    "iterates": {
+        "options": replace(LONGER, ema=0.1, augmentation=Augmentation(flip=True, cutout=2)),
+        "train": split_of(DataLoader(Drawn(data(118, 1)), 10), "drawn"),
+        "validation": split_of(DataLoader(Drawn(data(119, 2)), 50), "drawn"),
     },
     "coupled": {
         "options": replace(SHORT, augmentation=Augmentation(flip=True, cutout=2), retrain=True, counterfactual=True),

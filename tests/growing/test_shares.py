@@ -21,7 +21,6 @@ from archir.growing.options import GrowOptions
 from archir.growing.streamed import Streamed
 from archir.growing.training import train
 from archir.growing.training_loss import Mixed
-from archir.scoring import batches as batches_module
 from archir.scoring import stream as stream_module
 from archir.scoring.batches import bind_batches, in_parts
 from archir.scoring.budget import Budget
@@ -32,6 +31,7 @@ from archir.scoring.targets import tensors_of
 from frontends.pytorch import trace
 from tests.growing.process_groups import Pretended
 from tests.growing.small_run import data
+from tests.scoring.scarce import take_small_parts
 
 
 class Read(torch.utils.data.Dataset[Any]):
@@ -130,11 +130,16 @@ def test_samples_of_the_curvature_are_drawn_for_whole_batches(loss: str, monkeyp
 
 
 def test_parts_of_a_part_have_the_others_around_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches_module, "LARGEST_ACTIVATIONS", 1)
+    take_small_parts(monkeypatch)
     objective = make_objective(trace(torch.nn.Linear(4, 3), (torch.randn(2, 4),)), "mse")
     (bound,) = bind_batches(objective.program, [(torch.randn(5, 4), torch.randn(5, 3))])
     parts = list(in_parts(objective, [replace(bound, around=Around(2, 3))]))
-    assert [(p.examples, p.around) for p in parts] == [(2, Around(2, 0)), (3, Around(0, 3))]
+    assert [(p.examples, p.around) for p in parts] == [
+        (1, Around(2, 0)),
+        (1, Around(0, 0)),
+        (1, Around(0, 0)),
+        (2, Around(0, 3)),
+    ]
 
 
 def test_the_environment_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

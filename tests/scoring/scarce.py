@@ -6,9 +6,12 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any
 
+import pytest
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from archir.scoring import batches
 
 KINDS: dict[str, Callable[[], Exception]] = {
     "GPU": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"),
@@ -43,3 +46,9 @@ class Scarce(TorchDispatchMode):
             self.refused += 1
             raise KINDS[self._kind]()
         return out
+
+
+def take_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every batch be taken in as many parts as one is taken in at most."""
+    monkeypatch.setattr(batches, "SMALLEST_PART", 0)
+    monkeypatch.setattr(batches, "PER_STORED", 0)

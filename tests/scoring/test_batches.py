@@ -32,6 +32,7 @@ from passes.split import Split
 from passes.widen import Widen
 from tests.models.captured import graph_of
 from tests.models.zoo import ZOO
+from tests.scoring.scarce import take_small_parts
 
 EXAMPLES = 7
 
@@ -72,7 +73,7 @@ def after(refined: Refinement) -> Tensor:
 def test_parts_give_what_the_whole_batch_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = setting(name)
     expected, thetas = everything(*case)
-    monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", 1)
+    take_small_parts(monkeypatch)
     found, others = everything(*case)
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-9 * float(b.abs().max()))
@@ -84,8 +85,11 @@ def test_parts_are_nearly_equal_and_as_many_as_the_activations_ask_for(monkeypat
     x = torch.randn(EXAMPLES, 4)
     objective = make_objective(trace(nn.Linear(4, 5), (x,)), "cross_entropy")
     targets = torch.arange(EXAMPLES)
-    for limit, sizes in ((1, [3, 4]), (20 * 4, [3, 4]), (20 * 7, [7])):
-        monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", limit)
+    # 20 bytes of activations for each example, and 100 of stored tensors
+    parts = {(1, 0): [1, 2, 2, 2], (60, 0): [3, 4], (71, 0): [7], (999, 0): [7], (1, 1): [7]}
+    for (smallest, each), sizes in parts.items():
+        monkeypatch.setattr(batching, "SMALLEST_PART", smallest)
+        monkeypatch.setattr(batching, "PER_STORED", each)
         found = list(in_parts(objective, bind_batches(objective.program, [(x, targets)])))
         assert [number_of_examples(b.targets) for b in found] == [b.examples for b in found] == sizes
         assert len(found) <= MOST_PARTS
@@ -97,14 +101,14 @@ def test_parts_are_nearly_equal_and_as_many_as_the_activations_ask_for(monkeypat
 def test_inputs_without_examples_are_in_every_part_and_those_that_do_not_fit_are_left_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", 1)
+    take_small_parts(monkeypatch)
     builder = Builder()
     x, scale = builder.input("x", "f32[B, 4]"), builder.input("scale", "f32[4]")
     graph = builder.graph(builder.call("aten.mul.Tensor", x, scale))
     inputs, targets = (torch.randn(4, 4), torch.randn(4)), torch.zeros(4)
     objective = make_objective(graph, "mse")
     found = list(in_parts(objective, bind_batches(objective.program, [(inputs, targets)])))
-    assert [b.inputs[x].shape[0] for b in found] == [2, 2]
+    assert [b.inputs[x].shape[0] for b in found] == [1, 1, 1, 1]
     assert all(torch.equal(b.inputs[scale], inputs[1]) for b in found)
     (whole,) = in_parts(objective, bind_batches(objective.program, [(inputs, targets[:3])]))
     assert whole.inputs[x].shape[0] == 4
@@ -115,13 +119,13 @@ def test_inputs_without_examples_are_in_every_part_and_those_that_do_not_fit_are
 
 
 def test_nested_targets_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", 1)
+    take_small_parts(monkeypatch)
     x = torch.randn(4, 4)
     loss = lambda outputs, targets: (outputs[:, 0] - targets["a"][0]) ** 2  # noqa: E731
     objective = make_objective(trace(nn.Linear(4, 5), (x,)), loss)
     given = {"a": (torch.arange(4),)}
     found: list[Any] = [b.targets for b in in_parts(objective, bind_batches(objective.program, [(x, given)]))]
-    assert [t["a"][0].tolist() for t in found] == [[0, 1], [2, 3]]
+    assert [t["a"][0].tolist() for t in found] == [[0], [1], [2], [3]]
 
 
 def test_a_batch_is_bound_once_and_then_used_by_everything(monkeypatch: pytest.MonkeyPatch) -> None:

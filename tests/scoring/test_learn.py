@@ -10,9 +10,8 @@ from archir.errors import ScoreError
 from archir.ir.node import Value
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.theta import Key, Theta, by_node
-from archir.scoring import batches as batching
 from archir.scoring.families import find_families
-from archir.scoring.learn import Learned, Learner, learn
+from archir.scoring.learn import Learner, learn
 from archir.scoring.losses import find_loss
 from archir.scoring.objective import Curvature, Objective, make_objective
 from archir.scoring.options import ScoreOptions
@@ -136,44 +135,19 @@ def test_a_set_of_one_learns_as_if_it_were_alone() -> None:
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_steps_on_one_batch_are_those_that_are_taken_one_by_one(together: bool) -> None:
+def test_learning_from_a_multiple_is_learning_from_what_it_makes(together: bool) -> None:
     objective, perturbations, batch = setting("resnet")
     start = Learner(objective, perturbations, ScoreOptions(seed=7)).thetas
+    halves = [{key: t / 2 for key, t in theta.items()} for theta in start]
     chosen = a_set(perturbations) if together else None
-    options = ScoreOptions(steps=5, curvature=Curvature.EXACT)
-
-    def learned(repeats: int) -> Learned:
-        return learn(objective, perturbations, [batch], options, start=start, together=chosen, repeats=repeats)
-
-    once, often = learned(1), learned(3)
-    assert torch.allclose(often.estimates, once.estimates, rtol=1e-12, atol=0) and len(once.estimates) == 5
-    for one, other in zip(once.thetas, often.thetas, strict=True):
-        assert all(torch.allclose(other[node], one[node], rtol=1e-9, atol=1e-15) for node in one)
-
-
-def test_no_step_is_repeated_on_a_batch_that_is_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    objective, perturbations, (inputs, targets) = setting("mlp")
-    options = ScoreOptions(steps=4, curvature=Curvature.EXACT)
-    batches = [(inputs, targets), (tuple(-t for t in inputs), targets)]
-
-    def learned(repeats: int) -> Tensor:
-        return learn(objective, perturbations, batches, options, repeats=repeats).estimates
-
-    once, twice = learned(1), learned(2)
-    assert not torch.allclose(twice, once)
-    monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", 1)
-    assert torch.allclose(learned(2), once, rtol=1e-9, atol=0)
-
-
-def test_a_set_learns_the_same_where_there_is_no_room_to_keep_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    objective, perturbations, batch = setting("rotary_embedding")
-    options, chosen = ScoreOptions(steps=3, curvature=Curvature.EXACT), a_set(perturbations)
-    kept = learn(objective, perturbations, [batch], options, together=chosen)
-    monkeypatch.setattr(batching, "LARGEST_ACTIVATIONS", 1)
-    anew = learn(objective, perturbations, [batch], options, together=chosen)
-    assert torch.allclose(anew.estimates, kept.estimates, rtol=1e-9, atol=0)
-    for one, other in zip(kept.thetas, anew.thetas, strict=True):
-        assert all(torch.allclose(other[node], one[node], rtol=1e-6, atol=1e-12) for node in one)
+    options = ScoreOptions(steps=2, curvature=Curvature.EXACT)
+    found, expected, whole = (
+        learn(objective, perturbations, [batch], options, start=begun, scale=scale, together=chosen)
+        for begun, scale in ((start, 0.5), (halves, 1.0), (start, 1.0))
+    )
+    assert torch.equal(found.estimates, expected.estimates) and not torch.allclose(found.estimates, whole.estimates)
+    for one, other in zip(found.thetas, expected.thetas, strict=True):
+        assert all(torch.equal(other[node], one[node]) for node in one)
 
 
 def test_a_step_returns_what_screening_sums_up_to() -> None:

@@ -92,10 +92,10 @@ def vit(part: float) -> nn.Module:
 
 
 SUBJECTS: Mapping[str, Subject] = {
-    "resnet18": Subject(lambda part: resnet18(round(64 * part)), partial(images, 32, 10), 16),
-    "vgg19": Subject(lambda part: vgg19(round(64 * part)), partial(images, 32, 10), 16),
-    "gpt2": Subject(gpt2, texts, 2),
-    "vit_small": Subject(vit, partial(images, 224, 1000), 4),
+    "resnet18": Subject(lambda part: resnet18(round(64 * part)), partial(images, 32, 10), 64),
+    "vgg19": Subject(lambda part: vgg19(round(64 * part)), partial(images, 32, 10), 64),
+    "gpt2": Subject(gpt2, texts, 4),
+    "vit_small": Subject(vit, partial(images, 224, 1000), 16),
 }
 
 

@@ -28,11 +28,6 @@ from archir.scoring.strategies.worth import worth_of
 ALONE, TOGETHER = 1 / 2, 1 / 4
 """The parts of the steps of learning in which θ is learned for each candidate alone, and for some of them together."""
 
-REPEATS = 2
-"""The number of these steps that are taken on one batch, see `learn`. θ is learned anew for what is chosen, and there
-each step has a batch of its own: sets of a ResNet-18 on CIFAR-10 that took two, or four, on one did worse on other
-examples."""
-
 PROPOSED = 2
 """The multiple of the room in a budget that the candidates may fill whose θ is learned together."""
 
@@ -56,7 +51,7 @@ def graded(context: ScoringContext) -> StrategyResult:
     Source: ours; Shapley 1953 for the value.
     """
     options, objective = context.options, context.streamed
-    alone = learn(objective, context.perturbations, context.learn, _for(ALONE, options), repeats=REPEATS)
+    alone = learn(objective, context.perturbations, context.learn, _for(ALONE, options))
     estimates = screen(
         objective,
         context.perturbations,
@@ -67,7 +62,7 @@ def graded(context: ScoringContext) -> StrategyResult:
     )
     proposed = CandidateSet(context.objective, _proposed(context, estimates, alone), options)
     if options.steps:
-        proposed = proposed.learned(context.learn, _for(TOGETHER, options), repeats=REPEATS)
+        proposed = proposed.learned(context.learn, _for(TOGETHER, options))
     learned = {m.candidate.family: m.theta for m in proposed.members}
     thetas = [learned.get(f) or theta for f, theta in zip(context.families, alone.thetas, strict=True)]
     number = {f: i for i, f in enumerate(context.families)}

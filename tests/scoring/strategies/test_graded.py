@@ -212,9 +212,9 @@ def test_of_what_can_only_be_alone_the_best_are_known() -> None:
 def test_rewrites_that_exclude_each_other_do_not_learn_together(monkeypatch: pytest.MonkeyPatch) -> None:
     learned, seen = CandidateSet.learned, list[CandidateSet]()
 
-    def record(self: CandidateSet, *given: Any, repeats: int) -> CandidateSet:
+    def record(self: CandidateSet, *given: Any) -> CandidateSet:
         seen.append(self)
-        return learned(self, *given, repeats=repeats)
+        return learned(self, *given)
 
     monkeypatch.setattr(CandidateSet, "learned", record)
     chosen(4.0, 4, 40, (Split(), *(ResidualBranch(hidden=h) for h in (2, 4, 6))))
