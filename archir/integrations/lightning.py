@@ -44,7 +44,8 @@ class GrowCallback(Callback):
 
     What was done is logged as `growth/parameters`, `growth/predicted` and `growth/realised`, and kept in `stages`.
     Checkpoints hold the sizes of all stages: where one is loaded by the trainer, to resume, to validate or to test, the
-    module is first brought to the sizes it had then, whether it is as it was made or has grown further.
+    module is first brought to the sizes it had then, whether it is as it was made or has grown further. Those that hold
+    weights alone (`save_weights_only`) tell no sizes: they are for a module that has grown as far, or further.
 
     Training takes one device in one process: others are refused.
     """
@@ -182,12 +183,13 @@ class GrowCallback(Callback):
         state = (checkpoint.get("callbacks") or {}).get(self.state_key)
         stages = from_data(state.get("stages")) if isinstance(state, Mapping) else ()
         made = self.stages[:1]
-        wanted = stages[-1:] or made
-        if not wanted:
-            return
-        wanted_now = wanted[0].over(made[0]) if made else wanted[0]
-        for one in (module, *_averages(trainer, module)):
-            bring_to(one, wanted_now)
+        if not stages:  # it was written before the first growth step, or holds weights alone
+            fitting = [i for i, stage in enumerate(self.stages) if stage.fits(checkpoint["state_dict"])]
+            stages = self.stages[: fitting[-1] + 1] if fitting else ()
+        if stages:
+            wanted = stages[-1].over(made[0]) if made else stages[-1]
+            for one in (module, *_averages(trainer, module)):
+                bring_to(one, wanted)
         self.stages = stages
 
 

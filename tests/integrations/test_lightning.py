@@ -180,6 +180,10 @@ def test_a_module_grows_and_is_resumed_from_before_and_after(tmp_path: Path, mod
 def test_checkpoints_of_any_stage_are_loaded_by_the_trainer_and_without_it(tmp_path: Path) -> None:
     first = grower(module="net", at=[10])
     net, trainer = fit(tmp_path, first)
+    trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+    kept = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    trainer.validate(net, loader(120, 3), ckpt_path=str(tmp_path / "weights.ckpt"), verbose=False)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in net.state_dict().items())
     wanted = {step: torch.load(tmp_path / f"step={step}.ckpt")["state_dict"] for step in (5, 15)}
     for step, weights in [*wanted.items(), *reversed(wanted.items())]:
         trainer.validate(net, loader(120, 3), ckpt_path=str(tmp_path / f"step={step}.ckpt"), verbose=False)
