@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from archir.errors import GrowError
+from archir.errors import FileError, GrowError
 from archir.growing.options import GrowOptions
 from archir.growing.stages import Stage, bring_to, from_data, to_data
 from archir.integrations.growth_steps import AnyBatches, AnyBudget, anew, growth_steps
@@ -181,7 +182,7 @@ class GrowCallback(Callback):
     def _bring(self, trainer: Trainer, module: LightningModule, checkpoint: Mapping[str, Any]) -> None:
         """Bring a module and its averages to what they were when a checkpoint was written."""
         state = (checkpoint.get("callbacks") or {}).get(self.state_key)
-        stages = from_data(state.get("stages")) if isinstance(state, Mapping) else ()
+        stages = from_data(_stages(state)) if state is not None else ()
         made = self.stages[:1]
         if not stages:  # it was written before the first growth step, or holds weights alone
             fitting = [i for i, stage in enumerate(self.stages) if stage.fits(checkpoint["state_dict"])]
@@ -231,17 +232,37 @@ def load_grown(module: LightningModule, path: str | PathLike[str]) -> LightningM
         The module.
 
     Raises:
-        GrowError: the checkpoint tells of no growth, or the module was made differently; it is as it was then.
+        FileError: it cannot be read; what it holds beside tensors, numbers, texts and the like is not.
+        GrowError: it tells of no growth, or the module was made differently; the module is as it was then.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    states = [state for key, state in (checkpoint.get("callbacks") or {}).items() if str(key).startswith(_KEY)]
-    if not states:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FileError("the checkpoint cannot be read", where=str(path), why=why) from error
+    states = checkpoint.get("callbacks") if isinstance(checkpoint, Mapping) else None
+    found = [from_data(_stages(state)) for key, state in (states or {}).items() if str(key).startswith(_KEY)]
+    tensors = checkpoint.get("state_dict") if found else None
+    if not isinstance(tensors, Mapping):
         raise GrowError("the checkpoint tells of no growth", where=str(path), hint="load it as any other")
-    for stages in (from_data(state.get("stages")) for state in states):
+    own = module.state_dict()
+    if wrong := sorted(own.keys() ^ tensors.keys()):
+        more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise GrowError(
+            "the module is not made as the one that has grown",
+            where=str(path),
+            why=f"one of them has no {', '.join(wrong[:5])}{more}",
+            hint="make it with the same code and options",
+        )
+    for stages in found:
         if stages:
             bring_to(module, stages[-1])
-    module.load_state_dict(checkpoint["state_dict"])
+    module.load_state_dict(tensors)
     return module
+
+
+def _stages(state: object) -> object:
+    return state.get("stages") if isinstance(state, Mapping) else None
 
 
 def _first(loaders: Any) -> Any:

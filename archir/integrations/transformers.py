@@ -24,17 +24,19 @@ from archir.scoring.losses import Loss, LossFunction
 
 try:
     from accelerate.optimizer import AcceleratedOptimizer
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import PreTrainedModel, TrainerCallback
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, load_sharded_checkpoint
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 except ImportError as error:
     raise not_installed(__name__, "trainer", error) from error
 
 RECORD = "archir_growth"
 """What the sizes a model has grown to are called in its configuration."""
 
-_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_WEIGHTS, _CONFIG = "model*.safetensors", "config.json"
+"""Where a model is saved: the files of its weights, one or several, and its configuration."""
 
 M = TypeVar("M", bound="PreTrainedModel")
 
@@ -188,23 +190,49 @@ def load_grown(model: M, folder: str | PathLike[str]) -> M:
         The model, whose configuration tells of its growth.
 
     Raises:
-        FileError: the folder holds no configuration, or it cannot be read.
+        FileError: the folder holds no configuration or no weights, or they cannot be read.
         GrowError: it tells of no growth, or the model was made differently; the model is as it was then.
     """
     stages = _recorded_in(Path(folder))
     if not stages:
         raise GrowError("the configuration tells of no growth", where=str(folder), hint="load it by from_pretrained")
+    tensors = _weights_in(Path(folder))
     made = recorded(model.config)[:1]
-    bring_to(model, stages[-1].over(made[0]) if made else stages[-1])
+    wanted = stages[-1].over(made[0]) if made else stages[-1]
+    own = model.state_dict(keep_vars=True)
+    there = {id(own[name]) for name in tensors if name in own}  # what is tied is saved once
+    wrong = [f"{name} is not in it" for name in tensors if name not in own]
+    wrong += [f"{name} is not in the file" for name, tensor in own.items() if id(tensor) not in there]
+    wrong += [] if wanted.fits(tensors) else ["the shapes are not those of the record"]
+    if wrong:
+        raise GrowError(
+            "the weights are not those of the model",
+            where=str(folder),
+            why="; ".join(wrong[:5]) + (f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
+            hint="make it with the same code and options",
+        )
+    bring_to(model, wanted)
     setattr(model.config, RECORD, to_data(stages))
-    whole = Path(folder) / _WEIGHTS
-    if whole.exists():
-        model.load_state_dict(load_file(whole), strict=False)  # what is tied is saved once
-    else:
-        load_shards: Any = load_sharded_checkpoint
-        load_shards(model, str(folder), strict=False)
-    model.tie_weights()
+    model.load_state_dict(tensors, strict=False)
     return model
+
+
+def _weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors in the files of weights of a folder.
+
+    Raises:
+        FileError: there are none, or one cannot be read.
+    """
+    files = sorted(folder.glob(_WEIGHTS))
+    if not files:
+        raise FileError("there are no weights", where=str(folder / _WEIGHTS))
+    found: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            found |= load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise FileError("the weights cannot be read", where=str(file), why=str(error)) from error
+    return found
 
 
 def recorded(config: Any) -> tuple[Stage, ...]:

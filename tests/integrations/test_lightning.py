@@ -15,7 +15,7 @@ from torch import Tensor, nn, optim
 from torch.utils.data import DataLoader, TensorDataset
 
 import archir
-from archir.errors import GrowError
+from archir.errors import FileError, GrowError
 
 pytest.importorskip("lightning")
 
@@ -193,12 +193,18 @@ def test_checkpoints_of_any_stage_are_loaded_by_the_trainer_and_without_it(tmp_p
         assert load_grown(alone, tmp_path / f"step={step}.ckpt") is alone
         assert all(torch.equal(tensor, weights[name]) for name, tensor in alone.state_dict().items())
         assert alone.net.width == len(weights["net.inner.bias"])
-    with pytest.raises(GrowError, match=r"not made as the one that has grown\n  why:   .*is not in it"):
+    with pytest.raises(
+        GrowError, match=r"not made as the one that has grown\n  where: .*\n  why:   one of them has no net.norm.weight"
+    ):
         other = Net()
         other.net = Body(4)
         del other.net.norm.weight
         load_grown(other, tmp_path / "step=15.ckpt")
     fit(tmp_path / "plain")
+    (tmp_path / "broken.ckpt").write_bytes((tmp_path / "step=15.ckpt").read_bytes()[:900])
+    for name in ("broken.ckpt", "gone.ckpt"):
+        with pytest.raises(FileError, match="the checkpoint cannot be read"):
+            load_grown(Net(), tmp_path / name)
     with pytest.raises(GrowError, match="tells of no growth"):
         load_grown(Net(), tmp_path / "plain" / "step=30.ckpt")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,17 @@ def test_a_language_model_grows_and_its_best_weights_of_a_stage_before_are_loade
         load_grown(gpt(), tmp_path / "checkpoint-2")
     with pytest.raises(FileError, match="no configuration to be read"):
         load_grown(gpt(), tmp_path)
+    narrow = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=20, n_embd=8, n_layer=2, n_head=2, n_positions=16, n_inner=6)
+    )
+    with pytest.raises(
+        GrowError, match=r"the weights are not those of the model\n.*\n  why:   transformer.h.1.*and 7 more"
+    ):
+        load_grown(narrow, tmp_path / "checkpoint-4")
+    shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(FileError, match="the weights cannot be read"):
+        load_grown(gpt(), tmp_path / "broken")
     # The trainer finds nothing of this checkpoint where it looks, so it is loaded first; its optimiser is made after.
     same(train(tmp_path / "other", last, grower(), resume=str(tmp_path / "checkpoint-4"), max_steps=4).model, last)
 
