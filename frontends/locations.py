@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import fx
 
+from archir.ir.module import LOWERED
 from archir.ir.node import Location
 
 TORCH = str(Path(torch.__file__).parent)
@@ -22,7 +23,7 @@ def location(node: fx.Node) -> Location | None:
     path, kind = stack[-1] if stack else ("", "")
     kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
     frames = [(m["file"], int(m["line"])) for m in _FRAME.finditer(node.meta.get("stack_trace") or "")]
-    users = [f for f in frames if not f[0].startswith((TORCH, "torch/", "<"))]
+    users = [f for f in frames if not f[0].startswith((TORCH, "torch/", "<", LOWERED))]
     if not stack and not users:
         return None
     file, line = users[-1] if users else ("", 0)

@@ -8,10 +8,9 @@ from types import MappingProxyType
 import torch
 
 from archir.emit.expressions import FUNCTIONAL, MODES, TORCH
-from archir.emit.layers import MODULES
-from archir.emit.stock import KINDS
 from archir.ir import ops
 from archir.ir.arithmetic import ARITHMETIC
+from archir.ir.layers import BARE, KINDS
 
 IMPORTS = frozenset(
     {
@@ -37,7 +36,7 @@ _CONTAINERS = ("Identity", "Module", "ModuleDict", "ModuleList", "Parameter", "P
 CALLED = frozenset(
     {f"torch.{name}" for name in TORCH}
     | {f"F.{name}" for name in FUNCTIONAL}
-    | {f"nn.{name}" for name in (*_CONTAINERS, *KINDS, *MODULES)}
+    | {f"nn.{name}" for name in (*_CONTAINERS, *KINDS, *BARE)}
     | {op for op in ARITHMETIC if not op.startswith("builtins.")}
 )
 """What is called of libraries, besides the operators of the program under their full names."""

@@ -16,10 +16,10 @@ from archir.emit.names import Tree, input_hint, is_fresh, result_hint, result_hi
 from archir.emit.scopes import Plan, Program, Step, below, parent
 from archir.emit.signature import Frame
 from archir.emit.sizes import arithmetic
-from archir.emit.steps import is_long_short_memory, is_sequence, is_stock, operands_of, results_of, stock_path
+from archir.emit.steps import is_layer_call, is_long_short_memory, is_sequence, layer_path, operands_of, results_of
 from archir.errors import EmitError
 from archir.ir.execute import mode_argument
-from archir.ir.lowering import batch_counter
+from archir.ir.layer_forms import batch_counter
 from archir.ir.node import PARAMETER, Argument, Node, Value
 from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.types import ScalarType, TensorType
@@ -195,7 +195,11 @@ class _Writer:
             if value not in self._last:
                 targets[value] = "_"
                 continue
-            reuse = name if name and not targets and (isinstance(step, Plan) or is_stock(self._program, step)) else None
+            reuse = (
+                name
+                if name and not targets and (isinstance(step, Plan) or is_layer_call(self._program, step))
+                else None
+            )
             targets[value] = reuse or self._fresh(hint, taken=targets.values())
         for value, target in targets.items():
             if target != "_":
@@ -225,7 +229,7 @@ class _Writer:
         deepest, longest = (DEEP + 2, LONG + 24 if depth > 1 else 10 * LONG) if last else (DEEP, LONG)
         if len(values) != 1 or is_sequence(self._program, step) or depth > deepest or len(plain(code.text)) > longest:
             return False
-        path = step.path if isinstance(step, Plan) else stock_path(self._program, step)
+        path = step.path if isinstance(step, Plan) else layer_path(self._program, step)
         if path and self._tree.is_list(parent(path)):
             return False
         value, user = values[0], self._last.get(values[0], -1)
@@ -251,7 +255,7 @@ class _Writer:
             given += [self._size(sympy.Symbol(s), ()).text for s in (body.symbols if body else ())]
             return Code(f"{self._access(step.path)}({', '.join(given)})")
         node = self._program.graph.node(step)
-        call = self._program.stock.calls.get(step)
+        call = self._program.layers.calls.get(step)
         if call is None:
             counter = self._counter(step)
             if counter and node.argument("momentum") == 0.0:  # stands for the average over all batches
@@ -261,7 +265,7 @@ class _Writer:
 
     def _counter(self, step: Step) -> str:
         """Return the source of the number of batches that a call advances in training, '' if it does not."""
-        node = None if isinstance(step, Plan) or is_stock(self._program, step) else self._program.graph.node(step)
+        node = None if isinstance(step, Plan) or is_layer_call(self._program, step) else self._program.graph.node(step)
         if node is None or node.op != BATCH_NORM or mode_argument(node) is None:
             return ""
         found = batch_counter(self._program.graph, node)
@@ -351,7 +355,7 @@ class _Writer:
     def _preferred(self, step: Step) -> str | None:
         """Return the variable that ends here and goes on as the result."""
         node = None if isinstance(step, Plan) else self._program.graph.node(step)
-        if node is not None and not stock_path(self._program, node.id) and is_fresh(self._program, node):
+        if node is not None and not layer_path(self._program, node.id) and is_fresh(self._program, node):
             return None
         result = self._program.graph.type_of(results_of(self._program, step)[0])
         found: list[str] = []
@@ -383,7 +387,7 @@ class _Writer:
             leaf = step.path.rpartition(".")[2]
             outputs = self._program.graph.node(step.outputs[0].node)
             return result_hint(self._program, outputs, step.path) if leaf else "y"
-        return result_hint(self._program, self._program.graph.node(step), stock_path(self._program, step))
+        return result_hint(self._program, self._program.graph.node(step), layer_path(self._program, step))
 
     def _hints(self, step: Step, count: int) -> list[str]:
         return result_hints("" if isinstance(step, Plan) else self._program.graph.node(step).op, count)

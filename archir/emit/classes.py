@@ -22,7 +22,7 @@ from archir.emit.code import (
     sizes_in,
     wrap,
 )
-from archir.emit.layers import layer
+from archir.emit.layers import bare_source, layer_source
 from archir.emit.names import Tree, unique
 from archir.emit.scopes import Plan, Program, parent
 from archir.emit.signature import Frame, result_source
@@ -60,7 +60,7 @@ class Classes:
         names = [n for node in program.graph.parameters for n in node.names]
         chains = {p for p, found in self._plans.items() if found.elements is not None and p}
         forwards = set(self._plans) - chains - set(self._layers) - {""}
-        paths = {parent(n) for n in names} | set(program.stock.modules) | set(self._plans)
+        paths = {parent(n) for n in names} | set(program.layers.layers) | set(self._plans)
         self._tree = Tree(sorted(paths, key=_natural), names, forwards)
         self._classes = {""} | forwards | {p for p in self._modules() if self._is_class(p, chains)}
         self._chains = chains
@@ -76,7 +76,8 @@ class Classes:
             if node.location and node.born:
                 self._grown |= _above(parent(node.location.module))
         self._tied = [n for n in program.graph.parameters if len(n.names) > 1]
-        self._frozen_parts = [m for m in program.stock.modules.values() if m.frozen]
+        found_layers = program.layers.layers.values()
+        self._frozen_parts = [m for m in found_layers if 0 < len(m.frozen) < len(m.parameters)]
         self._taken: set[str] = {name}
         self.sources: list[str] = []
 
@@ -113,13 +114,13 @@ class Classes:
         """Return the constructor of a parameterless module that makes one call."""
         if len(plan.steps) != 1 or isinstance(plan.steps[0], Plan) or self._program.has_parameters(plan.path):
             return None
-        return layer(self._program.graph.node(plan.steps[0]))
+        return bare_source(self._program.graph.node(plan.steps[0]))
 
     def _modules(self) -> set[str]:
         return {f"{p}.{c}" if p else c for p, children in self._tree.children.items() for c in children}
 
     def _is_class(self, path: str, chains: set[str]) -> bool:
-        if path in self._program.stock.modules or path in chains or path in self._layers:
+        if path in self._program.layers.layers or path in chains or path in self._layers:
             return False
         tree = self._tree
         return not (tree.is_list(path) or tree.is_dict(path) or tree.is_parameter_list(path))
@@ -170,7 +171,7 @@ class Classes:
                 buffer = node.parameter.kind != "parameter"
                 source = self._tree.access(parent(first), path, first.rpartition(".")[2], buffer)
                 owner, leaf = self._tree.access(parent(other), path), other.rpartition(".")[2]
-                if is_name(leaf) and (not buffer or parent(other) in self._program.stock.modules):
+                if is_name(leaf) and (not buffer or parent(other) in self._program.layers.layers):
                     yield f"{owner}.{leaf} = {source}"
                 elif not buffer:
                     yield f"{owner}.register_parameter({quoted(leaf)}, {source})"
@@ -179,11 +180,11 @@ class Classes:
                     yield f"{owner}.register_buffer({quoted(leaf)}, {source}{keep})"
 
     def _frozen(self, path: str) -> Iterator[str]:
-        """Yield the statements that freeze parameters of stock modules whose other parameters are trained."""
-        for stock in self._frozen_parts:
-            if self._innermost(parent(stock.path)) == path:
-                owner = self._tree.access(stock.path, path)
-                yield from (f"{owner}.{field}.requires_grad_(False)" for field in stock.frozen)
+        """Yield the statements that freeze parameters of layers whose other parameters are trained."""
+        for layer in self._frozen_parts:
+            if self._innermost(parent(layer.path)) == path:
+                owner = self._tree.access(layer.path, path)
+                yield from (f"{owner}.{field}.requires_grad_(False)" for field in layer.frozen)
 
     def _innermost(self, path: str) -> str:
         """Return the path of the innermost class a module stands in."""
@@ -195,8 +196,8 @@ class Classes:
         """Return the source that makes a module."""
         if path in self._constructors:
             return self._constructors[path]
-        if path in self._program.stock.modules:
-            return self._program.stock.modules[path].constructor
+        if path in self._program.layers.layers:
+            return layer_source(self._program.layers.layers[path])
         if path in self._chains or self._tree.is_list(path):
             children = set(self._tree.children.get(path, []))
             count = self._tree.length(path) if children else 0

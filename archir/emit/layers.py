@@ -1,47 +1,63 @@
-"""Modules of `torch.nn` without parameters, for the numbered places of an `nn.Sequential`."""
+"""Source that makes layers of `torch.nn`."""
 
 from __future__ import annotations
 
-from archir.emit.code import literal
-from archir.ir.execute import mode_argument
-from archir.ir.node import Node, Value
-from archir.ir.operators.table import TABLE
-from archir.ir.registry import operator_of
+import torch
 
-MODULES = frozenset(o.layer.module for o in TABLE.values() if o.layer and o.layer.module and not o.layer.tensors)
-"""The modules without parameters that calls belong to."""
+from archir.emit.code import literal, size
+from archir.ir.layers import Layer, Make, bare_layer
+from archir.ir.node import Node
 
-_USUAL: dict[tuple[str, str], object] = {("Flatten", "start_dim"): 1, ("Dropout2d", "p"): 0.5, ("Dropout", "p"): 0.5}
+_USUAL: dict[tuple[str, str], object] = {
+    ("Flatten", "start_dim"): 1,
+    **{(kind, "p"): 0.5 for kind in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d")},
+}
+
+_SIZES = {
+    **{f"{side}_{what}": f"{side}_{what}" for side in ("in", "out") for what in ("features", "channels")},
+    **{n: n for n in ("num_features", "num_groups", "num_channels", "num_embeddings", "num_parameters", "groups")},
+    **{n: n for n in ("embedding_dim", "input_size", "hidden_size")},
+    "normalized_shape": "features",
+}
+"""The options that are sizes, and what these are called where they become arguments of a class."""
+
+_POSITIONAL = {*_SIZES, "kernel_size"} - {"groups"}
 
 
-def layer(node: Node) -> str | None:
-    """Return the source of the module that makes a call, None if no stock module does."""
-    known = operator_of(node.op).layer
-    if known is None or known.module not in MODULES:
-        return None
-    kind, names = known.module, known.options
-    modes = {"train"} if mode_argument(node) else set()
-    tensors = [n for n, a in node.arguments.items() if isinstance(a, Value)]
-    if len(tensors) != 1 or set(node.arguments) - {*names, *tensors, *modes}:
-        return None
+def layer_source(layer: Layer) -> str:
+    """Return the source that makes a layer with tensors."""
+    nodes = [node for name, node in layer.tensors.items() if name != "num_batches_tracked"]
+    arguments = [_option(name, value) for name, value in layer.make.options]
+    if {node.tensor_type().dtype for node in nodes} != {torch.float32}:
+        arguments.append(f"dtype={literal(nodes[0].tensor_type().dtype)}")
+    frozen = layer.parameters and layer.frozen == layer.parameters
+    return f"nn.{layer.make.kind}({', '.join(arguments)}){'.requires_grad_(False)' if frozen else ''}"
+
+
+def bare_source(node: Node) -> str | None:
+    """Return the source of the layer without tensors that makes a call, None if none does."""
+    make = bare_layer(node)
+    return None if make is None else f"nn.{make.kind}({', '.join(_bare_options(make))})"
+
+
+def _bare_options(make: Make) -> list[str]:
     given: list[str] = []
-    for at, name in enumerate(names):
-        if name not in node.arguments and not (kind == "Flatten" and name == "start_dim"):
+    known = dict(make.options)
+    for at, (name, value) in enumerate(make.options):
+        usual = (make.kind, name) in _USUAL and _USUAL[make.kind, name] == value
+        if usual or (name == "stride" and value == known.get("kernel_size")):
             continue
-        value = node.argument(name)
-        if isinstance(value, tuple) and any(isinstance(v, Value) for v in value):
-            return None
-        if (kind, name) in _USUAL and _USUAL[kind, name] == value:
-            continue
-        if name == "stride" and value == node.argument("kernel_size"):
-            continue
-        text = _short(value)
-        given.append(text if at == 0 and len(given) == at else f"{name}={text}")
-    return f"nn.{kind}({', '.join(given)})"
+        given.append(_number(value) if at == len(given) == 0 else f"{name}={_number(value)}")
+    return given
 
 
-def _short(value: object) -> str:
-    """Return the source of an argument, `2` for `[2, 2]`."""
+def _option(name: str, value: object) -> str:
+    source = _number(value, _SIZES.get(name, ""))
+    return source if name in _POSITIONAL else f"{name}={source}"
+
+
+def _number(value: object, label: str = "") -> str:
+    """Return the source of a number, or of several, marked as sizes if they have a label."""
     if isinstance(value, tuple):
-        return literal(value[0]) if len(set(value)) == 1 else f"({', '.join(map(literal, value))})"
-    return literal(value)
+        return f"({', '.join(_number(part, label) for part in value)})"
+    return size(label, value) if label and isinstance(value, int) else literal(value)

@@ -13,10 +13,10 @@ from archir.emit.code import class_identifier, quoted, wrap
 from archir.emit.plain import plain_class
 from archir.emit.scopes import Planner, Program
 from archir.emit.signature import frame
-from archir.emit.stock import StockModules, find_stock
 from archir.emit.tensors import constant
 from archir.emit.vocabulary import Vocabulary
 from archir.ir.graph import Graph
+from archir.ir.layers import Layers, find_layers
 from archir.ir.node import Node, Value
 
 LAYOUTS = ("modules", "flat", "plain")
@@ -49,17 +49,17 @@ def draft(graph: Graph, layout: str, name: str = "net") -> Draft:
     """
     root = class_identifier(graph.name)
     lean = without_idle(graph)
-    stock = find_stock(lean) if layout != "plain" else StockModules({}, {})
+    layers = find_layers(lean) if layout != "plain" else Layers({}, {})
     if layout == "plain":
         body = plain_class(lean, root)
     else:
-        program = Program(lean, stock)
+        program = Program(lean, layers)
         body = Classes(program, Planner(program, nested=layout == "modules").plan(), root, frame(lean)).write()
     loading = _load_function(graph, root)
     code = f"{body}\n\n\n{loading}\n"
     text = "\n\n".join([_docstring(graph, name), _imports(code)]) + f"\n\n\n{code}"
     Vocabulary(graph).program(text)
-    return Draft(text, _stored(graph, stock))
+    return Draft(text, _stored(graph, layers))
 
 
 def _imports(code: str) -> str:
@@ -72,14 +72,14 @@ def _imports(code: str) -> str:
     return "\n".join([*standard, "from pathlib import Path", "", *third])
 
 
-def _stored(graph: Graph, stock: StockModules) -> dict[str, torch.Tensor]:
-    """Return the tensors of the file: each under its first name, and those that only the stock modules have."""
+def _stored(graph: Graph, layers: Layers) -> dict[str, torch.Tensor]:
+    """Return the tensors of the file: each under its first name, and those that only the layers have."""
     found: dict[str, torch.Tensor] = {}
     for node in graph.parameters:
         tensor = graph.tensors[node.id]
         if node.parameter and (node.parameter.persistent or constant(tensor) is None):
             found[node.parameter.names[0]] = tensor.detach().cpu().contiguous().clone()
-    for module in stock.modules.values():
+    for module in layers.layers.values():
         found |= {f"{module.path}.{field}": torch.tensor(0) for field in module.extra}
     return found
 

@@ -1,7 +1,7 @@
 """The layout that says any program: one class, every call by its full name, every tensor by its path.
 
 It is what is left where no other layout computes what the graph does. Nothing in it is recovered: it follows the graph
-call by call, as `graph.module()` does.
+call by call, and no layer is looked for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from archir.emit.signature import frame, result_source
 from archir.emit.tensors import declaration
 from archir.ir.execute import mode_argument, returns_sequence
 from archir.ir.graph import Graph
-from archir.ir.lowering import batch_counter
+from archir.ir.layer_forms import batch_counter
 from archir.ir.node import Node, Value
 from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.types import TensorType

@@ -15,9 +15,9 @@ from itertools import pairwise
 import networkx as nx
 
 from archir.emit.code import is_number
-from archir.emit.stock import StockModules
 from archir.emit.trial import Trial
 from archir.ir.graph import Graph
+from archir.ir.layers import Layers
 from archir.ir.node import PARAMETER, Node, Value
 from archir.ir.types import ScalarType
 
@@ -62,13 +62,13 @@ def parent(path: str) -> str:
 class Program:
     """A graph with what the division needs to know: the calls to write, and the module of each."""
 
-    def __init__(self, graph: Graph, stock: StockModules) -> None:
+    def __init__(self, graph: Graph, layers: Layers) -> None:
         self.graph = graph
-        self.stock = stock
+        self.layers = layers
         self.trial = Trial(graph)
         self.names: dict[int, tuple[str, ...]] = {n.id: n.names for n in graph.parameters}
         self._operands: dict[int, list[Value]] = {}
-        absorbed = {i for call in stock.calls.values() for i in call.absorbed}
+        absorbed = {i for call in layers.calls.values() for i in call.absorbed}
         needed = {graph.output.id}
         for node in reversed(graph.nodes):
             if node.id in needed and node.id not in absorbed:
@@ -91,7 +91,7 @@ class Program:
     def operands(self, node: int) -> list[Value]:
         """Return the values a call is written with, numbers that follow from shapes left out."""
         if node not in self._operands:
-            call = self.stock.calls.get(node)
+            call = self.layers.calls.get(node)
             found = self.graph.node(node).values if call is None else [v for o in call.operands for v in _values(o)]
             self._operands[node] = [v for v in dict.fromkeys(found) if not self.is_size(v)]
         return self._operands[node]
@@ -120,9 +120,9 @@ class Program:
         return path in self._stored
 
     def _scope(self, node: Node) -> str:
-        call = self.stock.calls.get(node.id)
+        call = self.layers.calls.get(node.id)
         path = node.location.module if node.location else self._between(node)
-        while path in self.stock.modules:
+        while path in self.layers.layers:
             path = parent(path)
         if call is not None and not below(call.path, path):
             path = parent(call.path)
@@ -246,7 +246,7 @@ class Planner:
     def _multiplicity(self, path: str, group: tuple[int, ...]) -> int:
         counts: Counter[object] = Counter()
         for node in group:
-            call = self._program.stock.calls.get(node)
+            call = self._program.layers.calls.get(node)
             if call is not None:
                 counts[call.path] += 1
                 continue
@@ -277,7 +277,7 @@ class Planner:
     def _number(self, path: str, node: int) -> int | None:
         """Return the number of the submodule of a numbered container a call belongs to."""
         scope = self._program.scope[node]
-        call = self._program.stock.calls.get(node)
+        call = self._program.layers.calls.get(node)
         inner = call.path if call is not None and below(call.path, scope) else scope
         rest = inner[len(path) + 1 if path else 0 :].split(".")[0] if below(inner, path) else ""
         return int(rest) if is_number(rest) else None
@@ -298,7 +298,7 @@ class Planner:
         for number in sorted(parts):
             group = tuple(parts[number])
             child = f"{path}.{number}" if path else str(number)
-            call = self._program.stock.calls.get(group[0])
+            call = self._program.layers.calls.get(group[0])
             single = len(group) == 1 and call is not None and call.path == child
             elements[number] = group[0] if single else self.plan(child, group)
         plan = self._finish(path, nodes, tuple(elements.values()))
@@ -313,7 +313,7 @@ class Planner:
     def _ends(self, step: Step, inside: set[int]) -> tuple[list[Value], list[Value]]:
         if isinstance(step, Plan):
             return list(step.inputs), list(step.outputs)
-        finished = self._finish(parent(self._program.stock.calls[step].path), (step,), (step,))
+        finished = self._finish(parent(self._program.layers.calls[step].path), (step,), (step,))
         return list(finished.inputs), list(finished.outputs)
 
     def _quotient(self, groups: Mapping[_Key, tuple[int, ...]]) -> nx.DiGraph:
@@ -352,9 +352,9 @@ class Planner:
             return "parameter", argument.node
 
         def call(node: int) -> object:
-            stock = program.stock.calls.get(node)
-            if stock is not None:
-                return stock.path, named(stock.operands)
+            call = program.layers.calls.get(node)
+            if call is not None:
+                return call.path, named(call.operands)
             found = program.graph.node(node)
             return program.scope[node], found.op, tuple((k, named(v)) for k, v in found.arguments.items())
 

@@ -1,4 +1,4 @@
-"""What the steps of a module read and make: calls of operators, of stock modules, and of submodules."""
+"""What the steps of a module read and make: calls of operators, of layers, and of submodules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def operands_of(program: Program, step: Step) -> Counter[Value]:
     """Return the values a step reads, each as often as it does; sizes are left out."""
     if isinstance(step, Plan):
         return Counter(step.inputs)
-    if is_stock(program, step):
+    if is_layer_call(program, step):
         return Counter(program.operands(step))
     return Counter(v for v in program.graph.node(step).values if not program.is_size(v))
 
@@ -32,15 +32,15 @@ def is_sequence(program: Program, step: Step) -> bool:
 
 def is_long_short_memory(program: Program, step: Step) -> bool:
     """Say whether a step calls an LSTM of torch.nn, whose states come as a pair."""
-    return not isinstance(step, Plan) and is_stock(program, step) and len(results_of(program, step)) == 3
+    return not isinstance(step, Plan) and is_layer_call(program, step) and len(results_of(program, step)) == 3
 
 
-def stock_path(program: Program, step: int) -> str:
-    """Return the path of the stock module a step calls, empty if it calls none."""
-    call = program.stock.calls.get(step)
+def layer_path(program: Program, step: int) -> str:
+    """Return the path of the layer a step calls, empty if it calls none."""
+    call = program.layers.calls.get(step)
     return call.path if call is not None else ""
 
 
-def is_stock(program: Program, step: int) -> bool:
-    """Say whether a step calls a stock module."""
-    return step in program.stock.calls
+def is_layer_call(program: Program, step: int) -> bool:
+    """Say whether a step calls a layer."""
+    return step in program.layers.calls

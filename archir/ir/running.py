@@ -28,9 +28,9 @@ def run(module: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] |
 
 
 def failing_call(error: BaseException) -> str:
-    """Return the line of a graph's module that an error comes from, empty if it comes from elsewhere."""
+    """Return the line of a graph's module that an error comes from, and whose; empty if it comes from elsewhere."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         source = frame.f_globals.get("__loader__")
         if frame.f_code.co_filename.startswith(LOWERED) and isinstance(source, Source):
-            return source.text.splitlines()[line - 1].strip()
+            return source.line(line)
     return ""

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from archir.emit.arguments import full_name
 from archir.emit.code import Code, literal, plain
+from archir.emit.layers import layer_source
 from archir.emit.layouts import draft
 from archir.emit.python import to_python
-from archir.emit.stock import find_stock
 from archir.emit.vocabulary import Vocabulary
 from archir.errors import EmitError
 from archir.ir.arithmetic import ARITHMETIC
 from archir.ir.graph import Graph
+from archir.ir.layers import find_layers
 from archir.ir.node import Node, Value
 from archir.ir.parse import parse_graph
 from archir.ir.types import ScalarType
@@ -78,9 +79,9 @@ def test_no_constant_of_a_layer_is_code(op: str, monkeypatch: pytest.MonkeyPatch
     for name in names:
         nodes = [replace(n, arguments={**n.arguments, name: PAYLOAD}) if n.op == op else n for n in graph.nodes]
         hostile = Graph(graph.name, nodes, graph.tensors, graph.signature)
-        assert find_stock(graph).modules
-        for module in find_stock(hostile).modules.values():
-            source = plain(module.constructor)
+        assert find_layers(graph).layers
+        for layer in find_layers(hostile).layers.values():
+            source = plain(layer_source(layer))
             compile(source, "constructor", "eval")
             assert "exec(" not in source.replace(literal(PAYLOAD), "")
 

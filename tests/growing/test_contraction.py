@@ -13,6 +13,7 @@ from torch import nn
 import archir
 from archir.cost import Cost, cost, training_flops
 from archir.errors import GrowError, NotFiniteError
+from archir.growing import step as step_module
 from archir.growing.batches import Batches
 from archir.growing.checks import LEAST_BATCH
 from archir.growing.examples import Examples
@@ -20,7 +21,6 @@ from archir.growing.growth import Growth, grow_once
 from archir.growing.options import GrowOptions
 from archir.growing.report import make_report
 from archir.growing.report_tables import notes, rows
-from archir.growing.step import StepContext
 from archir.growing.training import Metrics, evaluate
 from archir.ir.graph import Graph
 from archir.rewrite.set_cost import cost_of_set
@@ -228,14 +228,14 @@ def test_memory_that_runs_out_is_no_infinite_loss(
     seed_graph: Graph, monkeypatch: pytest.MonkeyPatch, kind: type[GrowError]
 ) -> None:
     """The first loss that is measured is that of the network before it is mended."""
-    measure, failures = StepContext.measure, [kind("it fails")]
+    failures = [kind("it fails")]
 
-    def once(step: StepContext, graph: Graph) -> float:
+    def once(*given: Any, **options: Any) -> Metrics:
         if failures:
             raise failures.pop()
-        return measure(step, graph)
+        return evaluate(*given, **options)
 
-    monkeypatch.setattr(StepContext, "measure", once)
+    monkeypatch.setattr(step_module, "evaluate", once)
     budget = Budget(parameters=seed_graph.parameter_count * 3 // 4)
     if kind is GrowError:
         with pytest.raises(GrowError, match="it fails"):

@@ -14,7 +14,7 @@ from archir.api import score
 from archir.ir.graph import Graph
 from archir.scoring.options import ScoreOptions
 from archir.scoring.scores import Score, Scores
-from archir.scoring.sets import ALIKE, LARGEST_SCALE, SCALINGS, SMALLEST_SCALE
+from archir.scoring.sets import ALIKE, LARGEST_SCALE, SCALED_ON, SCALINGS, SMALLEST_SCALE
 from frontends.pytorch import trace
 from passes.prune import Prune
 from passes.residual_branch import ResidualBranch
@@ -87,7 +87,7 @@ def test_theta_is_scaled_before_it_is_learned(digits: Digits, scores: Scores) ->
         for look in range(SCALINGS):
             if any(max(at / one, one / at) <= ALIKE for one in looked):
                 break
-            joint = alone.scaled(at).refine(learn[:4])
+            joint = alone.scaled(at).refine(learn[:SCALED_ON])
             slope = sum(float(joint.first_order[i]) for i in learning)
             coupling = sum(float(joint.gram[i, j]) for i in learning for j in still)
             curvature = sum(float(joint.gram[i, j]) for i in learning for j in learning)

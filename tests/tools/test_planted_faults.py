@@ -112,7 +112,7 @@ def split_of_nothing() -> Any:
 
 
 def no_guards() -> Any:
-    return patch("archir.ir.lowering.entry_check", lambda graph: lambda *inputs: None)
+    return patch("archir.ir.forwards.entry_check", lambda graph: lambda *inputs: None)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ ALONE, TOGETHER = 1 / 2, 1 / 4
 PROPOSED = 2
 """The multiple of the room in a budget that the candidates may fill whose θ is learned together."""
 
-RANKED_ON = 4
+RANKED_ON = 2
 """The number of batches that the members of a family are ranked on."""
 
 
