@@ -1,7 +1,8 @@
 # make demo   install, then grow a small network on scikit-learn's digits
 # make quick  install, then check the style and the types, then run the tests nearest to what changed since the main
 #             branch, the quick ones, for less than a minute
-# make test   install, third-party models included, then check the style and the types, then run the tests
+# make test   install, third-party models and trainers included, then check the style and the types, then run the
+#             tests
 # make lint   install likewise, then check the style and the types
 # make bench  install likewise, then compare the analysis of widths with Torch-Pruning's, emit every model of the zoos as
 #             source and as ONNX, and write docs/coverage.md
@@ -41,5 +42,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 $(ZOO): $(INSTALLED)
-	$(INSTALL) --editable ".[test,zoo,bench]"
+	$(INSTALL) --editable ".[test,zoo,bench,lightning,trainer]"
 	touch $@

@@ -38,11 +38,12 @@ KNOW_ALL = {
     "archir.api",
     "archir.captured",
     "archir.cli",
+    "archir.integrations",
     "archir.kinds",
     "archir.plugins",
     "archir.steps",
 }
-"""The public face and the command line, the passes they know, and what users give for models and for passes."""
+"""The public face, the command line and other training loops, the passes they know, and what users give for models."""
 
 
 def _name(file: Path) -> str:

@@ -54,9 +54,36 @@ def test_the_loop_of_the_page_on_loops_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (loop,) = blocks("python", (ROOT / "docs" / "loop.md").read_text())
+    loop, *_ = blocks("python", (ROOT / "docs" / "loop.md").read_text())
     exec(compile(loop, "loop.md", "exec", dont_inherit=True), {"__name__": "loop"})
     assert "predicted" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_the_trainers_of_the_page_on_loops_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lightning")
+    pytest.importorskip("accelerate")
+    monkeypatch.chdir(tmp_path)
+    _, *trainers = blocks("python", (ROOT / "docs" / "loop.md").read_text())
+    assert len(trainers) == 2
+    module = ModuleType("loop")
+    monkeypatch.setitem(sys.modules, "loop", module)
+    exec(compile(_setting(), "loop.md", "exec", dont_inherit=True), vars(module))
+    for trainer in trainers:
+        exec(compile(trainer, "loop.md", "exec", dont_inherit=True), vars(module))
+    told = capsys.readouterr().out
+    assert "(10, (" in told and "'growth_parameters'" in told
+    assert vars(module)["again"].config.archir_growth[-1]["step"] == 4
+
+
+def _setting() -> str:
+    """Return what the first block of the page on loops sets up, without its loop."""
+    loop, *_ = blocks("python", (ROOT / "docs" / "loop.md").read_text())
+    return loop.partition("model = Net()")[0]
 
 
 def test_a_growth_step_takes_six_lines_of_a_plain_loop_at_most() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = frozenset({"test", "zoo", "bench"})
+EXTRAS = frozenset({"test", "zoo", "bench", "lightning", "trainer"})
 HEADER = "# The versions everything is tested with; written by tools/pin.py, used by the Makefile.\n"
 
 

@@ -92,11 +92,36 @@ def grown_optimiser(
     return found
 
 
-def take_over(optimiser: optim.Optimizer, other: optim.Optimizer) -> None:
-    """Let an optimiser go on with the parameters and the state of another one that has the same groups."""
+def part_of(optimiser: optim.Optimizer, model: nn.Module) -> optim.Optimizer:
+    """Return an optimiser like another one for those of its parameters alone that are a model's; it takes no steps."""
+    own = set(model.parameters())
+    found = object.__new__(type(optimiser))
+    found.__dict__ = {key: value for key, value in vars(optimiser).items() if key != "step"}
+    found.param_groups = []
+    for group in optimiser.param_groups:
+        places = [i for i, parameter in enumerate(group["params"]) if parameter in own]
+        kept: dict[str, Any] = {
+            key: [group[key][i] for i in places] for key in ("params", "param_names") if key in group
+        }
+        found.param_groups.append({**group, **kept})
+    found.state = defaultdict(dict, {key: value for key, value in optimiser.state.items() if key in own})
+    return found
+
+
+def take_over(optimiser: optim.Optimizer, part: optim.Optimizer, other: optim.Optimizer) -> None:
+    """Let an optimiser go on with the parameters and the state of another one in the place of a part of its own.
+
+    Args:
+        optimiser: the one that goes on.
+        part: the part of it that is replaced, see `part_of`.
+        other: that part after a rewriting, which has as many parameters in every group.
+    """
+    gone = {parameter for group in part.param_groups for parameter in group["params"]}
     for group, its in zip(optimiser.param_groups, other.param_groups, strict=True):
-        group.update(its)
-    optimiser.state = other.state
+        new = iter(its["params"])
+        group["params"] = [next(new) if parameter in gone else parameter for parameter in group["params"]]
+    kept = {key: value for key, value in optimiser.state.items() if key not in gone}
+    optimiser.state = defaultdict(dict, kept | other.state)
 
 
 def _track(optimiser: optim.Optimizer, tracked: Any) -> None:

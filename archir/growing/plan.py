@@ -22,6 +22,7 @@ from archir.growing.loop import (
     check_schedulers,
     grown_average,
     grown_optimiser,
+    part_of,
     take_over,
 )
 from archir.growing.options import GrowOptions
@@ -30,7 +31,7 @@ from archir.growing.step_batches import deal
 from archir.growing.training import evaluate
 from archir.growing.unwrapped import check_unwrapped
 from archir.growing.write_back import Writing, taken_back_on_failure, write_into
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Patch
 from archir.rewrite.morphism import Morphism
 from archir.scoring.batch_statistics import with_batch_statistics
 from archir.scoring.batches import AnyBatch
@@ -166,23 +167,59 @@ class Plan:
         rewriting = self.growth.rewriting
         if rewriting is None:
             return model, optimizer
+        if in_place:
+            self._put(rewriting, model, [] if optimizer is None else [optimizer], [] if ema is None else [ema])
+            return model, optimizer
         grown = in_the_manner_of(model, rewriting.after)
         found = None if optimizer is None else grown_optimiser(optimizer, model, rewriting, grown)
         average: GrownAverage | None = None if ema is None else grown_average(ema, model, rewriting, grown)
-        if in_place:
-            writings: list[Writing] = []
-            with taken_back_on_failure(writings):
-                writings.append(write_into(model, self.before, grown, self.graph))
-                if average is not None:
-                    writings.append(write_into(average.inner, self.before, average.module, self.graph))
-            if optimizer is not None and found is not None:
-                take_over(optimizer, found)
-            return model, optimizer
         for one in schedulers:
             one.optimizer = found
         if average is not None:
             average.put()
         return grown, found
+
+    def put_into(
+        self, model: nn.Module, optimizers: Sequence[optim.Optimizer] = (), averages: Sequence[nn.Module] = ()
+    ) -> None:
+        """Put the step into a part of what is trained, in place, where only widths change.
+
+        As `apply` does, but with any number of optimisers and averages; the optimisers may hold parameters of other
+        modules, too, which stay as they are. Schedulers and whatever else is bound to an optimiser need nothing.
+
+        Args:
+            model: the model the step was decided on, its weights as they were then.
+            optimizers: those that hold some of its parameters.
+            averages: moving averages of it.
+
+        Raises:
+            GrowError: as `apply` does. Nothing has changed then.
+        """
+        check_same(model, self.before)
+        parts = [part_of(one, model) for one in optimizers]
+        for part in parts:
+            check_optimiser(part, model)
+        if self.growth.rewriting is not None:
+            self._put(self.growth.rewriting, model, optimizers, averages)
+
+    def _put(
+        self,
+        rewriting: Patch,
+        model: nn.Module,
+        optimizers: Sequence[optim.Optimizer],
+        averages: Sequence[nn.Module],
+    ) -> None:
+        grown = in_the_manner_of(model, rewriting.after)
+        parts = [part_of(one, model) for one in optimizers]
+        found = [grown_optimiser(part, model, rewriting, grown) for part in parts]
+        averaged = [grown_average(one, model, rewriting, grown) for one in averages]
+        writings: list[Writing] = []
+        with taken_back_on_failure(writings):
+            writings.append(write_into(model, self.before, grown, self.graph))
+            for average in averaged:
+                writings.append(write_into(average.inner, self.before, average.module, self.graph))
+        for optimizer, part, its in zip(optimizers, parts, found, strict=True):
+            take_over(optimizer, part, its)
 
     def __str__(self) -> str:
         was, now = self.growth.before, self.growth.cost

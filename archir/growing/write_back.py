@@ -99,7 +99,8 @@ def write_into(model: nn.Module, before: Graph, grown: nn.Module, after: Graph) 
     raise problems[0]
 
 
-def _stored(module: nn.Module) -> dict[str, torch.Tensor]:
+def stored_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters and buffers of a module, those that have several names under each of them."""
     return {
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
@@ -107,7 +108,7 @@ def _stored(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _check_names(model: nn.Module, grown: nn.Module) -> None:
-    old, new = _stored(model), _stored(grown)
+    old, new = stored_tensors(model), stored_tensors(grown)
     added = sorted(new.keys() - old.keys())
     gone = sorted(name for name, tensor in old.items() if name not in new and isinstance(tensor, nn.Parameter))
     for what, names in (("adds", added), ("removes", gone)):
@@ -126,8 +127,8 @@ def _write(writing: Writing, model: nn.Module, before: Graph, grown: nn.Module, 
     Raises:
         GrowError: a layer cannot have such a shape.
     """
-    new = _stored(grown)
-    for name, tensor in _stored(model).items():
+    new = stored_tensors(grown)
+    for name, tensor in stored_tensors(model).items():
         if name in new and new[name] is not tensor:
             path, _, last = name.rpartition(".")
             writing.put(model.get_submodule(path), last, new[name])
