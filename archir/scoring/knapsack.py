@@ -183,8 +183,14 @@ class KnapsackSet:
         return self.change < other.change if self.fits else (self.over, self.change) < (other.over, other.change)
 
     def descend(self, prices: Floats) -> KnapsackSet:
-        """Flip while that lowers the loss and the price of what is used, the most first."""
-        while (found := self._lowering(prices @ self.costs, self.open)) is not None:
+        """Flip while that lowers the loss and the price of what is used, the most first.
+
+        Judged losses are rounded, and a flip may seem to lower them there and back: so this ends in any case.
+        """
+        for _ in range(4 * len(self.inside) + 4):
+            found = self._lowering(prices @ self.costs, self.open)
+            if found is None:
+                break
             self.flip(found)
         return self
 

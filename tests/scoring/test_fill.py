@@ -196,3 +196,19 @@ def test_of_every_width_some_unit_stays() -> None:
         barred=torch.zeros(4, dtype=torch.bool),
     )
     assert set(fill(problem).path) == {0, 1, 3}
+
+
+def test_a_flip_that_seems_to_pay_there_and_back_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses that are judged are rounded."""
+    drawn = draw(1, 0.5, interacting=False, limits=1)
+    found, flips = KnapsackSet(drawn.problem), list[int]()
+    flip = KnapsackSet.flip
+
+    def watched(self: KnapsackSet, candidate: int) -> None:
+        flips.append(candidate)
+        flip(self, candidate)
+
+    monkeypatch.setattr(KnapsackSet, "_lowering", lambda self, paid, among: 3)
+    monkeypatch.setattr(KnapsackSet, "flip", watched)
+    assert found.descend(np.ones(1)) is found
+    assert COUNT < len(flips) <= 8 * COUNT and set(flips) == {3}
