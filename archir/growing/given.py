@@ -127,7 +127,8 @@ _METHODS = ("__len__", "__getitem__")
 def _why(dataset: Any) -> str:
     kind = type(dataset).__name__
     if isinstance(dataset, Iterator):
-        return f"a {kind} can be iterated only once: give the function that makes it"
+        again = "or lambda: (yield from it) if it begins anew each time"
+        return f"a {kind} can be iterated only once: give the function that makes it, {again}"
     if hasattr(dataset, "__getitem__") and not hasattr(dataset, "__len__"):
         return f"a {kind} has no length"
     return f"they are a {kind}"

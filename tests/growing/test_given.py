@@ -261,7 +261,11 @@ def _twice(name: str) -> Any:
 @pytest.mark.parametrize(
     ("given", "error", "named"),
     [
-        (zip(X, Y, strict=True), GrowError, "a zip can be iterated only once: give the function that makes it"),
+        (
+            zip(X, Y, strict=True),
+            GrowError,
+            r"a zip can be iterated only once: give the function that makes it, or lambda: \(yield from it\)",
+        ),
         (batches(8), GrowError, "the training data are no examples(.|\n)*a generator can be iterated only once"),
         (lambda: zip(X, Y, strict=True), FileError, "one number, not one for each example of a batch"),
         (_Endless(), GrowError, r"a _Endless has no length\n.*a data set with a length"),

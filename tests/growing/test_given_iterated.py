@@ -41,6 +41,19 @@ class _Loader:
             yield ModelOutput(x=torch.from_numpy(inputs), labels=torch.from_numpy(labels))  # type: ignore[no-untyped-call]
 
 
+class _Resetting:
+    """An iterator that begins anew each time it is iterated."""
+
+    def __iter__(self) -> Iterator[Any]:
+        self._left = list(batches(7))
+        return self
+
+    def __next__(self) -> Any:
+        if not self._left:
+            raise StopIteration
+        return self._left.pop(0)
+
+
 class _InOrder(SequentialSampler):
     pass
 
@@ -59,6 +72,7 @@ ITERATED: dict[str, Callable[[], Any]] = {
     "a function that makes a generator": lambda: lambda: batches(7),
     "one of batches that are larger": lambda: lambda: batches(11),
     "one that returns a list": lambda: lambda: [{"features": x.tolist(), "label": y.tolist()} for x, y in batches(8)],
+    "one of an iterator that begins anew": lambda: lambda: (yield from _Resetting()),
     "a class": lambda: _Loader,
     "an object": _Loader,
     "examples one by one": _Stream,
