@@ -16,23 +16,18 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from archir.errors import GrowError
-from archir.growing.device import device_of
 from archir.growing.layer_sizes import layer_attributes, own_attributes, spoken_sizes
 from archir.growing.training import evaluating
+from archir.growing.trial_runs import BATCHES, Shapes, inputs_for, trained_shapes, unlike
 from archir.growing.unwrapped import check_unwrapped
 from archir.ir.graph import Graph
-from archir.ir.inputs import random_inputs
 from archir.ir.node import Node
-from archir.scoring.targets import map_tensors
 
 TOLERANCE: Mapping[torch.dtype, float] = {torch.float64: 1e-7, torch.float32: 1e-3}
 """Largest difference that rounding makes, in parts of the largest element; by element type."""
 
 COARSE = 5e-2
 """The same for shorter element types."""
-
-BATCHES = (2, 3)
-"""The sizes of the batches that are run; a module for batches of other sizes is run on some close to them."""
 
 PACKAGES = (f"{Path(torch.__file__).parent.resolve()}{os.sep}", f"{Path(__file__).parents[1].resolve()}{os.sep}")
 """Where code is that is not the user's."""
@@ -65,7 +60,8 @@ def write_into(model: nn.Module, before: Graph, grown: nn.Module, after: Graph) 
 
     The parameters become those of the grown module, under all their names; the layers of `torch.nn` are told their
     sizes, and so are the user's own modules whose attributes are sizes that have changed. Then the model is run on
-    random inputs in evaluation mode, and compared with the grown module.
+    random inputs in evaluation mode, and compared with the grown module. In training mode it may do more than its graph
+    tells: where it ran so before, it has to run so with the new widths, and return results of the same number and kind.
 
     Args:
         model: the model.
@@ -78,16 +74,19 @@ def write_into(model: nn.Module, before: Graph, grown: nn.Module, after: Graph) 
 
     Raises:
         GrowError: something else than widths has changed; or the model does not run with the new widths, or computes
-            something else, because a size is written into its own code: the line is named. It is as it was then.
+            something else, because a size is written into its own code, or what it does in training alone does not
+            take them: the line is named. It is as it was then.
     """
     check_unwrapped(model)
     _check_names(model, grown)
+    trained = _trained_before(model, before)
     problems: list[GrowError] = []
     for eagerly in (False, True):
         writing = Writing()
         try:
             _write(writing, model, before, grown, after, eagerly=eagerly)
             _check_runs(model, grown, before, after)
+            _check_trains(model, after, trained)
         except GrowError as error:
             writing.take_back()
             problems.append(error)
@@ -158,10 +157,10 @@ def _check_runs(model: nn.Module, grown: nn.Module, before: Graph, after: Graph)
     Raises:
         GrowError: it does not run, or computes something else.
     """
-    device, suspects = device_of(model), _lines(before, after)
+    suspects = _lines(before, after)
     with evaluating(model), evaluating(grown), torch.no_grad():
         for batch in BATCHES:
-            args, kwargs = map_tensors(lambda t: t.to(device), random_inputs(after, batch))
+            args, kwargs = inputs_for(model, after, batch)
             wanted = pytree.tree_leaves(grown(*args, **kwargs))
             try:
                 found = pytree.tree_leaves(model(*args, **kwargs))
@@ -172,6 +171,37 @@ def _check_runs(model: nn.Module, grown: nn.Module, before: Graph, after: Graph)
                 raise _refused(f"{type(error).__name__}: {error}".splitlines()[0], where) from error
             if difference := _difference(wanted, found):
                 raise _refused(difference, suspects)
+
+
+def _trained_before(model: nn.Module, before: Graph) -> list[Shapes] | None:
+    """Return the shapes a model returns in training mode; None if it does not run so, as where it asks for targets."""
+    try:
+        return trained_shapes(model, before)
+    except Exception:  # of code of the user's
+        return None
+
+
+def _check_trains(model: nn.Module, after: Graph, before: list[Shapes] | None) -> None:
+    """Run a model in training mode, where it does what its graph does not tell of, and compare shapes.
+
+    Raises:
+        GrowError: it does not run, though it did, or returns results of other shapes.
+    """
+    if before is None:
+        return
+    where = ""
+    try:
+        why = unlike(before, trained_shapes(model, after))
+    except Exception as error:  # of code of the user's
+        why, where = f"{type(error).__name__}: {error}".splitlines()[0], _line(error)
+    if why:
+        raise GrowError(
+            "the model does not take the new widths in training",
+            where=where,
+            why=why,
+            hint="what it does in training alone is not in its graph, and cannot change with it: do it in evaluation "
+            "mode, too, or read the size off a tensor",
+        )
 
 
 def _refused(why: str, where: Sequence[str]) -> GrowError:

@@ -241,3 +241,74 @@ def test_tied_and_frozen_parameters_stay_so() -> None:
     assert model.head.weight is model.tokens.weight and isinstance(model.head.weight, nn.Parameter)
     assert model.tokens.embedding_dim == model.head.in_features > 4
     assert not model.inner.weight.requires_grad and model.inner.bias.requires_grad
+
+
+class Training(nn.Module):
+    """What is in no graph: an auxiliary head in training, a teacher that follows, a count, a generator, a size."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.steps, self.generator = kind, 0, torch.Generator().manual_seed(3)
+        self.inner, self.norm, self.outer = nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)
+        self.aux, self.teacher = nn.Linear(4, 3), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        hidden = self.norm(self.inner(x)).relu()
+        found: Tensor = self.outer(hidden)
+        if not self.training:
+            return found
+        if self.kind == "targets":
+            raise ValueError("give targets")
+        self.steps += 1
+        self.teacher.weight.data.add_(torch.rand(2, 2, generator=self.generator) + torch.rand(2, 2))
+        if self.kind == "head":
+            return found, self.aux(hidden)
+        if self.kind == "mixed":
+            return found, hidden.reshape(-1, 4).sum(1)
+        return found, hidden, hidden * torch.bernoulli(torch.full((hidden.shape[1],), 0.5))
+
+
+def _state(model: Training) -> list[Any]:
+    modes = [part.training for part in model.modules()]
+    random = [torch.get_rng_state().tolist(), model.generator.get_state().tolist()]
+    return [modes, model.steps, *random, sizes(model)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("head", r"where: .*self\.aux\(hidden\).*\n  why:   RuntimeError"),
+        ("mixed", r"why:   result 1 was \[2\], and becomes \[4\]"),
+    ],
+)
+def test_what_is_done_in_training_alone_has_to_take_the_new_widths(kind: str, why: str, training: bool) -> None:
+    torch.manual_seed(0)
+    model = Training(kind)
+    with pytest.warns(archir.CaptureWarning):
+        graph = archir.trace(model, (torch.randn(4, 6),))
+    model.train(training)
+    wider = archir.apply(graph, "split{width=w0, units=[0, 1, 2, 3]}")
+    before, held = _state(model), {n: t.clone() for n, t in model.state_dict().items()}
+    with pytest.raises(GrowError, match=rf"does not take the new widths in training\n  {why}"):
+        archir.write_back(wider, model)
+    assert _state(model) == before
+    assert all(torch.equal(tensor, held[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["hidden", "targets"])
+def test_a_run_in_training_leaves_a_model_as_it_is(kind: str) -> None:
+    """Hidden values are returned wider; one that asks for targets cannot be run, before or after."""
+    torch.manual_seed(0)
+    model = Training(kind)
+    with pytest.warns(archir.CaptureWarning):
+        graph = archir.trace(model, (torch.randn(4, 6),))
+    wider = archir.apply(graph, "split{width=w0, units=[1]}")
+    before, teacher = _state(model)[:-1], model.teacher.weight.clone()
+    archir.write_back(wider, model)
+    assert _state(model)[:-1] == before and torch.equal(model.teacher.weight, teacher)
+    buffers = dict(model.norm.named_buffers())
+    assert model.inner.out_features == 5 and int(buffers["num_batches_tracked"]) == 0
+    assert torch.equal(buffers["running_mean"], torch.zeros(5)) and type(model.inner.weight) is nn.Parameter
+    if kind == "hidden":
+        assert [tuple(t.shape) for t in model(torch.randn(4, 6))] == [(4, 3), (4, 5), (4, 5)]
