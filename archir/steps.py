@@ -80,9 +80,9 @@ def write_back(graph: Graph, model: nn.Module) -> nn.Module:
 
     The parameters are replaced, the attributes of layers that tell of sizes are set (`out_channels`, `num_features`,
     `groups`, `normalized_shape`, numbers of heads, hidden sizes), and so are whole numbers among the attributes of the
-    module's own classes that are sizes which have changed. Then it is run and compared with the graph, and run in
-    training mode as well. An optimiser that was made before holds parameters that are gone: `Plan.apply(...,
-    in_place=True)` takes it along.
+    module's own classes that are sizes which have changed, if its forward reads them. Then it is run and compared with
+    the graph, and run in training mode as well. An optimiser that was made before holds parameters that are gone:
+    `Plan.apply(..., in_place=True)` takes it along.
 
     Args:
         graph: what a rewriting of widths made of the graph of the module.

@@ -1,4 +1,4 @@
-"""Runs of a model in training mode that leave the model and the random generators as they were."""
+"""Runs of a model on random inputs that leave the model and the random generators as they were."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def inputs_for(model: nn.Module, graph: Graph, batch: int) -> tuple[Any, Any]:
     return found
 
 
-def trained_shapes(model: nn.Module, graph: Graph) -> list[Shapes]:
-    """Return the shapes of what a model returns in training mode, for every size of `BATCHES`.
+def results_of(model: nn.Module, graph: Graph, batch: int, *, training: bool) -> list[Any]:
+    """Return what a model returns for random inputs, in order.
 
     It is run on copies of its tensors, without gradients. Its tensors, modes and attributes, and the generators it
     draws from, are as they were afterwards; a list that it appends to is not.
@@ -41,17 +41,21 @@ def trained_shapes(model: nn.Module, graph: Graph) -> list[Shapes]:
     Args:
         model: the model.
         graph: whose inputs it takes.
+        batch: size of the batch.
+        training: whether it is run in training mode.
     """
-    found: list[Shapes] = []
-    for batch in BATCHES:
-        args, kwargs = inputs_for(model, graph, batch)
-        with _left_as_it_was(model), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # told in training
-            copies: dict[str, torch.Tensor] = {name: b.clone() for name, b in model.named_buffers()}
-            copies |= {n: nn.Parameter(p.clone(), requires_grad=p.requires_grad) for n, p in model.named_parameters()}
-            results = pytree.tree_leaves(functional_call(model.train(), copies, args, kwargs))
-        found.append([tuple(r.shape) if isinstance(r, torch.Tensor) else () for r in results])
-    return found
+    args, kwargs = inputs_for(model, graph, batch)
+    with _left_as_it_was(model), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # told in training
+        copies: dict[str, torch.Tensor] = {name: b.clone() for name, b in model.named_buffers()}
+        copies |= {n: nn.Parameter(p.clone(), requires_grad=p.requires_grad) for n, p in model.named_parameters()}
+        return pytree.tree_leaves(functional_call(model.train(training), copies, args, kwargs))
+
+
+def trained_shapes(model: nn.Module, graph: Graph) -> list[Shapes]:
+    """Return the shapes of what a model returns in training mode, for every size of `BATCHES`; see `results_of`."""
+    runs = [results_of(model, graph, batch, training=True) for batch in BATCHES]
+    return [[tuple(r.shape) if isinstance(r, torch.Tensor) else () for r in results] for results in runs]
 
 
 def unlike(before: Sequence[Shapes], after: Sequence[Shapes]) -> str:

@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from archir.errors import GrowError
-from archir.growing.layer_sizes import layer_attributes, own_attributes, spoken_sizes
+from archir.growing.attributes_read import attributes_read
+from archir.growing.layer_sizes import Attributes, layer_attributes, own_attributes, spoken_sizes
 from archir.growing.training import evaluating
 from archir.growing.trial_runs import BATCHES, Shapes, inputs_for, trained_shapes, unlike
 from archir.growing.unwrapped import check_unwrapped
@@ -59,8 +60,9 @@ def write_into(model: nn.Module, before: Graph, grown: nn.Module, after: Graph) 
     """Put the tensors of a grown module into a model whose graph it was made from, in place.
 
     The parameters become those of the grown module, under all their names; the layers of `torch.nn` are told their
-    sizes, and so are the user's own modules whose attributes are sizes that have changed. Then the model is run on
-    random inputs in evaluation mode, and compared with the grown module. In training mode it may do more than its graph
+    sizes, and so are the user's own modules whose attributes are sizes that have changed, if its forward reads them.
+    Then the model is run on random inputs in evaluation mode, and compared with the grown module; where it does not run
+    so, it is tried with fewer of these attributes changed. In training mode it may do more than its graph
     tells: where it ran so before, it has to run so with the new widths, and return results of the same number and kind.
 
     Args:
@@ -81,10 +83,10 @@ def write_into(model: nn.Module, before: Graph, grown: nn.Module, after: Graph) 
     _check_names(model, grown)
     trained = _trained_before(model, before)
     problems: list[GrowError] = []
-    for eagerly in (False, True):
+    for own in _own_sizes(model, before, after):
         writing = Writing()
         try:
-            _write(writing, model, before, grown, after, eagerly=eagerly)
+            _write(writing, model, grown, after, own)
             _check_runs(model, grown, before, after)
             _check_trains(model, after, trained)
         except GrowError as error:
@@ -120,7 +122,41 @@ def _check_names(model: nn.Module, grown: nn.Module) -> None:
             )
 
 
-def _write(writing: Writing, model: nn.Module, before: Graph, grown: nn.Module, after: Graph, *, eagerly: bool) -> None:
+def _own_sizes(model: nn.Module, before: Graph, after: Graph) -> Iterator[dict[nn.Module, Attributes]]:
+    """Yield what may be put into attributes of the user's own modules: all that are read, all but one name, none."""
+    tried: list[dict[nn.Module, Attributes]] = []
+    spoken = {
+        part: spoken_sizes(before, after, path)
+        for part, path in _paths(model, before).items()
+        if not type(part).__module__.startswith("torch.")
+    }
+    every = {part: own_attributes(part, sizes, eagerly=True) for part, sizes in spoken.items()}
+    read = attributes_read(model, before, [(part, name) for part, names in every.items() for name in names])
+    names = sorted({name for _, name in read})
+    for eagerly in (False, True):
+        all_read = {
+            part: {name: v for name, v in own_attributes(part, sizes, eagerly=eagerly).items() if (part, name) in read}
+            for part, sizes in spoken.items()
+        }
+        for left_out in [set(), *({name} for name in names), set(names)]:
+            own = {p: {n: v for n, v in found.items() if n not in left_out} for p, found in all_read.items()}
+            if own not in tried:
+                tried.append(own)
+                yield own
+
+
+def _paths(model: nn.Module, graph: Graph) -> dict[nn.Module, str]:
+    """Return the path of every module; of one with several paths that under which it is called."""
+    called = {call.location.module if call.location else "" for call in graph.calls}
+    paths: dict[nn.Module, list[str]] = {}
+    for path, part in model.named_modules(remove_duplicate=False):
+        paths.setdefault(part, []).append(path)
+    return {part: next((name for name in names if name in called), names[0]) for part, names in paths.items()}
+
+
+def _write(
+    writing: Writing, model: nn.Module, grown: nn.Module, after: Graph, own: Mapping[nn.Module, Attributes]
+) -> None:
     """Put tensors and sizes into a model.
 
     Raises:
@@ -134,19 +170,13 @@ def _write(writing: Writing, model: nn.Module, before: Graph, grown: nn.Module, 
     calls: dict[str, list[Node]] = {}
     for call in after.calls:
         calls.setdefault(call.location.module if call.location else "", []).append(call)
-    paths: dict[nn.Module, list[str]] = {}
-    for path, part in model.named_modules(remove_duplicate=False):
-        paths.setdefault(part, []).append(path)
-    for part, names in paths.items():
-        path = next((name for name in names if name in calls), names[0])
+    for part, path in _paths(model, after).items():
         try:
             found = layer_attributes(part, calls.get(path, []))
         except GrowError as error:
             what = f"{path or 'the model'}, a {type(part).__name__}, cannot change so in place"
             raise GrowError(what, why=error.what) from error
-        if not type(part).__module__.startswith("torch."):
-            found = own_attributes(part, spoken_sizes(before, after, path), eagerly=eagerly) | found
-        for name, value in found.items():
+        for name, value in (own.get(part, {}) | found).items():
             if getattr(part, name) != value:
                 writing.put(part, name, value)
 

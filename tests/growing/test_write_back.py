@@ -159,6 +159,53 @@ def test_numbers_of_heads_in_modules_of_ones_own_are_set() -> None:
     torch.testing.assert_close(model(x), after.module().eval()(x))
 
 
+class Counts(nn.Module):
+    """Whole numbers that are as large as a width by chance, and sizes that are read in one way or another."""
+
+    factor = 4
+    """Said of the class, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes, self.epochs, self.shape, self.checked = 4, 4, [4, 8], 4
+        self.hidden, self.noisy, self.width, self.factor = 4, 4, 4, 4
+        self.inner, self.part, self.head = nn.Linear(6, 4), nn.Identity(), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.inner(x).relu().view(x.shape[0], self.hidden)
+        if self.training:
+            hidden = hidden + torch.randn(self.noisy)
+        found: Tensor = self.head(hidden.view(x.shape[0], self.factor))
+        assert found.shape[1] == self.checked, "classes are missing"
+        return found
+
+
+class Around(nn.Module):
+    """Has these within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.within = Counts()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.within(x)
+        return found
+
+
+def test_whole_numbers_that_forward_does_not_read_stay() -> None:
+    torch.manual_seed(0)
+    model, x = Around(), torch.randn(3, 6)
+    with pytest.warns(archir.CaptureWarning):
+        graph = archir.trace(model, (x,))
+    wider, own, kinds = archir.apply(graph, "split{width=w0, units=[1]}"), model.within, dict(vars(Counts))
+    archir.write_back(wider, model)
+    assert (own.classes, own.epochs, own.shape, own.width, own.checked) == (4, 4, [4, 8], 4, 4)
+    assert (own.hidden, own.noisy, own.factor, own.inner.out_features) == (5, 5, 5, 5)
+    assert dict(vars(Counts)) == kinds and Counts.factor == 4
+    torch.testing.assert_close(model.eval()(x), wider.module().eval()(x))
+    assert model.train()(x).shape == (3, 4)
+
+
 def test_a_size_written_into_the_code_is_refused_with_its_line_and_the_model_is_as_it_was() -> None:
     torch.manual_seed(0)
     model, x = Heads(written=True).eval(), torch.randn(2, 6, 5)
