@@ -93,9 +93,9 @@ def write_back(graph: Graph, model: nn.Module) -> nn.Module:
 
     Raises:
         CaptureError: the module cannot be captured.
-        GrowError: the module is wrapped; more than widths differs; or it does not run with the new widths, in training
-            for one, or computes something else, since a size is written into its code, and that line is named. It is
-            as it was then.
+        GrowError: the module is wrapped; more than widths differs; the graph is that of another module; or it does not
+            run with the new widths, in training for one, or computes something else, since a size is written into its
+            code, and that line is named. It is as it was then.
     """
     check_unwrapped(model)
     args, kwargs = map_tensors(lambda t: t.to(device_of(model)), random_inputs(graph))

@@ -23,6 +23,7 @@ from archir.growing.trial_runs import BATCHES, Shapes, inputs_for, trained_shape
 from archir.growing.unwrapped import check_unwrapped
 from archir.ir.graph import Graph
 from archir.ir.node import Node
+from archir.ir.types import TensorType
 
 TOLERANCE: Mapping[torch.dtype, float] = {torch.float64: 1e-7, torch.float32: 1e-3}
 """Largest difference that rounding makes, in parts of the largest element; by element type."""
@@ -75,9 +76,9 @@ def write_into(model: nn.Module, before: Graph, grown: nn.Module, after: Graph) 
         What was put in, to be taken back if something else fails.
 
     Raises:
-        GrowError: something else than widths has changed; or the model does not run with the new widths, or computes
-            something else, because a size is written into its own code, or what it does in training alone does not
-            take them: the line is named. It is as it was then.
+        GrowError: something else than widths has changed; the graph is that of another model; or the model does not run
+            with the new widths, or computes something else, because a size is written into its own code, or what it
+            does in training alone does not take them: the line is named. It is as it was then.
     """
     check_unwrapped(model)
     _check_names(model, grown)
@@ -97,7 +98,7 @@ def write_into(model: nn.Module, before: Graph, grown: nn.Module, after: Graph) 
             raise
         else:
             return writing
-    raise problems[0]
+    raise _another_program(model, grown, before, after, problems[0]) or problems[0]
 
 
 def stored_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -232,6 +233,37 @@ def _check_trains(model: nn.Module, after: Graph, before: list[Shapes] | None) -
             hint="what it does in training alone is not in its graph, and cannot change with it: do it in evaluation "
             "mode, too, or read the size off a tensor",
         )
+
+
+def _another_program(
+    model: nn.Module, grown: nn.Module, before: Graph, after: Graph, problem: GrowError
+) -> GrowError | None:
+    """Return what to say if it cannot be for the widths that a model is refused; None if it can.
+
+    A rewriting of widths leaves the calls there were, in their order.
+    """
+    hint = "give a graph that rewritings of widths have made of the graph of this very module"
+    calls, at = _tensor_calls(after), 0
+    for call in _tensor_calls(before):
+        found = next((i for i in range(at, len(calls)) if calls[i].op == call.op), None)
+        if found is None:
+            instead, place = calls[at].op if at < len(calls) else "nothing more", call.location
+            return GrowError(
+                "the graph is that of another model",
+                where=f"{place.file}:{place.line}" if place is not None and place.file else "",
+                why=f"the model calls {call.op} where the graph calls {instead}",
+                hint=hint,
+            )
+        at = found + 1
+    shapes = [{name: t.shape for name, t in stored_tensors(m).items()} for m in (model, grown)]
+    if any(shapes[0].get(name) != shape for name, shape in shapes[1].items()):
+        return None
+    return GrowError("the model and the graph do not agree, and no width differs", why=problem.why, hint=hint)
+
+
+def _tensor_calls(graph: Graph) -> list[Node]:
+    """Return the calls of a graph that make tensors: which sizes it asks for depends on how it was captured."""
+    return [call for call in graph.calls if any(isinstance(type_, TensorType) for type_ in call.results)]
 
 
 def _refused(why: str, where: Sequence[str]) -> GrowError:

@@ -359,3 +359,23 @@ def test_a_run_in_training_leaves_a_model_as_it_is(kind: str) -> None:
     assert torch.equal(buffers["running_mean"], torch.zeros(5)) and type(model.inner.weight) is nn.Parameter
     if kind == "hidden":
         assert [tuple(t.shape) for t in model(torch.randn(4, 6))] == [(4, 3), (4, 5), (4, 5)]
+
+
+@pytest.mark.parametrize("wider", [False, True])
+def test_a_graph_of_another_model_is_told_from_a_size_in_the_code(wider: bool) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), torch.randn(3, 6)
+    other = archir.trace(nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)), (x,))
+    held = dict(model.named_parameters())
+    why = r"that of another model\n(  where: .*\n)?  why:   the model calls aten.relu.* where the graph calls aten.tanh"
+    with pytest.raises(GrowError, match=why):
+        archir.write_back(archir.apply(other, "split{width=w0, units=[1]}") if wider else other, model)
+    assert all(p is held[n] for n, p in model.named_parameters()) and model[0].out_features == 4
+
+
+def test_a_graph_of_a_model_with_other_numbers_in_its_code_is_told_from_a_size() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 4), nn.LeakyReLU(0.1)), torch.randn(3, 6)
+    other = archir.trace(nn.Sequential(nn.Linear(6, 4), nn.LeakyReLU(0.9)), (x,))
+    with pytest.raises(GrowError, match=r"no width differs\n  why:   result 0 differs by .*\n  hint:  give a graph"):
+        archir.write_back(other, model)
