@@ -80,8 +80,9 @@ def write_back(graph: Graph, model: nn.Module) -> nn.Module:
 
     The parameters are replaced, the attributes of layers that tell of sizes are set (`out_channels`, `num_features`,
     `groups`, `normalized_shape`, numbers of heads, hidden sizes), and so are whole numbers among the attributes of the
-    module's own classes that are sizes which have changed. Then it is run and compared with the graph. An optimiser
-    that was made before holds parameters that are gone: `Plan.apply(..., in_place=True)` takes it along.
+    module's own classes that are sizes which have changed, if its forward reads them. Then it is run and compared with
+    the graph, and run in training mode as well. An optimiser that was made before holds parameters that are gone:
+    `Plan.apply(..., in_place=True)` takes it along.
 
     Args:
         graph: what a rewriting of widths made of the graph of the module.
@@ -92,8 +93,9 @@ def write_back(graph: Graph, model: nn.Module) -> nn.Module:
 
     Raises:
         CaptureError: the module cannot be captured.
-        GrowError: the module is wrapped; more than widths differs; or it does not run with the new widths, or computes
-            something else, since a size is written into its code, and that line is named. It is as it was then.
+        GrowError: the module is wrapped; more than widths differs; the graph is that of another module; or it does not
+            run with the new widths, in training for one, or computes something else, since a size is written into its
+            code, and that line is named. It is as it was then.
     """
     check_unwrapped(model)
     args, kwargs = map_tensors(lambda t: t.to(device_of(model)), random_inputs(graph))

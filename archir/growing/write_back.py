@@ -16,23 +16,20 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from archir.errors import GrowError
-from archir.growing.device import device_of
-from archir.growing.layer_sizes import layer_attributes, own_attributes, spoken_sizes
+from archir.growing.attributes_read import attributes_read
+from archir.growing.layer_sizes import Attributes, layer_attributes, own_attributes, spoken_sizes
 from archir.growing.training import evaluating
+from archir.growing.trial_runs import BATCHES, Shapes, inputs_for, trained_shapes, unlike
 from archir.growing.unwrapped import check_unwrapped
 from archir.ir.graph import Graph
-from archir.ir.inputs import random_inputs
 from archir.ir.node import Node
-from archir.scoring.targets import map_tensors
+from archir.ir.types import TensorType
 
 TOLERANCE: Mapping[torch.dtype, float] = {torch.float64: 1e-7, torch.float32: 1e-3}
 """Largest difference that rounding makes, in parts of the largest element; by element type."""
 
 COARSE = 5e-2
 """The same for shorter element types."""
-
-BATCHES = (2, 3)
-"""The sizes of the batches that are run; a module for batches of other sizes is run on some close to them."""
 
 PACKAGES = (f"{Path(torch.__file__).parent.resolve()}{os.sep}", f"{Path(__file__).parents[1].resolve()}{os.sep}")
 """Where code is that is not the user's."""
@@ -64,8 +61,10 @@ def write_into(model: nn.Module, before: Graph, grown: nn.Module, after: Graph) 
     """Put the tensors of a grown module into a model whose graph it was made from, in place.
 
     The parameters become those of the grown module, under all their names; the layers of `torch.nn` are told their
-    sizes, and so are the user's own modules whose attributes are sizes that have changed. Then the model is run on
-    random inputs in evaluation mode, and compared with the grown module.
+    sizes, and so are the user's own modules whose attributes are sizes that have changed, if its forward reads them.
+    Then the model is run on random inputs in evaluation mode, and compared with the grown module; where it does not run
+    so, it is tried with fewer of these attributes changed. In training mode it may do more than its graph
+    tells: where it ran so before, it has to run so with the new widths, and return results of the same number and kind.
 
     Args:
         model: the model.
@@ -77,17 +76,20 @@ def write_into(model: nn.Module, before: Graph, grown: nn.Module, after: Graph) 
         What was put in, to be taken back if something else fails.
 
     Raises:
-        GrowError: something else than widths has changed; or the model does not run with the new widths, or computes
-            something else, because a size is written into its own code: the line is named. It is as it was then.
+        GrowError: something else than widths has changed; the graph is that of another model; or the model does not run
+            with the new widths, or computes something else, because a size is written into its own code, or what it
+            does in training alone does not take them: the line is named. It is as it was then.
     """
     check_unwrapped(model)
     _check_names(model, grown)
+    trained = _trained_before(model, before)
     problems: list[GrowError] = []
-    for eagerly in (False, True):
+    for own in _own_sizes(model, before, after):
         writing = Writing()
         try:
-            _write(writing, model, before, grown, after, eagerly=eagerly)
+            _write(writing, model, grown, after, own)
             _check_runs(model, grown, before, after)
+            _check_trains(model, after, trained)
         except GrowError as error:
             writing.take_back()
             problems.append(error)
@@ -96,7 +98,7 @@ def write_into(model: nn.Module, before: Graph, grown: nn.Module, after: Graph) 
             raise
         else:
             return writing
-    raise problems[0]
+    raise _another_program(model, grown, before, after, problems[0]) or problems[0]
 
 
 def stored_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -121,7 +123,41 @@ def _check_names(model: nn.Module, grown: nn.Module) -> None:
             )
 
 
-def _write(writing: Writing, model: nn.Module, before: Graph, grown: nn.Module, after: Graph, *, eagerly: bool) -> None:
+def _own_sizes(model: nn.Module, before: Graph, after: Graph) -> Iterator[dict[nn.Module, Attributes]]:
+    """Yield what may be put into attributes of the user's own modules: all that are read, all but one name, none."""
+    tried: list[dict[nn.Module, Attributes]] = []
+    spoken = {
+        part: spoken_sizes(before, after, path)
+        for part, path in _paths(model, before).items()
+        if not type(part).__module__.startswith("torch.")
+    }
+    every = {part: own_attributes(part, sizes, eagerly=True) for part, sizes in spoken.items()}
+    read = attributes_read(model, before, [(part, name) for part, names in every.items() for name in names])
+    names = sorted({name for _, name in read})
+    for eagerly in (False, True):
+        all_read = {
+            part: {name: v for name, v in own_attributes(part, sizes, eagerly=eagerly).items() if (part, name) in read}
+            for part, sizes in spoken.items()
+        }
+        for left_out in [set(), *({name} for name in names), set(names)]:
+            own = {p: {n: v for n, v in found.items() if n not in left_out} for p, found in all_read.items()}
+            if own not in tried:
+                tried.append(own)
+                yield own
+
+
+def _paths(model: nn.Module, graph: Graph) -> dict[nn.Module, str]:
+    """Return the path of every module; of one with several paths that under which it is called."""
+    called = {call.location.module if call.location else "" for call in graph.calls}
+    paths: dict[nn.Module, list[str]] = {}
+    for path, part in model.named_modules(remove_duplicate=False):
+        paths.setdefault(part, []).append(path)
+    return {part: next((name for name in names if name in called), names[0]) for part, names in paths.items()}
+
+
+def _write(
+    writing: Writing, model: nn.Module, grown: nn.Module, after: Graph, own: Mapping[nn.Module, Attributes]
+) -> None:
     """Put tensors and sizes into a model.
 
     Raises:
@@ -135,19 +171,13 @@ def _write(writing: Writing, model: nn.Module, before: Graph, grown: nn.Module, 
     calls: dict[str, list[Node]] = {}
     for call in after.calls:
         calls.setdefault(call.location.module if call.location else "", []).append(call)
-    paths: dict[nn.Module, list[str]] = {}
-    for path, part in model.named_modules(remove_duplicate=False):
-        paths.setdefault(part, []).append(path)
-    for part, names in paths.items():
-        path = next((name for name in names if name in calls), names[0])
+    for part, path in _paths(model, after).items():
         try:
             found = layer_attributes(part, calls.get(path, []))
         except GrowError as error:
             what = f"{path or 'the model'}, a {type(part).__name__}, cannot change so in place"
             raise GrowError(what, why=error.what) from error
-        if not type(part).__module__.startswith("torch."):
-            found = own_attributes(part, spoken_sizes(before, after, path), eagerly=eagerly) | found
-        for name, value in found.items():
+        for name, value in (own.get(part, {}) | found).items():
             if getattr(part, name) != value:
                 writing.put(part, name, value)
 
@@ -158,10 +188,10 @@ def _check_runs(model: nn.Module, grown: nn.Module, before: Graph, after: Graph)
     Raises:
         GrowError: it does not run, or computes something else.
     """
-    device, suspects = device_of(model), _lines(before, after)
+    suspects = _lines(before, after)
     with evaluating(model), evaluating(grown), torch.no_grad():
         for batch in BATCHES:
-            args, kwargs = map_tensors(lambda t: t.to(device), random_inputs(after, batch))
+            args, kwargs = inputs_for(model, after, batch)
             wanted = pytree.tree_leaves(grown(*args, **kwargs))
             try:
                 found = pytree.tree_leaves(model(*args, **kwargs))
@@ -172,6 +202,68 @@ def _check_runs(model: nn.Module, grown: nn.Module, before: Graph, after: Graph)
                 raise _refused(f"{type(error).__name__}: {error}".splitlines()[0], where) from error
             if difference := _difference(wanted, found):
                 raise _refused(difference, suspects)
+
+
+def _trained_before(model: nn.Module, before: Graph) -> list[Shapes] | None:
+    """Return the shapes a model returns in training mode; None if it does not run so, as where it asks for targets."""
+    try:
+        return trained_shapes(model, before)
+    except Exception:  # of code of the user's
+        return None
+
+
+def _check_trains(model: nn.Module, after: Graph, before: list[Shapes] | None) -> None:
+    """Run a model in training mode, where it does what its graph does not tell of, and compare shapes.
+
+    Raises:
+        GrowError: it does not run, though it did, or returns results of other shapes.
+    """
+    if before is None:
+        return
+    where = ""
+    try:
+        why = unlike(before, trained_shapes(model, after))
+    except Exception as error:  # of code of the user's
+        why, where = f"{type(error).__name__}: {error}".splitlines()[0], _line(error)
+    if why:
+        raise GrowError(
+            "the model does not take the new widths in training",
+            where=where,
+            why=why,
+            hint="what it does in training alone is not in its graph, and cannot change with it: do it in evaluation "
+            "mode, too, or read the size off a tensor",
+        )
+
+
+def _another_program(
+    model: nn.Module, grown: nn.Module, before: Graph, after: Graph, problem: GrowError
+) -> GrowError | None:
+    """Return what to say if it cannot be for the widths that a model is refused; None if it can.
+
+    A rewriting of widths leaves the calls there were, in their order.
+    """
+    hint = "give a graph that rewritings of widths have made of the graph of this very module"
+    calls, at = _tensor_calls(after), 0
+    for call in _tensor_calls(before):
+        found = next((i for i in range(at, len(calls)) if calls[i].op == call.op), None)
+        if found is None:
+            instead, place = calls[at].op if at < len(calls) else "nothing more", call.location
+            return GrowError(
+                "the graph is that of another model",
+                where=f"{place.file}:{place.line}" if place is not None and place.file else "",
+                why=f"the model calls {call.op} where the graph calls {instead}",
+                hint=hint,
+            )
+        at = found + 1
+    shapes = [{name: t.shape for name, t in stored_tensors(m).items()} for m in (model, grown)]
+    if any(shapes[0].get(name) != shape for name, shape in shapes[1].items()):
+        return None
+    return GrowError("the model and the graph do not agree, and no width differs", why=problem.why, hint=hint)
+
+
+def _tensor_calls(graph: Graph) -> list[Node]:
+    """Return the calls of a graph that make tensors: which sizes it asks for depends on how it was captured."""
+    return [call for call in graph.calls if any(isinstance(type_, TensorType) for type_ in call.results)]
 
 
 def _refused(why: str, where: Sequence[str]) -> GrowError:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import nn, optim
@@ -21,6 +18,7 @@ from archir.growing.grow import checked_options
 from archir.growing.in_place import check_widths_only, kinds_in_place
 from archir.growing.options import GrowOptions
 from archir.growing.plan import Plan
+from archir.growing.random_state import random_state_kept
 from archir.growing.stages import Stage, next_stage, sizes_of
 from archir.ir.seeds import derived_seed
 from archir.kinds import Kinds
@@ -235,27 +233,6 @@ def _check_kept(part: nn.Module, plan: Plan) -> None:
                 f"{name} would change, and checkpoints do not hold it",
                 hint="register it with persistent=True",
             )
-
-
-@contextmanager
-def random_state_kept(device: torch.device, seed: int) -> Iterator[None]:
-    """Draw from the global generators under a seed within the block, and leave them as they were.
-
-    Args:
-        device: whose generator counts beside that of the CPU.
-        seed: the seed.
-    """
-    drawn, numbers = random.getstate(), np.random.get_state()
-    devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
-        torch.manual_seed(seed) if devices else torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(drawn)
-            np.random.set_state(numbers)
 
 
 def anew(loader: Iterable[Any], seed: int) -> Iterable[Any]:

@@ -159,6 +159,53 @@ def test_numbers_of_heads_in_modules_of_ones_own_are_set() -> None:
     torch.testing.assert_close(model(x), after.module().eval()(x))
 
 
+class Counts(nn.Module):
+    """Whole numbers that are as large as a width by chance, and sizes that are read in one way or another."""
+
+    factor = 4
+    """Said of the class, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes, self.epochs, self.shape, self.checked = 4, 4, [4, 8], 4
+        self.hidden, self.noisy, self.width, self.factor = 4, 4, 4, 4
+        self.inner, self.part, self.head = nn.Linear(6, 4), nn.Identity(), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.inner(x).relu().view(x.shape[0], self.hidden)
+        if self.training:
+            hidden = hidden + torch.randn(self.noisy)
+        found: Tensor = self.head(hidden.view(x.shape[0], self.factor))
+        assert found.shape[1] == self.checked, "classes are missing"
+        return found
+
+
+class Around(nn.Module):
+    """Has these within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.within = Counts()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.within(x)
+        return found
+
+
+def test_whole_numbers_that_forward_does_not_read_stay() -> None:
+    torch.manual_seed(0)
+    model, x = Around(), torch.randn(3, 6)
+    with pytest.warns(archir.CaptureWarning):
+        graph = archir.trace(model, (x,))
+    wider, own, kinds = archir.apply(graph, "split{width=w0, units=[1]}"), model.within, dict(vars(Counts))
+    archir.write_back(wider, model)
+    assert (own.classes, own.epochs, own.shape, own.width, own.checked) == (4, 4, [4, 8], 4, 4)
+    assert (own.hidden, own.noisy, own.factor, own.inner.out_features) == (5, 5, 5, 5)
+    assert dict(vars(Counts)) == kinds and Counts.factor == 4
+    torch.testing.assert_close(model.eval()(x), wider.module().eval()(x))
+    assert model.train()(x).shape == (3, 4)
+
+
 def test_a_size_written_into_the_code_is_refused_with_its_line_and_the_model_is_as_it_was() -> None:
     torch.manual_seed(0)
     model, x = Heads(written=True).eval(), torch.randn(2, 6, 5)
@@ -241,3 +288,94 @@ def test_tied_and_frozen_parameters_stay_so() -> None:
     assert model.head.weight is model.tokens.weight and isinstance(model.head.weight, nn.Parameter)
     assert model.tokens.embedding_dim == model.head.in_features > 4
     assert not model.inner.weight.requires_grad and model.inner.bias.requires_grad
+
+
+class Training(nn.Module):
+    """What is in no graph: an auxiliary head in training, a teacher that follows, a count, a generator, a size."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.steps, self.generator = kind, 0, torch.Generator().manual_seed(3)
+        self.inner, self.norm, self.outer = nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)
+        self.aux, self.teacher = nn.Linear(4, 3), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        hidden = self.norm(self.inner(x)).relu()
+        found: Tensor = self.outer(hidden)
+        if not self.training:
+            return found
+        if self.kind == "targets":
+            raise ValueError("give targets")
+        self.steps += 1
+        self.teacher.weight.data.add_(torch.rand(2, 2, generator=self.generator) + torch.rand(2, 2))
+        if self.kind == "head":
+            return found, self.aux(hidden)
+        if self.kind == "mixed":
+            return found, hidden.reshape(-1, 4).sum(1)
+        return found, hidden, hidden * torch.bernoulli(torch.full((hidden.shape[1],), 0.5))
+
+
+def _state(model: Training) -> list[Any]:
+    modes = [part.training for part in model.modules()]
+    random = [torch.get_rng_state().tolist(), model.generator.get_state().tolist()]
+    return [modes, model.steps, *random, sizes(model)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("head", r"where: .*self\.aux\(hidden\).*\n  why:   RuntimeError"),
+        ("mixed", r"why:   result 1 was \[2\], and becomes \[4\]"),
+    ],
+)
+def test_what_is_done_in_training_alone_has_to_take_the_new_widths(kind: str, why: str, training: bool) -> None:
+    torch.manual_seed(0)
+    model = Training(kind)
+    with pytest.warns(archir.CaptureWarning):
+        graph = archir.trace(model, (torch.randn(4, 6),))
+    model.train(training)
+    wider = archir.apply(graph, "split{width=w0, units=[0, 1, 2, 3]}")
+    before, held = _state(model), {n: t.clone() for n, t in model.state_dict().items()}
+    with pytest.raises(GrowError, match=rf"does not take the new widths in training\n  {why}"):
+        archir.write_back(wider, model)
+    assert _state(model) == before
+    assert all(torch.equal(tensor, held[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["hidden", "targets"])
+def test_a_run_in_training_leaves_a_model_as_it_is(kind: str) -> None:
+    """Hidden values are returned wider; one that asks for targets cannot be run, before or after."""
+    torch.manual_seed(0)
+    model = Training(kind)
+    with pytest.warns(archir.CaptureWarning):
+        graph = archir.trace(model, (torch.randn(4, 6),))
+    wider = archir.apply(graph, "split{width=w0, units=[1]}")
+    before, teacher = _state(model)[:-1], model.teacher.weight.clone()
+    archir.write_back(wider, model)
+    assert _state(model)[:-1] == before and torch.equal(model.teacher.weight, teacher)
+    buffers = dict(model.norm.named_buffers())
+    assert model.inner.out_features == 5 and int(buffers["num_batches_tracked"]) == 0
+    assert torch.equal(buffers["running_mean"], torch.zeros(5)) and type(model.inner.weight) is nn.Parameter
+    if kind == "hidden":
+        assert [tuple(t.shape) for t in model(torch.randn(4, 6))] == [(4, 3), (4, 5), (4, 5)]
+
+
+@pytest.mark.parametrize("wider", [False, True])
+def test_a_graph_of_another_model_is_told_from_a_size_in_the_code(wider: bool) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), torch.randn(3, 6)
+    other = archir.trace(nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)), (x,))
+    held = dict(model.named_parameters())
+    why = r"that of another model\n(  where: .*\n)?  why:   the model calls aten.relu.* where the graph calls aten.tanh"
+    with pytest.raises(GrowError, match=why):
+        archir.write_back(archir.apply(other, "split{width=w0, units=[1]}") if wider else other, model)
+    assert all(p is held[n] for n, p in model.named_parameters()) and model[0].out_features == 4
+
+
+def test_a_graph_of_a_model_with_other_numbers_in_its_code_is_told_from_a_size() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 4), nn.LeakyReLU(0.1)), torch.randn(3, 6)
+    other = archir.trace(nn.Sequential(nn.Linear(6, 4), nn.LeakyReLU(0.9)), (x,))
+    with pytest.raises(GrowError, match=r"no width differs\n  why:   result 0 differs by .*\n  hint:  give a graph"):
+        archir.write_back(other, model)
