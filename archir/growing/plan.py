@@ -149,19 +149,21 @@ class Plan:
         Args:
             model: the model the step was decided on, its weights as they were then.
             optimizer: its optimiser, any of `torch.optim` but `LBFGS`; None if there is none.
-            scheduler: its schedulers, one or several, which are bound to the optimiser that is returned.
+            scheduler: its schedulers, one or several, which are bound to the optimiser that is returned, and so are
+                those that they hold.
             ema: a moving average of the model, such as `torch.optim.swa_utils.AveragedModel`, which goes on in place.
             in_place: change the model and the optimiser that are given, and return these.
 
         Raises:
             GrowError: the model is wrapped, or is not that of the plan; the optimiser or the average is not that of the
-                model, or a scheduler not that of the optimiser; something cannot be carried over; or, in place, more
-                than widths changes, or a size is written into the code of the model. Nothing has changed then.
+                model, or a scheduler not that of the optimiser, or it holds it under several names; something cannot be
+                carried over; or, in place, more than widths changes, or a size is written into the code of the model.
+                Nothing has changed then.
         """
         check_same(model, self.before)
         if optimizer is not None:
             check_optimiser(optimizer, model)
-        schedulers = check_schedulers(scheduler, optimizer)
+        schedulers = check_schedulers(scheduler, optimizer, in_place=in_place)
         if ema is not None:
             check_average(ema, model)
         rewriting = self.growth.rewriting
