@@ -43,6 +43,7 @@ from archir.scoring.score import score as score_candidates
 from archir.scoring.scores import Scores
 from archir.scoring.strategies.registry import DEFAULT
 from archir.scoring.strategies.strategy import Strategy
+from archir.scoring.surroundings import as_if_alone
 from archir.scoring.targets import Targets
 from passes.prune import Prune
 
@@ -102,6 +103,7 @@ class _Compensation:
     ridge: Real
 
 
+@as_if_alone()
 def prune_with_compensation(
     model: Model,
     batches: Iterable[tuple[Inputs, Targets] | Mapping[str, Any]],
@@ -122,7 +124,8 @@ def prune_with_compensation(
         CaptureError: a module cannot be captured.
         ParseError: a text is not a specification, or names other passes than prune.
         PassError: a unit is not there, none would be left, or something else is given than prunes.
-        ScoreError: there are no batches, the graph is noisy in evaluation mode, or the ridge is no number from 0.
+        ScoreError: there are no batches, the graph is noisy in evaluation mode, or the ridge is no number
+            from 0; or it is called within `torch.inference_mode`.
     """
     options = _Compensation(ridge=ridge)
     chosen: list[Prune] = []
@@ -154,6 +157,7 @@ def candidates(model: Model, morphisms: Kinds | None = None, *, example: Inputs 
     return found
 
 
+@as_if_alone()
 def score(
     model: Model,
     batches: Iterable[AnyBatch],
@@ -207,7 +211,8 @@ def score(
     Raises:
         CaptureError: a module cannot be captured.
         ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; the graph is
-            noisy in evaluation mode; there is no such strategy; or options are out of range.
+            noisy in evaluation mode; there is no such strategy; options are out of range; or it is called within
+            `torch.inference_mode`.
     """
     graph, given = graph_on(model, batches)
     options = ScoreOptions(

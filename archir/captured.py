@@ -18,6 +18,7 @@ from archir.ir.graph import Graph
 from archir.scoring.batches import no_batches
 from archir.scoring.pairs import pair_of
 from archir.scoring.program import Inputs
+from archir.scoring.surroundings import without_autocast
 from archir.scoring.targets import map_tensors, tensors_of
 from frontends.pytorch import trace
 
@@ -101,6 +102,7 @@ def _traced(model: nn.Module, inputs: Inputs) -> Graph:
     check_unwrapped(model)
     device = device_of(model)
     moved = map_tensors(lambda t: t.to(device), inputs)
-    if isinstance(moved, torch.Tensor):
-        return trace(model, (moved,))
-    return trace(model, (), moved) if isinstance(moved, Mapping) else trace(model, tuple(moved))
+    with without_autocast():
+        if isinstance(moved, torch.Tensor):
+            return trace(model, (moved,))
+        return trace(model, (), moved) if isinstance(moved, Mapping) else trace(model, tuple(moved))
