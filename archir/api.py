@@ -23,6 +23,7 @@ from archir.growing.grow import Run, checked_options, grow_graph
 from archir.growing.input_types import input_types
 from archir.growing.log import Listener
 from archir.growing.options import GrowOptions
+from archir.growing.reading import each_batch
 from archir.ir.graph import Graph
 from archir.kinds import COMPRESSING, Kinds, Passes, named_passes
 from archir.kinds import morphisms as find_morphisms
@@ -210,6 +211,7 @@ def score(
 
     Raises:
         CaptureError: a module cannot be captured.
+        GrowError: a module is wrapped, or code of the user's that makes the batches fails.
         ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; the graph is
             noisy in evaluation mode; there is no such strategy; options are out of range; or it is called within
             `torch.inference_mode`.
@@ -231,7 +233,8 @@ def score(
     )
     objective = make_objective(graph, loss, batch_statistics=options.batch_statistics, group=group)
     kinds = find_morphisms(morphisms)
-    return score_candidates(objective, given, morphisms=kinds, learn=learn, strategy=strategy, options=options)
+    learned = None if learn is None else each_batch(learn, "learn")
+    return score_candidates(objective, given, morphisms=kinds, learn=learned, strategy=strategy, options=options)
 
 
 def grow(

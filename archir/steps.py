@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from archir.captured import Model, graph_on
-from archir.errors import CaptureWarning
+from archir.errors import CaptureWarning, GrowError
 from archir.growing.device import device_of
 from archir.growing.grow import checked_options
 from archir.growing.options import GrowOptions
@@ -65,10 +65,11 @@ def propose(
     Raises:
         CaptureError: the module cannot be captured.
         GrowError: the module is wrapped, in `DistributedDataParallel` for one; there is no budget; there are too few
-            batches; or these are no options.
+            batches; code of the user's that makes them fails; or these are no options.
         ParseError: a text is no specification, or names no known pass.
         PassError: one is no morphism, or there is none.
-        ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; the model is
+        ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches, or what
+            is given cannot be iterated; the model is
             noisy in evaluation mode; or it is called within `torch.inference_mode`.
     """
     chosen = checked_options(options)
@@ -96,10 +97,15 @@ def write_back(graph: Graph, model: nn.Module) -> nn.Module:
 
     Raises:
         CaptureError: the module cannot be captured.
-        GrowError: the module is wrapped; more than widths differs; or it does not run with the new widths, or computes
-            something else, since a size is written into its code, and that line is named. It is as it was then.
+        GrowError: they are no graph and no module; the module is wrapped; more than widths differs; or it does not run
+            with the new widths, or computes something else, since a size is written into its code, and that line is
+            named. It is as it was then.
         ScoreError: it is called within `torch.inference_mode`.
     """
+    if not isinstance(graph, Graph):
+        raise GrowError(f"what is written back is a graph, not a {type(graph).__name__}")
+    if not isinstance(model, nn.Module):
+        raise GrowError(f"a model is an nn.Module, not a {type(model).__name__}")
     check_unwrapped(model)
     args, kwargs = map_tensors(lambda t: t.to(device_of(model)), random_inputs(graph))
     with warnings.catch_warnings():

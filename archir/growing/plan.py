@@ -114,8 +114,8 @@ class Plan:
             batches: pairs of inputs and targets, or mappings, as `archir.propose` takes them.
 
         Raises:
-            GrowError: a loss is not finite, or nothing is labelled.
-            ScoreError: there are no batches, or one does not fit the network.
+            GrowError: a loss is not finite, nothing is labelled, or code of the user's that makes the batches fails.
+            ScoreError: there are no batches, they cannot be iterated, or one does not fit the network.
         """
         program, loss = self._objective.program, self._objective.loss
         given = given_batches(program, batches)

@@ -12,6 +12,7 @@ from archir.errors import GrowError
 from archir.growing.batches import Batches, Drawn
 from archir.growing.examples import Examples, Split
 from archir.growing.given_batches import GivenBatches, unbound
+from archir.growing.reading import each_batch
 from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, cut_up
 from archir.scoring.objective import Objective
 from archir.scoring.processes import Processes
@@ -135,25 +136,27 @@ def deal(
         check: batches to check on in place of some of `batches`.
 
     Raises:
-        GrowError: there are too few batches, which cannot be cut.
-        ScoreError: there are none, or one is neither a pair nor a mapping with targets, or does not fit the graph.
+        GrowError: there are too few batches, which cannot be cut, or code of the user's that makes them fails.
+        ScoreError: there are none, they cannot be iterated, or one is neither a pair nor a mapping with targets,
+            or does not fit the graph.
     """
     program = objective.program
-    apart = {name: given for name, given in (("learn", learn), ("check", check)) if given is not None}
-    kinds = [kind for kind in SHARES if kind not in apart]
+    every = each_batch(batches)
+    given = {name: each_batch(b, name) for name, b in (("learn", learn), ("check", check)) if b is not None}
+    kinds = [kind for kind in SHARES if kind not in given]
     dealt: dict[str, list[BoundBatch]] = {kind: [] for kind in SHARES}
 
     def is_full(kind: str) -> bool:
         found = dealt[kind]
         return len(found) >= steps if kind == "learn" else sum(piece.examples for piece in found) >= most
 
-    for kind, given in apart.items():
-        for piece in _pieces(objective, given, size):
+    for kind, its in given.items():
+        for piece in _pieces(objective, its, size):
             if is_full(kind):
                 break
             dealt[kind].append(piece)
     turn = 0
-    for piece in _pieces(objective, batches, size, least=len(kinds)):
+    for piece in _pieces(objective, every, size, least=len(kinds)):
         open_to = [kind for kind in kinds[turn:] + kinds[:turn] if not is_full(kind)]
         if not open_to:
             break
