@@ -188,7 +188,7 @@ def score(
         batches: pairs (inputs, targets) to score on, inputs a tensor, a tuple of arguments, or a mapping by name,
             targets a tensor, or several nested in tuples, lists and mappings if the loss is a callable, which gets
             them as they are; or mappings with an entry `labels`, `label`, `targets` or `target`, such as a DataLoader
-            may give.
+            may give. NumPy's arrays are taken as tensors, their fractions as those of the weights.
         morphisms: the kinds of rewrite; split and prune if not given.
         loss: name of a loss, or a callable of outputs and targets.
         learn: batches to learn θ on; those scored on if not given, and the predictions are then optimistic.

@@ -17,7 +17,7 @@ from archir.growing.reading import each_batch
 from archir.growing.unwrapped import check_unwrapped
 from archir.ir.graph import Graph
 from archir.scoring.batches import no_batches
-from archir.scoring.pairs import pair_of
+from archir.scoring.pairs import tensor_pair
 from archir.scoring.program import Inputs
 from archir.scoring.surroundings import without_autocast
 from archir.scoring.targets import map_tensors, tensors_of
@@ -78,7 +78,7 @@ def graph_on(model: Model, batches: Iterable[B]) -> tuple[Graph, Iterator[B]]:
     first: Any = next(rest, None)
     if first is None:
         raise no_batches()
-    inputs, targets = pair_of(first, names=input_types(model).keywords)
+    inputs, targets = tensor_pair(first, model.parameters(), input_types(model).keywords)
     return _traced(model, _few(inputs, targets)), chain([first], rest)
 
 

@@ -1,10 +1,11 @@
-"""What cannot be read, is of another kind or cannot be compared is refused by archir's own errors."""
+"""Batches as they are given: arrays are tensors; what cannot be read, or is of another kind, is refused by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn, optim
@@ -57,7 +58,7 @@ def test_errors_of_code_that_makes_batches_name_the_batch_and_the_line(action: C
         yield from BATCHES[:after]
         raise ZeroDivisionError("mine")
 
-    told = r"cannot be read\n  where: batch {} of {}; .*test_bad_batches\.py:\d+\n  why:   ZeroDivisionError: mine"
+    told = r"cannot be read\n  where: batch {} of {}; .*test_batches_given\.py:\d+\n  why:   ZeroDivisionError: mine"
     for model in (mlp(), archir.trace(mlp(), (X[:3],))):
         for after in (0, 2):
             with pytest.raises(GrowError, match=told.format(after, "batches")):
@@ -85,3 +86,60 @@ def test_what_is_of_another_kind_is_neither_written_to_nor_bound() -> None:
     optimizer = optim.SGD(model.parameters(), 0.1)
     with pytest.raises(GrowError, match="a str is no scheduler of an optimiser"):
         proposed(BATCHES, model).apply(model, optimizer, scheduler="cos")
+
+
+class Named(nn.Module):
+    """A model with two arguments, one of which is whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inner, self.outer = nn.Embedding(5, 6), nn.Linear(6, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, *, kind: Tensor) -> Tensor:
+        found: Tensor = self.outer((self.inner(x) + self.inner(self.table(kind))).tanh())
+        return found
+
+
+def as_arrays(nested: Any) -> Any:
+    """Arrays as NumPy makes them: float64, and one that is read backwards and cannot be written."""
+    if isinstance(nested, dict):
+        return {key: as_arrays(part) for key, part in nested.items()}
+    if isinstance(nested, tuple):
+        return tuple(as_arrays(part) for part in nested)
+    found = nested.double().numpy() if nested.is_floating_point() else nested.numpy()
+    found = found[::-1].copy()[::-1]
+    found.flags.writeable = False
+    return found
+
+
+def test_arrays_of_numpy_are_taken_as_tensors_are() -> None:
+    plain = BATCHES
+    named = [{"x": x, "kind": torch.arange(len(x)) % 5, "labels": y} for x, y in BATCHES]
+    makes: tuple[tuple[Callable[[], nn.Module], Any], ...] = ((mlp, plain), (lambda: seeded(Named), named))
+    for make, given in makes:
+        arrays = [as_arrays(batch) for batch in given]
+        graph = archir.trace(make(), *call_of(given[0]))
+        for model in (make(), graph):
+            tables = [[(s.spec, s.predicted) for s in scored(b, model)] for b in (given, arrays)]
+            assert tables[0] == tables[1] and tables[0]
+            plans = [proposed(b, model) for b in (given, arrays)]
+            first, second = ([(s.spec, s.predicted) for s in plan.table] for plan in plans)
+            assert first == second and first
+            assert plans[0].check(given) == plans[0].check(arrays)
+    pruned = [
+        archir.prune_with_compensation(mlp(), b, "prune{width=w0, units=[1]}") for b in (plain, map(as_arrays, plain))
+    ]
+    assert torch.equal(pruned[0].tensor("2.weight"), pruned[1].tensor("2.weight"))
+    with pytest.raises(ScoreError, match="the targets of a batch are no numbers"):
+        scored([(x, np.array(["a"] * len(x))) for x, _ in plain])
+
+
+def seeded(make: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return make()
+
+
+def call_of(batch: Any) -> Any:
+    if isinstance(batch, dict):
+        return (), {key: value for key, value in batch.items() if key != "labels"}
+    return ((batch[0],),)
