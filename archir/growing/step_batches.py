@@ -152,16 +152,16 @@ def deal(
 
     for kind, its in given.items():
         for piece in _pieces(objective, its, size):
-            if is_full(kind):
-                break
             dealt[kind].append(piece)
+            if is_full(kind):  # told before the next one is asked for, which a stream of the user's would lose
+                break
     turn = 0
     for piece in _pieces(objective, every, size, least=len(kinds)):
         open_to = [kind for kind in kinds[turn:] + kinds[:turn] if not is_full(kind)]
-        if not open_to:
-            break
         dealt[open_to[0]].append(piece)
         turn = (turn + 1) % len(kinds)
+        if all(is_full(kind) for kind in kinds):
+            break
     if missing := [kind for kind in dict.fromkeys(SHARES) if not dealt[kind]]:
         raise GrowError(
             f"there are too few batches: none is left to {' and to '.join(_TO[kind] for kind in missing)}",

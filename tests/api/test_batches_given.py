@@ -134,6 +134,22 @@ def test_arrays_of_numpy_are_taken_as_tensors_are() -> None:
         scored([(x, np.array(["a"] * len(x))) for x, _ in plain])
 
 
+def test_no_batch_is_read_that_is_not_needed() -> None:
+    """What is left of a stream is there for whoever reads on."""
+
+    def stream() -> Iterator[tuple[Tensor, Tensor]]:
+        return iter([(torch.full((12, 6), float(i)), Y[:12]) for i in range(20)])
+
+    for model in (mlp(), archir.trace(mlp(), (X[:3],))):
+        # One batch is one piece: two to check on, two to score on, and four to learn on are enough.
+        batches, learn, check = stream(), stream(), stream()
+        proposed(batches, model)
+        assert next(batches)[0][0, 0] == 8
+        batches = stream()
+        proposed(batches, model, learn=learn, check=check)
+        assert [int(next(b)[0][0, 0]) for b in (batches, learn, check)] == [2, 4, 2]
+
+
 def seeded(make: type[nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     return make()
