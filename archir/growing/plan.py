@@ -89,8 +89,19 @@ class Plan:
 
     @property
     def predicted(self) -> float | None:
-        """Predicted change of the loss, in nats for likelihoods; None if nothing is predicted or nothing is done."""
+        """Predicted change of the loss on the examples the step was chosen on, in nats for likelihoods.
+
+        None if nothing is predicted or nothing is done. What compares with `realised` is `expected`.
+        """
         return self.growth.predicted
+
+    @property
+    def expected(self) -> float | None:
+        """Predicted change of the loss on the examples the step was checked on, in nats for likelihoods.
+
+        It owes nothing to these. None where `predicted` is, and where the network comes down to its budget.
+        """
+        return self.growth.expected
 
     @property
     def realised(self) -> float:
@@ -225,12 +236,19 @@ class Plan:
 
     def __str__(self) -> str:
         was, now = self.growth.before, self.growth.cost
-        promise = "nothing" if self.predicted is None else f"{self.predicted:+.4f}"
+        checked = "on the examples it was checked on"
+        if self.expected is not None:
+            told = f"{self.expected:+.4f} predicted, {self.realised:+.4f} realised {checked}"
+        elif self.predicted is not None:
+            chosen = "on those it was chosen on"
+            told = f"{self.realised:+.4f} realised {checked}, {self.predicted:+.4f} predicted {chosen}"
+        else:
+            told = f"nothing predicted, {self.realised:+.4f} realised {checked}"
         return "\n".join(
             [
                 *(self.specs or (f"nothing is to be done: {self.why}",)),
                 f"parameters {was.parameters:,} -> {now.parameters:,}, FLOPs {was.flops:,} -> {now.flops:,}",
-                f"loss: {promise} predicted, {self.realised:+.4f} on the examples it was checked on",
+                f"loss: {told}",
             ]
         )
 

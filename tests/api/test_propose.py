@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -107,6 +108,27 @@ def test_a_step_is_decided_on_checked_and_taken_in_a_plain_loop() -> None:
     assert {int(state["step"]) for state in its.state.values()} == {80}
 
 
+def test_a_plan_tells_which_examples_its_figures_are_of() -> None:
+    """What is printed first beside what was realised is of the same examples."""
+    plan, _, _ = planned()
+    assert plan.expected is not None and plan.expected < 0 and plan.expected != plan.predicted
+    assert f"loss: {plan.expected:+.4f} predicted, {plan.realised:+.4f} realised on the examples it was" in str(plan)
+
+    def told(**figures: float | None) -> str:
+        growth = dataclasses.replace(plan.growth, **figures)  # type: ignore[arg-type]
+        return str(dataclasses.replace(plan, growth=growth)).splitlines()[-1]
+
+    assert told(predicted=0.0008, expected=-0.0012, realised=-0.0016) == (
+        "loss: -0.0012 predicted, -0.0016 realised on the examples it was checked on"
+    )
+    assert told(predicted=0.02, expected=None, realised=0.01) == (
+        "loss: +0.0100 realised on the examples it was checked on, +0.0200 predicted on those it was chosen on"
+    )
+    assert told(predicted=None, expected=None, realised=0.0) == (
+        "loss: nothing predicted, +0.0000 realised on the examples it was checked on"
+    )
+
+
 def test_modules_are_captured_and_arguments_go_by_name_or_place() -> None:
     model, _ = trained(Net(), 15)
     a, b, y = data(240, 1)
@@ -200,6 +222,7 @@ def test_coupled_batches_stay_whole() -> None:
 def test_a_budget_below_the_model_is_come_down_to() -> None:
     model, optimizer = trained(mlp(12))
     plan = archir.propose(model, pairs(), budget=archir.Budget(parameters=0.5), morphisms=["prune"], options=OPTIONS)
+    assert plan.expected is None and plan.predicted is not None
     assert plan.growth.contracts and plan.cost.parameters <= plan.growth.before.parameters // 2
     assert "compensated" in plan.growth.mended
     grown, its = plan.apply(model, optimizer)
