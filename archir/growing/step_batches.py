@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from archir.errors import GrowError
+from archir.errors import GrowError, ScoreError
 from archir.growing.batches import Batches, Drawn
 from archir.growing.examples import Examples, Split
 from archir.growing.given_batches import GivenBatches, unbound
 from archir.growing.reading import each_batch
-from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, cut_up
+from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, cut_up, no_batches
 from archir.scoring.objective import Objective
 from archir.scoring.processes import Processes
 
@@ -155,6 +155,8 @@ def deal(
             dealt[kind].append(piece)
             if is_full(kind):  # told before the next one is asked for, which a stream of the user's would lose
                 break
+        if not dealt[kind]:
+            raise ScoreError(f"there are no batches to {_TO[kind]}", where=f"{kind}=")
     turn = 0
     for piece in _pieces(objective, every, size, least=len(kinds)):
         open_to = [kind for kind in kinds[turn:] + kinds[:turn] if not is_full(kind)]
@@ -162,11 +164,13 @@ def deal(
         turn = (turn + 1) % len(kinds)
         if all(is_full(kind) for kind in kinds):
             break
+    if not any(dealt[kind] for kind in kinds):
+        raise no_batches()
     if missing := [kind for kind in dict.fromkeys(SHARES) if not dealt[kind]]:
         raise GrowError(
             f"there are too few batches: none is left to {' and to '.join(_TO[kind] for kind in missing)}",
             why="no example may be in two of these, and batches whose examples are coupled are not cut",
-            hint="give more batches, or others as learn= and check=",
+            hint="give more batches" + "".join(f", or others as {kind}=" for kind in missing if kind != "selection"),
         )
     first = dealt["check"][0]
     parts = {kind: unbound(program, found) for kind, found in dealt.items()}

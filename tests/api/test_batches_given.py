@@ -52,6 +52,21 @@ def test_a_plan_is_checked_on_batches_alone() -> None:
         proposed(BATCHES).check(None)  # type: ignore[arg-type]
 
 
+def test_what_holds_no_batch_is_named() -> None:
+    for name, use in (("learn", "learn on"), ("check", "check on")):
+        with pytest.raises(ScoreError, match=rf"there are no batches to {use}\n  where: {name}="):
+            proposed(BATCHES, **{name: []})
+    few = [(X[:1], Y[:1])]
+    with pytest.raises(
+        GrowError, match=r"is left to score on and to learn on\n.*\n  hint:  give more .*, or .* learn=$"
+    ):
+        proposed(few, archir.trace(mlp(), (X[:3],)))
+    for model in (mlp(), archir.trace(mlp(), (X[:3],))):
+        for apart in ({}, {"learn": BATCHES, "check": BATCHES}):
+            with pytest.raises(ScoreError, match="there are no batches to score on"):
+                proposed([], model, **apart)
+
+
 @pytest.mark.parametrize("action", [proposed, scored])
 def test_errors_of_code_that_makes_batches_name_the_batch_and_the_line(action: Callable[..., Any]) -> None:
     def failing(after: int) -> Iterator[tuple[Tensor, Tensor]]:
