@@ -148,9 +148,10 @@ class Plan:
     ) -> tuple[nn.Module, Any]:
         """Return the model after the step and an optimiser of it that goes on where the other one is.
 
-        The model is a new module with the names of the old one, its modes, and what of it is frozen; the model and the
-        optimiser that are given stay as they are, and no longer belong to the loop. All groups of the optimiser are
-        kept with their options; see `archir.growing.parameter_groups` for where new parameters go, and
+        The model is a new module with the names of the old one, its modes, and what of it is frozen, but without its
+        hooks and the methods and attributes of classes of the user's. The model and the optimiser that are given stay
+        as they are, and no longer belong to the loop. All groups of the optimiser are kept with their options; see
+        `archir.growing.parameter_groups` for where new parameters go, and
         `archir.growing.optimiser_state.carry_state` for what becomes of its state. Gradients are left out, so it is
         called between steps. A `GradScaler` goes on as it is. Where nothing is to be done all is returned as it is.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +29,7 @@ from archir.scoring.processes import ALONE
 from archir.scoring.scores import Scores
 from passes.split import Split
 
+DOCS = Path(__file__).parents[2] / "docs"
 OPTIONS = archir.GrowOptions(learn_steps=8, score_examples=60, batch_size=20, refine=12, recalibrate_batches=2)
 
 
@@ -321,6 +324,25 @@ def test_in_place_the_model_the_optimiser_and_the_average_are_the_ones_that_were
     scheduler.step()
     average.update_parameters(model)
     assert average(a).shape == (50, 3)
+
+
+def test_hooks_and_attributes_of_the_model_stay_in_place_alone() -> None:
+    model, _ = trained(Own())
+    calls = list[nn.Module]()
+    model.register_forward_hook(lambda module, args, outputs: calls.append(module))
+    model.get_submodule("inner").register_forward_hook(lambda module, args, outputs: calls.append(module))
+    plan = archir.propose(model, pairs(), budget=90, options=OPTIONS)
+    grown, _ = plan.apply(model)
+    calls.clear()
+    grown(data(4)[0])
+    assert plan.specs and not calls and not isinstance(grown, Own) and not hasattr(grown, "written")
+    for text in ((DOCS / "loop.md").read_text(), str(archir.Plan.apply.__doc__)):
+        told = " ".join(text.split())
+        assert "hooks" in told and re.search("methods and attributes of (your own )?classes", told)
+    plan.apply(model, in_place=True)
+    calls.clear()  # it was run to be compared with the graph
+    model(data(4)[0])
+    assert calls == [model.get_submodule("inner"), model]
 
 
 def test_what_cannot_be_done_in_place_changes_nothing() -> None:
