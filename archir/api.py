@@ -23,6 +23,7 @@ from archir.growing.grow import Run, checked_options, grow_graph
 from archir.growing.input_types import input_types
 from archir.growing.log import Listener
 from archir.growing.options import GrowOptions
+from archir.growing.reading import each_batch
 from archir.ir.graph import Graph
 from archir.kinds import COMPRESSING, Kinds, Passes, named_passes
 from archir.kinds import morphisms as find_morphisms
@@ -43,6 +44,7 @@ from archir.scoring.score import score as score_candidates
 from archir.scoring.scores import Scores
 from archir.scoring.strategies.registry import DEFAULT
 from archir.scoring.strategies.strategy import Strategy
+from archir.scoring.surroundings import as_if_alone
 from archir.scoring.targets import Targets
 from passes.prune import Prune
 
@@ -102,6 +104,7 @@ class _Compensation:
     ridge: Real
 
 
+@as_if_alone()
 def prune_with_compensation(
     model: Model,
     batches: Iterable[tuple[Inputs, Targets] | Mapping[str, Any]],
@@ -122,7 +125,8 @@ def prune_with_compensation(
         CaptureError: a module cannot be captured.
         ParseError: a text is not a specification, or names other passes than prune.
         PassError: a unit is not there, none would be left, or something else is given than prunes.
-        ScoreError: there are no batches, the graph is noisy in evaluation mode, or the ridge is no number from 0.
+        ScoreError: there are no batches, the graph is noisy in evaluation mode, or the ridge is no number
+            from 0; or it is called within `torch.inference_mode`.
     """
     options = _Compensation(ridge=ridge)
     chosen: list[Prune] = []
@@ -154,6 +158,7 @@ def candidates(model: Model, morphisms: Kinds | None = None, *, example: Inputs 
     return found
 
 
+@as_if_alone()
 def score(
     model: Model,
     batches: Iterable[AnyBatch],
@@ -183,7 +188,7 @@ def score(
         batches: pairs (inputs, targets) to score on, inputs a tensor, a tuple of arguments, or a mapping by name,
             targets a tensor, or several nested in tuples, lists and mappings if the loss is a callable, which gets
             them as they are; or mappings with an entry `labels`, `label`, `targets` or `target`, such as a DataLoader
-            may give.
+            may give. NumPy's arrays are taken as tensors, their fractions as those of the weights.
         morphisms: the kinds of rewrite; split and prune if not given.
         loss: name of a loss, or a callable of outputs and targets.
         learn: batches to learn θ on; those scored on if not given, and the predictions are then optimistic.
@@ -206,8 +211,10 @@ def score(
 
     Raises:
         CaptureError: a module cannot be captured.
+        GrowError: a module is wrapped, or code of the user's that makes the batches fails.
         ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; the graph is
-            noisy in evaluation mode; there is no such strategy; or options are out of range.
+            noisy in evaluation mode; there is no such strategy; options are out of range; or it is called within
+            `torch.inference_mode`.
     """
     graph, given = graph_on(model, batches)
     options = ScoreOptions(
@@ -226,7 +233,8 @@ def score(
     )
     objective = make_objective(graph, loss, batch_statistics=options.batch_statistics, group=group)
     kinds = find_morphisms(morphisms)
-    return score_candidates(objective, given, morphisms=kinds, learn=learn, strategy=strategy, options=options)
+    learned = None if learn is None else each_batch(learn, "learn")
+    return score_candidates(objective, given, morphisms=kinds, learn=learned, strategy=strategy, options=options)
 
 
 def grow(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -13,11 +13,13 @@ from archir.errors import CaptureError
 from archir.growing.device import device_of
 from archir.growing.examples import Split
 from archir.growing.input_types import input_types
+from archir.growing.reading import each_batch
 from archir.growing.unwrapped import check_unwrapped
 from archir.ir.graph import Graph
 from archir.scoring.batches import no_batches
-from archir.scoring.pairs import pair_of
+from archir.scoring.pairs import tensor_pair
 from archir.scoring.program import Inputs
+from archir.scoring.surroundings import without_autocast
 from archir.scoring.targets import map_tensors, tensors_of
 from frontends.pytorch import trace
 
@@ -53,7 +55,7 @@ def graph_of(model: Model, example: Inputs | None = None) -> Graph:
     return _traced(model, example)
 
 
-def graph_on(model: Model, batches: Iterable[B]) -> tuple[Graph, Iterable[B]]:
+def graph_on(model: Model, batches: Iterable[B]) -> tuple[Graph, Iterator[B]]:
     """Return a graph as it is, or that of a module, captured on the first examples of the first batch.
 
     Args:
@@ -61,21 +63,23 @@ def graph_on(model: Model, batches: Iterable[B]) -> tuple[Graph, Iterable[B]]:
         batches: pairs of inputs and targets, or mappings, see `archir.scoring.pairs.pair_of`.
 
     Returns:
-        The graph, and all of the batches.
+        The graph, and all of the batches; see `archir.growing.reading.each_batch`.
 
     Raises:
         CaptureError: it is neither, or cannot be captured.
-        GrowError: the module is wrapped, in `DistributedDataParallel` for one.
-        ScoreError: there are no batches, or the first is neither a pair nor a mapping with targets.
+        GrowError: the module is wrapped, in `DistributedDataParallel` for one; or code of the user's that makes the
+            batches fails.
+        ScoreError: there are no batches, they cannot be iterated, or the first is neither a pair nor a mapping
+            with targets.
     """
     if isinstance(model, Graph) or not isinstance(model, nn.Module):
-        return graph_of(model), batches
-    rest = iter(batches)
+        return graph_of(model), each_batch(batches)
+    rest = each_batch(batches)
     first: Any = next(rest, None)
     if first is None:
         raise no_batches()
-    inputs, targets = pair_of(first, names=input_types(model).keywords)
-    return _traced(model, _few(inputs, targets)), itertools.chain([first], rest)
+    inputs, targets = tensor_pair(first, model.parameters(), input_types(model).keywords)
+    return _traced(model, _few(inputs, targets)), chain([first], rest)
 
 
 def trace_on(model: nn.Module, split: Split) -> Graph:
@@ -101,6 +105,7 @@ def _traced(model: nn.Module, inputs: Inputs) -> Graph:
     check_unwrapped(model)
     device = device_of(model)
     moved = map_tensors(lambda t: t.to(device), inputs)
-    if isinstance(moved, torch.Tensor):
-        return trace(model, (moved,))
-    return trace(model, (), moved) if isinstance(moved, Mapping) else trace(model, tuple(moved))
+    with without_autocast():
+        if isinstance(moved, torch.Tensor):
+            return trace(model, (moved,))
+        return trace(model, (), moved) if isinstance(moved, Mapping) else trace(model, tuple(moved))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from archir.captured import Model, graph_on
-from archir.errors import CaptureWarning
+from archir.errors import CaptureWarning, GrowError
 from archir.growing.device import device_of
 from archir.growing.grow import checked_options
 from archir.growing.options import GrowOptions
@@ -22,10 +22,12 @@ from archir.kinds import morphisms as find_morphisms
 from archir.scoring.batches import AnyBatch
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss, LossFunction
+from archir.scoring.surroundings import as_if_alone
 from archir.scoring.targets import map_tensors
 from frontends.pytorch import trace
 
 
+@as_if_alone()
 def propose(
     model: Model,
     batches: Iterable[AnyBatch],
@@ -45,7 +47,8 @@ def propose(
     `batches` are gone through once, as far as is needed, and dealt out: of four pieces of `options.batch_size` examples
     at most one is checked on, one is scored on, and two are learned on, until there are `options.score_examples` to
     check and to score on, and `options.learn_steps` pieces to learn on. So no example is in two of these, if none comes
-    twice. Batch statistics are taken as they are; `torch.optim.swa_utils.update_bn` averages them anew.
+    twice. Batch statistics are taken as they are; `torch.optim.swa_utils.update_bn` averages them anew. Within
+    `torch.no_grad` or `torch.autocast` the same is decided on as outside.
 
     Args:
         model: the model, or its graph; a module is captured on the first batch.
@@ -62,11 +65,12 @@ def propose(
     Raises:
         CaptureError: the module cannot be captured.
         GrowError: the module is wrapped, in `DistributedDataParallel` for one; there is no budget; there are too few
-            batches; or these are no options.
+            batches; code of the user's that makes them fails; or these are no options.
         ParseError: a text is no specification, or names no known pass.
         PassError: one is no morphism, or there is none.
-        ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches; or the model is
-            noisy in evaluation mode.
+        ScoreError: the loss is unknown, not finite, or does not fit a batch; there are no batches, or what
+            is given cannot be iterated; the model is
+            noisy in evaluation mode; or it is called within `torch.inference_mode`.
     """
     chosen = checked_options(options)
     limits = budget if isinstance(budget, Budget) else Budget(parameters=budget)
@@ -75,6 +79,7 @@ def propose(
     return make_plan(graph, given, loss=loss, budget=limits, morphisms=kinds, options=chosen, learn=learn, check=check)
 
 
+@as_if_alone()
 def write_back(graph: Graph, model: nn.Module) -> nn.Module:
     """Put the widths and weights of a graph into the module it was captured from, in place.
 
@@ -93,10 +98,15 @@ def write_back(graph: Graph, model: nn.Module) -> nn.Module:
 
     Raises:
         CaptureError: the module cannot be captured.
-        GrowError: the module is wrapped; more than widths differs; the graph is that of another module; or it does not
-            run with the new widths, in training for one, or computes something else, since a size is written into its
-            code, and that line is named. It is as it was then.
+        GrowError: they are no graph and no module; the module is wrapped; more than widths differs; the graph is that
+            of another module; or it does not run with the new widths, in training for one, or computes something else,
+            since a size is written into its code, and that line is named. It is as it was then.
+        ScoreError: it is called within `torch.inference_mode`.
     """
+    if not isinstance(graph, Graph):
+        raise GrowError(f"what is written back is a graph, not a {type(graph).__name__}")
+    if not isinstance(model, nn.Module):
+        raise GrowError(f"a model is an nn.Module, not a {type(model).__name__}")
     check_unwrapped(model)
     args, kwargs = map_tensors(lambda t: t.to(device_of(model)), random_inputs(graph))
     with warnings.catch_warnings():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from archir.growing.device import CPU, sent
+from archir.growing.reading import each_batch
 from archir.ir.node import Value, build
 from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches
 from archir.scoring.pairs import argument_names
@@ -72,9 +73,11 @@ def given_batches(program: Program, batches: Iterable[AnyBatch]) -> GivenBatches
     """Return batches as they were given, with the arguments of the model by name.
 
     Raises:
-        ScoreError: there are none, or one is neither a pair nor a mapping with targets, or does not fit the graph.
+        GrowError: code of the user's that makes them fails.
+        ScoreError: there are none, they cannot be iterated, or one is neither a pair nor a mapping with targets,
+            or does not fit the graph.
     """
-    return unbound(program, bind_batches(program, batches))
+    return unbound(program, bind_batches(program, each_batch(batches)))
 
 
 def unbound(program: Program, batches: Iterable[BoundBatch]) -> GivenBatches:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from types import MethodType
 from typing import Any
 
 import torch
@@ -137,32 +137,72 @@ def _track(optimiser: optim.Optimizer, tracked: Any) -> None:
     optimiser.step = step  # type: ignore[method-assign]
 
 
-def check_schedulers(schedulers: Schedulers, optimiser: optim.Optimizer | None) -> list[Any]:
-    """Return the schedulers of an optimiser, those within others included.
+def check_schedulers(schedulers: Schedulers, optimiser: optim.Optimizer | None, *, in_place: bool = False) -> list[Any]:
+    """Return the schedulers of an optimiser, those that others hold under any name included.
+
+    Args:
+        schedulers: one or several, see `Schedulers`.
+        optimiser: what they are to be bound to.
+        in_place: whether the optimiser stays the object it is, so that nothing that holds it is left behind.
 
     Raises:
-        GrowError: one is none, or is that of another optimiser.
+        GrowError: one is none, or is that of another optimiser; or, where it is not in place, one holds the optimiser
+            elsewhere, too.
     """
-    found = list(_schedulers(schedulers))
+    found = _found_schedulers(schedulers)
     for one in found:
-        bound = getattr(one, "optimizer", None)
+        name, bound = type(one).__name__, getattr(one, "optimizer", None)
         if not isinstance(bound, optim.Optimizer):
-            raise GrowError(f"a {type(one).__name__} is no scheduler of an optimiser")
+            raise GrowError(f"a {name} is no scheduler of an optimiser")
         if bound is not optimiser:
             raise GrowError(
-                f"the {type(one).__name__} is bound to another optimiser",
+                f"the {name} is bound to another optimiser",
                 hint="give it with the optimiser it was made of" if optimiser else "give its optimiser, too",
+            )
+        beside = [
+            key for key, value in getattr(one, "__dict__", {}).items() if key != "optimizer" and _leads_to(value, bound)
+        ]
+        if beside and not in_place:
+            raise GrowError(
+                f"the {name} holds its optimiser elsewhere, too, as {beside[0]}",
+                why="that would go on with the optimiser as it was before the step",
+                hint="apply in place, where the optimiser stays the object it is, or make a new scheduler",
             )
     return found
 
 
-def _schedulers(given: Schedulers) -> Iterator[Any]:
-    if isinstance(given, Sequence):
-        for one in given:
-            yield from _schedulers(one)
-    elif given is not None:
-        yield given
-        yield from _schedulers(vars(given).get("_schedulers") if isinstance(given, LRScheduler) else None)
+def _leads_to(value: object, optimiser: optim.Optimizer) -> bool:
+    """Return whether a value is an optimiser, a method bound to it, or holds one of these in a list, tuple or dict."""
+    if isinstance(value, dict | list | tuple):
+        return any(_leads_to(part, optimiser) for part in (value.values() if isinstance(value, dict) else value))
+    return value is optimiser or (isinstance(value, MethodType) and value.__self__ is optimiser)
+
+
+def _found_schedulers(given: Schedulers) -> list[Any]:
+    """Return the schedulers that are given, each once, each before those it holds."""
+    found = list[Any]()
+
+    def collect(value: Any, within: bool) -> None:
+        if isinstance(value, dict | list | tuple):
+            for part in value.values() if isinstance(value, dict) else value:
+                collect(part, within)
+        elif value is not None and (not within or _is_scheduler(value)) and not any(value is one for one in found):
+            found.append(value)
+            for part in getattr(value, "__dict__", {}).values():
+                collect(part, within=True)
+
+    collect(given, within=False)
+    return found
+
+
+def _is_scheduler(value: object) -> bool:
+    """Return whether what another scheduler holds is one itself: one of PyTorch's, or with an optimiser as they have.
+
+    Optimisers that wrap another one and modules are none.
+    """
+    bound = getattr(value, "__dict__", {}).get("optimizer")
+    other = isinstance(value, optim.Optimizer | nn.Module | type)
+    return isinstance(value, LRScheduler) or (isinstance(bound, optim.Optimizer) and not other)
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,19 @@ class Plan:
 
     @property
     def predicted(self) -> float | None:
-        """Predicted change of the loss, in nats for likelihoods; None if nothing is predicted or nothing is done."""
+        """Predicted change of the loss on the examples the step was chosen on, in nats for likelihoods.
+
+        None if nothing is predicted or nothing is done. What compares with `realised` is `expected`.
+        """
         return self.growth.predicted
+
+    @property
+    def expected(self) -> float | None:
+        """Predicted change of the loss on the examples the step was checked on, in nats for likelihoods.
+
+        It owes nothing to these. None where `predicted` is, and where the network comes down to its budget.
+        """
+        return self.growth.expected
 
     @property
     def realised(self) -> float:
@@ -114,8 +125,8 @@ class Plan:
             batches: pairs of inputs and targets, or mappings, as `archir.propose` takes them.
 
         Raises:
-            GrowError: a loss is not finite, or nothing is labelled.
-            ScoreError: there are no batches, or one does not fit the network.
+            GrowError: a loss is not finite, nothing is labelled, or code of the user's that makes the batches fails.
+            ScoreError: there are no batches, they cannot be iterated, or one does not fit the network.
         """
         program, loss = self._objective.program, self._objective.loss
         given = given_batches(program, batches)
@@ -137,9 +148,10 @@ class Plan:
     ) -> tuple[nn.Module, Any]:
         """Return the model after the step and an optimiser of it that goes on where the other one is.
 
-        The model is a new module with the names of the old one, its modes, and what of it is frozen; the model and the
-        optimiser that are given stay as they are, and no longer belong to the loop. All groups of the optimiser are
-        kept with their options; see `archir.growing.parameter_groups` for where new parameters go, and
+        The model is a new module with the names of the old one, its modes, and what of it is frozen, but without its
+        hooks and the methods and attributes of classes of the user's. The model and the optimiser that are given stay
+        as they are, and no longer belong to the loop. All groups of the optimiser are kept with their options; see
+        `archir.growing.parameter_groups` for where new parameters go, and
         `archir.growing.optimiser_state.carry_state` for what becomes of its state. Gradients are left out, so it is
         called between steps. A `GradScaler` goes on as it is. Where nothing is to be done all is returned as it is.
 
@@ -149,19 +161,21 @@ class Plan:
         Args:
             model: the model the step was decided on, its weights as they were then.
             optimizer: its optimiser, any of `torch.optim` but `LBFGS`; None if there is none.
-            scheduler: its schedulers, one or several, which are bound to the optimiser that is returned.
+            scheduler: its schedulers, one or several, which are bound to the optimiser that is returned, and so are
+                those that they hold.
             ema: a moving average of the model, such as `torch.optim.swa_utils.AveragedModel`, which goes on in place.
             in_place: change the model and the optimiser that are given, and return these.
 
         Raises:
             GrowError: the model is wrapped, or is not that of the plan; the optimiser or the average is not that of the
-                model, or a scheduler not that of the optimiser; something cannot be carried over; or, in place, more
-                than widths changes, or a size is written into the code of the model. Nothing has changed then.
+                model, or a scheduler not that of the optimiser, or it holds it under several names; something cannot be
+                carried over; or, in place, more than widths changes, or a size is written into the code of the model.
+                Nothing has changed then.
         """
         check_same(model, self.before)
         if optimizer is not None:
             check_optimiser(optimizer, model)
-        schedulers = check_schedulers(scheduler, optimizer)
+        schedulers = check_schedulers(scheduler, optimizer, in_place=in_place)
         if ema is not None:
             check_average(ema, model)
         rewriting = self.growth.rewriting
@@ -223,12 +237,19 @@ class Plan:
 
     def __str__(self) -> str:
         was, now = self.growth.before, self.growth.cost
-        promise = "nothing" if self.predicted is None else f"{self.predicted:+.4f}"
+        checked = "on the examples it was checked on"
+        if self.expected is not None:
+            told = f"{self.expected:+.4f} predicted, {self.realised:+.4f} realised {checked}"
+        elif self.predicted is not None:
+            chosen = "on those it was chosen on"
+            told = f"{self.realised:+.4f} realised {checked}, {self.predicted:+.4f} predicted {chosen}"
+        else:
+            told = f"nothing predicted, {self.realised:+.4f} realised {checked}"
         return "\n".join(
             [
                 *(self.specs or (f"nothing is to be done: {self.why}",)),
                 f"parameters {was.parameters:,} -> {now.parameters:,}, FLOPs {was.flops:,} -> {now.flops:,}",
-                f"loss: {promise} predicted, {self.realised:+.4f} on the examples it was checked on",
+                f"loss: {told}",
             ]
         )
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from archir.errors import ArchirError, FileError, GrowError
+from archir.errors import ArchirError, FileError, GrowError, ScoreError
 from archir.growing.examples import Examples
 from archir.scoring.targets import tensors_of
+
+B = TypeVar("B")
 
 
 def seed_all(seed: int) -> None:
@@ -68,6 +72,38 @@ def explained(place: str, past_end: str = "") -> Iterator[None]:
             why=f"{type(error).__name__}: {error}",
             hint=past_end if isinstance(error, IndexError | StopIteration) else "",
         ) from error
+
+
+def each_batch(batches: Iterable[B], name: str = "batches") -> Iterator[B]:
+    """Return an iterator over batches that are given, which turns errors of the code that makes them into one.
+
+    Args:
+        batches: what gives them when it is iterated.
+        name: what they are called, for errors.
+
+    Raises:
+        GrowError: that code fails, now or later; the batch and the line are named.
+        ScoreError: they cannot be iterated.
+    """
+    kind = type(batches)
+    if not hasattr(kind, "__iter__") and not hasattr(kind, "__getitem__"):
+        given = "batches" if name == "batches" else f"batches for {name}="
+        raise ScoreError(
+            f"a {kind.__name__} is no {given}",
+            hint="call it, and give what it returns" if callable(batches) else "give a DataLoader, a list, a generator",
+        )
+    with explained(name):
+        rest = iter(batches)
+    return _each(rest, name)
+
+
+def _each(rest: Iterator[B], name: str) -> Iterator[B]:
+    for number in itertools.count():
+        with explained(f"batch {number} of {name}"):
+            found = list(itertools.islice(rest, 1))
+        if not found:
+            return
+        yield found[0]
 
 
 def check_finite(batch: Examples, numbers: Sequence[int]) -> None:

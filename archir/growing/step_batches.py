@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from archir.errors import GrowError
+from archir.errors import GrowError, ScoreError
 from archir.growing.batches import Batches, Drawn
 from archir.growing.examples import Examples, Split
 from archir.growing.given_batches import GivenBatches, unbound
-from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, cut_up
+from archir.growing.reading import each_batch
+from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, cut_up, no_batches
 from archir.scoring.objective import Objective
 from archir.scoring.processes import Processes
 
@@ -135,35 +136,41 @@ def deal(
         check: batches to check on in place of some of `batches`.
 
     Raises:
-        GrowError: there are too few batches, which cannot be cut.
-        ScoreError: there are none, or one is neither a pair nor a mapping with targets, or does not fit the graph.
+        GrowError: there are too few batches, which cannot be cut, or code of the user's that makes them fails.
+        ScoreError: there are none, they cannot be iterated, or one is neither a pair nor a mapping with targets,
+            or does not fit the graph.
     """
     program = objective.program
-    apart = {name: given for name, given in (("learn", learn), ("check", check)) if given is not None}
-    kinds = [kind for kind in SHARES if kind not in apart]
+    every = each_batch(batches)
+    given = {name: each_batch(b, name) for name, b in (("learn", learn), ("check", check)) if b is not None}
+    kinds = [kind for kind in SHARES if kind not in given]
     dealt: dict[str, list[BoundBatch]] = {kind: [] for kind in SHARES}
 
     def is_full(kind: str) -> bool:
         found = dealt[kind]
         return len(found) >= steps if kind == "learn" else sum(piece.examples for piece in found) >= most
 
-    for kind, given in apart.items():
-        for piece in _pieces(objective, given, size):
-            if is_full(kind):
-                break
+    for kind, its in given.items():
+        for piece in _pieces(objective, its, size):
             dealt[kind].append(piece)
+            if is_full(kind):  # told before the next one is asked for, which a stream of the user's would lose
+                break
+        if not dealt[kind]:
+            raise ScoreError(f"there are no batches to {_TO[kind]}", where=f"{kind}=")
     turn = 0
-    for piece in _pieces(objective, batches, size, least=len(kinds)):
+    for piece in _pieces(objective, every, size, least=len(kinds)):
         open_to = [kind for kind in kinds[turn:] + kinds[:turn] if not is_full(kind)]
-        if not open_to:
-            break
         dealt[open_to[0]].append(piece)
         turn = (turn + 1) % len(kinds)
+        if all(is_full(kind) for kind in kinds):
+            break
+    if not any(dealt[kind] for kind in kinds):
+        raise no_batches()
     if missing := [kind for kind in dict.fromkeys(SHARES) if not dealt[kind]]:
         raise GrowError(
             f"there are too few batches: none is left to {' and to '.join(_TO[kind] for kind in missing)}",
             why="no example may be in two of these, and batches whose examples are coupled are not cut",
-            hint="give more batches, or others as learn= and check=",
+            hint="give more batches" + "".join(f", or others as {kind}=" for kind in missing if kind != "selection"),
         )
     first = dealt["check"][0]
     parts = {kind: unbound(program, found) for kind, found in dealt.items()}

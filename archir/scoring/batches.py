@@ -14,7 +14,7 @@ from archir.errors import ScoreError
 from archir.ir.node import Value
 from archir.ir.types import TensorType
 from archir.scoring.objective import Objective
-from archir.scoring.pairs import keywords, pair_of
+from archir.scoring.pairs import keywords, tensor_pair
 from archir.scoring.processes import WHOLE, Around
 from archir.scoring.program import Inputs, Program, number_of_examples
 from archir.scoring.targets import Targets, map_tensors
@@ -48,7 +48,7 @@ Batch = tuple[Inputs, Targets]
 """What a model is called with, and what its outputs are compared with."""
 
 AnyBatch = Batch | Mapping[str, Any] | BoundBatch
-"""A batch as a pair or as a mapping, see `pair_of`; or bound."""
+"""A batch as a pair or as a mapping, of tensors or of NumPy's arrays, see `tensor_pair`; or bound."""
 
 
 def bind_batches(program: Program, batches: Iterable[AnyBatch], *, most: int | None = None) -> tuple[BoundBatch, ...]:
@@ -78,7 +78,8 @@ def no_batches() -> ScoreError:
 def _bound(program: Program, batch: AnyBatch) -> BoundBatch:
     if isinstance(batch, BoundBatch):
         return batch
-    inputs, targets = pair_of(batch, names=keywords(program.graph))
+    graph = program.graph
+    inputs, targets = tensor_pair(batch, graph.tensors.values(), keywords(graph))
     examples = number_of_examples(targets)
     return BoundBatch(program.bind(inputs), map_tensors(lambda t: t.to(program.device), targets), examples)
 

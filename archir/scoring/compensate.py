@@ -21,7 +21,7 @@ from archir.rewrite.pipeline import apply_together, merged_changes
 from archir.rewrite.spec import format_spec
 from archir.rewrite.subgraph import makes_linearly
 from archir.scoring.batches import no_batches
-from archir.scoring.pairs import keywords, pair_of
+from archir.scoring.pairs import keywords, tensor_pair
 from archir.scoring.processes import ALONE, Processes
 from archir.scoring.program import Inputs, Program
 
@@ -150,7 +150,7 @@ def taken_over(
     program = Program(graph, keep=frozenset(v for c in consumers for v in c.inputs))
     empty = True
     for batch in batches:
-        inputs, _ = pair_of(batch, names=keywords(graph))
+        inputs, _ = tensor_pair(batch, graph.tensors.values(), keywords(graph))
         values = program(program.bind(inputs)).values
         for consumer in consumers:
             consumer.observe(values)

@@ -193,6 +193,19 @@ def class_axis(outputs: torch.Tensor, targets: torch.Tensor) -> int:
     return 1 if second else outputs.dim() - 1
 
 
+def check_class_probabilities(outputs: torch.Tensor, targets: torch.Tensor) -> None:
+    """Check that probabilities of classes, which targets of real numbers are, have the shape of the outputs.
+
+    Raises:
+        ScoreError: they have another one.
+    """
+    if targets.shape != outputs.shape:
+        raise ScoreError(
+            f"class probabilities {list(targets.shape)} do not fit outputs {list(outputs.shape)}",
+            hint="class numbers are whole numbers: give targets.long() if these are such",
+        )
+
+
 def labels_of(targets: Targets, loss: Loss) -> torch.Tensor | None:
     """Return the class numbers of targets, `[examples, ...]`, None where the loss does not take them for that."""
     if loss is not LOSSES["cross_entropy"] or not isinstance(targets, torch.Tensor) or targets.is_floating_point():
@@ -221,8 +234,7 @@ def label_weights(labels: torch.Tensor) -> torch.Tensor:
 def _cross_entropy(outputs: Any, given: Any) -> torch.Tensor:
     logits, targets = _tensor("cross_entropy", outputs), _target("cross_entropy", given)
     if targets.is_floating_point():
-        if targets.shape != logits.shape:
-            raise ScoreError(f"class probabilities {list(targets.shape)} do not fit outputs {list(logits.shape)}")
+        check_class_probabilities(logits, targets)
         losses = F.cross_entropy(logits, targets, reduction="none")
     else:
         labels, scores = targets.long(), logits.movedim(class_axis(logits, targets), 1)

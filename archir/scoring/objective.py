@@ -14,7 +14,16 @@ from torch.distributed import ProcessGroup
 
 from archir.errors import ArchirError, ScoreError
 from archir.ir.graph import Graph
-from archir.scoring.losses import LOSSES, Loss, LossFunction, check_loss, class_axis, find_loss, label_weights
+from archir.scoring.losses import (
+    LOSSES,
+    Loss,
+    LossFunction,
+    check_class_probabilities,
+    check_loss,
+    class_axis,
+    find_loss,
+    label_weights,
+)
 from archir.scoring.processes import WHOLE, Around, Processes
 from archir.scoring.program import Program, number_of_examples
 from archir.scoring.targets import Targets
@@ -305,8 +314,14 @@ def _dense_root(objective: Objective, outputs: Sequence[Any], targets: Targets, 
 
 
 def cross_entropy_root(outputs: torch.Tensor, targets: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
-    """Return `√p∘ε − p (√p·ε)`, whose second moment is `diag(p) − p pᵀ`, weighted as positions are in the loss."""
+    """Return `√p∘ε − p (√p·ε)`, whose second moment is `diag(p) − p pᵀ`, weighted as positions are in the loss.
+
+    Raises:
+        ScoreError: targets do not fit the outputs.
+    """
     soft = targets.is_floating_point()
+    if soft:
+        check_class_probabilities(outputs, targets)
     axis = 1 if soft else class_axis(outputs, targets)
     p = outputs.softmax(axis)
     root = p.sqrt() * signs

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+
+import numpy as np
+import torch
 
 from archir.errors import ScoreError
 from archir.ir.graph import Graph
@@ -47,6 +50,42 @@ def pair_of(batch: Any, where: str = "", names: Collection[str] = ()) -> tuple[A
             hint=f"give such pairs, or mappings with an entry called {' or '.join(LABELS)}",
         )
     return batch[0], batch[1]
+
+
+def tensor_pair(batch: Any, weights: Iterable[torch.Tensor], names: Collection[str] = ()) -> tuple[Any, Any]:
+    """Return the inputs and the targets of a batch, see `pair_of`, with the arrays of NumPy in them as tensors.
+
+    Fractions in arrays become those of the weights, for NumPy makes float64 unless it is told otherwise; tensors stay
+    as they are.
+
+    Args:
+        batch: a pair, or a mapping.
+        weights: those of the model.
+        names: of arguments other than the first, by which also one alone is given.
+
+    Raises:
+        ScoreError: it is neither, or does not have one entry of targets and one of inputs at least; or an array holds
+            no numbers.
+    """
+    floats = next((t.dtype for t in weights if t.is_floating_point()), torch.get_default_dtype())
+    inputs, targets = pair_of(batch, names=names)
+    return _tensors(inputs, floats, "inputs"), _tensors(targets, floats, "targets")
+
+
+def _tensors(nested: Any, floats: torch.dtype, name: str) -> Any:
+    if isinstance(nested, np.ndarray):
+        shares = nested.flags.writeable and min(nested.strides, default=0) >= 0
+        try:
+            found = torch.from_numpy(nested if shares else nested.copy())
+        except (TypeError, ValueError) as error:
+            raise ScoreError(f"the {name} of a batch are no numbers", why=f"{error}") from error
+        return found.to(floats) if found.is_floating_point() else found
+    if isinstance(nested, Mapping):
+        return {key: _tensors(part, floats, name) for key, part in nested.items()}
+    if isinstance(nested, tuple | list):
+        parts = [_tensors(part, floats, name) for part in nested]
+        return type(nested)(*parts) if hasattr(nested, "_fields") else type(nested)(parts)
+    return nested
 
 
 def argument_names(graph: Graph) -> tuple[tuple[str, ...], tuple[str, ...]]:

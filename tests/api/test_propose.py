@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +29,7 @@ from archir.scoring.processes import ALONE
 from archir.scoring.scores import Scores
 from passes.split import Split
 
+DOCS = Path(__file__).parents[2] / "docs"
 OPTIONS = archir.GrowOptions(learn_steps=8, score_examples=60, batch_size=20, refine=12, recalibrate_batches=2)
 
 
@@ -105,6 +109,27 @@ def test_a_step_is_decided_on_checked_and_taken_in_a_plain_loop() -> None:
         its.step()
     assert float(F.cross_entropy(grown(a), y).detach()) < before
     assert {int(state["step"]) for state in its.state.values()} == {80}
+
+
+def test_a_plan_tells_which_examples_its_figures_are_of() -> None:
+    """What is printed first beside what was realised is of the same examples."""
+    plan, _, _ = planned()
+    assert plan.expected is not None and plan.expected < 0 and plan.expected != plan.predicted
+    assert f"loss: {plan.expected:+.4f} predicted, {plan.realised:+.4f} realised on the examples it was" in str(plan)
+
+    def told(**figures: float | None) -> str:
+        growth = dataclasses.replace(plan.growth, **figures)  # type: ignore[arg-type]
+        return str(dataclasses.replace(plan, growth=growth)).splitlines()[-1]
+
+    assert told(predicted=0.0008, expected=-0.0012, realised=-0.0016) == (
+        "loss: -0.0012 predicted, -0.0016 realised on the examples it was checked on"
+    )
+    assert told(predicted=0.02, expected=None, realised=0.01) == (
+        "loss: +0.0100 realised on the examples it was checked on, +0.0200 predicted on those it was chosen on"
+    )
+    assert told(predicted=None, expected=None, realised=0.0) == (
+        "loss: nothing predicted, +0.0000 realised on the examples it was checked on"
+    )
 
 
 def test_modules_are_captured_and_arguments_go_by_name_or_place() -> None:
@@ -200,6 +225,7 @@ def test_coupled_batches_stay_whole() -> None:
 def test_a_budget_below_the_model_is_come_down_to() -> None:
     model, optimizer = trained(mlp(12))
     plan = archir.propose(model, pairs(), budget=archir.Budget(parameters=0.5), morphisms=["prune"], options=OPTIONS)
+    assert plan.expected is None and plan.predicted is not None
     assert plan.growth.contracts and plan.cost.parameters <= plan.growth.before.parameters // 2
     assert "compensated" in plan.growth.mended
     grown, its = plan.apply(model, optimizer)
@@ -298,6 +324,25 @@ def test_in_place_the_model_the_optimiser_and_the_average_are_the_ones_that_were
     scheduler.step()
     average.update_parameters(model)
     assert average(a).shape == (50, 3)
+
+
+def test_hooks_and_attributes_of_the_model_stay_in_place_alone() -> None:
+    model, _ = trained(Own())
+    calls = list[nn.Module]()
+    model.register_forward_hook(lambda module, args, outputs: calls.append(module))
+    model.get_submodule("inner").register_forward_hook(lambda module, args, outputs: calls.append(module))
+    plan = archir.propose(model, pairs(), budget=90, options=OPTIONS)
+    grown, _ = plan.apply(model)
+    calls.clear()
+    grown(data(4)[0])
+    assert plan.specs and not calls and not isinstance(grown, Own) and not hasattr(grown, "written")
+    for text in ((DOCS / "loop.md").read_text(), str(archir.Plan.apply.__doc__)):
+        told = " ".join(text.split())
+        assert "hooks" in told and re.search("methods and attributes of (your own )?classes", told)
+    plan.apply(model, in_place=True)
+    calls.clear()  # it was run to be compared with the graph
+    model(data(4)[0])
+    assert calls == [model.get_submodule("inner"), model]
 
 
 def test_what_cannot_be_done_in_place_changes_nothing() -> None:

@@ -250,6 +250,23 @@ def test_groups_keep_their_options_and_new_tensors_join_the_nearest(graph: Graph
     assert not new["scale"].requires_grad and new["body.weight"].requires_grad
 
 
+class WarmUp(lr_scheduler.LRScheduler):
+    """A rate that rises for three steps, and is what another scheduler says from there on."""
+
+    def __init__(self, optimizer: optim.Optimizer, after: Any) -> None:
+        self.after = after
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        return [base * min(1.0, (self.last_epoch + 1) / 3) for base in self.base_lrs]
+
+    def step(self, epoch: int | None = None) -> None:
+        if self.last_epoch < 3:
+            super().step()
+        else:
+            self.after[-1]["then"].step()
+
+
 SCHEDULERS: dict[str, Callable[[optim.Optimizer], Any]] = {
     "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, 9),
     "one cycle": lambda o: lr_scheduler.OneCycleLR(o, [0.1, 0.3], total_steps=12),
@@ -259,6 +276,7 @@ SCHEDULERS: dict[str, Callable[[optim.Optimizer], Any]] = {
     "sequence": lambda o: lr_scheduler.SequentialLR(
         o, [lr_scheduler.LinearLR(o, 0.1, total_iters=4), lr_scheduler.ExponentialLR(o, 0.9)], [4]
     ),
+    "warm-up": lambda o: WarmUp(o, ("cosine", {"then": lr_scheduler.CosineAnnealingLR(o, 9)})),
     "chain": lambda o: lr_scheduler.ChainedScheduler(
         [lr_scheduler.ConstantLR(o, 0.1, total_iters=4), lr_scheduler.ExponentialLR(o, 0.9)]
     ),
@@ -361,6 +379,12 @@ def test_what_does_not_belong_together_is_refused(graph: Graph) -> None:
         check_schedulers([scheduler], optim.SGD(trained(module), 0.1))
     with pytest.raises(GrowError, match=r"bound to another optimiser\n  hint:  give its optimiser, too"):
         check_schedulers(scheduler, None)
+    scheduler.mine = [{"its": scheduler.optimizer}]  # type: ignore[attr-defined]
+    with pytest.raises(
+        GrowError, match=r"ExponentialLR holds its optimiser elsewhere, too, as mine\n.*\n  hint:  apply"
+    ):
+        check_schedulers(scheduler, scheduler.optimizer)
+    assert check_schedulers([None, scheduler, scheduler], scheduler.optimizer, in_place=True) == [scheduler]
     with pytest.raises(GrowError, match="a int is no scheduler"):
         check_schedulers(3, None)
     with pytest.raises(GrowError, match="holds no average of the model"):
