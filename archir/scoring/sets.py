@@ -30,7 +30,7 @@ SCALINGS, ALIKE = 3, 1.25
 """The number of factors that are tried at most, each from where the last one was, and the ratio up to which two count
 as one; the best is taken."""
 
-SCALED_ON = 2
+SCALED_ON = 4
 """The number of batches that scale is found on."""
 
 

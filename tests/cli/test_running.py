@@ -47,7 +47,7 @@ def test_the_call_that_fails_is_named(broken: Graph, tmp_path: Path) -> None:
     )
     for command in commands:
         error = refused(*command)
-        assert "picks does not run" in error and CALL in error and "out of DATA bounds, id=99" in error, command
+        assert "_Picks does not run" in error and CALL in error and "out of DATA bounds, id=99" in error, command
     refused("export", net, "--onnx", tmp_path / "net.onnx")
     text = f'[model]\ngraph = "{net}"\n[data]\nsource = "digits"\n[budget]\nparameters = 900\n'
     (tmp_path / "run.toml").write_text(text)
@@ -57,9 +57,9 @@ def test_the_call_that_fails_is_named(broken: Graph, tmp_path: Path) -> None:
 
 
 def test_emission_of_a_graph_that_does_not_run_leaves_nothing(broken: Graph, tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match="picks does not run"):
+    with pytest.raises(GraphError, match="_Picks does not run"):
         to_python(broken, tmp_path, name="net")
-    with pytest.raises(GraphError, match="picks does not run"):
+    with pytest.raises(GraphError, match="_Picks does not run"):
         to_onnx(broken, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -259,7 +259,7 @@ def test_a_few_candidates_are_judged_and_the_choice_is_that_of_judging_all(
     scores = make_scores(trained, digits, morphisms=kinds)
     scores = replace(scores, options=replace(scores.options, shortlist=shortlist))
     assert scores.refinement is not None
-    for price in (0.0, 2e-5):
+    for price in (0.0, 5e-6):
         path = scores.choose(k=8, price=lambda c, price=price: price * c.parameters)  # type: ignore[misc]
         expected: list[Score] = []
         combination: Combination | None = Combination(trained)
