@@ -38,7 +38,8 @@ class InPlace(WidthMorphism):
 
     def candidates(self, graph: Graph) -> Iterable[WidthMorphism]:  # type: ignore[override]  # those of the kind
         """Return what may be tried in the graph."""
-        return (member for site in self.sites(graph) for member in site.members)  # type: ignore[misc]
+        members = (member for site in self.sites(graph) for member in site.members)
+        return (member for member in members if isinstance(member, WidthMorphism))
 
     def match(self, graph: Graph) -> Widths | Miss:
         """Return what the kind needs to know to be carried out, or why it does not apply."""

@@ -135,13 +135,13 @@ def _embedding(layer: nn.Module, calls: Calls) -> Attributes:
 
 
 def _convolution(layer: nn.Module, calls: Calls) -> Attributes:
+    assert isinstance(layer, nn.modules.conv._ConvNd)
     weight, given = _shape(layer, "weight"), _argument(calls, "groups")
-    groups = int(given or 1) if calls else int(layer.groups)  # type: ignore[arg-type]
-    if tuple(weight[2:]) != tuple(layer.kernel_size):  # type: ignore[arg-type]
+    groups = int(given or 1) if calls else layer.groups
+    if tuple(weight[2:]) != layer.kernel_size:
         raise GrowError(f"its kernel becomes {list(weight[2:])}, which is no change of a width")
     first, second = weight[0], weight[1] * groups
-    turned = bool(getattr(layer, "transposed", False))
-    outer, inner = (second, first) if turned else (first, second)
+    outer, inner = (second, first) if layer.transposed else (first, second)
     return {"out_channels": outer, "in_channels": inner, "groups": groups}
 
 
@@ -176,10 +176,11 @@ def _recurrent_cell(layer: nn.Module, calls: Calls) -> Attributes:
 
 
 def _attention(layer: nn.Module, calls: Calls) -> Attributes:
-    width = len(layer.out_proj.weight)  # type: ignore[union-attr,arg-type]
+    assert isinstance(layer, nn.MultiheadAttention)
+    width = len(layer.out_proj.weight)
     queries = (call.results[0] for call in calls if call.op == ATTENTION)
     heads = [t.shape[1] for t in queries if isinstance(t, TensorType) and len(t.shape) == 4]
-    count = heads[0] if heads and isinstance(heads[0], int) else int(layer.num_heads)  # type: ignore[arg-type]
+    count = heads[0] if heads and isinstance(heads[0], int) else layer.num_heads
     keys, values = ((_shape(layer, name) or (width, width))[1] for name in ("k_proj_weight", "v_proj_weight"))
     return {"embed_dim": width, "kdim": keys, "vdim": values, "num_heads": count, "head_dim": width // count}
 

@@ -32,8 +32,9 @@ class Stage:
         shapes: of stored tensors, by name.
         attributes: sizes among the attributes of its modules, by their paths and names, `net.0.out_features`.
         specs: the rewrites that led to it.
-        predicted: what these were predicted to do to the loss, in nats for likelihoods; None if nothing was.
-        realised: what they did to it on the examples they were checked on.
+        expected: what these were predicted to do to the loss on the examples they were checked on, in nats for
+            likelihoods; None if nothing was.
+        realised: what they did to it there.
 
     Raises:
         GrowError: a value is of another kind; all of them at once.
@@ -43,7 +44,7 @@ class Stage:
     shapes: dict[str, tuple[Whole, ...]]
     attributes: dict[str, Size]
     specs: tuple[str, ...] = ()
-    predicted: float | None = None
+    expected: float | None = None
     realised: float = 0.0
 
     def fits(self, tensors: Mapping[str, Any]) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -61,7 +62,8 @@ class StepContext:
     seed: int
     processes: Processes = ALONE
     flops: FlopCount = field(default_factory=FlopCount, repr=False)
-    _measured: dict[Graph, float] = field(default_factory=dict, repr=False)
+    # Networks that were tried and given up go, with their weights.
+    _measured: MutableMapping[Graph, float] = field(default_factory=WeakKeyDictionary, repr=False)
 
     @property
     def device(self) -> torch.device:

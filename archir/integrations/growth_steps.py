@@ -49,7 +49,7 @@ class Times:
         GrowError: one is no whole number from 1.
     """
 
-    at: tuple[Count, ...] = ()
+    at: Sequence[Count] = ()
     every: Count | None = None
 
     def due(self, last: int, now: int) -> bool:
@@ -178,32 +178,62 @@ class GrowthSteps:
         if not plan.specs:
             return plan, tuple(stages)
         reached = Stage(
-            step=step, shapes={}, attributes={}, specs=plan.specs, predicted=plan.predicted, realised=plan.realised
+            step=step, shapes={}, attributes={}, specs=plan.specs, expected=plan.expected, realised=plan.realised
         )
         return plan, next_stage(stages, before, sizes_of(model), reached)
 
 
-def growth_steps(
-    budget: AnyBudget,
-    at: Sequence[int],
-    every: int | None,
-    loss: str | LossFunction | Loss | None,
-    morphisms: Kinds | None,
-    options: GrowOptions | None,
-    module: str,
-    batches: AnyBatches | None,
-    learn: AnyBatches | None,
-) -> GrowthSteps:
-    """Return the growth steps that a callback is asked for; see `GrowthSteps`.
+class GrowthCallback:
+    """What the callbacks of all packages are asked for, and what they tell of."""
 
-    Raises:
-        GrowError: some of it makes no sense.
-        ParseError: a kind of rewrite is unknown.
-        PassError: one is no morphism.
-        ScoreError: there is no such loss.
+    def __init__(
+        self,
+        *,
+        budget: AnyBudget,
+        at: Sequence[int] = (),
+        every: int | None = None,
+        loss: str | LossFunction | Loss | None = None,
+        morphisms: Kinds | None = None,
+        options: GrowOptions | None = None,
+        module: str = "",
+        batches: AnyBatches | None = None,
+        learn: AnyBatches | None = None,
+    ) -> None:
+        """Say when and how to grow.
+
+        Args:
+            budget: hard limits on the cost of the part that grows, or the largest number of its parameters, after a
+                step; or a function of the number of the step that returns one of these.
+            at: steps of the trainer (`global_step`) after which growth is due.
+            every: it is due after every so many steps, too.
+            loss: name of a loss, or a callable of the outputs of the part and the targets; that of the model if not
+                given, or cross-entropy where a trainer does not know it.
+            morphisms: the kinds of rewrite; split and prune if not given.
+            options: how the steps are taken, see `archir.propose`.
+            module: path of the part that grows, `net` for `self.net`, which is called with the inputs of a batch; the
+                model itself if not given, which is traced through its `forward`.
+            batches: batches to score and to check on, and to learn on if `learn` is not given: a list, a loader, or a
+                function that returns some.
+            learn: batches to learn θ on.
+
+        Raises:
+            GrowError: growth is never due, there is no budget, or batches can be gone through only once.
+            ParseError: a kind of rewrite is unknown.
+            PassError: one is no morphism.
+            ScoreError: there is no such loss.
+        """
+        super().__init__()
+        times = Times(at, every)
+        self._steps = GrowthSteps(times, budget, loss, morphisms, checked_options(options), module, batches, learn)
+
+
+def told(plan: Plan) -> dict[str, float]:
+    """Return the figures of a growth step to log: what it costs, and both changes of the loss that compare.
+
+    Where nothing is expected of it that is left out.
     """
-    times = Times(at, every)  # type: ignore[arg-type]
-    return GrowthSteps(times, budget, loss, morphisms, checked_options(options), module, batches, learn)
+    found = {"parameters": plan.cost.parameters, "expected": plan.expected, "realised": plan.realised}
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def _some(given: AnyBatches) -> Iterable[AnyBatch]:

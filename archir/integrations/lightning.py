@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Any
 
@@ -12,13 +12,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from archir.errors import FileError, GrowError
-from archir.growing.options import GrowOptions
 from archir.growing.stages import Stage, bring_to, from_data, to_data
-from archir.integrations.growth_steps import AnyBatches, AnyBudget, anew, growth_steps
+from archir.integrations.growth_steps import GrowthCallback, anew, told
 from archir.integrations.missing import not_installed
-from archir.kinds import Kinds
 from archir.scoring.batches import AnyBatch
-from archir.scoring.losses import Loss, LossFunction
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -30,7 +27,7 @@ _KEY = "archir.GrowCallback"
 """How the keys of this callback begin among the states of callbacks in a checkpoint."""
 
 
-class GrowCallback(Callback):
+class GrowCallback(GrowthCallback, Callback):
     """Grows a `LightningModule`, or a part of it, while it is trained.
 
     After the steps that are asked for `archir.propose` decides on a growth step for the weights as they are, and what
@@ -43,7 +40,7 @@ class GrowCallback(Callback):
     as `archir.propose` takes them, after the hooks of the module that transfer them; loaders are gone through in an
     order of their own (`archir.integrations.growth_steps.anew`), so that training sees the batches it would have seen.
 
-    What was done is logged as `growth/parameters`, `growth/predicted` and `growth/realised`, and kept in `stages`.
+    What was done is logged as `growth/parameters`, `growth/expected` and `growth/realised`, and kept in `stages`.
     Checkpoints hold the sizes of all stages: where one is loaded by the trainer, to resume, to validate or to test, the
     module is first brought to the sizes it had then, whether it is as it was made or has grown further. Those that hold
     weights alone (`save_weights_only`) tell no sizes: they are for a module that has grown as far, or further.
@@ -51,46 +48,11 @@ class GrowCallback(Callback):
     Training takes one device in one process: others are refused.
     """
 
-    def __init__(
-        self,
-        *,
-        budget: AnyBudget,
-        at: Sequence[int] = (),
-        every: int | None = None,
-        loss: str | LossFunction | Loss = "cross_entropy",
-        morphisms: Kinds | None = None,
-        options: GrowOptions | None = None,
-        module: str = "",
-        batches: AnyBatches | None = None,
-        learn: AnyBatches | None = None,
-    ) -> None:
-        """Say when and how to grow.
+    stages: tuple[Stage, ...] = ()
+    """What the module was like as it was made, and after each growth step; empty if there was none."""
 
-        Args:
-            budget: hard limits on the cost of the part that grows, or the largest number of its parameters, after a
-                step; or a function of the number of the step that returns one of these.
-            at: steps of the trainer (`global_step`) after which growth is due.
-            every: it is due after every so many steps, too.
-            loss: name of a loss, or a callable of the outputs of the part and the targets.
-            morphisms: the kinds of rewrite; split and prune if not given.
-            options: how the steps are taken, see `archir.propose`.
-            module: path of the part that grows, `net` for `self.net`, which is called with the inputs of a batch; the
-                module itself if not given, which is traced through its `forward`.
-            batches: batches to score and to check on, and to learn on if `learn` is not given: a list, a loader, or a
-                function that returns some.
-            learn: batches to learn θ on.
-
-        Raises:
-            GrowError: growth is never due, there is no budget, or batches can be gone through only once.
-            ParseError: a kind of rewrite is unknown.
-            PassError: one is no morphism.
-            ScoreError: there is no such loss.
-        """
-        self._steps = growth_steps(budget, at, every, loss, morphisms, options, module, batches, learn)
-        self._seen: int | None = None
-        self._grows: LightningModule | None = None
-        self.stages: tuple[Stage, ...] = ()
-        """What the module was like as it was made, and after each growth step; empty if there was none."""
+    _seen: int | None = None
+    _grows: LightningModule | None = None
 
     @property
     def state_key(self) -> str:
@@ -161,8 +123,7 @@ class GrowCallback(Callback):
             optimizers=trainer.optimizers,
             averages=_averages(trainer, pl_module),
         )
-        told = {"parameters": plan.cost.parameters, "predicted": plan.predicted, "realised": plan.realised}
-        pl_module.log_dict({f"growth/{name}": float(value) for name, value in told.items() if value is not None})
+        pl_module.log_dict({f"growth/{name}": value for name, value in told(plan).items()})
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""

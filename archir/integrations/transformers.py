@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -13,14 +13,12 @@ import torch
 from torch import nn, optim
 
 from archir.errors import FileError, GrowError
-from archir.growing.options import GrowOptions
 from archir.growing.stages import Stage, bring_to, from_data, to_data
 from archir.growing.write_back import stored_tensors
-from archir.integrations.growth_steps import AnyBatches, AnyBudget, anew, growth_steps
+from archir.integrations.growth_steps import GrowthCallback, anew, told
 from archir.integrations.missing import not_installed
 from archir.integrations.model_losses import loss_of_model
-from archir.kinds import Kinds
-from archir.scoring.losses import Loss, LossFunction
+from archir.scoring.losses import Loss
 
 try:
     from accelerate.optimizer import AcceleratedOptimizer
@@ -41,7 +39,7 @@ _WEIGHTS, _CONFIG = "model*.safetensors", "config.json"
 M = TypeVar("M", bound="PreTrainedModel")
 
 
-class GrowCallback(TrainerCallback):
+class GrowCallback(GrowthCallback, TrainerCallback):
     """Grows a `PreTrainedModel`, or a part of it, while a `Trainer` trains it.
 
     After the steps that are asked for `archir.propose` decides on a growth step for the weights as they are, and what
@@ -50,10 +48,11 @@ class GrowCallback(TrainerCallback):
 
     By default θ is learned, and candidates are scored and checked, on batches of the training data, which are gone
     through in an order of their own (`archir.integrations.growth_steps.anew`), so that training sees the batches it
-    would have seen; give held-out ones as `batches` where there are some. The loss is that of the model
+    would have seen; give held-out ones as `batches`, mappings with an entry
+    `labels`, where there are some. The loss is that of the model
     (`archir.integrations.model_losses.loss_of_model`).
 
-    What was done is put into `state.log_history`, as `growth_parameters`, `growth_predicted` and `growth_realised`. The
+    What was done is put into `state.log_history`, as `growth_parameters`, `growth_expected` and `growth_realised`. The
     configuration of the model keeps the sizes of all stages, as `archir_growth`, so that they are wherever the model is
     saved. Weights that are loaded into the model, to resume or because they were the best, may be of any stage: it is
     brought to the sizes it had then. For a model as it was made these are looked for in `args.resume_from_checkpoint`
@@ -63,43 +62,7 @@ class GrowCallback(TrainerCallback):
     One process and one device: others are refused.
     """
 
-    def __init__(
-        self,
-        *,
-        budget: AnyBudget,
-        at: Sequence[int] = (),
-        every: int | None = None,
-        loss: str | LossFunction | Loss | None = None,
-        morphisms: Kinds | None = None,
-        options: GrowOptions | None = None,
-        module: str = "",
-        batches: AnyBatches | None = None,
-        learn: AnyBatches | None = None,
-    ) -> None:
-        """Say when and how to grow.
-
-        Args:
-            budget: hard limits on the cost of the part that grows, or the largest number of its parameters, after a
-                step; or a function of the number of the step that returns one of these.
-            at: steps of the trainer (`state.global_step`) after which growth is due.
-            every: it is due after every so many steps, too.
-            loss: name of a loss, or a callable of the outputs of the part and the labels; that of the model if not
-                given.
-            morphisms: the kinds of rewrite; split and prune if not given.
-            options: how the steps are taken, see `archir.propose`.
-            module: path of the part that grows, which is called with the inputs of a batch; the model if not given.
-            batches: batches to score and to check on, and to learn on if `learn` is not given, as mappings with an
-                entry `labels`: a list, a loader, or a function that returns some.
-            learn: batches to learn θ on.
-
-        Raises:
-            GrowError: growth is never due, there is no budget, or batches can be gone through only once.
-            ParseError: a kind of rewrite is unknown.
-            PassError: one is no morphism.
-            ScoreError: there is no such loss.
-        """
-        self._steps = growth_steps(budget, at, every, loss, morphisms, options, module, batches, learn)
-        self._seen = 0
+    _seen = 0
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See to it that the model has its sizes before weights are loaded into it.
@@ -164,9 +127,8 @@ class GrowCallback(TrainerCallback):
             )
         if stages:
             setattr(model.config, RECORD, to_data(stages))
-        told = {"parameters": plan.cost.parameters, "predicted": plan.predicted, "realised": plan.realised}
         state.log_history.append(
-            {f"growth_{name}": value for name, value in told.items() if value is not None}
+            {f"growth_{name}": value for name, value in told(plan).items()}
             | {"growth_specs": "; ".join(plan.specs) or plan.why, "epoch": state.epoch, "step": state.global_step}
         )
 

@@ -61,7 +61,7 @@ def test_a_model_is_brought_to_any_stage_and_back() -> None:
         model.head = nn.Linear(width, 3)
         model.head.weight = model.outer.weight
         model.sizes = (width, 7)
-        reached = Stage(step=step, shapes={}, attributes={}, specs=("split{width=w1}",), predicted=-0.1, realised=-0.2)
+        reached = Stage(step=step, shapes={}, attributes={}, specs=("split{width=w1}",), expected=-0.1, realised=-0.2)
         stages = next_stage(stages, before, sizes_of(model), reached)
     assert [stage.step for stage in stages] == [0, 4, 9]
     assert stages[1].attributes == {

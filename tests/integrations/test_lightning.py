@@ -161,6 +161,8 @@ def test_a_module_grows_and_is_resumed_from_before_and_after(tmp_path: Path, mod
     assert sizes[0] < sizes[-1] and net.net.width == net.net.inner.out_features > 4
     assert net.eval().predicted(data(4, 5)[0]).shape == (4,)
     assert trainer.logged_metrics["growth/parameters"] == sizes[-1] - (3 if module else 0)
+    for name in ("expected", "realised"):
+        assert trainer.logged_metrics[f"growth/{name}"] == pytest.approx(getattr(first.stages[-1], name), rel=1e-6)
     plain = optim.lr_scheduler.CosineAnnealingLR(optim.SGD([nn.Parameter(torch.zeros(1))], 0.03), 30)
     for rate in net.rates:
         assert rate == pytest.approx(plain.get_last_lr()[0], rel=1e-12)

@@ -127,6 +127,9 @@ def test_a_classifier_grows_and_is_resumed_from_before_and_after(tmp_path: Path)
     assert type(model) is transformers.BertForSequenceClassification
     (grown,) = (entry for entry in trainer.state.log_history if entry["step"] == 8)
     assert grown["growth_parameters"] == model.num_parameters() and grown["growth_specs"] == "; ".join(stages[-1].specs)
+    entries = [entry for entry in trainer.state.log_history if "growth_parameters" in entry]
+    logged = [(entry.get("growth_expected"), entry["growth_realised"]) for entry in entries]
+    assert logged == [(stage.expected, stage.realised) for stage in stages[1:]]
     for step in (2, 6, 10):
         resumed = train(tmp_path, bert(), grower(), resume=str(tmp_path / f"checkpoint-{step}"), save_strategy="no")
         assert recorded(resumed.model.config) == stages

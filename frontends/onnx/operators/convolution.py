@@ -47,12 +47,18 @@ def _is_nothing(bias: Operand) -> bool:
     return isinstance(bias, Known) and not bias.name and not bool(bias.tensor.any())
 
 
-def _convolution(c: Call) -> Operand:
+def _window(c: Call) -> tuple[list[int], list[int], list[int]]:
+    """Return the sizes of the kernel, the strides and the dilations, one for each axis of space."""
     kernel = list(c.fixed(c[1], *range(2, c.rank(c[1]))))
     rank = len(kernel)
     if rank not in (1, 2, 3):
         raise Refusal(f"it has {rank} axes of space")
-    strides, dilations = c.integers("strides", [1] * rank), c.integers("dilations", [1] * rank)
+    return kernel, c.integers("strides", [1] * rank), c.integers("dilations", [1] * rank)
+
+
+def _convolution(c: Call) -> Operand:
+    kernel, strides, dilations = _window(c)
+    rank = len(kernel)
     before, after = pads_of(c, c[0], kernel, strides, dilations)
     x = c[0]
     if before != after:
@@ -65,11 +71,8 @@ def _convolution(c: Call) -> Operand:
 
 
 def _transposed(c: Call) -> Operand:
-    kernel = list(c.fixed(c[1], *range(2, c.rank(c[1]))))
+    kernel, strides, dilations = _window(c)
     rank = len(kernel)
-    if rank not in (1, 2, 3):
-        raise Refusal(f"it has {rank} axes of space")
-    strides, dilations = c.integers("strides", [1] * rank), c.integers("dilations", [1] * rank)
     extra, how = c.integers("output_padding", [0] * rank), c.text("auto_pad", "NOTSET")
     pads = c.integers("pads", [0] * (2 * rank))
     before, after = pads[:rank], pads[rank:]
