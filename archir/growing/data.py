@@ -13,7 +13,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from archir.errors import FileError, GrowError, suggest
-from archir.growing.examples import Examples, Inputs, Split, make_split, sample
+from archir.growing.examples import Change, Examples, Inputs, Split, make_split, sample
 from archir.growing.files import SPLITS, Source, open_path
 from archir.growing.given import split_of
 from archir.growing.importing import invoke, load_object
@@ -48,7 +48,7 @@ class Dataset:
         """
         return self.read_test()
 
-    def changed(self, change: Callable[[Examples], Examples]) -> Dataset:
+    def changed(self, change: Change) -> Dataset:
         """Return the data with the examples of every split changed, see `Split.changed`."""
         train, validation = self.train.changed(change), self.validation.changed(change)
         return replace(self, train=train, validation=validation, read_test=lambda: self.test.changed(change))
@@ -316,7 +316,7 @@ class _Standardise:
         )
 
 
-def _standardiser(train: Split) -> Callable[[Examples], Examples]:
+def _standardiser(train: Split) -> Change:
     """Return the map that gives every channel of the training data mean 0 and deviation 1."""
     inputs = _as_floats(sample(train)).inputs
     if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():

@@ -23,6 +23,10 @@ Part = tuple[torch.Tensor, int, int]
 read; and the place of the first of them in the batch."""
 
 
+Change = Callable[["Examples"], "Examples"]
+"""What is done to examples when they are read."""
+
+
 class Split(ABC):
     """Examples with their targets, a known number of them, of which any can be had by their numbers.
 
@@ -72,7 +76,7 @@ class Split(ABC):
         """
 
     @abstractmethod
-    def changed(self, change: Callable[[Examples], Examples]) -> Split:
+    def changed(self, change: Change) -> Split:
         """Return the split with its examples changed, each by itself: here and now, or when they are read."""
 
 
@@ -123,7 +127,7 @@ class Examples(Split):
         """Yield batches of the examples in turn; nothing about them is random, and nobody reads ahead."""
         return (self.take(examples) for examples, *_ in parts)
 
-    def changed(self, change: Callable[[Examples], Examples]) -> Examples:
+    def changed(self, change: Change) -> Examples:
         """Return the split with its examples changed."""
         return change(self)
 

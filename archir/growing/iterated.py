@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 
 from archir.errors import GrowError, UnnumberedError
-from archir.growing.examples import LOOKED_AT, Examples, Part, Split
+from archir.growing.examples import LOOKED_AT, Change, Examples, Part, Split
 from archir.growing.iterables import Reiterable, joined
 from archir.growing.reading import check_finite
 
@@ -94,7 +94,7 @@ class Iterated(Split):
 
     source: Reiterable
     where: str
-    changes: tuple[Callable[[Examples], Examples], ...] = ()
+    changes: tuple[Change, ...] = ()
     _place: _Place = field(default_factory=_Place, repr=False)
 
     def __repr__(self) -> str:
@@ -124,7 +124,7 @@ class Iterated(Split):
         """
         raise self._unnumbered("no numbers")
 
-    def changed(self, change: Callable[[Examples], Examples]) -> Iterated:
+    def changed(self, change: Change) -> Iterated:
         """Return the split with its batches changed when they are read; it is read on from the beginning."""
         return replace(self, changes=(*self.changes, change), _place=_Place())
 
@@ -137,7 +137,7 @@ class Iterated(Split):
             GrowError: code of the user's that gives them fails.
             ScoreError: a batch is neither a pair nor a mapping with targets.
         """
-        return replace(self._changed(self.source.first[0]), where=self.where)
+        return replace(_changed(self.source.first[0], self.changes), where=self.where)
 
     def take(self, examples: torch.Tensor | slice) -> Examples:
         """Return some of the first pass, counted from its beginning, in memory; those before them are read, too.
@@ -192,7 +192,7 @@ class Iterated(Split):
         place, given = self._place, 0
         while most is None or given < most:
             if place.reading is None:
-                parts = self._parts(place.position, place.seed, endless=True)
+                parts = _parts(self.source, self.changes, place.position, place.seed, endless=True)
                 place.reading = _Reading(parts, place.position, endless=True)
             position = place.reading.position
             try:
@@ -213,7 +213,8 @@ class Iterated(Split):
             ScoreError: a batch is neither a pair nor a mapping with targets.
         """
         self.go_to(self.position, self._place.seed)
-        reading, given = _Reading(self._parts(START, 0, endless=False), START, endless=False), 0
+        parts = _parts(self.source, self.changes, START, 0, endless=False)
+        reading, given = _Reading(parts, START, endless=False), 0
         while (batch := reading.next(size)) is not None:
             given += len(batch)
             if given > LONGEST:
@@ -224,29 +225,37 @@ class Iterated(Split):
                 )
             yield replace(batch, where=self.where)
 
-    def _parts(self, position: Position, seed: int, *, endless: bool) -> Iterator[tuple[Position, Examples]]:
-        """Yield the batches of the user's from a position on, each with its own: of one pass, or of all."""
-        number, batch, example = position
-        while True:
-            for found in self.source.begin(number, seed, batch):
-                changed = self._changed(found)
-                yield (number, batch, example), changed.take(slice(example, None)) if example else changed
-                batch, example = batch + 1, 0
-            if not endless:
-                return
-            number, batch, example = number + 1, 0, 0
-
-    def _changed(self, batch: Examples) -> Examples:
-        for change in self.changes:
-            batch = change(batch)
-        check_finite(batch, range(len(batch)))
-        return batch
-
     def _unnumbered(self, what: str) -> UnnumberedError:
         return UnnumberedError(
             f"{self.where} can only be iterated, and have {what}",
             hint="give arrays, or a data set with a length that gives any example by its number",
         )
+
+
+def _parts(
+    source: Reiterable, changes: Sequence[Change], position: Position, seed: int, *, endless: bool
+) -> Iterator[tuple[Position, Examples]]:
+    """Yield the batches of the user's from a position on, each with its own: of one pass, or of all.
+
+    It holds no split: one that held what reads it would be freed by the garbage collector alone, in which the processes
+    of a loader take seconds to end.
+    """
+    number, batch, example = position
+    while True:
+        for found in source.begin(number, seed, batch):
+            changed = _changed(found, changes)
+            yield (number, batch, example), changed.take(slice(example, None)) if example else changed
+            batch, example = batch + 1, 0
+        if not endless:
+            return
+        number, batch, example = number + 1, 0, 0
+
+
+def _changed(batch: Examples, changes: Sequence[Change]) -> Examples:
+    for change in changes:
+        batch = change(batch)
+    check_finite(batch, range(len(batch)))
+    return batch
 
 
 def position_of(split: Split) -> Position | None:

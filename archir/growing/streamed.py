@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from archir.errors import ArchirError, FileError, GrowError
 from archir.growing.collation import collated
-from archir.growing.examples import Examples, Part, Split
+from archir.growing.examples import Change, Examples, Part, Split
 from archir.growing.reading import as_in_a_process_of_its_own, check_finite, explained, seed_all
 from archir.ir.seeds import derived_seed
 from archir.scoring.pairs import pair_of
@@ -55,7 +55,7 @@ class Streamed(Split):
     collate: Callable[[list[Any]], Any] = collated
     workers: int = 0
     numbers: torch.Tensor | None = None
-    changes: tuple[Callable[[Examples], Examples], ...] = ()
+    changes: tuple[Change, ...] = ()
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class Streamed(Split):
         """Return the split made of some of its examples, of which none is read."""
         return replace(self, numbers=torch.tensor(self._numbers(examples), dtype=torch.int64))
 
-    def changed(self, change: Callable[[Examples], Examples]) -> Streamed:
+    def changed(self, change: Change) -> Streamed:
         """Return the split with its batches changed when they are read, by a function that can be pickled."""
         return replace(self, changes=(*self.changes, change))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import count, islice
@@ -372,6 +374,31 @@ def test_data_that_are_not_the_same_again_are_told() -> None:
         GrowError, match=r"have ended before the place that the run had(.|\n)*pass 2 has 3 batches, of which 5"
     ):
         list(stream(Batches(split, 4), count=1))
+
+
+def test_what_is_being_read_is_let_go_with_its_split() -> None:
+    """At once, and not by the garbage collector, in which the processes of a loader take seconds to end."""
+    numbered, read = _numbered([4] * 9), list[weakref.ref[Iterator[Any]]]()
+
+    def noted() -> Iterator[Any]:
+        iterator = numbered()
+        read.append(weakref.ref(iterator))
+        return iterator
+
+    gc.disable()
+    try:
+        split = _iterated(noted).changed(lambda batch: batch)
+        assert len(list(stream(Batches(split, 4), count=2))) == 2
+        assert read[-1]() is not None
+        one_pass = iter(Batches(split, 4))
+        next(one_pass)
+        assert [known() is None for known in read] == [True] * (len(read) - 1) + [False]
+        del one_pass
+        assert len(list(stream(Batches(split, 4), count=2))) == 2
+        del split
+        assert read and all(known() is None for known in read)
+    finally:
+        gc.enable()
 
 
 def test_data_without_end_are_not_read_to_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
