@@ -18,7 +18,8 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from archir.errors import ArchirError, CaptureError, CaptureWarning
 from archir.ir.graph import Graph
-from archir.ir.guards import Guard
+from archir.ir.module_tree import mode_changes, module_tree
+from archir.ir.node import Signature
 from archir.ir.verify import verify
 from frontends.agreement import compare
 from frontends.examples import Example, examples, resized, sizes_of
@@ -42,11 +43,12 @@ def trace(
 ) -> Graph:
     """Capture a model as a graph.
 
-    The model is captured in eval mode and left as it was; the graph has copies of its tensors. Axis 0 of every
-    input is the batch size `B`. Where the control flow of the model depends on it, the branch of the example is
-    captured, and for which sizes that is right stays with the graph as guards (`B >= 3`, `B % 2 == 0`), which its
-    modules check. What a model does in training mode only is not captured, except that dropout and normalisation
-    follow `train()` and `eval()`; a `CaptureWarning` tells what is lost, and where.
+    The model is captured in eval mode and left as it was; the graph has copies of its tensors, and modules made of it
+    are in the modes that those of the model are in. Axis 0 of every input is the batch size `B`. Where the control flow
+    of the model depends on it, the branch of the example is captured, and for which sizes that is right stays with the
+    graph as guards (`B >= 3`, `B % 2 == 0`), which its modules check. What a model does in training mode only is not
+    captured, except that dropout and normalisation follow `train()` and `eval()`; a `CaptureWarning` tells what is
+    lost, and where.
 
     Args:
         model: any nn.Module (an fx GraphModule is one).
@@ -89,7 +91,9 @@ def trace(
         lost = [f"<root>: {trained.difference} in training"] if trained.compared and trained.difference else []
     if lost:
         warnings.warn(CaptureWarning(type(model).__name__, lost), stacklevel=2)
-    return graph
+    modes = {path: module.training for path, module in model.named_modules(remove_duplicate=False)}
+    changes = mode_changes(module_tree(graph).children, modes)
+    return _with_signature(graph, replace(graph.signature, mode_changes=changes))
 
 
 def _converted(program: ExportedProgram, model: nn.Module, example: Example) -> Graph:
@@ -113,15 +117,15 @@ def _without_doubts(graph: Graph, assumed: tuple[Assumption, ...], program: Expo
         guards = guards_of(assumed, without=(name,))
         if guards == graph.signature.guards or excluded_by(guards, sizes) is not None:
             continue
-        without = _guarded(graph, guards)
+        without = _with_signature(graph, replace(graph.signature, guards=guards))
         agreement = compare(without, model, resized(graph, program, sizes))
         if agreement.compared and not agreement.difference:
             graph, assumed = without, tuple(a for a in assumed if a.doubtful != name)
     return graph
 
 
-def _guarded(graph: Graph, guards: tuple[Guard, ...]) -> Graph:
-    return Graph(graph.name, graph.nodes, graph.tensors, replace(graph.signature, guards=guards))
+def _with_signature(graph: Graph, signature: Signature) -> Graph:
+    return Graph(graph.name, graph.nodes, graph.tensors, signature)
 
 
 def _with_any_batch(model: nn.Module, example: Example) -> Graph:

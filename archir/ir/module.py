@@ -19,6 +19,7 @@ from archir.ir.data import GraphData
 from archir.ir.forwards import Forward
 from archir.ir.function import place
 from archir.ir.lowering import Lowered, lower
+from archir.ir.module_tree import modes
 from archir.ir.node import Node, Signature
 from archir.ir.structure import structure_of
 
@@ -31,8 +32,9 @@ def to_module(graph: GraphData) -> nn.Module:
 
     State-dict keys are the original ones; tied tensors are one `nn.Parameter` under all their names. Calls that a layer
     of `torch.nn` makes are calls of such a layer; modules whose calls stand together have a forward of their own, and
-    all others hold tensors and flags only. The module owns copies of the graph's tensors, starts in training mode as
-    every nn.Module does, and may be moved, cast, trained, hooked, wrapped, compiled, copied, pickled and captured.
+    all others hold tensors and flags only. The module owns copies of the graph's tensors, is in the modes that the
+    signature says (training mode if nothing), and may be moved, cast, trained, hooked, wrapped, compiled, copied,
+    pickled and captured.
     Tensors made from nothing (`zeros`, `arange`) follow the device of the first parameter, and element types equal
     to that of the first floating-point parameter follow its element type: of those in the module they are made in.
 
@@ -42,6 +44,8 @@ def to_module(graph: GraphData) -> nn.Module:
     program = Program(graph.name, graph.nodes, graph.signature)
     modules = program.modules(lower(graph))
     _fill(modules, graph)
+    for path, training in modes(modules, graph.signature.mode_changes).items():
+        modules[path].training = training
     return modules[""]
 
 

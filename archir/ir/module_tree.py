@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from archir.ir.data import GraphData
@@ -58,3 +58,34 @@ def module_tree(graph: GraphData) -> ModuleTree:
                 found[path] = counted
                 lists.add(path)
     return ModuleTree(found, frozenset(lists))
+
+
+def modes(paths: Iterable[str], changes: frozenset[str]) -> dict[str, bool]:
+    """Return whether each module is in training mode.
+
+    Args:
+        paths: of the modules, each after the one it stands in.
+        changes: of those that are not in the mode of the one they stand in; the outermost, `""`, stands in training.
+    """
+    found = dict[str, bool]()
+    for path in paths:
+        around = found[path.rpartition(".")[0]] if path else True
+        found[path] = around != (path in changes)
+    return found
+
+
+def mode_changes(paths: Iterable[str], modes: Mapping[str, bool]) -> frozenset[str]:
+    """Return the modules that are not in the mode of the one they stand in.
+
+    Args:
+        paths: of the modules, each after the one it stands in.
+        modes: whether they are in training mode; one that is not here is as the one it stands in.
+    """
+    found = dict[str, bool]()
+    changes = list[str]()
+    for path in paths:
+        around = found[path.rpartition(".")[0]] if path else True
+        found[path] = modes.get(path, around)
+        if found[path] != around:
+            changes.append(path)
+    return frozenset(changes)

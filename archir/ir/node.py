@@ -338,18 +338,23 @@ class Signature:
         kwargs: dict of keyword arguments.
         result: what is returned.
         guards: what the sizes of the inputs have to satisfy.
+        mode_changes: paths of the modules that are not in the mode of the one they stand in, when a module is made of
+            the graph; the outermost one, `""`, is among them where it is in evaluation mode.
 
     Raises:
-        GraphError: no keyword argument can be called that, a key or a constant among the arguments is no plain text,
-            or there are too many guards.
+        GraphError: no keyword argument or module can be called that, a key or a constant among the arguments is no
+            plain text, or there are too many guards.
     """
 
     args: Tree
     kwargs: Tree
     result: Leaf
     guards: tuple[Guard, ...] = ()
+    mode_changes: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        for path in filter(None, self.mode_changes):
+            check_path(path, "the path of a module")
         for name in self.kwargs.keys:
             check_keyword(name)
         if len(self.guards) > MOST_GUARDS:

@@ -82,6 +82,7 @@ class _Parser:
         self._guards = self._reader.guards()
         history = self._reader.history_note()
         form: tuple[Tree, Tree] | None = None
+        modes: frozenset[str] | None = None
         called = scanner.peek()
         while not scanner.accept("return"):
             token = scanner.peek()
@@ -91,6 +92,8 @@ class _Parser:
                 self._declaration()
             elif token.text == "call" and form is None:
                 called, form = token, self._call_form()
+            elif token.text == "mode" and modes is None:
+                modes = self._reader.modes()
             else:
                 raise scanner.unexpected("a call, a declaration or `return`")
         outputs: list[Value] = []
@@ -101,7 +104,7 @@ class _Parser:
             raise scanner.unexpected("nothing after the graph")
         with scanner.blaming(called):
             signature = plain_signature(len(self._inputs), result) if form is None else Signature(*form, result)
-            signature = replace(signature, guards=self._guards)
+            signature = replace(signature, guards=self._guards, mode_changes=modes or frozenset())
         return self._finish(name, signature, history)
 
     def _finish(self, name: str, signature: Signature, history: tuple[str, ...]) -> Graph:

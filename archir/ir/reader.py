@@ -88,15 +88,15 @@ class Reader:
             raise self.scanner.error(token, f"{name!r} cannot be a plain name", hint=f"write {show_name(name)}")
         return name
 
-    def path(self) -> str:
-        """Read the name of a stored tensor.
+    def path(self, what: str = "a stored tensor, `@name`") -> str:
+        """Read a path, by default the name of a stored tensor.
 
         Raises:
             ParseError: there is none.
         """
         token = self.scanner.peek()
         if token.kind != "path":
-            raise self.scanner.unexpected("a stored tensor, `@name`")
+            raise self.scanner.unexpected(what)
         self.scanner.next()
         return self._converted(token, read_name)
 
@@ -219,6 +219,26 @@ class Reader:
             why = f"more than {MOST_GUARDS} are refused"
             raise self.scanner.error(pieces[0], f"a graph has {len(pieces)} guards", why=why)
         return tuple(self._converted(piece, parse_guard) for piece in pieces)
+
+    def modes(self) -> frozenset[str]:
+        """Read the mode of a program, `mode eval but @norm`, and return the modules that change it, `""` the outermost.
+
+        Raises:
+            ParseError: it is neither `train` nor `eval`, or a module is missing or stands twice.
+        """
+        self.scanner.expect("mode")
+        found = [""] if self.scanner.accept("eval") else []
+        if not found:
+            self.scanner.expect("train", "`train` or `eval`")
+        more = self.scanner.accept("but")
+        while more:
+            token = self.scanner.peek()
+            path = self.path("a module, `@name`")
+            if path in found:
+                raise self.scanner.error(token, f"@{path} stands twice")
+            found.append(path)
+            more = self.scanner.accept(",")
+        return frozenset(found)
 
     def tree(self, leaf: Callable[[], Leaf]) -> Leaf:
         """Read tuples, lists and dicts.

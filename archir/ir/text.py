@@ -62,6 +62,12 @@ def plain_signature(inputs: int, result: Leaf) -> Signature:
     return Signature(Tree("tuple", tuple(range(inputs))), Tree("dict"), result)
 
 
+def _modes(changes: frozenset[str]) -> str:
+    """Return the mode of a program, and the modules that are not in that of the one they stand in."""
+    others = ", ".join(show_path(path) for path in sorted(changes - {""}))
+    return ("eval" if "" in changes else "train") + (f" but {others}" if others else "")
+
+
 class _Printer:
     """What has been introduced so far while a graph is printed from top to bottom."""
 
@@ -84,6 +90,8 @@ class _Printer:
         plain = plain_signature(len(graph.inputs), graph.signature.result)
         if (graph.signature.args, graph.signature.kwargs) != (plain.args, plain.kwargs):
             lines.append(f"  call {self._call_form()}")
+        if graph.signature.mode_changes:
+            lines.append(f"  mode {_modes(graph.signature.mode_changes)}")
         lines += _columns([self._call(n) for n in graph.calls])
         lines.append(f"  return {self._tree(graph.signature.result, self._output)}{self._note(graph.output)}")
         return [*lines, "}"]

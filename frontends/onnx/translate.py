@@ -184,7 +184,10 @@ def _initialiser(name: str, value: ir.Value, kinds: Mapping[str, str]) -> Known:
 
 
 def _live(graph: Graph) -> Graph:
-    """Return a graph without calls and stored tensors that no result needs, and paths that are names of tensors."""
+    """Return a graph without calls and stored tensors that no result needs, and paths that are names of tensors.
+
+    Modules of it begin in evaluation mode, in which files are run.
+    """
     needed, todo = set(), [graph.output.id]
     while todo:
         node = graph.node(todo.pop())
@@ -195,7 +198,7 @@ def _live(graph: Graph) -> Graph:
     names = {name for n in kept for name in n.names}
     nodes = [_placed(n, names) for n in kept]
     tensors = {n.id: graph.tensors[n.id] for n in kept if n.op == PARAMETER}
-    return Graph(graph.name, nodes, tensors, graph.signature)
+    return Graph(graph.name, nodes, tensors, replace(graph.signature, mode_changes=frozenset({""})))
 
 
 def _placed(node: Node, names: set[str]) -> Node:

@@ -24,6 +24,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.optim import swa_utils
 from torch.utils import _pytree as pytree
 
+from archir import apply
 from archir.ir.layers import KINDS
 from archir.ir.parse import parse_graph
 from frontends.pytorch import trace
@@ -116,6 +117,25 @@ def test_modules_stand_where_they_stood() -> None:
     assert type(module.blocks) is nn.Sequential
     assert [type(block).__name__ for block in module.blocks] == ["Block", "Block"]
     assert str(module.blocks[1].conv) == str(model.blocks[1].conv)
+
+
+@pytest.mark.parametrize(
+    "evaluated", [(), ("",), ("blocks.1",), ("", "~blocks", "blocks.0.norm"), ("~", "blocks.0.drop")]
+)
+def test_modules_are_in_the_modes_of_the_model(evaluated: tuple[str, ...]) -> None:
+    """Also where a graph was written and read, or rewritten; a path after `~` is back in training."""
+    model, _, x = made()
+    for path in evaluated:
+        model.get_submodule(path.removeprefix("~")).train(path.startswith("~"))
+    wanted = {path: part.training for path, part in model.named_modules()}
+    graph = trace(model, x)
+    assert parse_graph(str(graph)).signature == graph.signature
+    for each in (graph, apply(graph, "split{width=w0, units=[0]}")):
+        assert {path: part.training for path, part in each.module().named_modules()} == wanted
+    torch.manual_seed(2)
+    found = graph.module()(x)
+    torch.manual_seed(2)
+    torch.testing.assert_close(found, model(x), rtol=1e-12, atol=1e-12)
 
 
 def test_hooks_on_blocks_and_layers_run_and_may_change_what_goes_through() -> None:

@@ -101,7 +101,8 @@ def graphs(draw: st.DrawFn) -> Graph:
     args, kwargs = _wrapped("tuple", _tree(draw, order[:cut], PLAIN)), _wrapped("dict", _tree(draw, order[cut:], PLAIN))
     result = _tree(draw, list(range(len(outputs))), WORDS)
     history = tuple(draw(st.lists(st.text(max_size=8), max_size=2)))
-    return b.graph(*outputs, signature=Signature(args, kwargs, result), history=history)
+    modes = draw(st.frozensets(st.one_of(st.just(""), PATHS), max_size=3))
+    return b.graph(*outputs, signature=Signature(args, kwargs, result, mode_changes=modes), history=history)
 
 
 @given(graphs())

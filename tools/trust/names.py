@@ -23,7 +23,20 @@ from tools.trust.attack import Attack, Files
 from tools.trust.hostile import NAMES
 from tools.trust.sound import check_source, examine
 
-_PLACES = ("graph", "input", "parameter", "parameters", "module", "kind", "born", "keyword", "key", "result", "history")
+_PLACES = (
+    "graph",
+    "input",
+    "parameter",
+    "parameters",
+    "module",
+    "kind",
+    "born",
+    "keyword",
+    "key",
+    "result",
+    "mode",
+    "history",
+)
 
 
 def make(dice: random.Random) -> Files:
@@ -125,6 +138,8 @@ def renamed(graph: Graph, place: str, name: str) -> Graph:
             )
         case "result":
             signature = Signature(signature.args, signature.kwargs, Tree("dict", (signature.result,), (name,)))
+        case "mode":
+            signature = replace(signature, mode_changes=frozenset({name}))
         case _:
             history = (*history, name)
     return Graph(title, nodes, graph.tensors, signature, history)
