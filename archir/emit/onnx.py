@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import onnxruntime
@@ -15,9 +16,11 @@ from torch.export.dynamic_shapes import _DimHint
 from torch.fx.experimental import _config as symbolic_config
 
 from archir.emit.assertions import assert_sizes
-from archir.emit.check import Agreement, Emitted, agree
+from archir.emit.check import Agreement, Emitted, Run, agree
 from archir.emit.files import place
 from archir.emit.foreign import as_error, quiet
+from archir.emit.int8 import INT8_TOLERANCE, bytes_of, compare_quantised, operators, quantised, refuse_quantising
+from archir.emit.metadata import describe, describe_quantised
 from archir.emit.nesting import given, nested
 from archir.emit.neutral import free, neutral, rename, restore_outputs, results
 from archir.emit.opset import NATIVE, lower, opset_of, refuse
@@ -47,13 +50,16 @@ def to_onnx(
     optimize: bool = True,
     batch_norm: BatchNorm | None = None,
     external_data: bool = False,
+    quantise: Literal["int8"] | None = None,
     tolerance: float = TOLERANCE,
+    int8_tolerance: float = INT8_TOLERANCE,
 ) -> Emitted:
     """Write a graph as an ONNX file, in eval mode, and check it with onnxruntime.
 
     Dynamic axes of the graph stay dynamic; inputs have the names they have in the graph. A tensor of complex numbers is
     one of real numbers with a last axis of 2. What the sizes of the inputs have to satisfy is
-    stated in the file (metadata `requires` and its description), and running it fails where they do not.
+    stated in the file (metadata `requires` and its description), and running it fails where they do not. What network
+    it is, what it costs and which passes led to it is noted in it (`archir.emit.metadata`).
 
     Args:
         graph: the program.
@@ -62,34 +68,59 @@ def to_onnx(
         optimize: fold constants, and fuse operators; otherwise every operator is kept.
         batch_norm: `"fold"`: batch normalisation becomes part of the convolution or the linear layer in front of it;
             `"keep"`: it stays, as training the file further needs it. Folded if not given, and kept without `optimize`.
-        external_data: put the weights into `<path>.data` however few they are.
+        external_data: put stored tensors of 1 KiB and more into `<path>.data`, however few they are.
+        quantise: `"int8"`: once the file in floating point is checked, let onnxruntime make one of it whose
+            convolutions and matrix products have 8-bit weights, and quantise their inputs as they come.
         tolerance: largest difference from the graph allowed, relative to the largest output where that exceeds 1;
             at least 8 roundings for outputs that half precision leads to.
+        int8_tolerance: largest difference of a quantised file from the one in floating point allowed, relative to the
+            largest element of each output.
 
     Returns:
-        The file, the largest absolute difference found on random inputs, and what could not be compared.
+        The file, the largest absolute difference found on random inputs, what could not be compared, and what was
+        quantised.
 
     Raises:
         EmitError: the exporter rejects the graph, the operator set cannot be written, the file computes something
-            else, or there is no such choice; no file is left or changed.
+            else, it cannot be quantised or is too far off then, or there is no such choice; no file is left or changed.
         FileError: the file cannot be written.
     """
     refuse(opset)
+    refuse_quantising(graph, quantise)
     norms = chosen_batch_norm(batch_norm, optimize=optimize)
     target = Path(path)
     model = _export(graph, opset, optimize, norms)
+    opset = opset_of(model) if opset is None else opset
+    describe(graph, model)
     size = sum(t.numel() * t.element_size() for t in graph.tensors.values())
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as draft:
-            file = Path(draft) / target.name
+            file = _folder(draft, "float") / target.name
             _save(model, file, beside=external_data or size > LARGEST)
-            _read_back(file, opset_of(model) if opset is None else opset)
+            _read_back(file, opset)
             agreement = check(graph, file, tolerance=tolerance)
-            place(sorted(Path(draft).iterdir(), key=lambda p: p.name == target.name), target.parent)
+            found = Emitted(target, agreement.difference, agreement.undefined, agreement.why)
+            if quantise is not None:
+                rounded = quantised(model, file, _folder(draft, "between"))
+                kinds = operators(rounded)
+                describe_quantised(rounded, kinds)
+                exact, file = file, _folder(draft, quantise) / target.name
+                _save(rounded, file, beside=external_data or bytes_of(rounded) > LARGEST)
+                _read_back(file, opset)
+                runs = _runner(graph, exact), _runner(graph, file)
+                difference, about = compare_quantised(graph, *runs, int8_tolerance, target.name, kinds)
+                found = replace(found, difference=difference, quantised=about)
+            place(sorted(file.parent.iterdir(), key=lambda p: p.name == target.name), target.parent)
     except OSError as error:
         raise FileError(f"cannot write {target}", why=str(error), hint="give a path that can be written") from error
-    return Emitted(target, agreement.difference, agreement.undefined, agreement.why)
+    return found
+
+
+def _folder(draft: str, name: str) -> Path:
+    folder = Path(draft) / name
+    folder.mkdir()
+    return folder
 
 
 def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> Agreement:
@@ -105,6 +136,15 @@ def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> Ag
 
     Raises:
         EmitError: the file cannot be run, or computes something else.
+    """
+    return agree(graph, _runner(graph, path), tolerance, Path(path).name, roundings=ROUNDINGS)
+
+
+def _runner(graph: Graph, path: str | Path) -> Run:
+    """Return what runs a file on arguments of the graph.
+
+    Raises:
+        EmitError: the file cannot be loaded, or has other outputs.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -125,7 +165,7 @@ def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> Ag
             found = session.run(None, {n: _array(value) for n, value in inputs if n in known})
             return nested(graph, {v: _tensor(graph, v, array) for v, array in zip(outputs, found, strict=True)})
 
-    return agree(graph, run, tolerance, name, roundings=ROUNDINGS)
+    return run
 
 
 def _array(value: object) -> Any:
