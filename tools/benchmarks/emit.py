@@ -1,10 +1,15 @@
-"""How long it takes to write a network as PyTorch source: capture, writing, and the check, in seconds, and the peak.
+"""How long it takes to write a network as PyTorch source, and how fast what is written runs.
 
-The networks are a ResNet-18 U-Net on images of 128 x 128 and 256 x 256, a ResNet-20, a GPT, and residual chains of
-1,200 and 2,400 calls, for which the time of a call has to stay the same. Writing is everything from the graph to the
-text, checked against the vocabulary; the check stores the files, loads them and compares them with the graph for two
-batch sizes. Capture is timed once, the others as medians of rounds in which they take their turn; the peak is that of
-tensors alive while the file is written and checked, over the bytes of the stored tensors.
+`writing`: capture, writing, and the check, in seconds, and the peak. The networks are a ResNet-18 U-Net on images of
+128 x 128 and 256 x 256, a ResNet-20, a GPT, and residual chains of 1,200 and 2,400 calls, for which the time of a call
+has to stay the same. Writing is everything from the graph to the text, checked against the vocabulary; the check stores
+the files, loads them and compares them with the graph for two batch sizes. Capture is timed once, the others as medians
+of rounds in which they take their turn; the peak is that of tensors alive while the file is written and checked, over
+the bytes of the stored tensors.
+
+`speed`: the time of what is emitted of a grown ResNet-20, GPT and U-Net over that of a network of that shape that is
+written by hand (`tools/emitted_speed.py`): the ONNX file over what the exporter of torch makes of it, the source in
+inference and in a training step; and an ONNX file in 8-bit integers over the one in floating point.
 """
 
 from __future__ import annotations
@@ -26,11 +31,18 @@ from archir.ir.graph import Graph
 from frontends.pytorch import trace
 from tests.models.tokens import GPT
 from tests.models.vision import ResNet20
+from tools.emitted_speed import SUBJECTS as COMPARED
+from tools.emitted_speed import speed
 from tools.peak_memory import PeakMemory
 from tools.timing import medians
 from tools.unet import UNet
 
 ROUNDS = 3
+SECONDS = 4.0
+"""How long a comparison of speeds takes, about."""
+
+PARTS = ("writing", "speed")
+RATIOS = ("onnx_over_direct", "inference_over_by_hand", "training_over_by_hand")
 CLASSES, LENGTH = 1000, 64
 
 
@@ -72,19 +84,32 @@ SUBJECTS: Mapping[str, Callable[[], tuple[nn.Module, Tensor]]] = {
 }
 
 
-def run() -> Mapping[str, object]:
-    """Return the figures."""
+def run(only: str = ",".join(PARTS), trials: int = ROUNDS) -> Mapping[str, object]:
+    """Return the figures.
+
+    Args:
+        only: the parts to run.
+        trials: rounds of writing.
+    """
     torch.manual_seed(0)
-    return {name: _figures(*make()) for name, make in SUBJECTS.items()}
+    parts = only.split(",")
+    found: dict[str, object] = {}
+    if "writing" in parts:
+        found |= {name: _figures(*make(), trials) for name, make in SUBJECTS.items()}
+    if "speed" in parts:
+        ratios = {name: speed(name, SECONDS) for name in COMPARED}
+        found |= {f"largest_{ratio}": max(of[ratio] for of in ratios.values()) for ratio in RATIOS}
+        found["speed"] = ratios
+    return found
 
 
-def _figures(model: nn.Module, x: Tensor) -> Mapping[str, object]:
+def _figures(model: nn.Module, x: Tensor, rounds: int) -> Mapping[str, object]:
     start = time.perf_counter()
     graph = trace(model, (x,))
     captured = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         tasks = {"write": lambda: draft(graph, LAYOUTS[0]), "all": lambda: to_python(graph, folder)}
-        times = medians(tasks, ROUNDS)
+        times = medians(tasks, rounds)
         layout = next(k for k in LAYOUTS if draft(graph, k).text == (Path(folder) / "net.py").read_text())
         memory = PeakMemory()
         with memory:
