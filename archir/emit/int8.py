@@ -2,8 +2,8 @@
 
 What it computes is no longer what the graph computes, and by how much is measured on the inputs that any file is
 checked on. Signed weights have seven bits, so that sums of two products fit into 16 bits on processors that add them
-there; those of convolutions are unsigned, for which onnxruntime has the faster kernels. Every output channel of a
-product or a convolution has a scale of its own.
+there; those of convolutions are unsigned, for which onnxruntime has the faster kernels. Every output of a product has
+a scale of its own; all of a convolution have one.
 
 Source: ours, on top of `onnxruntime.quantization`.
 """
