@@ -112,9 +112,13 @@ def test_the_python_of_the_page_on_onnx_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks("python", (ROOT / "docs" / "onnx.md").read_text())
-    exec(compile(example, "onnx.md", "exec", dont_inherit=True), {})
-    assert capsys.readouterr().out.strip() == "[('0.weight',), ('0.bias',), ('3.weight',), ('3.bias',)]"
+    names: dict[str, object] = {}
+    for example in blocks("python", (ROOT / "docs" / "onnx.md").read_text()):
+        exec(compile(example, "onnx.md", "exec", dont_inherit=True), names)
+    read, quantised, told = capsys.readouterr().out.strip().splitlines()
+    assert read == "[('0.weight',), ('0.bias',), ('3.weight',), ('3.bias',)]"
+    assert quantised == "{'Conv': 1, 'MatMul': 1} True"
+    assert told == "['split{width=w0, units=[1]}'] 1860"
     assert (tmp_path / "wider" / "net.py").is_file() and (tmp_path / "wider.onnx").is_file()
 
 

@@ -34,16 +34,16 @@ class _Block(nn.Module):
 class _Encoder(nn.Module):
     """A ResNet-18 without its head, which returns what comes out of each stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.layer1 = nn.Sequential(_Block(64, 64, 1), _Block(64, 64, 1))
-        self.layer2 = nn.Sequential(_Block(64, 128, 2), _Block(128, 128, 1))
-        self.layer3 = nn.Sequential(_Block(128, 256, 2), _Block(256, 256, 1))
-        self.layer4 = nn.Sequential(_Block(256, 512, 2), _Block(512, 512, 1))
+        self.layer1 = nn.Sequential(_Block(width, width, 1), _Block(width, width, 1))
+        self.layer2 = nn.Sequential(_Block(width, 2 * width, 2), _Block(2 * width, 2 * width, 1))
+        self.layer3 = nn.Sequential(_Block(2 * width, 4 * width, 2), _Block(4 * width, 4 * width, 1))
+        self.layer4 = nn.Sequential(_Block(4 * width, 8 * width, 2), _Block(8 * width, 8 * width, 1))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         found = [self.relu(self.bn1(self.conv1(x)))]
@@ -74,17 +74,24 @@ class _Up(nn.Module):
 
 
 class UNet(nn.Module):
-    """An encoder and a decoder joined at five sizes: 14,328,354 parameters for two classes.
+    """An encoder and a decoder joined at five sizes: 14,328,354 parameters for two classes and a width of 64.
 
     Source: Ronneberger et al. 2015, with the encoder and the widths that libraries of segmentation give it now.
     """
 
-    def __init__(self, classes: int = 2) -> None:
+    def __init__(self, classes: int = 2, width: int = 64) -> None:
         super().__init__()
-        self.encoder = _Encoder()
-        widths = [(512, 256, 256), (256, 128, 128), (128, 64, 64), (64, 64, 32), (32, 0, 16)]
-        self.blocks = nn.ModuleList(_Up(*width) for width in widths)
-        self.head = nn.Sequential(nn.Conv2d(16, classes, 3, padding=1), nn.Identity())
+        self.encoder = _Encoder(width)
+        half, quarter = width // 2, width // 4
+        widths = [
+            (8 * width, 4 * width, 4 * width),
+            (4 * width, 2 * width, 2 * width),
+            (2 * width, width, width),
+            (width, width, half),
+            (half, 0, quarter),
+        ]
+        self.blocks = nn.ModuleList(_Up(*sizes) for sizes in widths)
+        self.head = nn.Sequential(nn.Conv2d(quarter, classes, 3, padding=1), nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
         sizes = [x.shape[2:]]

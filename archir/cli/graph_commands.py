@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -159,8 +159,47 @@ def export(
     python: Annotated[Path | None, typer.Option(help="Folder for NAME.py and NAME.safetensors.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="ONNX file.")] = None,
     name: Annotated[str, typer.Option(help="Name of the Python files.")] = "net",
+    opset: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Operator set of the ONNX file, 13 to 25.")
+    ] = None,
+    optimize: Annotated[
+        bool, typer.Option("--optimize/--no-optimize", help="Fold and fuse operators of the ONNX file.")
+    ] = True,
+    batch_norm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fold|keep",
+            help="Fold batch normalisation of the ONNX file into the layers in front of it, or keep it, to train the "
+            "file further; kept with --no-optimize, else folded.",
+        ),
+    ] = None,
+    external_data: Annotated[
+        bool, typer.Option("--external-data", help="Put stored tensors of 1 KiB and more into FILE.data.")
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Let onnxruntime quantise the weights of the ONNX file to 8-bit integers.")
+    ] = False,
+    int8_tolerance: Annotated[
+        float | None,
+        typer.Option(metavar="PART", help="How far that may put outputs off, as a part of the largest; 0.1."),
+    ] = None,
 ) -> None:
     """Write a graph as PyTorch source or as ONNX, checked against it."""
     if python is None and onnx is None:
         raise typer.BadParameter("give a folder or a file to write", param_hint="--python or --onnx")
-    graphs.export(net, python=python, onnx=onnx, name=name)
+    of_onnx = {
+        "--opset": opset is not None,
+        "--no-optimize": not optimize,
+        "--batch-norm": batch_norm is not None,
+        "--external-data": external_data,
+        "--int8": int8,
+    }
+    given = [option for option, is_given in of_onnx.items() if is_given]
+    if onnx is None and given:
+        raise typer.BadParameter("this is an option of ONNX files, give one", param_hint=", ".join(given))
+    if int8_tolerance is not None and not int8:
+        raise typer.BadParameter("this is an option of --int8", param_hint="--int8-tolerance")
+    how: dict[str, Any] = {"opset": opset, "optimize": optimize, "batch_norm": batch_norm}
+    how |= {"external_data": external_data, "quantise": "int8" if int8 else None}
+    how |= {} if int8_tolerance is None else {"int8_tolerance": int8_tolerance}
+    graphs.export(net, python=python, onnx=onnx, name=name, how=how)

@@ -204,8 +204,15 @@ def verify(net: Path) -> None:
         say(f"made by {'; '.join(graph.history)}")
 
 
-def export(net: Path, *, python: Path | None, onnx: Path | None, name: str) -> None:
+def export(net: Path, *, python: Path | None, onnx: Path | None, name: str, how: Mapping[str, Any]) -> None:
     """Write a graph as PyTorch source, as ONNX, or both.
+
+    Args:
+        net: the file of the graph.
+        python: folder of the source.
+        onnx: the ONNX file.
+        name: name of the source.
+        how: options of `to_onnx`.
 
     Raises:
         EmitError: it cannot be written, or what is written computes something else.
@@ -214,10 +221,10 @@ def export(net: Path, *, python: Path | None, onnx: Path | None, name: str) -> N
     """
     graph = load_net(net)
     done = []
+    if onnx is not None:  # first: what it is asked for may be refused
+        done.append(to_onnx(graph, onnx, **how))
     if python is not None:
-        done.append(to_python(graph, python, name=name))
-    if onnx is not None:
-        done.append(to_onnx(graph, onnx))
+        done.insert(0, to_python(graph, python, name=name))
     for emitted in done:
         say(f"wrote {emitted.path}, {emitted.verdict}")
 

@@ -68,6 +68,10 @@ def assert_sizes(graph: Graph, model: onnx.ModelProto, names: Sequence[str]) -> 
     for node in model.graph.node:
         node.input[:] = [asserted if name == carrier else name for name in node.input]
     made.nodes.append(helper.make_node("Reshape", [carrier, shape], [asserted], name=asserted))
+    # Its shape is that of the input; a runtime that does not know this fuses and lays out less behind it.
+    known = model.graph.value_info.add()
+    known.CopyFrom(next(value for value in model.graph.input if value.name == carrier))
+    known.name = asserted
     rest = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend([*made.nodes, *rest])

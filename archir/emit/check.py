@@ -20,7 +20,7 @@ from archir.ir.node import Constant, Value, leaves
 from archir.ir.running import run as run_module
 from archir.ir.types import TensorType
 
-__all__ = ["Agreement", "Emitted", "agree", "compare", "tensors_in"]
+__all__ = ["Agreement", "Emitted", "Quantised", "agree", "compare", "tensors_in"]
 
 BATCHES = (2, 3)
 """Batch sizes that are tried."""
@@ -53,26 +53,57 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """What became 8-bit integers in a file, and what that does to the outputs on random inputs.
+
+    Attributes:
+        operators: how many operators of each kind compute with 8-bit integers; products of `Gemm` count as `MatMul`.
+        relative: largest difference of an element from the file in floating point, over the largest element of that
+            output.
+        alike: part of the rows of the outputs whose largest element is at the same place, as the class of an image or
+            the next token is; along axis 1 of outputs with four axes and more, along the last of others. None if no
+            output has such rows.
+    """
+
+    operators: Mapping[str, int]
+    relative: float
+    alike: float | None
+
+    @property
+    def verdict(self) -> str:
+        """What was quantised and what that does, in a line."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.operators.items())
+        told = f"int8: {kinds}; off by at most {self.relative:.3g} of the largest output"
+        return told if self.alike is None else f"{told}, {self.alike:.1%} of the largest elements at the same place"
+
+
+@dataclass(frozen=True)
 class Emitted:
     """A file that was written and checked.
 
     Attributes:
         path: the file.
-        difference: largest absolute difference from the outputs of the graph on random inputs.
+        difference: largest absolute difference from the outputs of the graph on random inputs; of a quantised file from
+            those of the same file in floating point, which has been compared with the graph.
         undefined: number of output elements that were not compared, since the graph does not define them, such as
             those at positions that attend to nothing; 0 where all agree.
         why: what leaves them undefined; empty if nothing does.
+        quantised: what became 8-bit integers, if anything.
     """
 
     path: Path
     difference: float
     undefined: int = 0
     why: str = ""
+    quantised: Quantised | None = None
 
     @property
     def verdict(self) -> str:
         """What the comparison found, in a line."""
-        found = f"largest difference from the graph {self.difference:.3g}"
+        if self.quantised is None:
+            found = f"largest difference from the graph {self.difference:.3g}"
+        else:
+            found = f"{self.quantised.verdict}; largest difference from floating point {self.difference:.3g}"
         return f"{found}; {self.undefined} output elements not compared: {self.why}" if self.undefined else found
 
 

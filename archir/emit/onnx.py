@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import onnxruntime
@@ -19,11 +16,15 @@ from torch.export.dynamic_shapes import _DimHint
 from torch.fx.experimental import _config as symbolic_config
 
 from archir.emit.assertions import assert_sizes
-from archir.emit.check import Agreement, Emitted, agree
+from archir.emit.check import Agreement, Emitted, Run, agree
 from archir.emit.files import place
+from archir.emit.foreign import as_error, quiet
+from archir.emit.int8 import INT8_TOLERANCE, bytes_of, compare_quantised, operators, quantised, refuse_quantising
+from archir.emit.metadata import describe, describe_quantised
 from archir.emit.nesting import given, nested
 from archir.emit.neutral import free, neutral, rename, restore_outputs, results
 from archir.emit.opset import NATIVE, lower, opset_of, refuse
+from archir.emit.optimising import BatchNorm, chosen_batch_norm, optimise
 from archir.errors import EmitError, FileError
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
@@ -47,45 +48,79 @@ def to_onnx(
     *,
     opset: int | None = None,
     optimize: bool = True,
+    batch_norm: BatchNorm | None = None,
+    external_data: bool = False,
+    quantise: Literal["int8"] | None = None,
     tolerance: float = TOLERANCE,
+    int8_tolerance: float = INT8_TOLERANCE,
 ) -> Emitted:
     """Write a graph as an ONNX file, in eval mode, and check it with onnxruntime.
 
     Dynamic axes of the graph stay dynamic; inputs have the names they have in the graph. A tensor of complex numbers is
     one of real numbers with a last axis of 2. What the sizes of the inputs have to satisfy is
-    stated in the file (metadata `requires` and its description), and running it fails where they do not.
+    stated in the file (metadata `requires` and its description), and running it fails where they do not. What network
+    it is, what it costs and which passes led to it is noted in it (`archir.emit.metadata`).
 
     Args:
         graph: the program.
         path: the file; weights of 2 GiB and more go to `<path>.data`.
         opset: ONNX operator set, 13 to 25; the exporter's own choice if not given.
-        optimize: fold constants and BatchNorm into convolutions; otherwise every operator is kept.
+        optimize: fold constants, and fuse operators; otherwise every operator is kept.
+        batch_norm: `"fold"`: batch normalisation becomes part of the convolution or the linear layer in front of it;
+            `"keep"`: it stays, as training the file further needs it. Folded if not given, and kept without `optimize`.
+        external_data: put stored tensors of 1 KiB and more into `<path>.data`, however few they are.
+        quantise: `"int8"`: once the file in floating point is checked, let onnxruntime make one of it whose
+            convolutions and matrix products have 8-bit weights, and quantise their inputs as they come.
         tolerance: largest difference from the graph allowed, relative to the largest output where that exceeds 1;
             at least 8 roundings for outputs that half precision leads to.
+        int8_tolerance: largest difference of a quantised file from the one in floating point allowed, relative to the
+            largest element of each output.
 
     Returns:
-        The file, the largest absolute difference found on random inputs, and what could not be compared.
+        The file, the largest absolute difference found on random inputs, what could not be compared, and what was
+        quantised.
 
     Raises:
-        EmitError: the exporter rejects the graph, the operator set cannot be written, or the file computes something
-            else; no file is left or changed.
+        EmitError: the exporter rejects the graph, the operator set cannot be written, the file computes something
+            else, it cannot be quantised or is too far off then, or there is no such choice; no file is left or changed.
         FileError: the file cannot be written.
     """
     refuse(opset)
+    refuse_quantising(graph, quantise)
+    norms = chosen_batch_norm(batch_norm, optimize=optimize)
     target = Path(path)
-    model = _export(graph, opset, optimize)
+    model = _export(graph, opset, optimize, norms)
+    opset = opset_of(model) if opset is None else opset
+    describe(graph, model)
     size = sum(t.numel() * t.element_size() for t in graph.tensors.values())
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as draft:
-            file = Path(draft) / target.name
-            _save(model, file, beside=size > LARGEST)
-            _read_back(file, opset_of(model) if opset is None else opset)
+            file = _folder(draft, "float") / target.name
+            _save(model, file, beside=external_data or size > LARGEST)
+            _read_back(file, opset)
             agreement = check(graph, file, tolerance=tolerance)
-            place(sorted(Path(draft).iterdir(), key=lambda p: p.name == target.name), target.parent)
+            found = Emitted(target, agreement.difference, agreement.undefined, agreement.why)
+            if quantise is not None:
+                rounded = quantised(model, file, _folder(draft, "between"))
+                kinds = operators(rounded)
+                describe_quantised(rounded, kinds)
+                exact, file = file, _folder(draft, quantise) / target.name
+                _save(rounded, file, beside=external_data or bytes_of(rounded) > LARGEST)
+                _read_back(file, opset)
+                runs = _runner(graph, exact), _runner(graph, file)
+                difference, about = compare_quantised(graph, *runs, int8_tolerance, target.name, kinds)
+                found = replace(found, difference=difference, quantised=about)
+            place(sorted(file.parent.iterdir(), key=lambda p: p.name == target.name), target.parent)
     except OSError as error:
         raise FileError(f"cannot write {target}", why=str(error), hint="give a path that can be written") from error
-    return Emitted(target, agreement.difference, agreement.undefined, agreement.why)
+    return found
+
+
+def _folder(draft: str, name: str) -> Path:
+    folder = Path(draft) / name
+    folder.mkdir()
+    return folder
 
 
 def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> Agreement:
@@ -102,13 +137,22 @@ def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> Ag
     Raises:
         EmitError: the file cannot be run, or computes something else.
     """
+    return agree(graph, _runner(graph, path), tolerance, Path(path).name, roundings=ROUNDINGS)
+
+
+def _runner(graph: Graph, path: str | Path) -> Run:
+    """Return what runs a file on arguments of the graph.
+
+    Raises:
+        EmitError: the file cannot be loaded, or has other outputs.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     name = Path(path).name
     kinds = {t.dtype for t in graph.tensors.values() if t.is_floating_point()} - {torch.float32}
     hint = "write it in single precision: graph.to(torch.float32)" if kinds else ""
-    with _as_error(f"onnxruntime cannot load {name}", hint=hint):
+    with as_error(f"onnxruntime cannot load {name}", hint=hint):
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     known = {i.name for i in session.get_inputs()}
     outputs = results(graph)
@@ -116,12 +160,12 @@ def check(graph: Graph, path: str | Path, *, tolerance: float = TOLERANCE) -> Ag
         raise EmitError(f"{name} has {len(session.get_outputs())} outputs, and the graph {len(outputs)}")
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
-        with _as_error(f"onnxruntime cannot run {name}"):
+        with as_error(f"onnxruntime cannot run {name}"):
             inputs = zip(_names(graph)[0], given(graph, args, kwargs), strict=True)
             found = session.run(None, {n: _array(value) for n, value in inputs if n in known})
             return nested(graph, {v: _tensor(graph, v, array) for v, array in zip(outputs, found, strict=True)})
 
-    return agree(graph, run, tolerance, name, roundings=ROUNDINGS)
+    return run
 
 
 def _array(value: object) -> Any:
@@ -135,26 +179,6 @@ def _tensor(graph: Graph, value: Value, array: Any) -> torch.Tensor:
     return torch.view_as_complex(tensor) if apart else tensor
 
 
-@contextmanager
-def _as_error(
-    what: str, where: Callable[[str], str] = lambda message: "", why: str = "", hint: str = ""
-) -> Iterator[None]:
-    """Turn whatever goes wrong into an EmitError: which errors other people's exporters and runtimes raise is open."""
-    try:
-        yield
-    except (EmitError, OSError):
-        raise
-    except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        lines = str(cause).strip().splitlines()
-        reason = f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
-        raise EmitError(
-            what, where=where(f"{error}\n{cause}"), why=f"{reason}; {why}" if why else reason, hint=hint
-        ) from error
-
-
 def _names(graph: Graph) -> tuple[list[str], list[str]]:
     """Return the names of the inputs and outputs of the file; no two are the same."""
     inputs = [n.name or f"input_{i}" for i, n in enumerate(graph.inputs)]
@@ -165,19 +189,19 @@ def _names(graph: Graph) -> tuple[list[str], list[str]]:
     return inputs, [stem] if count == 1 else [f"{stem}_{i}" for i in range(count)]
 
 
-def _export(graph: Graph, opset: int | None, optimize: bool) -> onnx.ModelProto:
+def _export(graph: Graph, opset: int | None, optimize: bool, norms: BatchNorm) -> onnx.ModelProto:
     """Return the model the exporter of torch makes of a graph."""
     bare = neutral(graph)
     args, _ = random_inputs(bare, EXAMPLE)
     dynamic = tuple(_dynamic(n.results[0]) for n in graph.inputs)
     module = bare.module().eval().requires_grad_(False)
     with (
-        _as_error(
+        as_error(
             f"{graph.name} cannot be written as ONNX",
             lambda message: _place(graph, message),
             "an operator has no ONNX form, or depends on the batch size in a way ONNX cannot say",
         ),
-        _quiet(),
+        quiet(),
         torch.no_grad(),
         # A batch of one is a batch like others: a graph may be for no more than two.
         symbolic_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
@@ -188,11 +212,13 @@ def _export(graph: Graph, opset: int | None, optimize: bool) -> onnx.ModelProto:
             captured,
             dynamo=True,
             verbose=False,
-            optimize=optimize,
+            optimize=False,
             opset_version=opset if opset is None else max(opset, NATIVE),
             input_names=[node.name for node in bare.inputs],
         )
         assert program is not None
+        if optimize:
+            optimise(program, norms)
         model: onnx.ModelProto = program.model_proto
         _strip(model)
         rename(model, _true_names(graph, bare, model))
@@ -227,13 +253,13 @@ def _forget_strides(captured: ExportedProgram) -> None:
 
 def _save(model: onnx.ModelProto, file: Path, *, beside: bool) -> None:
     """Write a model, with its tensors in a second file if asked."""
-    with _as_error(f"{file.name} cannot be written as ONNX"):
+    with as_error(f"{file.name} cannot be written as ONNX"):
         onnx.save(model, str(file), save_as_external_data=beside, location=f"{file.name}.data" if beside else None)
 
 
 def _read_back(file: Path, opset: int) -> None:
     """Hold a file to the operator set it was asked for."""
-    with _as_error(f"{file.name} is not ONNX"):
+    with as_error(f"{file.name} is not ONNX"):
         found = opset_of(onnx.load(str(file), load_external_data=False))
         onnx.checker.check_model(str(file))
     if found != opset:
@@ -293,19 +319,3 @@ def _strip(model: onnx.ModelProto) -> None:
             node.ClearField("doc_string")
     model.graph.ClearField("metadata_props")
     model.ClearField("metadata_props")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the notes of the exporter about itself (deprecations inside torch, packages not installed) to itself."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

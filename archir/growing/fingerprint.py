@@ -9,7 +9,6 @@ sums may be rounded otherwise there, and dropout draws other numbers on another 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -23,6 +22,7 @@ from archir.growing.iterated import Iterated
 from archir.growing.options import GrowOptions
 from archir.growing.records import from_json, to_json
 from archir.ir.graph import Graph
+from archir.ir.notes import version_of
 from archir.ir.text import print_graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.spec import format_spec
@@ -54,7 +54,7 @@ def fingerprint(
     """
     own = LOSSES.get(loss.name) is not loss
     found: dict[str, Any] = {
-        "version.archir": _version("archir"),
+        "version.archir": version_of("archir"),
         "version.torch": torch.__version__,
         "seed.parameters": graph.parameter_count,
         "seed.graph": print_graph(graph),
@@ -97,13 +97,6 @@ def _difference(name: str, before: Any, now: Any) -> tuple[str, str, str]:
 def _shown(value: Any) -> str:
     text = "not given" if value is None else json.dumps(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # it runs from its source
-        return "not installed"
 
 
 def _items(value: object, name: str) -> dict[str, Any]:

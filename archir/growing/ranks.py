@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -14,7 +13,7 @@ import torch
 from archir.errors import ArchirError, ProcessError, Told
 from archir.growing.fingerprint import differences
 from archir.ir.graph import Graph
-from archir.ir.text import print_graph
+from archir.ir.notes import program_checksum
 from archir.scoring.processes import Processes
 
 T = TypeVar("T")
@@ -197,8 +196,7 @@ def check_same_graph(processes: Processes, graph: Graph, specs: Sequence[str]) -
     """
     if processes.group is None:
         return
-    program = hashlib.sha256(print_graph(graph).encode(errors="surrogatepass")).hexdigest()
-    every = processes.everyones(("; ".join(specs), program))
+    every = processes.everyones(("; ".join(specs), program_checksum(graph)))
     if len(set(every)) > 1:
         raise ProcessError(
             "the processes have grown different networks",

@@ -17,8 +17,9 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
 from onnx_ir.passes.common import InlinePass
 
-from archir.errors import CaptureError, FileError
+from archir.errors import CaptureError, FileError, ParseError
 from archir.ir.graph import Graph
+from archir.ir.notes import HISTORY, read_history
 from archir.ir.room import too_large
 from frontends.onnx.operators.table import OPERATORS
 from frontends.onnx.translate import CONTROL, DOMAINS, translate
@@ -38,7 +39,7 @@ def from_onnx(path: str | os.PathLike[str], *, sizes: Mapping[str, int] | None =
 
     The first axis with a name is the batch size `B`; other axes with names are `B1`, `B2`, ... and stay dynamic.
     Initialisers of floating-point numbers are parameters, statistics of batch normalisation buffers; names are kept
-    where they are not numbers an exporter gave.
+    where they are not numbers an exporter gave, and so is the history that archir notes in files it writes.
 
     Args:
         path: the file; tensors that it keeps elsewhere are read from the folder it is in, and from nowhere else.
@@ -65,7 +66,17 @@ def from_onnx(path: str | os.PathLike[str], *, sizes: Mapping[str, int] | None =
     _inline(path, model)
     name = re.sub(r"\W", "_", model.graph.name or "")
     stem = re.sub(r"\W", "_", path.stem)[:100] or "net"
-    return translate(model, stem if name in _UNNAMED else name[:100], sizes or {})
+    graph = translate(model, stem if name in _UNNAMED else name[:100], sizes or {})
+    return graph.with_history(*_history(path, proto))
+
+
+def _history(path: Path, proto: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the passes that archir has noted in a file it wrote; none if it did not."""
+    notes = {entry.key: entry.value for entry in proto.metadata_props}
+    try:
+        return read_history(notes.get(HISTORY, "[]"))
+    except ParseError as error:
+        raise FileError(f"{path} is damaged", where=f"metadata {HISTORY}", why=error.why or error.hint) from error
 
 
 _UNNAMED = ("", "main_graph", "main", "torch_jit", "torch_jit_export")

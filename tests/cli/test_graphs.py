@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 
 from archir.ir.load import load
@@ -182,3 +183,34 @@ def test_export_writes_python_and_onnx(net: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["small.py", "small.safetensors"]
     assert (tmp_path / "net.onnx").stat().st_size > 0
     assert archir("export", net).code == 2
+
+
+def test_export_takes_the_options_of_onnx_files(tmp_path: Path, models: Path) -> None:
+    net, file = tmp_path / "normed.archir", tmp_path / "net.onnx"
+    assert archir("trace", f"{models}:normed", "--input", "2,1,8,8", "-o", net).code == 0
+
+    def kinds(*options: str) -> set[str]:
+        assert archir("export", net, "--onnx", file, *options).code == 0
+        return {node.op_type for node in onnx.load(file).graph.node}
+
+    assert "BatchNormalization" not in kinds()
+    assert "BatchNormalization" in kinds("--batch-norm", "keep", "--opset", "17", "--external-data")
+    assert [o.version for o in onnx.load(file).opset_import] == [17] and (tmp_path / "net.onnx.data").is_file()
+    assert "Shape" in kinds("--no-optimize")
+    done = archir("export", net, "--onnx", file, "--int8", "--int8-tolerance", "0.2")
+    assert (
+        "int8: 1 Conv, 1 MatMul; off by at most 0.0" in done.out
+        and "the largest elements at the same place" in done.out
+    )
+    before = file.read_bytes()
+    assert "0.0001 is allowed" in refused("export", net, "--onnx", file, "--int8", "--int8-tolerance", "0.0001")
+    for options, why in (
+        (("--opset", "99"), "operator set 99 cannot be written"),
+        (("--batch-norm", "fuse"), "no batch_norm 'fuse'"),
+        (("--batch-norm", "fold", "--no-optimize"), "not optimised"),
+    ):
+        assert why in refused("export", net, "--onnx", file, "--python", tmp_path / "out", *options)
+    assert file.read_bytes() == before and not (tmp_path / "out").exists()
+    done = archir("export", net, "--python", tmp_path / "out", "--int8", "--opset", "17")
+    assert done.code == 2 and "--opset, --int8" in done.err
+    assert archir("export", net, "--onnx", file, "--int8-tolerance", "0.2").code == 2

@@ -65,7 +65,8 @@ def test_what_is_emitted_agrees_or_refuses(case: str, tmp_path: Path) -> None:
 def test_an_onnx_file_states_what_it_requires(tmp_path: Path) -> None:
     graph = trace(Deciding(lambda n: n % 2 == 0), torch.randn(8, 5))
     model = onnx.load(to_onnx(graph, tmp_path / "net.onnx").path)
-    assert {p.key: p.value for p in model.metadata_props} == {"requires": "x.size(0) % 2 == 0"}
+    found = {p.key: p.value for p in model.metadata_props if not p.key.startswith("archir.")}
+    assert found == {"requires": "x.size(0) % 2 == 0"}
     assert model.doc_string == "The network is for inputs with x.size(0) % 2 == 0."
 
 
@@ -89,6 +90,21 @@ def test_batches_that_were_equal_have_to_be(tmp_path: Path) -> None:
     session = _session(to_onnx(graph, tmp_path / "net.onnx").path)
     with pytest.raises(InvalidArgument, match=r"requires y\.size\(0\) == x\.size\(0\)"):
         session.run(None, {"x": torch.randn(8, 5).numpy(), "y": torch.randn(1, 5).numpy()})
+
+
+def test_the_shape_of_an_input_that_is_checked_is_known_as_before(tmp_path: Path) -> None:
+    """Where it is not, onnxruntime leaves convolutions of it as they are, which takes a quarter more time."""
+
+    class Joined(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x.relu() + y
+
+    model = onnx.load(to_onnx(trace(Joined(), (torch.randn(2, 3), torch.randn(2, 3))), tmp_path / "net.onnx").path)
+    (checked,) = (node.output[0] for node in model.graph.node if node.op_type == "Reshape")
+    (known,) = (value for value in model.graph.value_info if value.name == checked)
+    assert known.type == model.graph.input[0].type and known.type.tensor_type.shape.dim[1].dim_value == 3
+    assert {n.input[0] for n in model.graph.node if n.op_type == "Relu"} == {checked}
+    onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
 
 class Parts(nn.Module):

@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from archir.api import apply
 from archir.emit.check import Agreement, coarse
 from archir.emit.onnx import check, to_onnx
 from archir.errors import CaptureWarning, EmitError, FileError
+from frontends.onnx.read import from_onnx
 from frontends.pytorch import trace
 from tests.emit import hard_models as hard
 from tests.models.captured import graph_of
@@ -60,6 +62,33 @@ def test_batch_norm_is_folded_unless_asked(tmp_path: Path) -> None:
         emitted = to_onnx(graph, tmp_path / "net.onnx", optimize=optimize)
         kinds.append({n.op_type for n in onnx.load(emitted.path).graph.node})
     assert "BatchNormalization" not in kinds[0] and "BatchNormalization" in kinds[1]
+
+
+@pytest.mark.parametrize("name", ["siamese", "mlp"])
+def test_batch_norm_may_be_kept_with_its_tensors_in_a_file_that_is_optimised(name: str, tmp_path: Path) -> None:
+    graph = graph_of(name)
+    norms = sum("batch_norm" in node.op for node in graph.calls)
+    folded = onnx.load(to_onnx(graph, tmp_path / "net.onnx").path).graph
+    kept = onnx.load(to_onnx(graph, tmp_path / "net.onnx", batch_norm="keep").path).graph
+    assert sum(n.op_type == "BatchNormalization" for n in kept.node) == norms > 0
+    assert len(folded.node) <= len(kept.node) <= len(folded.node) + norms
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in kept.initializer}
+    for node in kept.node:
+        for tensor in node.input[1:] if node.op_type == "BatchNormalization" else ():
+            assert torch.equal(torch.tensor(stored[tensor]), graph.tensor(tensor))
+    assert [i.name for i in kept.input] == [n.name for n in graph.inputs]
+
+
+def test_what_cannot_become_of_batch_norm_is_told(tmp_path: Path) -> None:
+    graph = graph_of("mlp")
+    with pytest.raises(EmitError, match=r'no batch_norm .fuse.\n.*give "fold" or "keep"'):
+        to_onnx(graph, tmp_path / "net.onnx", batch_norm="fuse")  # type: ignore[arg-type]
+    with pytest.raises(EmitError, match=r"not optimised\n(.*\n)*.*fold-batch-norm"):
+        to_onnx(graph, tmp_path / "net.onnx", batch_norm="fold", optimize=False)
+    assert list(tmp_path.iterdir()) == []
+    folded = apply(graph, "fold-batch-norm")
+    emitted = to_onnx(folded, tmp_path / "net.onnx", optimize=False)
+    assert "BatchNormalization" not in {n.op_type for n in onnx.load(emitted.path).graph.node}
 
 
 def test_one_batch_size_stays_one(tmp_path: Path) -> None:
@@ -218,6 +247,15 @@ def test_weights_beside_the_model_come_with_it_or_not_at_all(tmp_path: Path, mon
     to_onnx(other, tmp_path / "net.onnx")
     assert sorted(p.name for p in tmp_path.iterdir()) == names
     check(other, tmp_path / "net.onnx")
+
+
+def test_weights_go_beside_the_model_if_asked(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    graph = trace(nn.Linear(40, 20), torch.randn(2, 40))
+    emitted = to_onnx(graph, tmp_path / "net.onnx", external_data=True)
+    (weight,) = (t for t in onnx.load(emitted.path, load_external_data=False).graph.initializer if t.name == "weight")
+    assert {entry.key: entry.value for entry in weight.external_data}["location"] == "net.onnx.data"
+    assert emitted.difference < 1e-6 and torch.equal(from_onnx(emitted.path).tensor("weight"), graph.tensor("weight"))
 
 
 def test_errors_name_the_operator_and_the_line(tmp_path: Path) -> None:
