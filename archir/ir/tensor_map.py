@@ -16,11 +16,13 @@ class Fresh:
         values: given numbers, in the shape of the new places or a corner of it; None to draw them.
         seed: of the numbers drawn: normal, with the standard deviation of the tensor; for a vector its mean.
         present: zero where a new place holds zero all the same, one elsewhere; `[new places]`.
+        shares: where new places hold means of old ones: what of each each holds; `[new places, old places]`.
     """
 
     values: torch.Tensor | None = None
     seed: int = 0
     present: torch.Tensor | None = None
+    shares: torch.Tensor | None = None
 
     def content(self, tensor: torch.Tensor, shape: Sequence[int], axis: int) -> torch.Tensor:
         """Return the numbers for the new places along an axis of a tensor, in a given shape."""
@@ -30,6 +32,8 @@ class Fresh:
             return content
         if not tensor.is_floating_point():
             return content
+        if self.shares is not None:
+            return (tensor.movedim(axis, -1) @ self.shares.to(tensor).T).movedim(-1, axis)
         if tensor.dim() > 1:
             scale = tensor.std() if tensor.numel() > 1 else tensor.abs().mean()
             generator = torch.Generator().manual_seed(self.seed)
@@ -62,6 +66,7 @@ class AxisMap:
         other: for each place another old one it is the mean with; None where nothing is.
         divisions: by what it is divided after that.
         fresh: what the new places hold in a weight; zero if None.
+        scale: by what all of it is multiplied in the end.
     """
 
     axis: int
@@ -69,6 +74,7 @@ class AxisMap:
     other: torch.Tensor | None = None
     divisions: tuple[Division, ...] = ()
     fresh: Fresh | None = None
+    scale: float = 1.0
 
     def __call__(self, tensor: torch.Tensor, power: int, *, weight: bool) -> torch.Tensor:
         """Return what a tensor becomes.
@@ -91,7 +97,7 @@ class AxisMap:
             exponent = power * (division.exponent - 1) if power else -division.exponent
             if exponent:
                 found = found * along(self.axis, division.copies.to(found) ** exponent, tensor.dim())
-        return found
+        return found if self.scale == 1 else found * self.scale ** (-power if power else 1)
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class TensorMap:
 
     A unit that becomes `m` copies holds in each `m ** -e` of its weights, where the exponent `e` belongs to the place;
     what goes through the gradients of a loss that is kept then holds `m ** (e - 1)` of what it held, and its p-th power
-    `m ** (p (e - 1))`.
+    `m ** (p (e - 1))`. What is multiplied by s as a whole has gradients of `1 / s`.
 
     Attributes:
         axes: maps of single axes, done one after another; none if the tensor is as it was.
@@ -133,7 +139,7 @@ class TensorMap:
         Args:
             tensor: shaped like the stored tensor.
         """
-        return TensorMap(tuple(replace(axis, divisions=()) for axis in self.axes)).change(tensor)
+        return TensorMap(tuple(replace(axis, divisions=(), scale=1.0) for axis in self.axes)).change(tensor)
 
     def fresh(self, like: torch.Tensor) -> torch.Tensor:
         """Return where the new tensor holds nothing of the old one, which is given."""
