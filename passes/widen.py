@@ -36,7 +36,8 @@ class Widen(UnitMorphism):
     """Append fresh units to a width; they are random, and zero where they go out.
 
     The function is kept at θ = 0; θ = (W, V) are the incoming and outgoing weights of the fresh units, at first
-    (random, 0).
+    (random, 0). Under a normalisation W is the mean of the others, or zero, and V random; see
+    `archir.rewrite.fresh_units`.
 
     Attributes:
         width: name of the width.

@@ -13,27 +13,29 @@ class Fresh:
     """What the new places of an axis hold in a weight: given numbers, or random ones like those of the tensor.
 
     Attributes:
-        values: given numbers, in the shape of the new places or a corner of it; None to draw them.
+        values: given numbers, for some of the new places, the others being zero, or means; None to draw all.
         seed: of the numbers drawn: normal, with the standard deviation of the tensor; for a vector its mean.
         present: zero where a new place holds zero all the same, one elsewhere; `[new places]`.
         shares: where new places hold means of old ones: what of each each holds; `[new places, old places]`.
+        within: by axis, the places that the values are for, numbers of new places along the axis itself.
     """
 
     values: torch.Tensor | None = None
     seed: int = 0
     present: torch.Tensor | None = None
     shares: torch.Tensor | None = None
+    within: tuple[torch.Tensor, ...] = ()
 
     def content(self, tensor: torch.Tensor, shape: Sequence[int], axis: int) -> torch.Tensor:
         """Return the numbers for the new places along an axis of a tensor, in a given shape."""
         content = tensor.new_zeros(tuple(shape))
+        if self.shares is not None and tensor.is_floating_point():
+            content = (tensor.movedim(axis, -1) @ self.shares.to(tensor).T).movedim(-1, axis)
         if self.values is not None:
-            content[tuple(slice(0, n) for n in self.values.shape)] = self.values.to(tensor)
+            where = tuple(along(d, i.to(tensor.device), tensor.dim()) for d, i in enumerate(self.within))
+            content[where] = self.values.to(tensor)
+        if self.values is not None or self.shares is not None or not tensor.is_floating_point():
             return content
-        if not tensor.is_floating_point():
-            return content
-        if self.shares is not None:
-            return (tensor.movedim(axis, -1) @ self.shares.to(tensor).T).movedim(-1, axis)
         if tensor.dim() > 1:
             scale = tensor.std() if tensor.numel() > 1 else tensor.abs().mean()
             generator = torch.Generator().manual_seed(self.seed)

@@ -118,9 +118,24 @@ class Reindexing:
                     index = gather_index(term, {width.atom: source}, sizes)
                     present = self._present(node, width, axis, where, new)
                     shares = self._shares(node, width, axis, where, sizes)
-                    fresh = Fresh(change.values.get(node), derived_seed(0, node), present, shares)
+                    values = change.values.get(node)
+                    within = () if values is None else self._within(node, width, axis, where, sizes)
+                    fresh = Fresh(values, derived_seed(0, node), present, shares, within)
                     yield AxisMap(axis, index, fresh=fresh)
             sizes = new
+
+    def _within(
+        self, node: int, width: Width, axis: int, where: torch.Tensor, sizes: Mapping[Atom, int]
+    ) -> tuple[torch.Tensor, ...]:
+        """Return by axis the places that are not of the fresh units of the widths before, whose sizes are given."""
+        sources = {
+            atom: torch.cat([torch.arange(atom.size), torch.full((size - atom.size,), -1)])
+            for atom, size in sizes.items()
+        }
+        extended = {width.atom: width.size + self.changes[width.name].fresh}
+        old = [gather_index(t, sources, extended if d == axis else {}) for d, t in enumerate(self._terms(node))]
+        old[axis] = old[axis][where]
+        return tuple((index >= 0).nonzero().flatten() for index in old)
 
     def _shares(
         self, node: int, width: Width, axis: int, where: torch.Tensor, sizes: Mapping[Atom, int]
