@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -17,9 +17,11 @@ from archir.ir.graph import Graph
 from archir.ir.node import Node, Value
 from archir.ir.room import too_large
 from archir.rewrite.changes import Change
+from archir.rewrite.derived import derive_perturbation
+from archir.rewrite.fresh_perturbation import FreshPerturbation, FreshPlaces
+from archir.rewrite.fresh_units import solve_fresh
 from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Site, UnitMorphism
-from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.reindex import plan_reindexing
 from archir.rewrite.subgraph import Values, call_for, makes_linearly, members_of, standing_twice, unmatched_subgraph_of
@@ -34,7 +36,8 @@ class Widen(UnitMorphism):
     """Append fresh units to a width; they are random, and zero where they go out.
 
     The function is kept at θ = 0; θ = (W, V) are the incoming and outgoing weights of the fresh units, at first
-    (random, 0).
+    (random, 0). Under a normalisation W is the mean of the others, or zero, and V random; see
+    `archir.rewrite.fresh_units`.
 
     Attributes:
         width: name of the width.
@@ -56,14 +59,19 @@ class Widen(UnitMorphism):
 
     def miss(self, widths: Widths, width: Width) -> Miss | None:
         """Say why the width cannot take fresh units, or None if it can."""
-        found = solve_exponents(widths, width)
-        return found if isinstance(found, Miss) else found.uniform or found.fresh
+        found = solve_fresh(widths, width)
+        return found if isinstance(found, Miss) else None
 
-    def perturbation(self, graph: Graph, site: Site[Widths]) -> WidenPerturbation | Miss:
+    def perturbation(self, graph: Graph, site: Site[Widths]) -> WidenPerturbation | FreshPerturbation | Miss:
         """Return the change of activations that the fresh units of a width make together."""
         (candidate,) = site.members
         assert isinstance(candidate, Widen)
-        return _perturbation(site.found, site.found[site.label], candidate)
+        widths, width = site.found, site.found[site.label]
+        found = solve_fresh(widths, width)
+        if isinstance(found, Miss):
+            return found
+        apart = None if found.acts_on_others else _apart(widths, width, candidate)
+        return apart or _among_others(widths, width, candidate)
 
     def change(self, width: Width, theta: Theta | None = None) -> Change:
         """Return the units of the width and the fresh ones.
@@ -125,27 +133,24 @@ class WidenPerturbation:
         return {Value(id_): new[Value(id_)] for id_ in self.results}
 
 
-def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPerturbation | Miss:
+def _apart(widths: Widths, width: Width, candidate: Widen) -> WidenPerturbation | None:
+    """Return what fresh units do, evaluated without the others; None where that cannot be."""
     subgraph = unmatched_subgraph_of(widths, width)
-    if isinstance(subgraph, Miss):
-        return subgraph
+    if isinstance(subgraph, Miss) or standing_twice(width, "fresh units"):
+        return None
     graph, atom, count = widths.graph, width.atom, candidate.count
     ends = [graph.node(use.node) for use, _ in subgraph.ends]
-    miss = _obstacle(widths, width, (*subgraph.nodes, *ends), ends)
-    if miss is not None:
-        return miss
+    touched = [term for node in (*subgraph.nodes, *ends) for term in _terms(widths, node)]
+    if any(mixes(term, atom) for term in touched) or not all(map(makes_linearly, ends)):
+        return None
     edges: dict[Edge, Members] = {}
     for node in ends:
         found = members_of(widths, Value(node.id), None)
         if found is None:
-            return Miss("a value it is summed into does not depend on the examples of a batch", (node.id,))
+            return None
         edges[Value(node.id)] = found
     fixed = _born(widths, width, candidate)
-    learned: dict[Key, torch.Tensor] = {
-        place.node: torch.full_like(fixed[place.node], float(graph.tensors[place.node].square().mean().sqrt()) or 1.0)
-        for place in width.places
-        if graph.node(place.node).is_trainable and fixed[place.node].dim() > 1
-    }
+    learned = _learned(graph, fixed)
     calls = {n.id: compile_call(call_for(widths, n, atom, count, bias=True)) for n in subgraph.nodes}
     calls |= {n.id: compile_call(call_for(widths, n, atom, count, bias=False)) for n in ends}
     ordered = dict(sorted(calls.items(), key=lambda item: graph.structure.position[item[0]]))
@@ -154,25 +159,32 @@ def _perturbation(widths: Widths, width: Width, candidate: Widen) -> WidenPertur
     return WidenPerturbation(edges, learned, fixed, ordered, tuple(n.id for n in ends), needs)
 
 
-def _obstacle(widths: Widths, width: Width, nodes: Sequence[Node], ends: Sequence[Node]) -> Miss | None:
-    """Return why fresh units cannot be evaluated apart from the others, None if they can.
+def _learned(graph: Graph, born: Mapping[int, torch.Tensor]) -> Theta:
+    """Return what is learned of fresh units, matrices and kernels, each by what it is measured by."""
+    return {
+        id_: torch.full_like(held, float(graph.tensors[id_].square().mean().sqrt()) or 1.0)
+        for id_, held in born.items()
+        if graph.node(id_).is_trainable and held.dim() > 1
+    }
 
-    Args:
-        widths: the widths of the graph.
-        width: the width.
-        nodes: the calls of its subgraph, its ends among them.
-        ends: the calls that sum over it.
-    """
+
+def _among_others(widths: Widths, width: Width, candidate: Widen) -> FreshPerturbation | Miss:
+    """Return what fresh units do where they cannot be evaluated apart: all calls that see them are."""
     miss = standing_twice(width, "fresh units")
     if miss is not None:
         return miss
-    for node in nodes:
-        if any(mixes(term, width.atom) for term in _terms(widths, node)):
-            return Miss("it is concatenated with other widths", (node.id,))
-    for node in ends:
-        if not makes_linearly(node):
-            return Miss(f"it ends in {node.op}, which is not linear in a stored weight", (node.id,))
-    return None
+    patch = candidate.rewrite(widths.graph, widths)
+    derived = derive_perturbation(patch)
+    if isinstance(derived, Miss):
+        return derived
+    fresh, sizes = torch.arange(width.size, width.size + candidate.count), {width.atom: width.size + candidate.count}
+    places: dict[int, FreshPlaces] = {}
+    for place in width.places:
+        tensor = patch.after.tensors[place.node]
+        index = positions(place.term, width.atom, fresh, sizes).to(tensor.device)
+        places[place.node] = FreshPlaces(place.axis, index, tensor.shape, tensor.index_select(place.axis, index))
+    learned = _learned(widths.graph, {id_: found.born for id_, found in places.items()})
+    return FreshPerturbation(derived, places, learned) if learned else Miss("no trainable weight makes its units")
 
 
 def _born(widths: Widths, width: Width, candidate: Widen) -> dict[int, torch.Tensor]:

@@ -21,7 +21,7 @@ OPTIONS = ("data", "records", "replay", "only", "trials", "steps", "part")
 def main() -> int:
     """Run one benchmark and write its figures as JSON; fail if they count `failures`."""
     parser = argparse.ArgumentParser(description="run a benchmark")
-    parser.add_argument("name", choices=BENCHMARKS)
+    parser.add_argument("name", choices=BENCHMARKS, type=lambda name: name.replace("-", "_"))
     parser.add_argument("--json", default="-", metavar="PATH", help="where to write the figures; - for standard output")
     parser.add_argument("--data", metavar="SPEC", help="CIFAR-10, as `archir grow --data` takes it")
     parser.add_argument("--records", metavar="FOLDER", help="where to keep what was measured, and to go on from")

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
+from tools.growth_reach import GrowthReach
 from tools.side_by_side import Comparison, Timing
 from tools.tables import columns, markdown, replace_columns, replace_table
 
@@ -39,6 +40,29 @@ def write_emission(cells: Mapping[str, Mapping[str, str]]) -> None:
         PAGE, "widths-table", EMISSION, {name: [found[c] for c in EMISSION] for name, found in cells.items()}
     )
     replace_columns(README, "widths-table", EMISSION, emitted_by_family(cells))
+
+
+def write_growth_reach(found: Mapping[str, GrowthReach | str]) -> None:
+    """Put which widths grow into their table in docs/coverage.md, and why the others do not.
+
+    Args:
+        found: by model; why it is not known of one.
+    """
+    rows = [[name, *_grown(reach)] for name, reach in found.items()]
+    replace_table(PAGE, "growth-table", markdown(["model", "free", "by one", "by a tenth", "doubled", "scored"], rows))
+    reasons = [
+        [name, width, reason.replace("|", "\\|")]
+        for name, reach in found.items()
+        if isinstance(reach, GrowthReach)
+        for width, reason in reach.reasons.items()
+    ]
+    replace_table(PAGE, "reasons-table", markdown(["model", "width", "why not"], reasons))
+
+
+def _grown(reach: GrowthReach | str) -> list[str]:
+    if isinstance(reach, str):
+        return [reach, *[""] * 4]
+    return [str(n) for n in (reach.free, reach.one, reach.tenth, reach.doubled, reach.scored)]
 
 
 def emitted_by_family(cells: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:

@@ -158,7 +158,8 @@ def _group_norm(layer: nn.Module, calls: Calls) -> Attributes:
 
 def _normalised_shape(layer: nn.Module, calls: Calls) -> Attributes:
     found = _argument(calls, "normalized_shape") or _shape(layer, "weight")
-    return {"normalized_shape": tuple(map(int, found))} if found else {}
+    eps = _argument(calls, "eps")  # it follows the number of units where fresh ones have come
+    return ({"normalized_shape": tuple(map(int, found))} if found else {}) | ({} if eps is None else {"eps": eps})
 
 
 def _prelu(layer: nn.Module, calls: Calls) -> Attributes:

@@ -13,22 +13,28 @@ class Fresh:
     """What the new places of an axis hold in a weight: given numbers, or random ones like those of the tensor.
 
     Attributes:
-        values: given numbers, in the shape of the new places or a corner of it; None to draw them.
+        values: given numbers, for some of the new places, the others being zero, or means; None to draw all.
         seed: of the numbers drawn: normal, with the standard deviation of the tensor; for a vector its mean.
         present: zero where a new place holds zero all the same, one elsewhere; `[new places]`.
+        shares: where new places hold means of old ones: what of each each holds; `[new places, old places]`.
+        within: by axis, the places that the values are for, numbers of new places along the axis itself.
     """
 
     values: torch.Tensor | None = None
     seed: int = 0
     present: torch.Tensor | None = None
+    shares: torch.Tensor | None = None
+    within: tuple[torch.Tensor, ...] = ()
 
     def content(self, tensor: torch.Tensor, shape: Sequence[int], axis: int) -> torch.Tensor:
         """Return the numbers for the new places along an axis of a tensor, in a given shape."""
         content = tensor.new_zeros(tuple(shape))
+        if self.shares is not None and tensor.is_floating_point():
+            content = (tensor.movedim(axis, -1) @ self.shares.to(tensor).T).movedim(-1, axis)
         if self.values is not None:
-            content[tuple(slice(0, n) for n in self.values.shape)] = self.values.to(tensor)
-            return content
-        if not tensor.is_floating_point():
+            where = tuple(along(d, i.to(tensor.device), tensor.dim()) for d, i in enumerate(self.within))
+            content[where] = self.values.to(tensor)
+        if self.values is not None or self.shares is not None or not tensor.is_floating_point():
             return content
         if tensor.dim() > 1:
             scale = tensor.std() if tensor.numel() > 1 else tensor.abs().mean()
@@ -62,6 +68,7 @@ class AxisMap:
         other: for each place another old one it is the mean with; None where nothing is.
         divisions: by what it is divided after that.
         fresh: what the new places hold in a weight; zero if None.
+        scale: by what all of it is multiplied in the end.
     """
 
     axis: int
@@ -69,6 +76,7 @@ class AxisMap:
     other: torch.Tensor | None = None
     divisions: tuple[Division, ...] = ()
     fresh: Fresh | None = None
+    scale: float = 1.0
 
     def __call__(self, tensor: torch.Tensor, power: int, *, weight: bool) -> torch.Tensor:
         """Return what a tensor becomes.
@@ -91,7 +99,7 @@ class AxisMap:
             exponent = power * (division.exponent - 1) if power else -division.exponent
             if exponent:
                 found = found * along(self.axis, division.copies.to(found) ** exponent, tensor.dim())
-        return found
+        return found if self.scale == 1 else found * self.scale ** (-power if power else 1)
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ class TensorMap:
 
     A unit that becomes `m` copies holds in each `m ** -e` of its weights, where the exponent `e` belongs to the place;
     what goes through the gradients of a loss that is kept then holds `m ** (e - 1)` of what it held, and its p-th power
-    `m ** (p (e - 1))`.
+    `m ** (p (e - 1))`. What is multiplied by s as a whole has gradients of `1 / s`.
 
     Attributes:
         axes: maps of single axes, done one after another; none if the tensor is as it was.
@@ -133,7 +141,7 @@ class TensorMap:
         Args:
             tensor: shaped like the stored tensor.
         """
-        return TensorMap(tuple(replace(axis, divisions=()) for axis in self.axes)).change(tensor)
+        return TensorMap(tuple(replace(axis, divisions=(), scale=1.0) for axis in self.axes)).change(tensor)
 
     def fresh(self, like: torch.Tensor) -> torch.Tensor:
         """Return where the new tensor holds nothing of the old one, which is given."""

@@ -10,7 +10,9 @@ from archir.axes.positions import mixes, occurrences
 from archir.axes.widths import Width, Widths
 from archir.errors import GraphError
 from archir.ir.node import Node, Value
+from archir.ir.registry import operator_of
 from archir.rewrite.miss import Miss
+from archir.rewrite.zeros import keeps_zero
 
 Variable = tuple[Value, int, int]
 """One occurrence of a width: the value, its axis, and the number of the occurrence within the axis."""
@@ -30,10 +32,16 @@ class Equations:
         fresh: why fresh units would change the function, if they would.
         mixed: why units act on each other, if they do.
         miss: why units cannot be repeated at all, if they cannot.
+        adding: whether these are the exponents of fresh units, which are zero where one is positive.
+        any_of: where fresh units are added, products: the occurrence in the result, None where it is summed over, those
+            in the factors, of which one being zero is enough, and the node.
+        norms: normalisations over the width to which fresh units may be added that change no sum of squares.
+        means: means over the width to which fresh units may be added that are zero.
     """
 
     widths: Widths
     width: Width
+    adding: bool = False
     rows: list[tuple[list[tuple[Variable, int]], int, int]] = field(default_factory=list)
     choices: list[int] = field(default_factory=list)
     ends: dict[tuple[int, Value], None] = field(default_factory=dict)
@@ -41,6 +49,9 @@ class Equations:
     fresh: Miss | None = None
     mixed: Miss | None = None
     miss: Miss | None = None
+    any_of: list[tuple[Variable | None, list[Variable], int]] = field(default_factory=list)
+    norms: list[int] = field(default_factory=list)
+    means: list[int] = field(default_factory=list)
 
     def value(self, node: Node, name: str) -> Value | None:
         """Return an argument of a call if it is a tensor."""
@@ -105,12 +116,18 @@ class Equations:
             self.equal(node, result, present[0])
         elif all(len(f) == len(result) for f in present):
             for i, r in enumerate(result):
-                self.add(node, 0, (r, 1), *((f[i], -1) for f in present))
+                if self.adding:
+                    self.any_of.append((r, [f[i] for f in present], node.id))
+                else:
+                    self.add(node, 0, (r, 1), *((f[i], -1) for f in present))
         else:
             self.zero(node, [*result, *(v for f in present for v in f)])
 
     def exact(self, node: Node) -> None:
-        """Copies must be exact in everything a call uses and makes."""
+        """Copies must be exact in everything a call uses and makes; fresh units may be zero where it keeps zeros."""
+        if self.adding and operator_of(node.op).pointwise and keeps_zero(node):
+            self.align(node, self.operands(node))
+            return
         for value in (*self.operands(node), *self.results(node)):
             self.zero(node, self.variables(value))
 
@@ -130,8 +147,11 @@ class Equations:
             return
         self.end(node, *present)
         for parts in zip(*present, strict=True):
-            self.choices.append(len(self.rows))
-            self.add(node, 1, *((v, 1) for v in parts))
+            if self.adding:
+                self.any_of.append((None, list(parts), node.id))
+            else:
+                self.choices.append(len(self.rows))
+                self.add(node, 1, *((v, 1) for v in parts))
 
     def sum_over(self, node: Node, variables: Sequence[Variable]) -> None:
         """Exponents of axes that are summed over against exact copies are one."""
@@ -183,7 +203,7 @@ def solve(q: Equations, stored: set[Value]) -> dict[Variable, int] | Miss:
         for variable, _ in terms:
             by_variable.setdefault(variable, []).append(i)
     known: dict[Variable, int] = {}
-    failed = _propagate(q, by_variable, known, range(len(q.rows)))
+    failed = propagate(q, by_variable, known, range(len(q.rows)))
     if failed is not None:
         return _contradiction(q, failed)
     for row in q.choices:
@@ -195,7 +215,7 @@ def solve(q: Equations, stored: set[Value]) -> dict[Variable, int] | Miss:
             trial = dict(known)
             trial.update({v: int(v == choice) for v in unknown})
             rows = [r for v in unknown for r in by_variable[v]]
-            failed = _propagate(q, by_variable, trial, rows)
+            failed = propagate(q, by_variable, trial, rows)
             if failed is None:
                 known = trial
                 break
@@ -204,13 +224,13 @@ def solve(q: Equations, stored: set[Value]) -> dict[Variable, int] | Miss:
     for variable in by_variable:
         if variable not in known:
             known[variable] = 0
-            failed = _propagate(q, by_variable, known, by_variable[variable])
+            failed = propagate(q, by_variable, known, by_variable[variable])
             if failed is not None:
                 return _contradiction(q, failed)
     return known
 
 
-def _propagate(
+def propagate(
     q: Equations, by_variable: Mapping[Variable, list[int]], known: dict[Variable, int], rows: Sequence[int] | range
 ) -> int | None:
     """Fill in every variable that is determined; return a row that cannot hold, or None."""

@@ -13,9 +13,6 @@ import math
 from collections.abc import Mapping
 from enum import Enum
 
-import torch
-
-from archir.ir.execute import call
 from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Argument, Node, Value
 from archir.ir.operators.operator import SUMMANDS, Kind, Movement
@@ -24,6 +21,7 @@ from archir.ir.types import TensorType
 from archir.rewrite.block import Block
 from archir.rewrite.miss import Miss
 from archir.rewrite.surroundings import LAYERS, kind_of, short_name
+from archir.rewrite.zeros import keeps_zero
 
 _DEEPEST = 64
 """Most calls that are looked through for the range of a value."""
@@ -145,22 +143,11 @@ def _state(graph: Graph, block: Block, node: Node, states: Mapping[Value, State]
         return State.OTHER
     elif known.moves is Movement.JOIN and isinstance(first, tuple):
         return State.ZERO if all(of(part) is State.ZERO for part in first) else State.OTHER
-    elif of(first) is State.ZERO and _keeps_zero(node):
+    elif of(first) is State.ZERO and keeps_zero(node):
         return State.ZERO
     elif of(first) is State.SAME and (_keeps_all(graph, block, node) or _passes(graph, block, node)):
         return State.SAME
     return State.OTHER
-
-
-def _keeps_zero(node: Node) -> bool:
-    """Say whether the results of a call are zero where its first operand is, in training too."""
-    known = operator_of(node.op)
-    linear = known.linear_in(node.arguments) & node.arguments.keys()
-    if known.preserves_zero or (not known.mode and linear == {next(iter(node.arguments), "")}):
-        return True
-    if not known.pointwise or len(node.operands()) != 1:
-        return False
-    return not any(bool(t.any()) for t in call(node, lambda _: torch.zeros(1)))
 
 
 def _is_product(node: Node) -> bool:
@@ -276,7 +263,7 @@ def _last_layer(graph: Graph, block: Block, value: Value) -> frozenset[int]:
         else:  # the weight
             operands.sort(key=lambda v: not _is_stored(graph, v))
         return next((found for v in operands if (found := _last_layer(graph, block, v))), nothing)
-    return _last_layer(graph, block, operands[0]) if operands and _keeps_zero(node) else nothing
+    return _last_layer(graph, block, operands[0]) if operands and keeps_zero(node) else nothing
 
 
 def _is_stored(graph: Graph, value: Value) -> bool:

@@ -7,8 +7,6 @@ add up to one, a non-linear operator needs zero. Stored tensors are free to take
 which stored tensors are divided. A tied embedding, for example, cannot be divided, so the division moves into the
 affine parameters of the last normalisation.
 
-A fresh unit is zero where a repeated one would be divided; elsewhere it may be anything.
-
 Source: ours.
 """
 
@@ -50,12 +48,10 @@ class Exponents:
     Attributes:
         stored: the exponent of every occurrence in stored tensors.
         uniform: a node that keeps the function only if all units repeat equally, and why; None if there is none.
-        fresh: a node that cannot take fresh units, and why; None if there is none.
     """
 
     stored: Mapping[Variable, int]
     uniform: Miss | None
-    fresh: Miss | None
 
     def of(self, value: Value, axis: int) -> list[int]:
         """Return the exponents of the occurrences along one axis of a stored tensor, in order."""
@@ -69,10 +65,16 @@ class Exponents:
         return found
 
 
-def relate(widths: Widths, width: Width) -> Equations:
-    """Return the equations between the exponents of a width, from every call it touches."""
+def relate(widths: Widths, width: Width, *, adding: bool = False) -> Equations:
+    """Return the equations between the exponents of a width, from every call it touches.
+
+    Args:
+        widths: the widths of the graph.
+        width: one of its free widths.
+        adding: whether fresh units are added, and not units repeated.
+    """
     graph = widths.graph
-    equations = Equations(widths, width)
+    equations = Equations(widths, width, adding)
     for id_ in sorted(widths.nodes(width)):
         node = graph.node(id_)
         if node.is_call and not _only_asks_sizes(node):
@@ -107,4 +109,4 @@ def solve_exponents(widths: Widths, width: Width) -> Exponents | Miss:
     if isinstance(solution, Miss):
         return solution
     every = [v for value in carrying if value in stored for v in equations.variables(value)]
-    return Exponents({v: solution.get(v, 0) for v in every}, equations.uniform, equations.fresh)
+    return Exponents({v: solution.get(v, 0) for v in every}, equations.uniform)

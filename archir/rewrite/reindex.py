@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -19,12 +19,13 @@ from archir.axes.widths import Width, Widths
 from archir.errors import PassError
 from archir.ir.edit import Edit
 from archir.ir.graph import Patch
-from archir.ir.node import PARAMETER, Value
+from archir.ir.node import PARAMETER, Node, Value
 from archir.ir.room import too_large
 from archir.ir.seeds import derived_seed
 from archir.ir.tensor_map import AxisMap, Division, Fresh, TensorMap, along
 from archir.ir.types import ScalarType, Size, TensorType, as_size
 from archir.rewrite.changes import Change
+from archir.rewrite.fresh_units import FreshUnits, solve_fresh
 from archir.rewrite.miss import Miss, missed
 from archir.rewrite.multiplicity import Exponents, solve_exponents
 
@@ -36,12 +37,14 @@ class Reindexing:
     Attributes:
         widths: the widths of the graph before the change.
         changes: by width name.
-        exponents: for the widths that gain units, how they are stored.
+        exponents: for the widths whose units are repeated, how they are stored.
+        fresh: for the widths that gain fresh units, what these hold.
     """
 
     widths: Widths
     changes: Mapping[str, Change]
     exponents: Mapping[str, Exponents]
+    fresh: Mapping[str, FreshUnits] = field(default_factory=dict)
 
     @cached_property
     def _pairs(self) -> Sequence[tuple[Width, Change]]:
@@ -78,7 +81,7 @@ class Reindexing:
         Args:
             node: the parameter node.
         """
-        return TensorMap((*self._append(node), *self._average(node), *self._copy(node)))
+        return TensorMap((*self._append(node), *self._average(node), *self._copy(node), *self._scale(node)))
 
     def theta(self, node: int, by: TensorMap) -> torch.Tensor | None:
         """Return the sum of what the changes add to a stored tensor as it becomes, None if they add nothing.
@@ -97,9 +100,13 @@ class Reindexing:
         return total
 
     def _append(self, node: int) -> Iterator[AxisMap]:
-        """Yield the maps that append the fresh units of every width, each in its place within the axis."""
+        """Yield the maps that append the fresh units of every width, each in its place within the axis.
+
+        Those that are means come last: they are means of what the others have brought, too.
+        """
         sizes: dict[Atom, int] = {}
-        for width, change in self._touching(node):
+        means = {name for name, found in self.fresh.items() if any(v.node == node for v, _ in found.means)}
+        for width, change in sorted(self._touching(node), key=lambda pair: pair[0].name in means):
             if not change.fresh:
                 continue
             new = {**sizes, width.atom: width.size + change.fresh}
@@ -110,20 +117,77 @@ class Reindexing:
                 if len(where):
                     index = gather_index(term, {width.atom: source}, sizes)
                     present = self._present(node, width, axis, where, new)
-                    fresh = Fresh(change.values.get(node), derived_seed(0, node), present)
+                    shares = self._shares(node, width, axis, where, sizes)
+                    values = change.values.get(node)
+                    within = () if values is None else self._within(node, width, axis, where, sizes)
+                    fresh = Fresh(values, derived_seed(0, node), present, shares, within)
                     yield AxisMap(axis, index, fresh=fresh)
             sizes = new
+
+    def _within(
+        self, node: int, width: Width, axis: int, where: torch.Tensor, sizes: Mapping[Atom, int]
+    ) -> tuple[torch.Tensor, ...]:
+        """Return by axis the places that are not of the fresh units of the widths before, whose sizes are given."""
+        sources = {
+            atom: torch.cat([torch.arange(atom.size), torch.full((size - atom.size,), -1)])
+            for atom, size in sizes.items()
+        }
+        extended = {width.atom: width.size + self.changes[width.name].fresh}
+        old = [gather_index(t, sources, extended if d == axis else {}) for d, t in enumerate(self._terms(node))]
+        old[axis] = old[axis][where]
+        return tuple((index >= 0).nonzero().flatten() for index in old)
+
+    def _shares(
+        self, node: int, width: Width, axis: int, where: torch.Tensor, sizes: Mapping[Atom, int]
+    ) -> torch.Tensor | None:
+        """Return what the new places of an axis hold of each of the old ones where they hold means; None elsewhere."""
+        change, found = self.changes[width.name], self.fresh.get(width.name)
+        if found is None or (Value(node), axis) not in found.means:
+            return None
+        term, kept = self._terms(node)[axis], [u for u in change.source if u < width.size]
+        shares = torch.zeros(len(where), size_of(term, sizes), dtype=torch.float64)
+        for unit in kept:
+            source = torch.cat([torch.arange(width.size), torch.full((change.fresh,), unit)])
+            old = gather_index(term, {width.atom: source}, sizes)[where]
+            shares[torch.arange(len(where)), old] += 1 / len(kept)
+        return shares
 
     def _present(
         self, node: int, width: Width, axis: int, where: torch.Tensor, sizes: Mapping[Atom, int]
     ) -> torch.Tensor:
-        """Return zero for the new places of an axis in which a repeated unit would be divided; `[new places]`."""
+        """Return zero for the new places of an axis in which fresh units hold zero; `[new places]`."""
         present = torch.ones(len(where))
-        for occurrence, exponent in enumerate(self.exponents[width.name].of(Value(node), axis)):
-            if exponent > 0:
+        if width.name in self.fresh:
+            for occurrence in self.fresh[width.name].zero(Value(node), axis):
                 unit = unit_index(self._terms(node)[axis], width.atom, occurrence, sizes)[where]
                 present = present * (unit < width.size)
         return present
+
+    def _scale(self, node: int) -> Iterator[AxisMap]:
+        """Yield the maps that let a stored tensor make up for fresh units."""
+        scale = 1.0
+        for name, found in self.fresh.items():
+            if node in found.scales.stored:
+                scale *= part_kept(self.widths[name], self.changes[name]) ** float(found.scales.stored[node])
+        if scale != 1:
+            size = size_of(self._terms(node)[0], self.sizes)
+            yield AxisMap(0, torch.arange(size), scale=scale)
+
+    @cached_property
+    def scaled(self) -> Sequence[int]:
+        """The nodes besides those in which a changed width stands that make up for fresh units."""
+        scales = [found.scales for found in self.fresh.values()]
+        return [*(i for s in scales for i in s.stored), *(i for s in scales for i, _ in s.numbers)]
+
+    def numbers(self, node: Node) -> Mapping[str, float]:
+        """Return the numbers among the arguments of a call that make up for fresh units, as they become."""
+        found: dict[str, float] = {}
+        for name, fresh in self.fresh.items():
+            part = part_kept(self.widths[name], self.changes[name])
+            for (id_, argument), power in fresh.scales.numbers.items():
+                if id_ == node.id:
+                    found[argument] = found.get(argument, _number(node, argument)) * part ** float(power)
+        return found
 
     def _average(self, node: int) -> Iterator[AxisMap]:
         """Yield the maps that let units that are merged hold the mean of both."""
@@ -171,6 +235,20 @@ class Reindexing:
         return result
 
 
+def _number(node: Node, argument: str) -> float:
+    """Return a number among the arguments of a call; torch takes the ε of the element type where none is given."""
+    given, type_ = node.argument(argument), node.results[0]
+    if isinstance(given, int | float):
+        return float(given)
+    assert given is None and argument == "eps" and isinstance(type_, TensorType)
+    return torch.finfo(type_.dtype).eps
+
+
+def part_kept(width: Width, change: Change) -> float:
+    """Return how many of the units of a changed width it had before, as a part of all."""
+    return sum(u < width.size for u in change.source) / len(change.source)
+
+
 def plan_reindexing(widths: Widths, changes: Mapping[str, Change], *, keep: bool = True) -> Reindexing:
     """Check that units of widths may become other units, and find out how.
 
@@ -184,6 +262,7 @@ def plan_reindexing(widths: Widths, changes: Mapping[str, Change], *, keep: bool
             kept.
     """
     exponents: dict[str, Exponents] = {}
+    fresh: dict[str, FreshUnits] = {}
     for name, change in changes.items():
         width = widths[name]
         highest = width.size + change.fresh
@@ -192,7 +271,14 @@ def plan_reindexing(widths: Widths, changes: Mapping[str, Change], *, keep: bool
             why = f"unit {wrong[0]} is not below {width.size}" if wrong else "no unit would be left"
             raise PassError(f"width {name} cannot be changed so", why=why)
         counts = change.multiplicity(width.size)
-        if not keep or (not change.fresh and not change.merged and int(counts.max()) <= 1):
+        if not keep:
+            continue
+        if change.fresh:
+            added = solve_fresh(widths, width)
+            if isinstance(added, Miss):
+                raise missed(widths.graph, f"width {name} cannot take fresh units", added)
+            fresh[name] = added
+        if not change.merged and int(counts.max()) <= 1:
             continue
         found = solve_exponents(widths, width)
         verb = "merged" if change.merged else "repeated"
@@ -200,10 +286,8 @@ def plan_reindexing(widths: Widths, changes: Mapping[str, Change], *, keep: bool
             raise missed(widths.graph, f"units of width {name} cannot be {verb}", found)
         if found.uniform and (change.fresh or len(set(counts.tolist())) > 1):
             raise missed(widths.graph, f"single units of width {name} cannot be {verb}", found.uniform)
-        if found.fresh and change.fresh:
-            raise missed(widths.graph, f"width {name} cannot take fresh units", found.fresh)
         exponents[name] = found
-    plan = Reindexing(widths, changes, exponents)
+    plan = Reindexing(widths, changes, exponents, fresh)
     _check_room(plan)
     return plan
 
@@ -235,14 +319,14 @@ def reindex(plan: Reindexing, *, by: str) -> Patch:
     """
     widths, graph, sizes = plan.widths, plan.widths.graph, plan.sizes
     with graph.edit(by=by) as e:
-        near = dict.fromkeys(id_ for name in plan.changes for id_ in widths.nodes(widths[name]))
+        near = dict.fromkeys((*(i for name in plan.changes for i in widths.nodes(widths[name])), *plan.scaled))
         for id_ in near:
             node = graph.node(id_)
             if node.op == PARAMETER:
                 how = plan.map(id_)
                 e.remap(id_, how, plan.theta(id_, how))
             elif node.is_call:
-                _respell(e, widths, id_, sizes)
+                _respell(e, widths, id_, sizes, plan.numbers(node))
         _remove_unused_numbers(e, {v.node for id_ in near for v in graph.node(id_).values})
     return e.patch
 
@@ -257,14 +341,14 @@ def _remove_unused_numbers(e: Edit, candidates: set[int]) -> None:
             candidates |= {v.node for v in node.values}
 
 
-def _respell(e: Edit, widths: Widths, id_: int, sizes: Mapping[Atom, int]) -> None:
+def _respell(e: Edit, widths: Widths, id_: int, sizes: Mapping[Atom, int], numbers: Mapping[str, float]) -> None:
     node = widths.graph.node(id_)
     results = tuple(
         resized_type(t, widths.axes.get(Value(id_, i), ()), sizes) if isinstance(t, TensorType) else t
         for i, t in enumerate(node.results)
     )
     spelling = widths.spell(id_, sizes)
-    e.update(id_, op=spelling.op, arguments=spelling.arguments, results=results, drop=spelling.drop)
+    e.update(id_, op=spelling.op, arguments={**spelling.arguments, **numbers}, results=results, drop=spelling.drop)
 
 
 def resized_type(type_: TensorType, terms: tuple[Term, ...], sizes: Mapping[Atom, int]) -> TensorType:

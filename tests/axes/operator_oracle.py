@@ -87,7 +87,7 @@ def _repeated(widths: Widths, width: Width, results: list[Value], old: Mapping[V
         every = tuple(range(width.size))
         source = every * 2 if equations.uniform else (*every, 0, 0)
         of_stored = {v: solution.get(v, 0) for value in stored for v in equations.variables(value)}
-        exponents = Exponents(of_stored, equations.uniform, equations.fresh)
+        exponents = Exponents(of_stored, equations.uniform)
         plan = Reindexing(widths, {width.name: Change(source)}, {width.name: exponents})
         new = _run(widths, width, plan)
         counts = torch.bincount(torch.tensor(source)).double()

@@ -23,6 +23,7 @@ from passes.deepen import Deepen
 from passes.enlarge_kernel import EnlargeKernel
 from passes.prune import Prune
 from passes.split import Split
+from passes.widen import Widen
 from tests.models.zoo import ZOO
 
 
@@ -102,6 +103,16 @@ def test_layers_of_every_kind_know_their_new_sizes() -> None:
         fresh.load_state_dict(model.state_dict())
     torch.autograd.backward(model.train()(*inputs())["logits"].sum())
     assert all(p.grad is not None and p.grad.shape == p.shape for n, p in model.named_parameters() if n != "layer.bias")
+
+
+def test_a_normalisation_of_more_units_knows_its_epsilon() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6, eps=0.1), nn.Linear(6, 3)).double().eval()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    wanted, graph = model(x), trace(model, x)
+    rewritten(model, graph, Widen("w0", 2))
+    assert str(model[1]) == "LayerNorm((8,), eps=0.07500000000000001, elementwise_affine=True, bias=True)"
+    torch.testing.assert_close(model(x), wanted, rtol=1e-13, atol=1e-14)
 
 
 MODELS = ["vgg", "resnet", "densenet", "mobilenet", "unet", "swin", "gru", "siamese", "two_heads", "low_rank"]

@@ -51,7 +51,7 @@ def test_copies_are_divided_by_their_exponent() -> None:
 def test_new_places_hold_what_is_given_in_a_weight_and_zero_elsewhere() -> None:
     tensor = torch.arange(1.0, 5, dtype=F64).reshape(2, 2)
     values = torch.tensor([[7.0], [8.0]], dtype=F64)
-    by = TensorMap((AxisMap(1, whole([-1, 1, 0, -1]), fresh=Fresh(values)),))
+    by = TensorMap((AxisMap(1, whole([-1, 1, 0, -1]), fresh=Fresh(values, within=(whole([0, 1]), whole([0])))),))
     assert by.weight(tensor).tolist() == [[7, 2, 1, 0], [8, 4, 3, 0]]
     for other in (by.change(tensor), by.gradient(tensor), by.gradient(tensor, 2)):
         assert other.tolist() == [[0, 2, 1, 0], [0, 4, 3, 0]]

@@ -11,17 +11,19 @@ from archir.testing import check_widths
 from tests.models.captured import graph_of
 from tests.models.zoo import FROZEN, ZOO
 
-UNEQUAL = ["split", "tripled", "widened"]
+UNEQUAL = ["split", "tripled"]
 """What statistics over a width do not allow: units that are repeated more often than others."""
 
-REPEATED = ["split", "tripled", "doubled", "widened"]
+REPEATED = ["split", "tripled", "doubled"]
+WIDENED = ["widened"]
+"""Where fresh units cannot keep statistics either."""
 
 REFUSED: Mapping[str, Mapping[str, list[str]]] = {
     "vit": {"w0": UNEQUAL, "w2": REPEATED},
-    "swin": {"w0": UNEQUAL},
-    "weight_standardisation": {"w1": UNEQUAL, "w2": UNEQUAL},
+    "swin": {"w0": UNEQUAL + WIDENED},
+    "weight_standardisation": {"w1": UNEQUAL + WIDENED, "w2": UNEQUAL + WIDENED},
     "gpt": {"w0": UNEQUAL},
-    "gpt_tied": {"w0": REPEATED},
+    "gpt_tied": {"w0": REPEATED + WIDENED},
     "grouped_query_attention": {"w0": UNEQUAL},
     "encoder": {"w1": REPEATED, "w4": REPEATED},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from archir.axes.widths import Width, Widths
 from archir.ir.node import Node, Value
 from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
@@ -17,7 +18,7 @@ def convolution(q: Equations, node: Node) -> None:
     given, made = q.variables(x, channel), q.variables(out, channel)
     first, second = q.variables(weight, 0), q.variables(weight, 1)
     transposed = operator_of(node.op).kind is Kind.TRANSPOSED or bool(node.arguments.get("transposed"))
-    if not _counts_groups(q, node):
+    if not counts_groups(q.widths, q.width, node):
         inner, outer = (first, second) if transposed else (second, first)
         q.contract(node, given, inner)
         q.equal(node, made, outer)
@@ -32,9 +33,9 @@ def convolution(q: Equations, node: Node) -> None:
             q.zero(node, q.variables(value, axis))
 
 
-def _counts_groups(q: Equations, node: Node) -> bool:
+def counts_groups(widths: Widths, width: Width, node: Node) -> bool:
     """Say whether the number of groups follows the width: each of its units has a group of its own then."""
-    doubled = q.widths.spell(node.id, {q.width.atom: 2 * q.width.size})
+    doubled = widths.spell(node.id, {width.atom: 2 * width.size})
     return doubled.arguments.get("groups", node.argument("groups")) != node.argument("groups")
 
 

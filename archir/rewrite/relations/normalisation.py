@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from archir.axes.rules.norm import uses_batch_statistics
+from archir.axes.terms import resolve
 from archir.ir.node import Node, Value
 from archir.rewrite.equations import Equations, Relation
 
@@ -30,10 +31,23 @@ def group_norm(q: Equations, node: Node) -> None:
 
 
 def layer_norm(q: Equations, node: Node) -> None:
-    """`layer_norm`, `rms_norm`: statistics over the last axes."""
+    """`layer_norm`, `rms_norm`: statistics over the last axes.
+
+    Where every unit is normalised with all others and no more, k fresh ones may come to d that add nothing to the sum
+    of squares: zero in an RMS norm, the mean of the others in a layer norm. What is divided by is then smaller by
+    `√(d / (d + k))` (see `archir.rewrite.scales`); what comes out for them is their bias.
+    """
     x, shape = q.operand(node, "input"), node.argument("normalized_shape")
     rank = len(shape) if isinstance(shape, tuple) else 1
-    kind = "an RMS norm" if node.op.startswith("aten.rms_norm") else "a layer norm"
+    centred = not node.op.startswith("aten.rms_norm")
+    kind = "a layer norm" if centred else "an RMS norm"
+    if q.adding and rank == 1 and resolve(q.widths.axes[x][-1]) is q.width.atom:
+        q.norms.append(node.id)
+        (q.zero if centred else q.sum_over)(node, q.variables(x))
+        bias = q.variables(q.value(node, "bias"))
+        if bias:
+            q.equal(node, q.variables(Value(node.id)), bias)
+        return
     q.average(node, x, range(-rank, 0), kind)
     q.zero(node, q.variables(x))
     _affine(q, node)

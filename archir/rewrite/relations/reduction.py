@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from archir.axes.rules.reduce import reduced_axes
+from archir.axes.terms import resolve
 from archir.ir.node import Node, Value
 from archir.rewrite.equations import Equations, Relation, Variable
 
 
 def mean(q: Equations, node: Node) -> None:
-    """`mean`: exact if all units repeat equally; linear along other axes."""
+    """`mean`: exact if all units repeat equally; linear along other axes. It becomes less with fresh units of zero."""
     over, kept = _split(q, node)
     x = q.operand(node, "self")
-    q.average(node, x, reduced_axes(node, q.rank(x)), "a mean")
-    q.zero(node, over)
+    axes = reduced_axes(node, q.rank(x))
+    if q.adding and [resolve(q.widths.axes[x][axis]) for axis in axes if q.variables(x, axis)] == [q.width.atom]:
+        q.means.append(node.id)
+        q.sum_over(node, over)
+    else:
+        q.average(node, x, axes, "a mean")
+        q.zero(node, over)
     q.equal(node, q.variables(Value(node.id)), kept)
 
 

@@ -1,0 +1,167 @@
+"""What fresh units need to hold to keep the function: zero, the mean of the others, or anything.
+
+A fresh unit may be anything where what sums over it holds zero for it, and zero where that does not; which of the two
+it is in each place follows from the calls, as exponents of repeated units do. Where a normalisation runs over the width
+it must change neither the mean nor the sum of squared deviations besides. Under a layer norm it carries the mean of the
+others, from wherever these are made: rows of weights, biases, tables and tokens that are means of rows make units that
+are means of units. Under an RMS norm, or any other mean over the width, it is zero. That there are more units then
+changes scales, which `archir.rewrite.scales` makes up for.
+
+Source: Wang et al. 2024 (LEMON) for units that carry the mean; zeros, and that any wiring is followed, are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from archir.axes.widths import Width, Widths
+from archir.ir.node import Value
+from archir.rewrite.equations import Equations, Variable, propagate
+from archir.rewrite.means import Place, stored_means
+from archir.rewrite.miss import Miss
+from archir.rewrite.multiplicity import relate
+from archir.rewrite.remembered import remembered
+from archir.rewrite.scales import Scales, find_scales
+
+
+@dataclass(frozen=True)
+class FreshUnits:
+    """How fresh units of one width are to be stored.
+
+    Attributes:
+        zeros: the occurrences in stored tensors where they hold zero.
+        means: the axes of stored tensors along which they hold the mean of the other units.
+        scales: by what powers of the part of the units that is not fresh other things are multiplied.
+    """
+
+    zeros: frozenset[Variable]
+    means: frozenset[Place]
+    scales: Scales
+
+    @property
+    def acts_on_others(self) -> bool:
+        """Whether they change what the other units do as soon as they hold something else."""
+        return bool(self.scales.stored or self.scales.numbers)
+
+    def zero(self, value: Value, axis: int) -> frozenset[int]:
+        """Return the occurrences along an axis of a stored tensor where they hold zero."""
+        return self._zeros.get((value, axis), frozenset())
+
+    @cached_property
+    def _zeros(self) -> Mapping[Place, frozenset[int]]:
+        places = {(value, axis) for value, axis, _ in self.zeros}
+        return {place: frozenset(i for *at, i in self.zeros if tuple(at) == place) for place in places}
+
+
+@remembered
+def solve_fresh(widths: Widths, width: Width) -> FreshUnits | Miss:
+    """Find out how fresh units can be added to a width with the function kept.
+
+    Args:
+        widths: the widths of the graph.
+        width: one of its free widths.
+
+    Returns:
+        What they hold in all stored tensors, or the reason why there can be none.
+    """
+    graph, equations = widths.graph, relate(widths, width, adding=True)
+    blocked = equations.miss or equations.uniform or equations.fresh
+    if blocked is not None:
+        return blocked
+    stored = {v for v in widths.values(width) if graph.node(v.node).parameter}
+    known = _zeros(equations, stored)
+    if isinstance(known, Miss):
+        return known
+    zeros = frozenset(v for v, zero in known.items() if zero and v[0] in stored)
+    means = set[Place]()
+    for id_ in equations.norms:
+        node = graph.node(id_)
+        if not node.op.startswith("aten.rms_norm"):
+            x = equations.operand(node, "input")
+            found = stored_means(widths, width, (x, equations.rank(x) - 1))
+            if isinstance(found, Miss):
+                return found
+            means |= found
+    scales = find_scales(graph, equations.norms, equations.means)
+    if isinstance(scales, Miss):
+        return scales
+    return FreshUnits(zeros, frozenset(means), scales)
+
+
+def _zeros(q: Equations, stored: set[Value]) -> dict[Variable, int] | Miss:
+    """Say of every occurrence whether fresh units are zero there: one where they are.
+
+    What is determined comes first; then, for each sum over the width that sees fresh units still, what comes out of a
+    normalisation, a stored tensor, or another factor is made zero, in this order; all else need not be.
+    """
+    by_variable: dict[Variable, list[int]] = {}
+    for i, (terms, _, _) in enumerate(q.rows):
+        for variable, _ in terms:
+            by_variable.setdefault(variable, []).append(i)
+    every = {*by_variable, *(v for made, factors, _ in q.any_of for v in (made, *factors) if v is not None)}
+
+    def settle(known: dict[Variable, int], rows: list[int]) -> int | None:
+        """Fill in what is determined; return a node that cannot be satisfied, or None."""
+        while True:
+            failed = propagate(q, by_variable, known, rows)
+            if failed is not None:
+                return q.rows[failed][2]
+            found, wrong = _products(q, known)
+            if wrong is not None or not found:
+                return wrong
+            known |= found
+            rows = [row for variable in found for row in by_variable.get(variable, ())]
+
+    known: dict[Variable, int] = {}
+    failed = settle(known, list(range(len(q.rows))))
+    if failed is not None:
+        return _contradiction(q, failed)
+    for made, factors, id_ in q.any_of:
+        open_ = [v for v in factors if v not in known]
+        if made is not None or any(known.get(v) for v in factors):
+            continue
+        for choice in sorted(open_, key=lambda v: (v[0].node not in q.norms, v[0] not in stored)):
+            trial = {**known, choice: 1}
+            if settle(trial, list(by_variable.get(choice, ()))) is None:
+                known = trial
+                break
+        else:
+            return _contradiction(q, id_)
+    for variable in sorted(every):
+        if variable not in known:
+            known[variable] = 0
+            failed = settle(known, list(by_variable.get(variable, ())))
+            if failed is not None:
+                return _contradiction(q, failed)
+    return known
+
+
+def _products(q: Equations, known: Mapping[Variable, int]) -> tuple[dict[Variable, int], int | None]:
+    """Return what products determine, and the node of one that cannot be satisfied."""
+    found: dict[Variable, int] = {}
+    for made, factors, id_ in q.any_of:
+        wanted = 1 if made is None else known.get(made)
+        open_ = [v for v in factors if v not in known]
+        if any(known.get(v) for v in factors):
+            if wanted == 0:
+                return {}, id_
+            if made is not None and wanted is None:
+                found[made] = 1
+        elif not open_:
+            if wanted == 1:
+                return {}, id_
+            if made is not None and wanted is None:
+                found[made] = 0
+        elif wanted == 0:
+            found |= dict.fromkeys(open_, 0)
+        elif wanted == 1 and len(open_) == 1:
+            found[open_[0]] = 1
+    return found, None
+
+
+def _contradiction(q: Equations, id_: int) -> Miss:
+    node = q.widths.graph.node(id_)
+    where = f" ({node.location})" if node.location else ""
+    return Miss(f"{node.op.removesuffix('.default')}{where} would see fresh units, whatever is zero for them", (id_,))
