@@ -3,7 +3,9 @@
 The networks are a ResNet-18 and a VGG-19 on images of 32 x 32, a GPT-2 on texts of 128 tokens and a ViT-S/16; `--only`
 names some. Each is trained for a few steps on examples that can be learned, and then grown once, by splits, to one and
 a half times its parameters, with the default options but for the examples it is scored on: four batches, as many as the
-default is of batches of 128. `--part` of the width makes them smaller. A GPU is used where there is one.
+default is of batches of 128. `--part` of the width makes them smaller; without it, what is found is kept in
+docs/real.json, where the figures of other networks stay, and docs/real.md is written anew. A GPU is used where there is
+one.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from frontends.pytorch import trace
 from passes.split import Split
 from tools.peak_memory import peak
 from tools.real_networks import GPT2, ViT, resnet18, vgg19
+from tools.real_page import keep
 from tools.timing import medians, seconds
 
 TRAINED, ROUNDS, SCORED = 20, 3, 4
@@ -116,6 +119,8 @@ def run(only: str | None = None, part: float = 1.0) -> Mapping[str, float]:
     for name in names:
         found = _measured(SUBJECTS[name], part)
         figures |= {f"{figure}_{name}": value for figure, value in found.items()}
+        if part == 1:
+            keep({name: found})
     return figures
 
 
