@@ -11,6 +11,7 @@ from archir.axes.widths import Width, Widths
 from archir.errors import GraphError
 from archir.ir.node import Node, Value
 from archir.ir.registry import operator_of
+from archir.ir.types import TensorType
 from archir.rewrite.miss import Miss
 from archir.rewrite.zeros import keeps_zero
 
@@ -125,10 +126,14 @@ class Equations:
 
     def exact(self, node: Node) -> None:
         """Copies must be exact in everything a call uses and makes; fresh units may be zero where it keeps zeros."""
-        if self.adding and operator_of(node.op).pointwise and keeps_zero(node):
-            self.align(node, self.operands(node))
-            return
-        for value in (*self.operands(node), *self.results(node)):
+        operands = self.operands(node)
+        if self.adding and operator_of(node.op).pointwise and len(operands) == 1:
+            type_ = self.widths.graph.type_of(operands[0])
+            assert isinstance(type_, TensorType)
+            if keeps_zero(node, type_.dtype):
+                self.align(node, operands)
+                return
+        for value in (*operands, *self.results(node)):
             self.zero(node, self.variables(value))
 
     def align(self, node: Node, operands: Sequence[Value]) -> None:

@@ -193,6 +193,22 @@ def test_under_an_rms_norm_they_are_zero_and_what_reads_them_is_not() -> None:
     assert [n.op for n in wide.calls] == [n.op for n in graph.calls]
 
 
+def test_a_mask_of_fresh_units_is_looked_at_as_the_truth_values_it_holds() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.head(x.masked_fill(torch.bitwise_not(x > 0.1), 0.0))
+
+    graph = _graph(Masked(), torch.randn(3, 4))
+    args, _ = random_inputs(graph, 3)
+    wide = apply(graph, "widen{width=w0, count=2}")
+    assert relative_difference(_outputs(wide, args), _outputs(graph, args)) < EXACT
+
+
 def test_units_that_leave_at_once_are_in_no_mean() -> None:
     graph = _graph(Stream(nn.LayerNorm), TOKENS)
     widths = infer_widths(graph)
