@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Set
 
 import torch
@@ -68,6 +69,8 @@ def shared_out(module: nn.Module, graph: Graph, processes: Processes, device: to
     Source: Zhao et al., PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel (2023).
     """
     assert processes.group is not None
+    # Such modules are in cycles: what is left of earlier ones goes first.
+    gc.collect()
     buffers = list(module.buffers())
     for buffer, first in zip(buffers, processes.told([buffer.cpu() for buffer in buffers]), strict=True):
         buffer.copy_(first)

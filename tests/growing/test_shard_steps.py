@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +166,28 @@ def _held(tensors: list[Tensor]) -> int:
     here = [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
     sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() // t.element_size() for t in here}
     return sum(sizes.values())
+
+
+def test_steps_beyond_float16_are_left_out_by_all(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
+    overflowed, scale, weights = _scaled(ALONE)
+    assert 0 < overflowed < 12
+    for found in on_both(workers, tmp_path, _scaled):
+        assert found[:2] == (overflowed, scale)
+        torch.testing.assert_close(found[2], weights, rtol=1e-3, atol=1e-5)
+
+
+def _scaled(processes: Processes) -> tuple[int, float, Tensor]:
+    """Train in float16 from a scale that is too large; return the steps left out, and the scale and weights then."""
+    torch.manual_seed(0)
+    examples = Examples(_rows(4).float(), _rows(1).float())
+    graph = trace(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)), (_rows(4).float(),))
+    trainer = Trainer(graph, replace(OPTIONS, precision="float16", steps=12), processes=processes)
+    trainer._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    passes = chain.from_iterable(_batches(examples, processes) for _ in range(6))
+    done = trainer.train(passes, find_loss("mse"))
+    state = trainer.state()
+    return (
+        done.overflowed,
+        float(state["scale/factor"]),
+        trainer.graph().tensors[trainer.program.by_name["0.weight"].id],
+    )

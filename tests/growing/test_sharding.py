@@ -113,7 +113,7 @@ def _apart(processes: Processes) -> Ran:
 
 
 def test_a_loss_that_diverges_with_shards(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
-    """In float16, whose scale is part of the state, with weights that one step makes too large."""
+    """In a step of one process: all go back to the last checkpoint, at half the rate."""
     first, second = on_both(workers, tmp_path, _diverging)
     assert first.history == second.history
     (diverged,) = events(first, "diverged")
