@@ -20,6 +20,7 @@ from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import GrowOptions
 from archir.growing.trainer import Trainer
 from archir.growing.training import evaluate
+from archir.ir.graph import Graph
 from archir.scoring.losses import find_loss
 from archir.scoring.processes import ALONE, Processes
 from frontends.pytorch import trace
@@ -111,8 +112,12 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Examples, Any]] = {
 
 @pytest.mark.parametrize("name", NETS)
 def test_steps(workers: ProcessPoolExecutor, tmp_path: Path, name: str) -> None:
-    whole, count = stepped(ALONE, name)
-    found = on_both(workers, tmp_path, stepped, name)
+    make, examples, _ = NETS[name]
+    torch.manual_seed(0)
+    assert isinstance(examples.inputs, Tensor)
+    graph = trace(make().double(), (examples.inputs[:4],))
+    whole, count = _stepped(ALONE, graph, name)
+    found = on_both(workers, tmp_path, _stepped, graph, name)
     for tensors, _ in found:
         torch.testing.assert_close(tensors, whole, rtol=1e-10, atol=1e-10)
     held = [part for _, part in found]
@@ -122,18 +127,15 @@ def test_steps(workers: ProcessPoolExecutor, tmp_path: Path, name: str) -> None:
         assert numbers < 200 or all(part[kind] < 0.6 * numbers for part in held), f"{kind} are shared out"
 
 
-def stepped(processes: Processes, name: str) -> tuple[dict[str, Tensor], dict[str, int]]:
+def _stepped(processes: Processes, graph: Graph, name: str) -> tuple[dict[str, Tensor], dict[str, int]]:
     """Train a network for some steps, and evaluate it in between.
 
     Returns:
         The losses, the weights, and the states of the trainer and of that of the averages; and how many numbers of the
         weights, their gradients, the state of the optimiser and the averages this process holds.
     """
-    torch.manual_seed(0)
-    make, examples, given = NETS[name]
+    _, examples, given = NETS[name]
     loss = find_loss(given)
-    assert isinstance(examples.inputs, Tensor)
-    graph = trace(make().double(), (examples.inputs[:4],))
     trainer = Trainer(graph, OPTIONS, processes=processes)
     assert {t.device.type for t in trainer.program.tensors.values()} <= {"cpu"} or processes.size > 1
     done = [trainer.train(_batches(examples, processes), loss, first_step=2 * n).loss for n in range(2)]
@@ -169,18 +171,18 @@ def _held(tensors: list[Tensor]) -> int:
 
 
 def test_steps_beyond_float16_are_left_out_by_all(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
-    overflowed, scale, weights = _scaled(ALONE)
+    torch.manual_seed(0)
+    graph = trace(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)), (_rows(4).float(),))
+    overflowed, scale, weights = _scaled(ALONE, graph)
     assert 0 < overflowed < 12
-    for found in on_both(workers, tmp_path, _scaled):
+    for found in on_both(workers, tmp_path, _scaled, graph):
         assert found[:2] == (overflowed, scale)
         torch.testing.assert_close(found[2], weights, rtol=1e-3, atol=1e-5)
 
 
-def _scaled(processes: Processes) -> tuple[int, float, Tensor]:
+def _scaled(processes: Processes, graph: Graph) -> tuple[int, float, Tensor]:
     """Train in float16 from a scale that is too large; return the steps left out, and the scale and weights then."""
-    torch.manual_seed(0)
     examples = Examples(_rows(4).float(), _rows(1).float())
-    graph = trace(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)), (_rows(4).float(),))
     trainer = Trainer(graph, replace(OPTIONS, precision="float16", steps=12), processes=processes)
     trainer._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
     passes = chain.from_iterable(_batches(examples, processes) for _ in range(6))

@@ -22,15 +22,16 @@ from tests.growing.process_groups import SHORT, Ran, Stop, contrast, difference,
 
 pytestmark = pytest.mark.slow
 
-ADAM = replace(SHORT, optimiser=OptimiserOptions("adamw", rate=0.01), ema=0.2, sharded=True)
-MOMENTUM = replace(SHORT, steps=24, expansion=3.0, birth="fresh", first_growth=0.75, last_growth=0.75, sharded=True)
+FEW = replace(SHORT, evaluate_every=0, sharded=True)
+ADAM = replace(FEW, optimiser=OptimiserOptions("adamw", rate=0.01), ema=0.2)
+MOMENTUM = replace(FEW, steps=24, expansion=3.0, birth="fresh", first_growth=0.75, last_growth=0.75)
 KINDS: dict[str, dict[str, Any]] = {
     "contracts by momentum": {
         "options": replace(MOMENTUM, compensate=True, ema=0.1, even=True),
         "morphisms": (Prune(),),
         "budget": 450,
     },
-    "coupled": {"options": replace(SHORT, retrain=True, counterfactual=True, sharded=True), "loss": contrast},
+    "coupled": {"options": FEW, "loss": contrast},
 }
 
 
