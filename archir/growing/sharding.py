@@ -69,8 +69,9 @@ def shared_out(module: nn.Module, graph: Graph, processes: Processes, device: to
     Source: Zhao et al., PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel (2023).
     """
     assert processes.group is not None
-    # Such modules are in cycles: what is left of earlier ones goes first.
-    gc.collect()
+    if device.type != "cpu":
+        # Such modules are in cycles: what earlier ones hold of a memory that is scarce is let go.
+        gc.collect()
     buffers = list(module.buffers())
     for buffer, first in zip(buffers, processes.told([buffer.cpu() for buffer in buffers]), strict=True):
         buffer.copy_(first)
