@@ -68,7 +68,7 @@ def test_the_trainers_of_the_page_on_loops_grow(
     pytest.importorskip("lightning")
     pytest.importorskip("accelerate")
     monkeypatch.chdir(tmp_path)
-    _, *trainers = blocks("python", (ROOT / "docs" / "loop.md").read_text())
+    _, _, *trainers = blocks("python", (ROOT / "docs" / "loop.md").read_text())
     assert len(trainers) == 2
     module = ModuleType("loop")
     monkeypatch.setitem(sys.modules, "loop", module)

@@ -61,6 +61,7 @@ def grow(
     data: str | None,
     rule: str | None,
     device: str | None,
+    sharded: bool | None,
     plugins: Sequence[str],
     out: Path | None,
     resume: bool,
@@ -76,6 +77,7 @@ def grow(
         data: other data than the file's.
         rule: another rule to choose candidates by than the file's.
         device: another device to compute on than the file's.
+        sharded: whether each process holds a shard of what is trained, if not as the file says.
         plugins: modules whose passes are known, beside those the file names.
         out: another directory than the file's.
         resume: go on with the run in the directory.
@@ -86,7 +88,7 @@ def grow(
         ArchirError: of whatever part goes wrong; nothing has been written unless the training had begun.
         SystemExit: it was interrupted.
     """
-    config = _configured(path, data, rule, device)
+    config = _configured(path, data, rule, device, sharded)
     directory = config.output if out is None else out
     with launched() as processes:
         others = processes.rank > 0
@@ -112,6 +114,7 @@ def compress(
     data: str | None,
     rule: str | None,
     device: str | None,
+    sharded: bool | None,
     plugins: Sequence[str],
     out: Path | None,
     resume: bool,
@@ -126,6 +129,7 @@ def compress(
         data: other data than the file's.
         rule: another rule to choose candidates by than the file's.
         device: another device to compute on than the file's.
+        sharded: whether each process holds a shard of what is trained, if not as the file says.
         plugins: modules whose passes are known, beside those the file names.
         out: another directory than the file's.
         resume: go on with the run in the directory.
@@ -135,7 +139,7 @@ def compress(
         ArchirError: of whatever part goes wrong; nothing has been written unless the first contraction had begun.
         SystemExit: it was interrupted.
     """
-    config = _configured(path, data, rule, device)
+    config = _configured(path, data, rule, device, sharded)
     directory = config.output if out is None else out
     with launched() as processes:
         others = processes.rank > 0
@@ -149,13 +153,13 @@ def compress(
     finish(run, dataset, loss, directory, config.options, title=title, controls=[before])
 
 
-def _configured(path: Path, data: str | None, rule: str | None, device: str | None) -> RunConfig:
-    """Return a configuration, with other data, rule or device than the file's if they are given.
+def _configured(path: Path, data: str | None, rule: str | None, device: str | None, sharded: bool | None) -> RunConfig:
+    """Return a configuration, with other data, rule, device or shards than the file's if they are given.
 
     Raises:
         GrowError: there is no such rule, or no such device.
     """
-    config = read_config(path).on(device)
+    config = read_config(path).on(device, sharded=sharded)
     find_device(config.options.device)
     config = config if data is None else config.with_data(data)
     return config if rule is None else config.with_rule(rule)

@@ -34,6 +34,15 @@ Device = Annotated[
     typer.Option(help="Compute on another device than the file's: auto, cpu, cuda, cuda:1, ...", show_default=False),
 ]
 
+Sharded = Annotated[
+    bool | None,
+    typer.Option(
+        "--sharded/--whole",
+        help="Let each process hold a shard of what is trained, or all of it, whatever the file says.",
+        show_default=False,
+    ),
+]
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result.")]
 
 
@@ -145,6 +154,7 @@ def grow(
         str | None, typer.Option(help="Choose candidates by another rule than the file's: random, first-order, ...")
     ] = None,
     device: Device = None,
+    sharded: Sharded = None,
     out: Annotated[Path | None, typer.Option(help="Another directory than the file's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
     controls: Annotated[
@@ -159,6 +169,7 @@ def grow(
         data=data,
         rule=rule,
         device=device,
+        sharded=sharded,
         plugins=plugin or [],
         out=out,
         resume=resume,
@@ -172,6 +183,7 @@ def compress(
     data: Annotated[str | None, typer.Option(help="Other data than the file's.")] = None,
     rule: Annotated[str | None, typer.Option(help="Choose candidates by another rule than the file's.")] = None,
     device: Device = None,
+    sharded: Sharded = None,
     out: Annotated[Path | None, typer.Option(help="Another directory than the file's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
     plugin: Plugins = None,
@@ -179,7 +191,15 @@ def compress(
 ) -> None:
     """Contract a trained network into a budget step by step, and train it on in between."""
     growing.compress(
-        config, data=data, rule=rule, device=device, plugins=plugin or [], out=out, resume=resume, quiet=quiet
+        config,
+        data=data,
+        rule=rule,
+        device=device,
+        sharded=sharded,
+        plugins=plugin or [],
+        out=out,
+        resume=resume,
+        quiet=quiet,
     )
 
 

@@ -177,15 +177,15 @@ class RunConfig:
         """
         return replace(self, options=replace(self.options, rule=rule), text=f"# with --rule {rule}\n{self.text}")
 
-    def on(self, device: str | None) -> RunConfig:
-        """Return the configuration with everything computed on another device, or as it is if none is given.
+    def on(self, device: str | None, *, sharded: bool | None = None) -> RunConfig:
+        """Return the configuration with everything computed on another device, or in shards or not, if that is given.
 
         The text stays what it is: where a run is computed is no part of what it is.
 
         Raises:
-            GrowError: this is no name of a device.
+            GrowError: this is no name of a device, or tensors are to be laid out otherwise.
         """
-        return replace(self, options=self.options.on(device))
+        return replace(self, options=self.options.on(device, sharded=sharded))
 
 
 def loss_of(spec: str, base: Path = Path()) -> Loss:

@@ -10,6 +10,7 @@ from typing import Literal
 import pydantic
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from archir.cost import Cost, cost, training_flops
 from archir.errors import DivergenceError, GrowError
@@ -137,11 +138,13 @@ class Engine:
         wrong += [f"kept is {state.kept}"] if state.kept and not is_over else []
         if wrong:
             raise GrowError("this is not the state of the run", why=", ".join(wrong))
-        Trainer(checkpoint.graph, self.options.with_rate(state.rate), checkpoint.tensors)
+        # Where processes hold shards of it, none has room for all of it but on the CPU.
+        options = self.options.on("cpu" if self.options.sharded else None)
+        Trainer(checkpoint.graph, options.with_rate(state.rate), checkpoint.tensors)
 
     def run(self, checkpoint: Checkpoint | None) -> Outcome:
         """Train and grow to the end, from the beginning or from a checkpoint, to which a diverging loss leads back."""
-        seed = moved(self.seed, find_device(self.options.device)).module()
+        seed = self._seed_module()
         examples, size = self.train, self.options.batch_size
         self.recovery.most = first_for_all(self.processes, lambda: largest_loss(seed, examples, self.loss, size))
         while True:
@@ -183,6 +186,9 @@ class Engine:
         go_to(self.train, position, options.seed)
         return Outcome(self._save(trainer, state, clock), metrics)
 
+    def _seed_module(self) -> nn.Module:
+        return moved(self.seed, find_device(self.options.device)).module()
+
     def _trainer(self, graph: Graph, rate: float, state: Mapping[str, torch.Tensor] | None = None) -> Trainer:
         return Trainer(graph, self.options.with_rate(rate), state, processes=self.processes)
 
@@ -201,7 +207,7 @@ class Engine:
             parameters=price.parameters,
             flops=price.flops,
             peak_bytes=price.peak_bytes,
-            latency=first_for_all(self.processes, lambda: measure_latency(self.seed.module(), self.validation))
+            latency=first_for_all(self.processes, lambda: measure_latency(self._seed_module(), self.validation))
             if timed
             else None,
             budget=self.budget.limits,
@@ -244,7 +250,7 @@ class Engine:
 
     def _train(self, trainer: Trainer, state: _State, stop: int) -> _State:
         options = self.options
-        size = self._batch_size(trainer.graph())
+        size = self._batch_size(trainer.program)
         batches = Batches(self.train, size, options.seed, options.augmentation, trainer.device, self.processes)
         # Dropout draws from the global generator: seeded by the step, a resumed run draws the same.
         torch.manual_seed(self.processes.own_seed(derived_seed(options.seed, state.step)))
@@ -255,7 +261,7 @@ class Engine:
         self.log("train", step=stop, loss=done.loss, rate=trainer.rate(stop - 1), examples=done.examples, **left_out)
         if options.evaluate_every and (stop % options.evaluate_every == 0 or stop == options.steps):
             self._evaluate(trainer, stop, "train")
-        spent = training_flops(trainer.graph(), done.examples)
+        spent = training_flops(trainer.program, done.examples)
         return replace(state, step=stop, training_flops=state.training_flops + spent)
 
     def _batch_size(self, graph: Graph) -> int:
@@ -387,6 +393,6 @@ class Engine:
 
     def _checkpoint(self, trainer: Trainer, state: _State) -> Checkpoint:
         """Return the checkpoint of the run as it is, on the CPU."""
-        tensors = {name: tensor.to(CPU) for name, tensor in trainer.state().items()}
+        tensors = {name: tensor.to(CPU) for name, tensor in trainer.state(CPU).items()}
         state = replace(state, position=position_of(self.train))
-        return Checkpoint(state.step, moved(trainer.graph(), CPU), tensors, asdict(state))
+        return Checkpoint(state.step, trainer.graph(CPU), tensors, asdict(state))

@@ -76,18 +76,22 @@ def check_reachable(budget: Budget, graph: Graph, morphisms: Sequence[Morphism])
         )
 
 
-def training_memory(graph: Graph, batch_size: int, optimiser: OptimiserOptions, precision: str = "float32") -> int:
+def training_memory(
+    graph: Graph, batch_size: int, optimiser: OptimiserOptions, precision: str = "float32", shards: int = 1
+) -> int:
     """Return the bytes that training a network takes, about.
 
     Its stored tensors twice (the graph's, and those of the module that is trained), gradients, what the optimiser
     keeps, and all results of a forward pass, of which the backward pass needs a half to nine tenths. In half precision
-    the results of a network in float32 are half as large.
+    the results of a network in float32 are half as large. Of what is held in shards a process has one, and in growth
+    steps the graph's tensors whole.
 
     Args:
         graph: the network.
         batch_size: examples of a training batch.
         optimiser: how it is trained.
         precision: what its outputs are computed in.
+        shards: in how many shards the module, its gradients and what the optimiser keeps are held.
     """
     stored = sum(t.numel() * t.element_size() for t in graph.tensors.values())
     trained = sum((t := graph.tensors[n.id]).numel() * t.element_size() for n in graph.parameters if n.is_trainable)
@@ -95,16 +99,18 @@ def training_memory(graph: Graph, batch_size: int, optimiser: OptimiserOptions, 
     results, half = cost(graph, batch_size).bytes, half_type_on(graph.device, precision)
     if half is not None and any(graph.tensors[n.id].dtype is torch.float32 for n in graph.parameters):
         results //= 2
-    return 2 * stored + (1 + kept) * trained + results
+    return stored + (stored + (1 + kept) * trained) // shards + results
 
 
-def check_memory(graph: Graph, batch_size: int, optimiser: OptimiserOptions, precision: str = "float32") -> None:
+def check_memory(
+    graph: Graph, batch_size: int, optimiser: OptimiserOptions, precision: str = "float32", shards: int = 1
+) -> None:
     """Check that there is memory to train a network where it is; see `training_memory`.
 
     Raises:
         GrowError: there is not, as far as the system tells; the error names the estimate.
     """
-    needed, free = training_memory(graph, batch_size, optimiser, precision), free_on(graph.device)
+    needed, free = training_memory(graph, batch_size, optimiser, precision, shards), free_on(graph.device)
     if needed > free:
         raise GrowError(
             "there is too little memory to train the network",

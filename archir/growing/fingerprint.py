@@ -30,7 +30,7 @@ from archir.scoring.budget import Budget
 from archir.scoring.losses import LOSSES, Loss
 from archir.scoring.targets import tensors_of
 
-ELSEWHERE = ("options.device", "options.channels_last", "options.compile")
+ELSEWHERE = ("options.device", "options.channels_last", "options.compile", "options.sharded")
 """Options that say where and by what a run is computed, and not what it is."""
 
 SHOWN = 60

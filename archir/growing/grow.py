@@ -17,7 +17,7 @@ from archir.errors import FileError, GrowError
 from archir.growing.checks import check_examples, check_shares, checked_when_read
 from archir.growing.compiled import check_backend
 from archir.growing.conclusion import conclude
-from archir.growing.device import find_device, moved
+from archir.growing.device import CPU, find_device, moved
 from archir.growing.engine import Engine
 from archir.growing.examples import Split
 from archir.growing.fingerprint import differences, fingerprint
@@ -28,6 +28,7 @@ from archir.growing.options import GrowOptions
 from archir.growing.precision import check_precision
 from archir.growing.ranks import all_or_none, check_alike, check_devices, entered_by_first
 from archir.growing.run import Event, RunDirectory, create_run, open_run
+from archir.growing.sharding import check_sharding, shards
 from archir.growing.start import expand
 from archir.growing.trainer import live_module
 from archir.ir.graph import Graph
@@ -176,7 +177,8 @@ def carry_out(
         )
 
     check_backend(options.compile, processes)
-    check_alike(processes, lambda: {**decided(), "resume": kept.resume})
+    check_alike(processes, lambda: {**decided(), "resume": kept.resume, "options.sharded": options.sharded})
+    check_sharding(graph, options, processes, device)
     check_shares(train, validation, found, options, processes)
     live, splits = live_module(graph, options), {"training": train, "validation": validation}
     size, precision = options.batch_size, options.precision
@@ -198,6 +200,11 @@ def carry_out(
             processes=processes,
         ),
     )
+    if shards(options, processes) > 1:
+        # What is whole on the device is so for as long as a growth step takes.
+        del live
+        graph = moved(graph, CPU)
+        expansion = expansion and replace(expansion, graph=moved(expansion.graph, CPU))
     with entered_by_first(processes, lambda: _opened(kept, decided)) as run:
         log = Log(run, kept.on_event, processes)
         engine = Engine(graph, expansion, learned_on, chosen_on, budget, kinds, found, options, run, log, processes)

@@ -11,6 +11,7 @@ import torch
 from torch import nn, optim
 
 from archir.errors import GrowError
+from archir.growing.shards import shared_out_like, whole
 from archir.ir.graph import Patch
 from archir.ir.tensor_map import TensorMap
 
@@ -82,8 +83,8 @@ class Rewritten:
 
     Attributes:
         name: its name.
-        before: what it held.
-        after: what it holds.
+        before: what it held, whole.
+        after: what it holds, whole.
         by: how that is made of it, None if nothing of it is.
     """
 
@@ -103,6 +104,7 @@ def carry_state(
     optimiser starts with. Weight decay that is added to the gradients is carried over as if it were one of them. The
     factors of Adafactor go through the maps as the matrix they stand for. Numbers are copied. Of optimisers that are
     not PyTorch's what has the shape of a parameter is reindexed and not scaled: it is not known what it grows with.
+    Where processes hold shards of it, one tensor is gathered and mapped after another, and shared out again.
 
     Args:
         optimiser: the optimiser.
@@ -127,8 +129,14 @@ def carry_state(
             continue
         new = named[rewriting.after.node(node).names[0]]
         by = rewriting.maps.get(node, TensorMap())
-        there = Rewritten(name, rewriting.before.tensors[node].to(parameter.device), new.detach(), by)
-        found[new] = _carried(optimiser, slots, there, groups[parameter])
+        before = rewriting.before.tensors[node].to(parameter.device)
+        there = Rewritten(name, before, whole(new.detach()), by)
+        gathered = {slot: whole(value) if isinstance(value, torch.Tensor) else value for slot, value in slots.items()}
+        carried = _carried(optimiser, gathered, there, groups[parameter])
+        found[new] = {
+            slot: shared_out_like(value, new) if isinstance(value, torch.Tensor) and value.shape == new.shape else value
+            for slot, value in carried.items()
+        }
     return found
 
 

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from archir.errors import GrowError, suggest
+from archir.growing.shards import shared_out_like, whole
 from archir.scoring.ranges import CLOSED, PLAIN, Part, Real, Truth, among, checked, problem
 
 OPTIMISERS = ("sgd", "adamw")
@@ -103,10 +104,18 @@ class OptimiserOptions:
         )
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer, module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the state of an optimiser as tensors named `slot/parameter`, such as `exp_avg/conv.weight`."""
+def optimiser_tensors(
+    optimiser: torch.optim.Optimizer, module: nn.Module, device: torch.device | None = None
+) -> dict[str, torch.Tensor]:
+    """Return the state of an optimiser as whole tensors named `slot/parameter`, such as `exp_avg/conv.weight`.
+
+    Args:
+        optimiser: the optimiser.
+        module: the module whose parameters it has.
+        device: where the tensors are to be; where they are if not given.
+    """
     return {
-        f"{slot}/{name}": _as_tensor(value).detach().clone()
+        f"{slot}/{name}": whole(_as_tensor(value)).detach().to(device, copy=True)
         for name, parameter in module.named_parameters()
         for slot, value in optimiser.state.get(parameter, {}).items()
         if value is not None
@@ -170,7 +179,9 @@ def _fitting(
         raise GrowError(f"optimiser state {key!r} is {list(tensor.shape)}, not {list(like.shape)}")
     if tensor.dtype != like.dtype or not bool(torch.isfinite(tensor).all()):
         raise GrowError(f"optimiser state {key!r} is not of finite numbers of type {like.dtype}")
-    return torch.empty_like(like).copy_(tensor) if isinstance(kept[slot], torch.Tensor) else tensor.item()
+    if not isinstance(kept[slot], torch.Tensor):
+        return tensor.item()
+    return torch.empty_like(like).copy_(shared_out_like(tensor.to(like.device), like))
 
 
 def _as_tensor(value: torch.Tensor | float) -> torch.Tensor:

@@ -73,6 +73,9 @@ class Training:
             precision.
         compile: backend of `torch.compile` that compiles training steps, anew after every growth step: `inductor`, say;
             `off` for none.
+        sharded: of what several processes train, each holds a shard of the weights, the gradients and the state of the
+            optimiser, which are whole one part of the network at a time (FSDP2), and in growth steps; one process
+            alone holds all of it. It is no part of what decides a run.
         evaluate_every: steps between evaluations on the validation split; 0 for phase ends only.
         checkpoint_every: steps between checkpoints.
 
@@ -92,6 +95,7 @@ class Training:
     device: DeviceName = AUTO
     channels_last: Truth = False
     compile: Text = OFF
+    sharded: Truth = False
     evaluate_every: Whole = 100
     checkpoint_every: Count = 500
 
@@ -99,6 +103,12 @@ class Training:
     def _ends(self) -> Self:
         if self.warmup is not None and self.warmup >= self.steps:
             raise problem(f"a warm-up of {self.warmup} steps does not fit into {self.steps} steps")
+        return self
+
+    @model_validator(mode="after")
+    def _lays_out_once(self) -> Self:
+        if self.sharded and self.channels_last:
+            raise problem("shards are rows of tensors as they are: leave out one of sharded and channels_last")
         return self
 
     @property
@@ -237,13 +247,14 @@ class GrowOptions(Training, Growing):
         """Return the options with another learning rate."""
         return replace(self, optimiser=replace(self.optimiser, rate=rate))
 
-    def on(self, device: str | None) -> GrowOptions:
-        """Return the options with everything computed on another device, or as they are if none is given.
+    def on(self, device: str | None, *, sharded: bool | None = None) -> GrowOptions:
+        """Return the options with everything computed on another device, or in shards or not, where that is given.
 
         Raises:
-            GrowError: this is no name of a device.
+            GrowError: this is no name of a device, or tensors are to be laid out otherwise.
         """
-        return self if device is None else replace(self, device=device)
+        there = self.device if device is None else device
+        return replace(self, device=there, sharded=self.sharded if sharded is None else sharded)
 
     def training_loss(self, loss: Loss) -> LossFunction:
         """Return what training minimises where a loss is measured.

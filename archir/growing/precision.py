@@ -9,6 +9,7 @@ from torch import nn
 
 from archir.errors import GrowError
 from archir.growing.device import device_of
+from archir.growing.shards import whole
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -92,5 +93,5 @@ def overflows(scaler: torch.amp.GradScaler, gradients: list[torch.Tensor]) -> bo
     return (
         scaler.is_enabled()
         and scaler.get_scale() >= LEAST
-        and not all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+        and not all(bool(whole(torch.isfinite(gradient).all())) for gradient in gradients)
     )

@@ -13,6 +13,7 @@ from archir.growing.expansion import Expansion, uniform_sizes, widen_uniformly
 from archir.growing.feasibility import check_memory, check_reachable
 from archir.growing.learned import compare_with_fresh
 from archir.growing.options import GrowOptions
+from archir.growing.sharding import shards
 from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.set_cost import cost_of
@@ -65,9 +66,8 @@ def expand(
         found = widen_uniformly(seed, more, fixed=fixed, birth=birth, seed=options.seed)
         check_reachable(budget, found.graph, morphisms)
     largest = options.batch_size if examples is None else min(options.batch_size, examples)
-    check_memory(
-        seed if found is None else found.graph, -(-largest // processes.size), options.optimiser, options.precision
-    )
+    begun, part = seed if found is None else found.graph, -(-largest // processes.size)
+    check_memory(begun, part, options.optimiser, options.precision, shards(options, processes))
     return found
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from archir.growing.batches import Batches, stream
 from archir.growing.compiled import OFF, compiled
-from archir.growing.device import find_device, moved, within_memory
+from archir.growing.device import CPU, find_device, moved, within_memory
 from archir.growing.examples import Split
 from archir.growing.optimiser_state import carry_state
 from archir.growing.optimisers import optimiser_tensors, restore_optimiser
@@ -17,6 +17,8 @@ from archir.growing.options import GrowOptions
 from archir.growing.precision import PREFIX as SCALE
 from archir.growing.precision import make_scaler, restore_scaler, scaler_tensors
 from archir.growing.recalibration import recalibrate
+from archir.growing.sharding import shards, shared_out
+from archir.growing.shards import whole
 from archir.growing.training import Batch, Training, train, with_loss
 from archir.growing.weight_average import PREFIX, carry_average, follow, restore_average, weights_of
 from archir.ir.graph import Graph, Patch
@@ -27,8 +29,12 @@ from archir.scoring.processes import ALONE, Processes
 class Trainer:
     """A live module with its optimiser, the average of its weights, and the graph it was made from.
 
+    Of several processes each may hold a shard of the module, of the state of the optimiser, and of the average, and
+    nothing of the weights of the graph then; all of them ask for what is whole together.
+
     Attributes:
         device: where all of these are.
+        program: the graph, with whatever weights: what the network costs is read off it.
         module: the live module.
         optimiser: its optimiser.
         rate: learning rate of each step, counted from 0; that of the options unless it is set.
@@ -55,15 +61,21 @@ class Trainer:
         Raises:
             GrowError: the graph has no trainable parameters, the state does not fit, there is no such device, or too
                 little memory.
+            ProcessError: another process has ended.
         """
         self.device = find_device(options.device)
-        self._graph = graph = moved(graph, self.device)
+        self._sharded = shards(options, processes) > 1
+        graph = moved(graph, CPU if self._sharded else self.device)
         self._options = options
         self._processes = processes
         self._on_top: tuple[Loss, nn.Module] | None = None
         self.rate: Callable[[int], float] = options.rate
         with within_memory("hold what is trained"):
             self.module = live_module(graph, options)
+            if self._sharded:
+                shared_out(self.module, graph, processes, self.device)
+                graph = without_parameters(graph)
+            self.program = graph
             self.optimiser = options.optimiser.build(self.module)
             self._average = weights_of(self.module) if options.ema else {}
             self._scaler = make_scaler(self.module, options.precision)
@@ -114,9 +126,21 @@ class Trainer:
         run = None if options.compile == OFF else compiled(self.module, options.compile)
         return with_loss(self.module, loss, options.training_loss(loss), options.precision, self._processes, run=run)
 
-    def graph(self) -> Graph:
-        """Return the graph with the weights as they are now."""
-        return self._graph.with_tensors({name: t.contiguous() for name, t in self.module.state_dict().items()})
+    def graph(self, device: torch.device | None = None) -> Graph:
+        """Return the graph with the weights as they are now, whole.
+
+        Args:
+            device: where they are to be; where the trainer is if not given.
+
+        Raises:
+            ProcessError: another process has ended.
+        """
+        return self._with(self.module.state_dict(), self.device if device is None else device)
+
+    def _with(self, tensors: Mapping[str, torch.Tensor], device: torch.device) -> Graph:
+        """Return the graph with other weights, on a device; one tensor that is held in shards after another."""
+        found = {name: whole(t).contiguous().to(device) for name, t in tensors.items()}
+        return moved(self.program.with_tensors(found), device)
 
     def averaged(self, examples: Split) -> Trainer:
         """Return the trainer of the averaged weights, or this one if none are averaged.
@@ -130,8 +154,12 @@ class Trainer:
         """
         if not self._average:
             return self
-        options = self._options
-        found = Trainer(self.graph().with_tensors(self._average), options, self.state(), processes=self._processes)
+        options, names = self._options, self.program.by_name
+        averaged = {names[name].id for name in self._average}
+        rest = {name: t for name, t in self.module.state_dict().items() if names[name].id not in averaged}
+        device = CPU if self._sharded else self.device
+        graph, state = self._with({**rest, **self._average}, device), self.state(device)
+        found = Trainer(graph, options, state, processes=self._processes)
         found.rate = self.rate
         if any(buffer.is_floating_point() for buffer in found.module.buffers()):
             batches = Batches(examples, options.batch_size, options.seed, None, self.device, self._processes)
@@ -139,10 +167,17 @@ class Trainer:
             recalibrate(found.module, few, processes=self._processes)
         return found
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return the state of the optimiser, the averaged weights and the scale of the loss, as named tensors."""
-        average = {PREFIX + name: tensor.clone() for name, tensor in self._average.items()}
-        return optimiser_tensors(self.optimiser, self.module) | average | scaler_tensors(self._scaler)
+    def state(self, device: torch.device | None = None) -> dict[str, torch.Tensor]:
+        """Return the state of the optimiser, the averaged weights and the scale of the loss, as named whole tensors.
+
+        Args:
+            device: where the first two are to be; where the trainer is if not given.
+
+        Raises:
+            ProcessError: another process has ended.
+        """
+        average = {PREFIX + name: whole(tensor).to(device, copy=True) for name, tensor in self._average.items()}
+        return optimiser_tensors(self.optimiser, self.module, device) | average | scaler_tensors(self._scaler)
 
     def become(self, rewriting: Patch) -> Trainer:
         """Return the trainer of a grown graph.
@@ -156,6 +191,12 @@ class Trainer:
         if self._average:
             grown._average = carry_average(self._average, rewriting, weights_of(grown.module))
         return grown
+
+
+def without_parameters(graph: Graph) -> Graph:
+    """Return a graph whose parameters have types, and no numbers: they are on the meta device."""
+    kept = {n.id: graph.tensors[n.id] for n in graph.parameters if n.parameter and n.parameter.kind == "parameter"}
+    return graph.with_stored({node: tensor.to("meta") for node, tensor in kept.items()})
 
 
 def live_module(graph: Graph, options: GrowOptions) -> nn.Module:

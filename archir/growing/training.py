@@ -21,6 +21,8 @@ from archir.growing.global_statistics import global_statistics
 from archir.growing.parallel import TrainingStep, distributed
 from archir.growing.precision import half_type, make_scaler, overflows
 from archir.growing.ranks import in_step
+from archir.growing.sharding import is_sharded
+from archir.growing.shards import whole
 from archir.growing.training_loss import Mixed, training_loss
 from archir.ir.device_memory import attempt, is_out_of_memory
 from archir.ir.running import failing_call
@@ -138,11 +140,11 @@ def train(
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         if not gradients:
             raise GrowError(f"the loss {loss.name} depends on none of the weights of the model")
-        # Means, as DistributedDataParallel leaves them. A loss that is as many times larger instead would have as many
-        # times less room in float16.
+        # Means, as DistributedDataParallel and FSDP leave them. A loss that is as many times larger instead would have
+        # as many times less room in float16.
         for gradient in gradients if processes.size > 1 else ():
             gradient *= processes.size
-        norm = nn.utils.get_total_norm(gradients)
+        norm = whole(nn.utils.get_total_norm(gradients))
         finite = bool(torch.isfinite(norm))
         if not math.isfinite(found) or not (finite or overflows(scaler, gradients)):
             optimiser.zero_grad(set_to_none=True)
@@ -190,7 +192,8 @@ def with_loss(
     minimised = training_loss(loss) if minimised is None else minimised
     outputs_of = partial(outputs_in, run=run, half=half_type(module, precision))
     gathers = processes if loss.coupled else ALONE
-    return distributed(TrainingStep(module, outputs_of, minimised, gathers), processes)
+    shares = processes if is_sharded(module) else ALONE
+    return distributed(TrainingStep(module, outputs_of, minimised, gathers, shares), processes)
 
 
 def _weighted(value: torch.Tensor, loss: Loss, own: int, count: int) -> torch.Tensor:
@@ -267,7 +270,8 @@ def evaluate(
         batches: the examples.
         loss: what is measured.
         batch_size: largest number of examples at once, where a split is given; the value of a coupled loss may
-            depend on it. Where memory runs out, a batch is taken in halves.
+            depend on it. Where memory runs out, a batch is taken in halves, unless the module is held in shards: all
+            processes gather them as often.
         coupled: whether the outputs for an example depend on the others of its batch, which is then taken whole.
         processes: those that share a split out among them, unless the loss is coupled; batches say so themselves.
 
@@ -282,10 +286,11 @@ def evaluate(
     shared = ALONE if loss.coupled else processes
     given = Batches(batches, batch_size, processes=shared) if isinstance(batches, Split) else batches
     chosen, among = replace(given, device=device_of(module)), given.processes
+    uncut = coupled or loss.coupled or is_sharded(module)
     with evaluating(module), torch.no_grad():
         for inputs, targets in in_step(among, chosen):
             examples += number_of_examples(targets)
-            for done in _judged(module, inputs, targets, loss, whole=coupled or loss.coupled):
+            for done in _judged(module, inputs, targets, loss, uncut=uncut):
                 total, right, labels = total + done.loss, right + done.right, labels + done.labels
                 labelled = labelled or not done.empty
     loss_sum, hit, counted, any_label, count = among.total(total, right, labels, labelled, examples)
@@ -321,10 +326,10 @@ def _judge(module: nn.Module, inputs: Inputs, targets: Targets, loss: Loss) -> _
     return _Judged(value, right, labels, _is_unlabelled(targets, loss))
 
 
-def _judged(module: nn.Module, inputs: Inputs, targets: Targets, loss: Loss, *, whole: bool) -> Iterator[_Judged]:
+def _judged(module: nn.Module, inputs: Inputs, targets: Targets, loss: Loss, *, uncut: bool) -> Iterator[_Judged]:
     """Yield what a batch gave, or both of its halves where there is too little memory."""
     count = number_of_examples(targets)
-    if whole or count < 2:
+    if uncut or count < 2:
         yield _judge(module, inputs, targets, loss)
         return
     found = attempt(lambda: _judge(module, inputs, targets, loss))
@@ -333,7 +338,7 @@ def _judged(module: nn.Module, inputs: Inputs, targets: Targets, loss: Loss, *, 
         return
     for half in (slice(0, count // 2), slice(count // 2, count)):
         some, wanted = (map_tensors(itemgetter(half), part) for part in (inputs, targets))
-        yield from _judged(module, some, wanted, loss, whole=whole)
+        yield from _judged(module, some, wanted, loss, uncut=uncut)
 
 
 def call(module: Callable[..., Any], inputs: Inputs) -> Any:
@@ -341,6 +346,7 @@ def call(module: Callable[..., Any], inputs: Inputs) -> Any:
 
     Raises:
         GrowError: the module rejects them, or there is too little memory.
+        ProcessError: another process has ended, of those that hold its weights.
     """
     try:
         return module(inputs) if isinstance(inputs, torch.Tensor) else module(**inputs)
@@ -348,6 +354,8 @@ def call(module: Callable[..., Any], inputs: Inputs) -> Any:
         named = {"inputs": inputs} if isinstance(inputs, torch.Tensor) else inputs
         shapes = ", ".join(f"{name} {list(t.shape)} {t.dtype}" for name, t in named.items())
         place = failing_call(error)
+        if is_lost(error):
+            raise lost(error) from error
         if is_out_of_memory(error):
             raise too_little_memory("run the model on a batch", shapes, error) from error
         raise GrowError(

@@ -6,6 +6,9 @@ from torch import nn
 
 from archir.errors import GrowError
 
+GATHER = "gather its weights into the model as it was made, and share out anew what comes back: see docs/loop.md"
+"""What is to be done with a model of which each process holds shards."""
+
 WRAPPED = {
     "DataParallel": "module",
     "DistributedDataParallel": "module",
@@ -26,5 +29,5 @@ def check_unwrapped(model: nn.Module) -> None:
     for kind in type(model).__mro__:
         if kind.__name__ in WRAPPED and kind.__module__.partition(".")[0] == "torch":
             inner = WRAPPED[kind.__name__]
-            hint = f"give model.{inner}, and wrap what comes back anew" if inner else "gather its weights first"
+            hint = f"give model.{inner}, and wrap what comes back anew" if inner else GATHER
             raise GrowError(f"the model is wrapped in {kind.__name__}", hint=hint)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from archir.errors import GrowError, suggest
+from archir.growing.shards import shared_out_like, whole
 from archir.ir.graph import Patch
 from archir.ir.tensor_map import TensorMap
 
@@ -48,7 +49,8 @@ def carry_average(average: Weights, rewriting: Patch, weights: Weights) -> Weigh
 
     What separates it from the weights goes through the same maps as they do, and is added to what they have become.
     So copies of units hold what their average would be had they been there from the first step, what a rewrite adds
-    to the weights is added to the average, and what is new begins as it is.
+    to the weights is added to the average, and what is new begins as it is. One tensor of which processes hold shards
+    is gathered after another.
 
     Args:
         average: the average before.
@@ -63,7 +65,8 @@ def carry_average(average: Weights, rewriting: Patch, weights: Weights) -> Weigh
         node = after.by_name[name].id
         by = rewriting.maps.get(node, TensorMap())
         if node in old and by is not None:
-            tensor += by.change(old[node] - before.tensors[node].to(old[node].device))
+            change = by.change(whole(old[node]) - before.tensors[node].to(old[node].device))
+            tensor += shared_out_like(change, tensor)
     return weights
 
 
@@ -88,7 +91,7 @@ def restore_average(tensors: Mapping[str, torch.Tensor], module: nn.Module) -> W
             raise GrowError(f"the average {key!r} is {list(tensor.shape)}, not {list(like.shape)}")
         if tensor.dtype != like.dtype or not bool(torch.isfinite(tensor).all()):
             raise GrowError(f"the average {key!r} is not of finite numbers of type {like.dtype}")
-        weights[name] = tensor.to(like.device, copy=True)
+        weights[name] = shared_out_like(tensor.to(like.device, copy=True), like)
     if missing := [name for name in weights if PREFIX + name not in tensors]:
         raise GrowError(f"the averages of {', '.join(missing[:5])} are missing")
     return weights

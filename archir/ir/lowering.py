@@ -7,8 +7,9 @@ their forwards are written by `archir.ir.forwards`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from itertools import takewhile
 
 from archir.ir.data import GraphData
 from archir.ir.execute import mode_argument
@@ -40,8 +41,17 @@ class Lowered:
     shared: Mapping[str, str]
 
 
-def lower(graph: GraphData) -> Lowered:
-    """Return the forwards of modules that hold the tensors and flags of a graph under their names, and their layers."""
+@dataclass(frozen=True, slots=True)
+class _Divided:
+    """A program divided into modules: its layers, the modules it has, and which of them makes which call."""
+
+    layers: Mapping[str, Make]
+    tree: ModuleTree
+    anchors: Anchors
+    regions: Regions
+
+
+def _divided(graph: GraphData) -> _Divided:
     found = find_layers(graph)
     layers = {path: layer for path, layer in found.layers.items() if not layer.extra}
     calls = {
@@ -54,6 +64,13 @@ def lower(graph: GraphData) -> Lowered:
     made = {**{path: layer.make for path, layer in layers.items()}, **bare}
     anchors = Anchors(graph, {**calls, **bare_calls})
     regions = Regions(graph, anchors.calls, tree.children.keys() - made.keys(), anchors.wanting())
+    return _Divided(made, tree, anchors, regions)
+
+
+def lower(graph: GraphData) -> Lowered:
+    """Return the forwards of modules that hold the tensors and flags of a graph under their names, and their layers."""
+    divided = _divided(graph)
+    tree, regions = divided.tree, divided.regions
     forwards: dict[str, Forward] = {}
     sequences: set[str] = set()
     waiting = [regions.root]
@@ -63,8 +80,46 @@ def lower(graph: GraphData) -> Lowered:
         if region.path and region.path in tree.lists and regions.is_sequence(region, len(tree.children[region.path])):
             sequences.add(region.path)
         else:
-            forwards[region.path] = write_forward(anchors, regions, region)
-    return Lowered(forwards, frozenset(sequences), tree, made, _shared(graph, made, tree))
+            forwards[region.path] = write_forward(divided.anchors, regions, region)
+    shared = _shared(graph, divided.layers, tree)
+    return Lowered(forwards, frozenset(sequences), tree, divided.layers, shared)
+
+
+def self_contained(graph: GraphData) -> frozenset[str]:
+    """Return the paths of modules that are called, and whose parameters are theirs alone and read by no other module.
+
+    What such a module needs of its parameters it needs while it runs. The outermost module is one, at the empty path.
+    """
+    divided, called, readers = _divided(graph), set[str](), defaultdict[int, set[str]](set)
+    waiting = [divided.regions.root]
+    while waiting:
+        region = waiting.pop()
+        called.add(region.path)
+        for step in region.steps:
+            if isinstance(step, Region):
+                waiting.append(step)
+            elif call := divided.anchors.calls.get(step.id):
+                called.add(call.path)
+            for value in divided.regions.reads(step):
+                readers[value.node].add(region.path)
+    for value in graph.output.values:
+        readers[value.node].add("")
+    for node in graph.parameters:
+        if node.parameter is not None and node.parameter.kind == "parameter":
+            owners = {name.rpartition(".")[0] for name in node.names}
+            inside = _innermost({*owners, *readers[node.id]})
+            for path in owners:
+                # Those between where it stands and what holds all that share and read it.
+                while path and len(path) > len(inside):
+                    called.discard(path)
+                    path = path.rpartition(".")[0]
+    return frozenset(called)
+
+
+def _innermost(paths: Set[str]) -> str:
+    """Return the path of the innermost module that holds some modules."""
+    parts = zip(*(path.split(".") if path else () for path in paths), strict=False)
+    return ".".join(part for part, *_ in takewhile(lambda each: len(set(each)) == 1, parts))
 
 
 def _shared(graph: GraphData, layers: Mapping[str, Make], tree: ModuleTree) -> dict[str, str]:

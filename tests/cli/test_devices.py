@@ -1,4 +1,4 @@
-"""`--device`: it stands above the file, and one that is not there is told of before anything is made."""
+"""`--device` and `--sharded`: they stand above the file; what is not there is told of before anything is made."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ def test_the_device_of_the_command_stands_above_that_of_the_file(elsewhere: Path
     assert [config.on(name).options.device for name in ("cpu", None)] == ["cpu", "cuda:3"]
     assert config.on("cpu").text == config.text, "where a run is computed is no part of what it is"
     assert "nowhere" in refused("grow", elsewhere, "--device", "cpu", "--data", "nowhere.npz")
+
+
+@pytest.mark.parametrize("command", ["grow", "compress"])
+def test_shards_stand_above_the_file(command: str, elsewhere: Path) -> None:
+    elsewhere.write_text(elsewhere.read_text().replace("[training]", "[training]\nchannels_last = true"))
+    assert "leave out one of sharded and channels_last" in refused(command, elsewhere, "--sharded")
+    assert "there is no device cuda:3 here" in refused(command, elsewhere, "--whole")
 
 
 def test_steps_that_were_left_out_are_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from archir.errors import ArchirError
@@ -22,6 +23,7 @@ from archir.growing.grow import grow_graph
 from archir.growing.options import GrowOptions
 from archir.ir.graph import Graph
 from archir.scoring.budget import Budget
+from archir.scoring.losses import coupled
 from archir.scoring.processes import ALONE, Processes
 from frontends.pytorch import trace
 from tests.growing.small_run import MORPHISMS, OPTIONS, Seed, data
@@ -79,25 +81,39 @@ class Pretended(Processes):
 
 @contextmanager
 def pool() -> Iterator[ProcessPoolExecutor]:
-    """Two processes that wait for work."""
-    with ProcessPoolExecutor(WORLD, mp_context=get_context("spawn")) as found:
+    """Two processes that wait for work, each of which keeps its rank: PyTorch keeps what shards a process has."""
+    spawn = get_context("spawn")
+    ranks = spawn.Queue()
+    for rank in range(WORLD):
+        ranks.put(rank)
+    with ProcessPoolExecutor(WORLD, mp_context=spawn, initializer=_begin, initargs=(ranks,)) as found:
         yield found
+
+
+_RANK: list[int] = []
+"""The rank of this process."""
+
+
+def _begin(ranks: Any) -> None:
+    _RANK.append(ranks.get())
 
 
 def on_both(workers: ProcessPoolExecutor, folder: Path, work: Callable[..., Any], *given: Any) -> list[Any]:
     """Return what a function of the processes gives on each of them, or the error it ended with."""
-    return list(workers.map(_on_one, range(WORLD), [folder] * WORLD, [work] * WORLD, [given] * WORLD))
+    found = dict(workers.map(_on_one, [folder] * WORLD, [work] * WORLD, [given] * WORLD))
+    return [found[rank] for rank in range(WORLD)]
 
 
-def _on_one(rank: int, folder: Path, work: Callable[..., Any], given: tuple[Any, ...]) -> Any:
+def _on_one(folder: Path, work: Callable[..., Any], given: tuple[Any, ...]) -> tuple[int, Any]:
+    (rank,) = _RANK
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD, timeout=timedelta(seconds=60))
     try:
-        return work(Processes(dist.group.WORLD, parts=True), *given)
+        return rank, work(Processes(dist.group.WORLD, parts=True), *given)
     except ArchirError as error:
-        return Failed(type(error).__name__, str(error), getattr(error, "step", None))
+        return rank, Failed(type(error).__name__, str(error), getattr(error, "step", None))
     finally:
         dist.destroy_process_group()
 
@@ -127,6 +143,13 @@ def difference(one: Ran, other: Ran) -> float:
 def events(of: Ran, name: str) -> list[dict[str, Any]]:
     """Return the events of a kind."""
     return [e for e in of.history if e["event"] == name]
+
+
+@coupled
+def contrast(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A loss of the whole batch: the outputs are to be as alike as the targets are."""
+    near = F.normalize(outputs, dim=1)
+    return ((near @ near.mT - (targets[:, None] == targets).to(near)) ** 2).mean()
 
 
 class Noisy(torch.utils.data.Dataset[Any]):
@@ -176,6 +199,6 @@ def stopped(processes: Processes, directory: Path, step: int) -> str:
     raise AssertionError("it was to be stopped")
 
 
-def gone_on(processes: Processes, directory: Path) -> Ran:
+def gone_on(processes: Processes, directory: Path, options: GrowOptions = SHORT) -> Ran:
     """Go on with the run in a directory."""
-    return run(processes, directory=directory, resume=True)
+    return run(processes, options, directory=directory, resume=True)

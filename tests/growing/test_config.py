@@ -135,6 +135,16 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     assert (config.output, config.base, config.text) == (tmp_path / "runs/one", tmp_path, FULL)
 
 
+def test_shards_are_asked_for_by_the_file_or_by_who_reads_it(tmp_path: Path) -> None:
+    config = _read(tmp_path, SMALL + "[training]\nsharded = true\n")
+    assert config.options == GrowOptions(sharded=True) and config.on(None).options == config.options
+    assert config.on("cpu", sharded=False).options == GrowOptions(device="cpu")
+    assert _read(tmp_path, SMALL).on(None, sharded=True).options.sharded
+    assert "sharded and channels_last" in " ".join(
+        _problems(tmp_path, SMALL + "[training]\nsharded = true\nchannels_last = true\n")
+    )
+
+
 def test_defaults_are_those_of_the_options(tmp_path: Path) -> None:
     config = _read(tmp_path, SMALL)
     assert config.options == GrowOptions()

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -24,7 +23,7 @@ from archir.growing.input_types import input_types
 from archir.growing.run import create_run, open_run
 from archir.growing.streamed import Streamed
 from archir.growing.training import Training, train
-from archir.scoring.losses import LOSSES, NO_LABEL, coupled
+from archir.scoring.losses import LOSSES, NO_LABEL
 from archir.scoring.processes import ALONE, Processes
 from passes.prune import Prune
 from tests.growing.process_groups import (
@@ -32,6 +31,7 @@ from tests.growing.process_groups import (
     Drawn,
     Noisy,
     Ran,
+    contrast,
     difference,
     events,
     gone_on,
@@ -43,13 +43,6 @@ from tests.growing.process_groups import (
 from tests.growing.small_run import data
 
 pytestmark = pytest.mark.slow
-
-
-@coupled
-def contrast(outputs: Tensor, targets: Tensor) -> Tensor:
-    """A loss of the whole batch: the outputs are to be as alike as the targets are."""
-    near = F.normalize(outputs, dim=1)
-    return ((near @ near.mT - (targets[:, None] == targets).to(near)) ** 2).mean()
 
 
 LONGER = replace(SHORT, steps=24)

@@ -16,7 +16,7 @@ from archir.errors import ProcessError
 from archir.growing import parallel
 from archir.growing.parallel import TrainingStep, distributed
 from archir.growing.ranks import check_devices
-from archir.growing.training import train
+from archir.growing.training import call, train
 from archir.scoring.losses import LOSSES
 from archir.scoring.processes import ALONE, exchanging
 from tests.growing.process_groups import Pretended
@@ -93,6 +93,8 @@ def test_a_process_that_is_lost_around_the_model_is_told(monkeypatch: pytest.Mon
     loss = LOSSES["cross_entropy"]
     with pytest.raises(ProcessError, match="another process of the group has ended"):
         train(net, [batch], loss, torch.optim.SGD(net.parameters(), 0.1), on_top=Losing(2, 2))
+    with pytest.raises(ProcessError, match="another process of the group has ended"):
+        call(Losing(2, 2), batch[0])  # a module in shards, which gathers them
     monkeypatch.setattr(parallel, "DistributedDataParallel", Lost)
     with pytest.raises(ProcessError, match="another process of the group has ended"):
         distributed(TrainingStep(net, lambda *_: None, loss, ALONE), Two(GROUP, count=2))

@@ -1,4 +1,4 @@
-"""`torchrun -m archir grow`: a process that is killed stops all, and the run goes on with any number of processes."""
+"""`torchrun -m archir grow`: a process that is killed stops all, and the run goes on with any number, or in shards."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ recalibrate_batches = 2
 """
 
 
-def test_a_killed_run_goes_on_with_any_number_of_processes(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_with_any_number_of_processes_or_in_shards(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "run.toml").write_text(CONFIG)
     wanted = _in_this_process(tmp_path, tmp_path / "wanted", resume=False)
@@ -87,7 +87,7 @@ def test_a_killed_run_goes_on_with_any_number_of_processes(tmp_path: Path) -> No
 
     shutil.copytree(tmp_path / "run", tmp_path / "alone")
     _in_this_process(tmp_path, tmp_path / "alone", resume=True)
-    done = _torchrun(tmp_path, tmp_path / "run", "--resume")
+    done = _torchrun(tmp_path, tmp_path / "run", "--resume", "--sharded")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("written into") == 1 and done.stdout.count("test data") == 1
     for folder in ("alone", "run"):

@@ -62,6 +62,7 @@ precision = "auto"
 device = "cpu"
 channels_last = false
 compile = "off"
+sharded = false
 evaluate_every = 10
 checkpoint_every = 50
 
