@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ class Stream(nn.Module):
         x = self.table(tokens)
         x = torch.cat([self.first.expand(x.shape[0], 1, -1), x], 1) + self.places
         x = x + 0.5 * self.down(torch.sigmoid(self.up(self.before(x))))
-        return self.head(self.after(x))
+        return cast(Tensor, self.head(self.after(x)))
 
 
 class RMS(nn.Module):
@@ -68,7 +68,7 @@ class NoScale(nn.Module):
         x = self.stem(x)
         x = x + self.square(nn.functional.layer_norm(x, x.shape[-1:]))
         x = x + self.down(torch.tanh(self.up(nn.functional.layer_norm(x, x.shape[-1:]))))
-        return self.head(nn.functional.layer_norm(x, x.shape[-1:]))
+        return cast(Tensor, self.head(nn.functional.layer_norm(x, x.shape[-1:])))
 
 
 class ChannelsLast(nn.Module):
@@ -82,7 +82,7 @@ class ChannelsLast(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         y = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return self.head((x + self.body(torch.relu(self.up(y)))).mean((2, 3)))
+        return cast(Tensor, self.head((x + self.body(torch.relu(self.up(y)))).mean((2, 3))))
 
 
 class NormedQueries(nn.Module):
@@ -98,7 +98,7 @@ class NormedQueries(nn.Module):
         q, k, v = (layer(x).unflatten(-1, (3, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
         q, k = (norm(part) for norm, part in zip(self.norms, (q, k), strict=True))
         found = nn.functional.scaled_dot_product_attention(q, k, v)
-        return self.out(found.transpose(1, 2).flatten(2))
+        return cast(Tensor, self.out(found.transpose(1, 2).flatten(2)))
 
 
 class FusedQueries(nn.Module):
@@ -111,7 +111,7 @@ class FusedQueries(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4).unbind(0)
         found = nn.functional.scaled_dot_product_attention(q, k, v)
-        return self.out(found.transpose(1, 2).flatten(2))
+        return cast(Tensor, self.out(found.transpose(1, 2).flatten(2)))
 
 
 TOKENS = torch.randint(7, (3, 4))
@@ -171,7 +171,7 @@ def test_what_is_stored_carries_the_mean_and_makes_up_for_the_number_of_units() 
     wide = apply(graph, f"widen{{width={width.name}, count=2}}")
     for name, axis in (("table.weight", 1), ("places", 1), ("first", 2), ("down.weight", 0), ("down.bias", 0)):
         old, new = graph.tensor(name), wide.tensor(name)
-        kept, fresh = new.split([6, 2], axis)
+        kept, fresh = new.narrow(axis, 0, 6), new.narrow(axis, 6, 2)
         assert torch.equal(kept, old)
         torch.testing.assert_close(fresh, old.mean(axis, keepdim=True).expand_as(fresh), rtol=1e-14, atol=1e-15)
     for name in ("before", "after"):
@@ -201,7 +201,7 @@ def test_a_mask_of_fresh_units_is_looked_at_as_the_truth_values_it_holds() -> No
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.stem(x)
-            return self.head(x.masked_fill(torch.bitwise_not(x > 0.1), 0.0))
+            return cast(Tensor, self.head(x.masked_fill(torch.bitwise_not(x > 0.1), 0.0)))
 
     graph = _graph(Masked(), torch.randn(3, 4))
     args, _ = random_inputs(graph, 3)
@@ -250,7 +250,7 @@ def _between(middle: Callable[[nn.Module, Tensor], Tensor]) -> tuple[Graph, Widt
             self.scale = nn.Parameter(torch.ones(6))
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(middle(self, x))
+            return cast(Tensor, self.head(middle(self, x)))
 
     graph = _graph(Net(), torch.randn(3, 4))
     return graph, next(w for w in infer_widths(graph) if w.size == 6)
@@ -288,7 +288,7 @@ def _plain(net: Any, x: Tensor) -> Tensor:
             "aten.tanh depends on the number of its units, and nothing makes up for that",
         ),
         (
-            lambda n, x: n.norm(torch.cat([n.stem(x), n.other(x)], 1).split([6, 6], 1)[0]),
+            lambda n, x: n.norm(torch.tensor_split(torch.cat([n.stem(x), n.other(x)], 1), [6], 1)[0]),
             "what a layer norm runs over is concatenated somewhere on its way",
         ),
         (

@@ -21,14 +21,14 @@ def _gpt() -> tuple[Graph, Batches]:
     torch.manual_seed(0)
     text = (torch.randint(11, (32, 1)) + 3 * torch.arange(7)) % 11
     graph = trace(GPT(11, width=8, length=6).double(), text[:2, :-1])
-    return graph, [(part[:, :-1].contiguous(), part[:, 1:].contiguous()) for part in text.split(8)]
+    return graph, [(part[:, :-1].contiguous(), part[:, 1:].contiguous()) for part in torch.tensor_split(text, 4)]
 
 
 def _vit() -> tuple[Graph, Batches]:
     torch.manual_seed(0)
     images, labels = torch.randn(32, 3, 32, 32).double(), torch.arange(32) % 10
     graph = trace(ViT().double(), images[:2])
-    return graph, list(zip(images.split(8), labels.split(8), strict=True))
+    return graph, list(zip(torch.tensor_split(images, 4), torch.tensor_split(labels, 4), strict=True))
 
 
 def _loss(graph: Graph, batches: Batches) -> float:
@@ -44,7 +44,7 @@ def test_all_widths_of_a_transformer_grow_as_one_set(make: object, tmp_path: Pat
     graph, batches = make()
     scores = score(graph, batches, loss="cross_entropy", morphisms=["widen"], steps=5, radius=0.1)
     sizes = {width.name: width.size for width in widths(graph)}
-    assert sorted(scored.candidate.morphism.width for scored in scores) == sorted(sizes)
+    assert sorted(scored.spec for scored in scores) == [f"widen{{width={name}}}" for name in sorted(sizes)]
     every = scores.together(list(scores))
     grown = every.apply()
     assert {width.name: width.size for width in widths(grown)} == {name: size + 1 for name, size in sizes.items()}
