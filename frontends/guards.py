@@ -148,7 +148,7 @@ def guards_of(assumed: tuple[Assumption, ...], without: tuple[str, ...] = ()) ->
     for assumption in assumed:
         if assumption.doubtful is None or assumption.doubtful not in without:
             found.add(assumption.relation, assumption.where)
-    return found.guards()
+    return found.divided().guards()
 
 
 def _renamed(relation: sympy.Basic, names: Mapping[sympy.Symbol, sympy.Symbol]) -> sympy.Basic:
@@ -194,6 +194,25 @@ class Conjunction:
                 raise _unsayable(relation, where)
             self._add(relation.lhs - relation.rhs, kind, where)  # type: ignore[attr-defined]
 
+    def divided(self) -> Conjunction:
+        """Return the same with quotients of what is divided without rest for what they are."""
+        exact: dict[sympy.Expr, sympy.Expr] = {}
+        without_rest = [g for g in self.others if (g.relation, g.right) == ("==", 0) and isinstance(g.left, sympy.Mod)]
+        for size, by in (guard.left.args for guard in without_rest):
+            for part in sympy.divisors(by)[1:] if by.is_Integer else ():
+                exact |= {sympy.floor(size / part): size / part, sympy.Mod(size, part): sympy.Integer(0)}
+        if not exact:
+            return self
+        found = Conjunction(dict(self.low), dict(self.high))
+        for guard in self.others:
+            left, right = sympy.sympify(guard.left), sympy.sympify(guard.right)
+            other = sympy.expand((left - right).xreplace(exact))
+            if guard in without_rest or other == left - right or other.has(sympy.floor):
+                found.others.append(guard)
+            else:
+                found._add(other, guard.relation, "")
+        return found
+
     def guards(self) -> tuple[Guard, ...]:
         """Return all of it."""
         found: list[Guard] = []
@@ -218,7 +237,7 @@ class Conjunction:
         }
         gap = sympy.expand((sympy.sympify(guard.left) - guard.right).xreplace(above))
         holds = {">": gap.is_positive, ">=": gap.is_nonnegative, "<": gap.is_negative, "<=": gap.is_nonpositive}
-        if holds.get(guard.relation):
+        if holds.get(guard.relation) or (guard.relation == "!=" and (gap.is_positive or gap.is_negative)):
             return True
         if guard.relation != "!=" or not isinstance(guard.left, sympy.Symbol) or not isinstance(guard.right, int):
             return False
@@ -231,6 +250,10 @@ class Conjunction:
     def _add(self, difference: sympy.Expr, kind: str, where: str) -> None:
         """Add that a difference has a relation to zero."""
         plainer = reduced(difference)
+        if kind == "==" and (rests := _rests(difference)):
+            for rest in rests:
+                self._add(rest, "==", where)
+            return
         for extreme, among, beyond in ((sympy.Min, sympy.Le, sympy.Gt), (sympy.Max, sympy.Ge, sympy.Lt)):
             for part in plainer.atoms(extreme) if kind in ("==", "!=") else ():
                 for one in part.args:
@@ -276,6 +299,27 @@ class Conjunction:
         if problem:
             raise _unsayable(guard, where, problem)
         self.others.append(guard)
+
+
+def _rests(difference: sympy.Expr) -> list[sympy.Expr]:
+    """Return the rests that have to be zero for a difference such as `a*b - 4*floor(a/2)*floor(b/2)` to be zero.
+
+    A size is never less than a quotient of it, rounded down, times what it was divided by; so products of several are
+    the same only where there are no rests. There are none if the difference is no such one.
+    """
+    terms = sympy.Add.make_args(difference)
+    quotients = difference.atoms(sympy.floor)
+    if len(terms) != 2 or len(quotients) < 2:
+        return []
+    rests: list[sympy.Expr] = []
+    for part in quotients:
+        above, under = sympy.fraction(sympy.together(part.args[0]))
+        if not (above.is_Symbol and under.is_Integer):
+            return []
+        rests.append(sympy.Mod(above, under))
+    gap = difference.xreplace({part: part.args[0] for part in quotients})
+    one_side = any(not term.has(sympy.floor) for term in terms)
+    return rests if one_side and sympy.expand(gap) == 0 else []
 
 
 def _unsayable(relation: object, where: str, why: str = "") -> CaptureError:

@@ -70,6 +70,23 @@ def sources(types: Sequence[Type]) -> dict[str, Source]:
     return found
 
 
+def example_symbols(graph: GraphData) -> frozenset[str]:
+    """Return the symbols that the examples of a batch lie along: those of the first axes of the inputs.
+
+    One that some input has on another axis, as the length of a sequence, is none of them. Where the outputs begin with
+    none of these, it is those that they begin with.
+    """
+    shapes, made = (
+        [t.shape for t in types if isinstance(t, TensorType) and t.shape]
+        for types in ([n.results[0] for n in graph.inputs], map(graph.type_of, graph.output.values))
+    )
+    first = frozenset().union(*(symbols_of(shape[0]) for shape in shapes))
+    known = frozenset().union(*(symbols_of(size) for shape in shapes for size in shape))
+    begun = known.intersection(*(symbols_of(shape[0]) for shape in made)) if made else frozenset()
+    found = first - frozenset().union(*(symbols_of(size) for shape in shapes for size in shape[1:])) or first
+    return found if found & begun or not begun else begun
+
+
 def _sizes(types: Sequence[Type]) -> list[tuple[int, int | None, Size]]:
     """Return every size the inputs have: number of the input, axis, size."""
     found: list[tuple[int, int | None, Size]] = []
