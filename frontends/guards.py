@@ -11,12 +11,14 @@ from traceback import FrameSummary
 import sympy
 import torch
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from archir.errors import CaptureError
 from archir.ir.guards import Guard, fault
 from archir.ir.types import as_size, symbol, symbols_of
+from frontends.dynamic import DynamicAxis
 from frontends.locations import TORCH
 from frontends.sizes import plain, reduced
 
@@ -34,8 +36,37 @@ def shape_env(program: ExportedProgram) -> ShapeEnv | None:
     return None
 
 
-def fixed_at(program: ExportedProgram) -> str:
-    """Return the line that gave a size of an input, meant to be dynamic, a single value; nothing if it is not known."""
+def _given(program: ExportedProgram) -> list[torch.Tensor]:
+    """Return the tensors among the inputs of a program that a user gives, without data."""
+    specs, nodes = program.graph_signature.input_specs, program.graph.find_nodes(op="placeholder")
+    users = [node for spec, node in zip(specs, nodes, strict=True) if spec.kind is InputKind.USER_INPUT]
+    return [node.meta["val"] for node in users if isinstance(node.meta.get("val"), torch.Tensor)]
+
+
+def has_batch(program: ExportedProgram) -> bool:
+    """Say whether the first axis of any input has a size that may vary."""
+    firsts = (tensor.shape[0] for tensor in _given(program) if tensor.dim())
+    return any(isinstance(size, torch.SymInt) and bool(size.node.expr.free_symbols) for size in firsts)
+
+
+def fixed_axes(program: ExportedProgram, axes: Sequence[DynamicAxis]) -> list[DynamicAxis]:
+    """Return those of some axes that have to be dynamic and are not."""
+    tensors = _given(program)
+
+    def is_fixed(axis: DynamicAxis) -> bool:
+        size = tensors[axis.tensor].shape[axis.axis]
+        return not (isinstance(size, torch.SymInt) and size.node.expr.free_symbols)
+
+    return [axis for axis in axes if axis.required and is_fixed(axis)]
+
+
+def fixed_at(program: ExportedProgram, size: int | None = None) -> str:
+    """Return the line that gave a size of an input, meant to be dynamic, a single value; nothing if it is not known.
+
+    Args:
+        program: the program.
+        size: that value, if it is known.
+    """
     modes = (node.meta["val"].fake_mode for node in program.graph.nodes if hasattr(node.meta.get("val"), "fake_mode"))
     env = next((mode.shape_env for mode in modes if mode.shape_env is not None), None)
     if env is None:
@@ -46,10 +77,11 @@ def fixed_at(program: ExportedProgram) -> str:
         if len(named) == 1:
             with contextlib.suppress(CaptureError):
                 alone.add(_renamed(relation, named))
-        if single_value(alone.guards()):
+        single = single_value(alone.guards())
+        if single is not None and size in (None, single.right):
             return line_of(guard.sloc.framework_loc)
-    lines = (env.replacements_slocs[s] for s, value in env.replacements.items() if value.is_Integer)
-    return next((line_of(found.framework_loc) for found in lines), "")
+    replaced = {s: value for s, value in env.replacements.items() if value.is_Integer and size in (None, int(value))}
+    return next((line_of(env.replacements_slocs[s].framework_loc) for s in replaced if s in env.replacements_slocs), "")
 
 
 def single_value(guards: Sequence[Guard]) -> Guard | None:
@@ -308,7 +340,7 @@ def _rests(difference: sympy.Expr) -> list[sympy.Expr]:
     the same only where there are no rests. There are none if the difference is no such one.
     """
     terms = sympy.Add.make_args(difference)
-    quotients = difference.atoms(sympy.floor)
+    quotients = sorted(difference.atoms(sympy.floor), key=str)
     if len(terms) != 2 or len(quotients) < 2:
         return []
     rests: list[sympy.Expr] = []
