@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import keyword
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,18 +15,9 @@ from torch.export import Dim
 from torch.export.dynamic_shapes import _DerivedDim, _DimHint, _DimHintType
 from torch.utils import _pytree as pytree
 
-from archir.errors import CaptureError, ParseError, suggest
-from archir.ir.sizes import FUNCTIONS
+from archir.errors import CaptureError, suggest
+from archir.ir.axis_names import DynamicAxes, name_fault
 from frontends.examples import Example
-
-BATCH = "B"
-"""What the batch size is called."""
-
-DynamicAxes = Mapping[str, Mapping[int, str]]
-"""The names of dynamic axes, by the name of the input and the number of the axis: `{"x": {1: "T"}}`."""
-
-LONGEST = 32
-"""The most characters of the name of an axis."""
 
 _SPELLING = 'axes are named as in dynamic={"x": {1: "T"}}, on the command line --dynamic x:1=T'
 
@@ -73,32 +63,6 @@ def input_names(model: nn.Module, example: Example) -> list[str]:
 
 def _key(part: Any) -> object:
     return getattr(part, "key", getattr(part, "idx", getattr(part, "name", part)))
-
-
-def parse_dynamic(texts: Sequence[str]) -> dict[str, dict[int, str]]:
-    """Return the dynamic axes that texts such as `x:1=T` name.
-
-    Raises:
-        ParseError: some are not written right, or name an axis twice; all of them are told.
-    """
-    found: dict[str, dict[int, str]] = {}
-    problems: list[str] = []
-    for text in texts:
-        match = re.fullmatch(r"([^:=\s]+):(-?[0-9]{1,4})=([^:=\s]+)", text) if isinstance(text, str) else None
-        if match is None:
-            problems.append(f"{str(text)[:200]!r} is not an axis of an input with a name")
-            continue
-        name, axis = match[1], int(match[2])
-        if axis in found.get(name, {}):
-            problems.append(f"{text[:200]!r} names an axis that has a name already")
-        found.setdefault(name, {})[axis] = match[3]
-    if problems:
-        raise ParseError(
-            "these are no dynamic axes",
-            where="\n         ".join(problems),
-            hint="write INPUT:AXIS=NAME, such as x:1=T: axis 1 of the input x is called T",
-        )
-    return found
 
 
 def named_axes(dynamic: DynamicAxes, model: nn.Module, example: Example) -> tuple[DynamicAxis, ...]:
@@ -152,17 +116,6 @@ def _axis_fault(axis: object, rank: int) -> str:
     if not -rank <= axis < rank:
         return f"the input has {rank} axes, counted from 0"
     return "it is the batch, which is dynamic anyway and called B" if axis % rank == 0 else ""
-
-
-def name_fault(name: object) -> str:
-    """Return why a size cannot be called that; nothing if it can."""
-    if not isinstance(name, str) or not name.isascii() or not name.isidentifier() or keyword.iskeyword(name):
-        return f"{str(name)[:100]!r} is no name: letters, digits and underscores, such as T or height"
-    if len(name) > LONGEST:
-        return f"the name {name[:20]}... has more than {LONGEST} letters"
-    if name in FUNCTIONS:
-        return f"{name} is the name of a function of sizes"
-    return "B is the name of the batch size" if name == BATCH else ""
 
 
 def unlike(axes: Sequence[DynamicAxis], names: Sequence[str], example: Example) -> list[str]:

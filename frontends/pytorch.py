@@ -18,21 +18,13 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from archir.errors import ArchirError, CaptureError, CaptureWarning
+from archir.ir.axis_names import BATCH, DynamicAxes, name_fault
 from archir.ir.graph import Graph
 from archir.ir.guards import Guard
 from archir.ir.input_checks import example_symbols
 from archir.ir.verify import verify
 from frontends.agreement import compare
-from frontends.dynamic import (
-    BATCH,
-    DynamicAxes,
-    DynamicAxis,
-    asked_axes,
-    differing_axes,
-    input_names,
-    name_fault,
-    named_axes,
-)
+from frontends.dynamic import DynamicAxis, asked_axes, differing_axes, input_names, named_axes
 from frontends.examples import Example, examples, resized, sizes_of
 from frontends.exported import to_graph
 from frontends.exporting import Batch, Wanted, export, mode, training_dropout
