@@ -102,6 +102,7 @@ def trace(
         graph = _as_asked(model, example, wanted)
     else:
         graph = _with_any_batch(model, example, wanted.axes)
+    graph = _sized(graph, example)
     if second is not None:
         _check_other(graph, model, second)
     difference = compare(graph, model, example).difference
@@ -164,6 +165,14 @@ def _wanted(
         return Wanted(batch, axes if other is None else differing_axes(example, other, model, axes))
     except TypeError as error:  # the arguments do not fit the signature
         raise _explain(model, _own_error(model, example) or error) from error
+
+
+def _sized(graph: Graph, example: Example) -> Graph:
+    """Return a graph that says what its sizes besides the batch are in the example."""
+    batch, sizes = example_symbols(graph), sizes_of(graph, (example.args, example.kwargs))
+    found = tuple((name, size) for name, size in sizes.items() if name not in batch)
+    signature = replace(graph.signature, sizes=found)
+    return Graph(graph.name, graph.nodes, graph.tensors, signature) if found else graph
 
 
 def _check_other(graph: Graph, model: nn.Module, other: Example) -> None:

@@ -99,15 +99,23 @@ def _sizes(types: Sequence[Type]) -> list[tuple[int, int | None, Size]]:
 
 
 def faults(graph: GraphData) -> list[str]:
-    """Return what is wrong with the guards of a graph: symbols that no input tells, or that no sizes satisfy them."""
+    """Return what is wrong with the guards of a graph: symbols that no input tells, or that no sizes satisfy them.
+
+    The sizes it was captured for are to be those of some input, and to satisfy the guards that are about them alone.
+    """
     known = sources([n.results[0] for n in graph.inputs])
-    problems: list[str] = []
+    sizes = dict(graph.signature.sizes)
+    problems = [f"{name} = {size}: no input has the size {name}" for name, size in sizes.items() if name not in known]
     guards = graph.signature.guards
     for guard in guards:
         unknown = sorted(guard.symbols - known.keys())
         why = fault(guard) or (f"no input has the size {', '.join(unknown)}" if unknown else "")
         problems += [f"the guard {guard}: {why}"] if why else []
     if not problems:
+        for guard in guards:
+            if guard.symbols and guard.symbols <= sizes.keys() and not _holds(guard, sizes):
+                told = ", ".join(f"{name} = {sizes[name]}" for name in sorted(guard.symbols))
+                problems.append(f"the guard {guard} does not hold for {told}")
         try:
             choose(guards, {name: 2 for guard in guards for name in guard.symbols})
         except GraphError as error:

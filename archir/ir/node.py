@@ -338,18 +338,25 @@ class Signature:
         kwargs: dict of keyword arguments.
         result: what is returned.
         guards: what the sizes of the inputs have to satisfy.
+        sizes: what the dynamic sizes besides the batch usually are, by symbol: those of the example the graph was
+            captured on. Costs are told for them.
 
     Raises:
         GraphError: no keyword argument can be called that, a key or a constant among the arguments is no plain text,
-            or there are too many guards.
+            there are too many guards, or a size is none, or is given twice.
     """
 
     args: Tree
     kwargs: Tree
     result: Leaf
     guards: tuple[Guard, ...] = ()
+    sizes: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
+        wrong = [f"{name} = {size}" for name, size in self.sizes if type(size) is not int or not 0 < size < 2**63]
+        if wrong or len(dict(self.sizes)) < len(self.sizes):
+            told = ", ".join(wrong) or "one of them is given twice"
+            raise GraphError("the sizes a graph was captured for are positive, one each", where=told[:200])
         for name in self.kwargs.keys:
             check_keyword(name)
         if len(self.guards) > MOST_GUARDS:
