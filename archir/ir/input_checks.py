@@ -87,6 +87,12 @@ def example_symbols(graph: GraphData) -> frozenset[str]:
     return found if found & begun or not begun else begun
 
 
+def any_sizes(graph: GraphData) -> frozenset[str]:
+    """Return the symbols of sizes that may be any, such as the length of a sequence; those of the examples left out."""
+    known = frozenset().union(*(symbols_of(size) for _, _, size in _sizes([n.results[0] for n in graph.inputs])))
+    return known - example_symbols(graph)
+
+
 def _sizes(types: Sequence[Type]) -> list[tuple[int, int | None, Size]]:
     """Return every size the inputs have: number of the input, axis, size."""
     found: list[tuple[int, int | None, Size]] = []

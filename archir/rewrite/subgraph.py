@@ -174,9 +174,11 @@ def members_of(widths: Widths, value: Value, atom: Atom | None) -> Members | Non
         return None
     number, leaf = examples[0]
     axis = next((i for i in range(len(terms)) if i != number), number)
-    index = None
     if atom is not None:
         axis = next(i for i, t in enumerate(terms) if occurrences(t, atom))
-        index = None if analysis.run_time & {*leaves(terms[axis])} else unit_index(terms[axis], atom)
+    index = None
+    if analysis.run_time.isdisjoint(leaves(terms[axis])):
+        size = terms[axis].size
+        index = torch.zeros(size, dtype=torch.long) if atom is None else unit_index(terms[axis], atom)
     run_time = frozenset(leaf for term in terms for leaf in leaves(term) if leaf in analysis.run_time)
     return Members(axis, index, number, terms[number], leaf, terms, run_time, atom)
