@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, TypeVar
 
 import sympy
@@ -212,17 +212,20 @@ def _infer_types(op: str, items: tuple[tuple[str, object], ...], guards: tuple[G
             raise NotInferable(f"a result of {op} is a {type(outs[0]).__name__}")
         if not isinstance(outs[0], torch.Tensor):
             kind = "bool" if isinstance(outs[0], bool) else "float" if isinstance(outs[0], float) else "int"
-            value = fitting.size([int(o) for o in outs], lambda run, n=number: int(run[n])) if kind == "int" else None
+            value = fitting.size([int(o) for o in outs], partial(_read, number, None)) if kind == "int" else None
             results.append(ScalarType(kind, value))
             continue
         if len({o.dim() for o in outs}) != 1:
             raise NotInferable(f"the rank of a result of {op} depends on {', '.join(names)}")
-        shape = tuple(
-            fitting.size([o.shape[d] for o in outs], lambda run, n=number, d=d: int(run[n].shape[d]))
-            for d in range(outs[0].dim())
-        )
+        axes = range(outs[0].dim())
+        shape = tuple(fitting.size([o.shape[d] for o in outs], partial(_read, number, d)) for d in axes)
         results.append(TensorType(outs[0].dtype, shape))
     return tuple(results)
+
+
+def _read(result: int, axis: int | None, run: Sequence[Any]) -> int:
+    """Return the size of an axis of a result of a run, or a result that is a number."""
+    return int(run[result] if axis is None else run[result].shape[axis])
 
 
 def _is_rounded(argument: object) -> bool:

@@ -72,7 +72,7 @@ def _replace(op: torch._ops.OpOverload[..., Any], kernels: Mapping[torch._C.Disp
 def _made(x: torch.Tensor, hx: Any, *others: Any) -> tuple[torch.Tensor, ...]:
     """Return results of a recurrent layer that are not computed: outputs of all steps, and the last states."""
     states, (*_, bidirectional, batch_first) = hx if isinstance(hx, list | tuple) else [hx], others
-    torch._check(states[0].shape[1] == x.shape[0 if batch_first else 1])
+    torch._check(states[0].shape[1] == x.shape[0 if batch_first else 1])  # type: ignore[no-untyped-call]
     outputs = x.new_empty([*x.shape[:2], states[0].shape[2] * (2 if bidirectional else 1)])
     return outputs, *(state.new_empty(state.shape) for state in states)
 
