@@ -329,7 +329,8 @@ class _Conversion:
         if isinstance(size, torch.SymInt):
             for found in sorted(size.node.expr.free_symbols - set(self._symbols), key=str):
                 taken = {s.name for s in self._symbols.values()}
-                free = (f"B{number or ''}" for number in range(len(taken) + 1))
+                first = int(any(axis == 0 for _, axis in self._axis_names))  # then the batch is called otherwise
+                free = (f"B{number or ''}" for number in range(first, len(taken) + 2))
                 self._symbols[found] = symbol(next(name for name in free if name not in taken))
 
     def _type(self, value: object) -> Type:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._decomp import decomposition_table
 
 from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
@@ -51,11 +52,14 @@ def all_steps(results: Sequence[torch.Tensor], length: int, values: Mapping[str,
 def any_length() -> Iterator[None]:
     """Let recurrent layers be captured without running their cells, which would fix the length of the sequence."""
     before = {op: dict(op.py_kernels) for op in _LAYERS}
+    tables = {op: decomposition_table[op] for op in _LAYERS if op in decomposition_table}
     for op in _LAYERS:
         _replace(op, dict.fromkeys(_KEYS, _made))
+    decomposition_table.update(dict.fromkeys(tables, _made))
     try:
         yield
     finally:
+        decomposition_table.update(tables)
         for op, kernels in before.items():
             _replace(op, {key: kernels.get(key) for key in _KEYS})
 
