@@ -150,7 +150,7 @@ class Iterated(Split):
     def take(self, examples: torch.Tensor | slice) -> Examples:
         """Return some of the first pass, counted from its beginning, in memory; those before them are read, too.
 
-        Where sizes vary they are some of the first ones, which are of one size.
+        They are of one size: those before the first of another, where sizes vary.
 
         Raises:
             FileError: they are no batches, hold no finite numbers, or differ in shape.
@@ -164,7 +164,10 @@ class Iterated(Split):
         if most <= len(self.first) or self.varies or not self.source.first[2]:
             return self.first.take(examples)
         parts, found = list[Examples](), 0
-        for batch in self.one_pass(LOOKED_AT):
+        self.go_to(self.position, self._place.seed)
+        for batch in replace(self, varies=True, _place=_Place()).one_pass(LOOKED_AT):
+            if parts and not are_alike(parts[0], batch):
+                break
             parts.append(batch)
             found += len(batch)
             if found >= most:
