@@ -142,7 +142,8 @@ def _one_size(model: nn.Module, axes: Sequence[DynamicAxis]) -> Iterator[None]:
     def ask(_: nn.Module, args: Any, kwargs: Any) -> None:
         tensors = Example(args, kwargs).tensors
         for first, other in same:
-            torch._check(tensors[first.tensor].shape[first.axis] == tensors[other.tensor].shape[other.axis])
+            one, two = tensors[first.tensor].shape[first.axis], tensors[other.tensor].shape[other.axis]
+            torch._check(one == two)  # type: ignore[no-untyped-call]
 
     hook = model.register_forward_pre_hook(ask, with_kwargs=True, prepend=True) if same else None
     try:

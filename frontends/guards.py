@@ -230,7 +230,7 @@ class Conjunction:
         """Return the same with quotients of what is divided without rest for what they are."""
         exact: dict[sympy.Expr, sympy.Expr] = {}
         without_rest = [g for g in self.others if (g.relation, g.right) == ("==", 0) and isinstance(g.left, sympy.Mod)]
-        for size, by in (guard.left.args for guard in without_rest):
+        for size, by in (sympy.sympify(guard.left).args for guard in without_rest):
             for part in sympy.divisors(by)[1:] if by.is_Integer else ():
                 exact |= {sympy.floor(size / part): size / part, sympy.Mod(size, part): sympy.Integer(0)}
         if not exact:

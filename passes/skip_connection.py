@@ -169,5 +169,5 @@ def _strided(size: Size, stride: int) -> Size:
 
 def _are_same(graph: Graph, one: tuple[Size, ...], other: tuple[Size, ...]) -> bool:
     """Say whether sizes are the same wherever the guards of a graph hold."""
-    types = [[TensorType(torch.float32, sizes)] for sizes in (one, other)]
-    return same_types(*types, graph.signature.guards)
+    left, right = (TensorType(torch.float32, sizes) for sizes in (one, other))
+    return same_types((left,), (right,), graph.signature.guards)

@@ -22,8 +22,8 @@ class Members:
 
     Attributes:
         axis: the axis of the perturbed tensor along which the members lie.
-        index: the member of each position along it, -1 for none; `[size of the axis]`. None where its size is known at
-            run time only: positions then belong to the units of `unit`, or all to the one member there is.
+        index: the member of each position along it, -1 for none; `[size of the axis]`. Empty where its size is known
+            at run time only: positions then belong to the units of `unit`, or all to the one member there is.
         example_axis: the axis along which the examples of a batch lie.
         example_term: the axis term of that axis; the batch itself is `batch_atom` in it.
         batch_atom: the term of the batch.
@@ -33,7 +33,7 @@ class Members:
     """
 
     axis: int
-    index: torch.Tensor | None
+    index: torch.Tensor
     example_axis: int
     example_term: Term
     batch_atom: Term

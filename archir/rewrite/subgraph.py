@@ -176,7 +176,7 @@ def members_of(widths: Widths, value: Value, atom: Atom | None) -> Members | Non
     axis = next((i for i in range(len(terms)) if i != number), number)
     if atom is not None:
         axis = next(i for i, t in enumerate(terms) if occurrences(t, atom))
-    index = None
+    index = torch.empty(0, dtype=torch.long)
     if analysis.run_time.isdisjoint(leaves(terms[axis])):
         size = terms[axis].size
         index = torch.zeros(size, dtype=torch.long) if atom is None else unit_index(terms[axis], atom)

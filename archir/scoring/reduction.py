@@ -101,7 +101,7 @@ def _shared_out(members: Members, shape: Sequence[int], examples: int) -> tuple[
         return found
 
     example = index(members.example_axis if members.terms else 0, members.example_term, atom)
-    if members.index is not None:
+    if len(members.index):
         return example, members.index
     if members.unit is None:
         return example, torch.zeros(shape[members.axis], dtype=torch.long)

@@ -197,7 +197,7 @@ def test_all_that_is_wrong_with_named_axes_is_told_at_once() -> None:
         trace(Two(), torch.randn(2, 5, 4), {"more": {"y": [torch.randn(2, 6, 4)]}}, dynamic=same)
     for both in ({"dynamic": same}, {"other": torch.randn(2, 4)}, {"static_batch": True}):
         with pytest.raises(CaptureError, match=r"dynamic_shapes and \w+ exclude one another"):
-            trace(nn.Linear(4, 4), torch.randn(3, 4), dynamic_shapes=({0: Dim.AUTO},), **both)  # type: ignore[arg-type]
+            trace(nn.Linear(4, 4), torch.randn(3, 4), dynamic_shapes=({0: Dim.AUTO},), **both)
 
 
 def test_a_dim_gives_its_name_and_its_guards_are_kept() -> None:

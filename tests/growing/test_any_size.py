@@ -77,8 +77,8 @@ def test_a_run_on_batches_of_several_lengths(kind: str) -> None:
         train, validation = (DataLoader(Sentences(n, s), 8, collate_fn=padded) for n, s in ((96, 0), (48, 1)))
     else:
         train, validation = batches(12), batches(6, seed=1)  # type: ignore[assignment]
-    few = {"learn_steps": 4, "score_examples": 16, "optimiser": OptimiserOptions(rate=0.01)}
-    options = GrowOptions(steps=12, growth_steps=1, batch_size=8, **few)
+    rate = OptimiserOptions(rate=0.01)
+    options = GrowOptions(steps=12, growth_steps=1, batch_size=8, learn_steps=4, score_examples=16, optimiser=rate)
     run = grow(graph, train=train, validation=validation, budget=1300, options=options, device="cpu")
     assert graph.parameter_count < run.graph.parameter_count <= 1300
     assert str(run.graph.inputs[0].results[0]) == "i64[B, T]"
@@ -149,5 +149,5 @@ def test_examples_of_several_shapes() -> None:
     odd = Examples(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64), "mine")
     with pytest.raises(FileError, match="do not fit together"):
         joined([*parts, Examples({"x": odd.inputs}, odd.targets, "mine")])  # type: ignore[dict-item]
-    changed = found.changed(lambda e: Examples(e.inputs + 1, e.targets, e.where))  # type: ignore[operator]
+    changed = found.changed(lambda e: Examples(e.inputs + 1, e.targets, e.where))  # type: ignore[operator, arg-type]
     assert int(changed.pieces[0].inputs.min()) >= 1  # type: ignore[union-attr]

@@ -38,7 +38,7 @@ class Decoder(nn.Module):
         self.tokens = nn.Embedding(11, 8)
         self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
         self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
-        self.register_buffer("seen", torch.tril(torch.ones(32, 32)))
+        self.seen = nn.Buffer(torch.tril(torch.ones(32, 32)))
         self.head = nn.Linear(8, 11)
 
     def forward(self, x: Tensor) -> Tensor:

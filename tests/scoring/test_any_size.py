@@ -120,7 +120,11 @@ def test_batches_of_several_sizes_are_scored_together(name: str) -> None:
     apart = [{s.spec: s for s in score(graph, [batch], morphisms="prune", refine=0)} for batch in batches]
     assert len(together) > 8
     for spec, found in together.items():
-        mean = sum(len(y) * one[spec].first_order for (_, y), one in zip(batches, apart, strict=True)) / 5
+        mean = 0.0
+        for (_, y), one in zip(batches, apart, strict=True):
+            alone = one[spec].first_order
+            assert alone is not None
+            mean += len(y) * alone / 5
         assert found.first_order == pytest.approx(mean, rel=1e-9, abs=1e-14)
 
 
