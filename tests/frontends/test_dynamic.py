@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from archir.emit.onnx import to_onnx
 from archir.errors import CaptureError, ParseError
 from archir.ir.axis_names import parse_dynamic
 from archir.ir.graph import Graph
-from frontends.onnx.read import from_onnx
 from frontends.pytorch import trace
 from tests.models.any_size import Encoder, FullyConvolutional, Recurrent, UNet, Windows
 
@@ -87,7 +84,6 @@ def images(height: int = 8, width: int = 12) -> Tensor:
 @pytest.mark.parametrize(
     ("model", "x", "dynamic", "wanted"),
     [
-        (Encoder, tokens(3, 7), {1: "T"}, "graph Encoder(x: i64[B, T]) at T = 7"),
         (Encoder, tokens(1, 7), {-1: "length"}, "graph Encoder(x: i64[B, length]) at length = 7"),
         (Recurrent, tokens(3, 7), {1: "T"}, "graph Recurrent(x: i64[B, T]) at T = 7"),
         (Divided, torch.randn(2, 8, 8), {1: "T"}, "graph Divided(x: f32[B, T, 8]) at T = 8 where T <= 64, T % 4 == 0"),
@@ -221,9 +217,3 @@ def test_texts_that_name_axes() -> None:
         parse_dynamic(["x1=T", "x:0=T", "x:1=T", "x:1=S", "x:2=B", "x:3=a b"])
     lines = caught.value.where.splitlines()
     assert [line.strip().split("'")[1] for line in lines] == ["x1=T", "x:0=T", "x:1=S", "x:2=B", "x:3=a b"]
-
-
-def test_onnx_files_give_names_to_sizes_where_they_can(tmp_path: Path) -> None:
-    graph = trace(FullyConvolutional().eval(), images(), dynamic={"x": {2: "height", 3: "width"}})
-    to_onnx(graph, tmp_path / "net.onnx")
-    assert str(from_onnx(tmp_path / "net.onnx").inputs[0].results[0]) == "f32[B, 3, height, width]"

@@ -53,15 +53,14 @@ def labelled(model: AnySize, graph: Graph, sizes: Mapping[str, int], batch: int,
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_widths_are_what_they_claim_to_be_at_every_size(name: str) -> None:
+def test_widths_are_what_they_claim_to_be_at_sizes_of_no_example(name: str) -> None:
     graph, model = captured(name), MODELS[name]
     assert [str(size) for size in graph.inputs[0].results[0].shape if not isinstance(size, int)] == [  # type: ignore[union-attr]
         "B",
         *model.dynamic.values(),
     ]
-    for sizes in model.sizes[:2]:
-        verdicts = check_widths(graph, (inputs(model, sizes),), units=1)
-        assert verdicts and [problem for verdict in verdicts for problem in verdict.problems] == []
+    verdicts = check_widths(graph, (inputs(model, model.sizes[1]),), units=1)
+    assert verdicts and [problem for verdict in verdicts for problem in verdict.problems] == []
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -90,7 +89,7 @@ def test_every_morphism_keeps_the_function_and_its_delta_is_exact_at_every_size(
     assert seen > 20
 
 
-@pytest.mark.parametrize("name", ["encoder", "recurrent", "unet", "residual"])
+@pytest.mark.parametrize("name", ["encoder", "recurrent", "unet"])
 def test_scores_are_those_of_a_graph_for_one_size(name: str) -> None:
     graph, model = captured(name), MODELS[name]
     sizes = model.sizes[1]
