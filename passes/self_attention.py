@@ -11,6 +11,7 @@ import torch
 
 from archir.ir.edit import Edit
 from archir.ir.graph import Graph, Patch
+from archir.ir.input_checks import example_symbols
 from archir.ir.node import Node, Value
 from archir.ir.types import Size, TensorType, evaluate, symbols_of
 from archir.rewrite.insertion import Insertion, Start, splice
@@ -142,6 +143,8 @@ def _tokens(graph: Graph, value: Value, around: Surroundings) -> tuple[Size, ...
         return Miss("it holds the heads of another attention", (value.node,))
     if not sizes:
         return Miss("it has no axis of tokens", (value.node,))
+    if any(symbols_of(size) & example_symbols(graph) for size in sizes):
+        return Miss("the number of tokens is that of the examples, known only at run time", (value.node,))
     return sizes
 
 

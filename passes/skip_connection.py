@@ -11,10 +11,11 @@ import torch
 
 from archir.ir.edit import Edit
 from archir.ir.graph import Graph, Patch
+from archir.ir.input_checks import example_symbols
 from archir.ir.inputs import symbol_sizes
 from archir.ir.node import Value
 from archir.ir.ops import same_types
-from archir.ir.types import Size, TensorType, as_size, evaluate
+from archir.ir.types import Size, TensorType, as_size, evaluate, symbols_of
 from archir.rewrite.insertion import Insertion, Start, splice
 from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
@@ -146,6 +147,8 @@ def _stride(
         return Miss("the two values differ in the batch or the number of tokens", nodes)
     strides: list[int] = []
     for large, small in zip(old.shape[its.axis + 1 :], new.shape[around.axis + 1 :], strict=True):
+        if (symbols_of(large) | symbols_of(small)) & example_symbols(graph):
+            return Miss("the size of an image is that of the batch, known only at run time", nodes)
         first, second = (_example(graph, size) for size in (large, small))
         stride = -(-first // max(second, 1))
         if not _are_same(graph, (_strided(large, stride),), (small,)):

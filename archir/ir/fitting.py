@@ -83,9 +83,12 @@ class Fitting:
     def further(self) -> list[tuple[dict[str, int], list[Any]]]:
         """Further values of the symbols, and what was made of them: all sizes close to one another, and scattered.
 
-        There are none where it takes some of these sizes only, for then they say too little of others.
+        There are none where it takes some of these sizes only, or guards are about what is rounded down, so that few
+        sizes are close to one another: then they say too little of others.
         """
         names = tuple(self.points[0])
+        if any(sympy.sympify(side).has(sympy.floor) for guard in self.guards for side in (guard.left, guard.right)):
+            return []
         points = (*points_of(names, self.guards, _EVERY), *_scattered(names, self.guards))
         try:
             return [(point, self.run(point)) for point in points if point not in self.points]
@@ -104,7 +107,8 @@ class Fitting:
         """
         found, known = fit_linear(values, self.points), self._computed
         if known is not None:
-            return known if found is None or not self._is_same(known, found) else found
+            # That it was one number in a few runs does not say that it always is.
+            return known if isinstance(found, int | None) or not self._is_same(known, found) else found
         if found is None:
             points = [*self.points, *(point for point, _ in self.further)]
             every = [*values, *(read(run) for _, run in self.further)]
@@ -194,6 +198,10 @@ def fit(values: Sequence[int], points: Points, sizes: Sequence[Sequence[Size]]) 
     """
     symbols = [symbol(name) for name in points[0]]
     single = [*dict.fromkeys(s for shape in sizes for s in shape if not isinstance(s, int) and not s.is_Symbol)]
+    known = {expr: _at(expr, points) for expr in single}
+    if any(found is not None and len(set(found)) == 1 for found in known.values()):
+        return None  # what a size that never changed adds to others would go unseen
+    single = [expr for expr in single if known[expr] is not None]
     for expr in (*single, *_products(sizes)):
         found = _combined(values, points, [expr], _CHECKS)
         if found is not None:
