@@ -52,7 +52,9 @@ def labelled(model: AnySize, graph: Graph, sizes: Mapping[str, int], batch: int,
     return x, torch.randint(0, 5, tuple(shape), generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [*(n for n in MODELS if n != "windows"), pytest.param("windows", marks=pytest.mark.slow)]
+)
 def test_widths_are_what_they_claim_to_be_at_sizes_of_no_example(name: str) -> None:
     graph, model = captured(name), MODELS[name]
     assert [str(size) for size in graph.inputs[0].results[0].shape if not isinstance(size, int)] == [  # type: ignore[union-attr]
