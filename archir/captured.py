@@ -15,6 +15,7 @@ from archir.growing.examples import Split
 from archir.growing.input_types import input_types
 from archir.growing.reading import each_batch
 from archir.growing.unwrapped import check_unwrapped
+from archir.ir.axis_names import DynamicAxes
 from archir.ir.graph import Graph
 from archir.scoring.batches import no_batches
 from archir.scoring.pairs import tensor_pair
@@ -82,16 +83,21 @@ def graph_on(model: Model, batches: Iterable[B]) -> tuple[Graph, Iterator[B]]:
     return _traced(model, _few(inputs, targets)), chain([first], rest)
 
 
-def trace_on(model: nn.Module, split: Split) -> Graph:
+def trace_on(model: nn.Module, split: Split, dynamic: DynamicAxes | None = None) -> Graph:
     """Return the graph of a module, captured on the first examples of a split in its element types.
 
+    Args:
+        model: the module.
+        split: the examples.
+        dynamic: the names of axes that are dynamic besides the batch.
+
     Raises:
-        CaptureError: the module cannot be captured.
+        CaptureError: the module cannot be captured, or there are no such axes.
         FileError: the examples cannot be read.
         GrowError: the module is wrapped, or code of the user's that reads them fails.
         ScoreError: they are neither pairs nor mappings with targets.
     """
-    return _traced(model, input_types(model)(split.take(slice(0, LEAST))).inputs)
+    return _traced(model, input_types(model)(split.take(slice(0, LEAST))).inputs, dynamic)
 
 
 def _few(inputs: Any, targets: Any) -> Any:
@@ -100,12 +106,14 @@ def _few(inputs: Any, targets: Any) -> Any:
     return map_tensors(lambda t: t[:LEAST], inputs) if len(sizes) == 1 else inputs
 
 
-def _traced(model: nn.Module, inputs: Inputs) -> Graph:
+def _traced(model: nn.Module, inputs: Inputs, dynamic: DynamicAxes | None = None) -> Graph:
     """Return the graph of a module, captured on inputs that are brought to where it is."""
     check_unwrapped(model)
     device = device_of(model)
     moved = map_tensors(lambda t: t.to(device), inputs)
     with without_autocast():
         if isinstance(moved, torch.Tensor):
-            return trace(model, (moved,))
-        return trace(model, (), moved) if isinstance(moved, Mapping) else trace(model, tuple(moved))
+            return trace(model, (moved,), dynamic=dynamic)
+        if isinstance(moved, Mapping):
+            return trace(model, (), moved, dynamic=dynamic)
+        return trace(model, tuple(moved), dynamic=dynamic)

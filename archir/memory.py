@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,7 +15,7 @@ from archir.ir.structure import Structure
 Sizes = Callable[[Node], int]
 """Gives the bytes of the results of a call."""
 
-_known: WeakKeyDictionary[Structure, dict[int, Memory]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Structure, dict[Hashable, Memory]] = WeakKeyDictionary()
 
 
 class Memory:
@@ -192,9 +192,9 @@ class Memory:
         return found
 
 
-def memory_of(graph: Graph, batch: int, make: Callable[[], Memory]) -> Memory:
-    """Return the memory of a graph for a batch size; it is made once."""
+def memory_of(graph: Graph, sizes: Hashable, make: Callable[[], Memory]) -> Memory:
+    """Return the memory of a graph for the size of a batch, and other sizes; it is made once."""
     known = _known.setdefault(graph.structure, {})
-    if batch not in known:
-        known[batch] = make()
-    return known[batch]
+    if sizes not in known:
+        known[sizes] = make()
+    return known[sizes]

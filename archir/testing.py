@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from archir.axes.infer import infer_widths
-from archir.axes.positions import positions
+from archir.axes.positions import contains, positions
 from archir.axes.widths import Width, Widths
 from archir.errors import GraphError, PassError
 from archir.ir.execute import Call, call, compile_call
@@ -319,6 +319,6 @@ def without(
     removed = torch.as_tensor(units)
     zeros: dict[tuple[int, Value], list[tuple[int, Tensor]]] = {}
     for node, value in relate(widths, width).ends:
-        axes = enumerate(widths.axes[value])
+        axes = [(axis, term) for axis, term in enumerate(widths.axes[value]) if contains(term, width.atom)]
         zeros[node, value] = [(axis, positions(term, width.atom, removed)) for axis, term in axes]
     return outputs(zeroed(widths, {width.name: units}), inputs, zeros, known)

@@ -41,6 +41,15 @@ class Example:
         """Return the same with every row twice."""
         return self._with(lambda t: torch.cat([t, t]) if t.dim() else t)
 
+    def longer(self, axis: int, size: int) -> Example:
+        """Return the same with one more on an axis of every tensor that has a given size on it."""
+
+        def grown(tensor: torch.Tensor) -> torch.Tensor:
+            fits = tensor.dim() > axis and tensor.shape[axis] == size
+            return torch.cat([tensor, tensor.narrow(axis, 0, 1)], axis) if fits else tensor
+
+        return self._with(grown)
+
     def _with(self, change: Any) -> Example:
         args, kwargs = pytree.tree_map_only(torch.Tensor, change, (self.args, self.kwargs))
         return Example(args, kwargs)
@@ -54,14 +63,14 @@ def examples(example: Example) -> Iterator[tuple[Example, bool]]:
     yield example, False
 
 
-def sizes_of(graph: Graph, program: ExportedProgram) -> dict[str, int]:
-    """Return the values that the symbols of a graph have in the example its program was exported with.
+def sizes_of(graph: Graph, example: object) -> dict[str, int]:
+    """Return the values that the symbols of a graph have in an example.
 
     Args:
         graph: the graph.
-        program: the program it was made from.
+        example: what its model is called with: positional arguments, and those by name.
     """
-    found = _inputs(graph, program)
+    found = _inputs(graph, example)
     shapes = [leaf.shape if isinstance(leaf, torch.Tensor) else (leaf,) for leaf in found]
     return {
         name: (int(shapes[source.input][source.axis or 0]) - source.offset) // source.factor
@@ -99,9 +108,9 @@ def _resized(leaf: object, type_: Type, sizes: Mapping[str, int]) -> object:
     return leaf
 
 
-def _inputs(graph: Graph, program: ExportedProgram) -> list[Any]:
-    """Return what each input of a graph is in the example of its program."""
+def _inputs(graph: Graph, example: object) -> list[Any]:
+    """Return what each input of a graph is in an example."""
     ends = leaves(graph.signature.args) + leaves(graph.signature.kwargs)
-    given = pytree.tree_leaves(program.example_inputs)
+    given = pytree.tree_leaves(example)
     found = {end: part for end, part in zip(ends, given, strict=True) if isinstance(end, int)}
     return [found[i] for i in range(len(found))]

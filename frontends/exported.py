@@ -8,6 +8,7 @@ import re
 import warnings
 from collections import namedtuple
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import sympy
 import torch
@@ -41,6 +42,7 @@ from frontends.functional import flatten, remove_dead
 from frontends.guards import Assumption, assumptions, guards_of
 from frontends.locations import location
 from frontends.sizes import plain
+from frontends.stored import stored
 from frontends.writes import Inexact, remove_writes
 
 _PLACEMENT = ("device", "pin_memory", "layout")
@@ -56,7 +58,10 @@ def attention_dropout(program: ExportedProgram) -> list[float]:
 
 
 def to_graph(
-    program: ExportedProgram, model: nn.Module, dropout: Sequence[float] = ()
+    program: ExportedProgram,
+    model: nn.Module,
+    dropout: Sequence[float] = (),
+    names: Mapping[tuple[int, int], str] = MappingProxyType({}),
 ) -> tuple[Graph, tuple[Assumption, ...]]:
     """Return the graph of an exported program, and what its guards are made of.
 
@@ -64,6 +69,7 @@ def to_graph(
         program: what `torch.export.export` made of the model in eval mode.
         model: the model, for the names of its tensors.
         dropout: the dropout probability of every attention call in training, in order.
+        names: what the sizes of axes are called, by the number of the tensor among the inputs and that of the axis.
 
     Raises:
         CaptureError: the program does something a graph cannot say.
@@ -81,7 +87,7 @@ def to_graph(
                 "the model writes into a tensor in a way that is not supported", why=str(error)
             ) from error
     try:
-        conversion = _Conversion(program, graph, model, dropout)
+        conversion = _Conversion(program, graph, model, dropout, names)
         return conversion.graph(), conversion.assumed
     except GraphError as error:
         raise CaptureError(error.what, where=error.where, why=error.why, hint=error.hint) from error
@@ -102,7 +108,14 @@ def _plain(program: ExportedProgram) -> fx.Graph:
 class _Conversion:
     """One exported program on its way to being a graph."""
 
-    def __init__(self, program: ExportedProgram, graph: fx.Graph, model: nn.Module, dropout: Sequence[float]) -> None:
+    def __init__(
+        self,
+        program: ExportedProgram,
+        graph: fx.Graph,
+        model: nn.Module,
+        dropout: Sequence[float],
+        names: Mapping[tuple[int, int], str],
+    ) -> None:
         self._program = program
         self._graph = graph
         self._model = model
@@ -113,15 +126,17 @@ class _Conversion:
         self._nodes: list[Node] = []
         self._tensors: dict[int, torch.Tensor] = {}
         self._symbols: dict[sympy.Symbol, sympy.Symbol] = {}
+        self._axis_names = names
         self.assumed: tuple[Assumption, ...] = ()
 
     def graph(self) -> Graph:
         placeholders = self._graph.find_nodes(op="placeholder")
         specs = list(zip(self._program.graph_signature.input_specs, placeholders, strict=True))
         users = [(spec, node) for spec, node in specs if spec.kind is InputKind.USER_INPUT]
+        self._take_names([node.meta["val"] for _, node in users if isinstance(node.meta.get("val"), torch.Tensor)])
         leaves = [self._input(spec.arg, node) for spec, node in users]
         self.assumed = tuple(assumptions(self._program, self._symbols))
-        for node in _stored(self._model, len(self._nodes)):
+        for node in stored(self._model, len(self._nodes)):
             self._nodes.append(node[0])
             self._tensors[node[0].id] = node[1]
         by_name = {n: node.id for node in self._nodes for n in node.names}
@@ -291,11 +306,32 @@ class _Conversion:
             return tuple(map(self._argument, argument))
         return argument  # type: ignore[return-value]
 
+    def _take_names(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Name the sizes of those axes that have names.
+
+        Raises:
+            CaptureError: two names are those of one size.
+        """
+        for (tensor, axis), name in self._axis_names.items():
+            size = tensors[tensor].shape[axis]
+            expr = size.node.expr if isinstance(size, torch.SymInt) else None
+            if expr is None or not expr.is_Symbol:
+                continue
+            known = self._symbols.setdefault(expr, symbol(name))
+            if known.name != name:
+                raise CaptureError(
+                    f"{known.name} and {name} are one size in {type(self._model).__name__}",
+                    why="the model works only where they are the same",
+                    hint=f"call both axes {known.name}",
+                )
+
     def _name_symbols(self, size: object) -> None:
         if isinstance(size, torch.SymInt):
             for found in sorted(size.node.expr.free_symbols - set(self._symbols), key=str):
-                number = len(self._symbols)
-                self._symbols[found] = symbol(f"B{number or ''}")
+                taken = {s.name for s in self._symbols.values()}
+                first = int(any(axis == 0 for _, axis in self._axis_names))  # then the batch is called otherwise
+                free = (f"B{number or ''}" for number in range(first, len(taken) + 2))
+                self._symbols[found] = symbol(next(name for name in free if name not in taken))
 
     def _type(self, value: object) -> Type:
         if isinstance(value, torch.Tensor):
@@ -344,32 +380,6 @@ def _typed(argument: Argument, nodes: Sequence[Node]) -> object:
     if isinstance(argument, tuple):
         return tuple(_typed(part, nodes) for part in argument)
     return nodes[argument.node].results[argument.index] if isinstance(argument, Value) else argument
-
-
-def _stored(model: nn.Module, first: int) -> Iterator[tuple[Node, torch.Tensor]]:
-    """Yield a parameter node and a copy of the tensor for every stored tensor, tied ones once."""
-    names: dict[tuple[object, ...], list[str]] = {}
-    tensors: dict[tuple[object, ...], torch.Tensor] = {}
-    persistent: dict[tuple[object, ...], bool] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for field, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                key = _storage(tensor)
-                names.setdefault(key, []).append(f"{prefix}.{field}" if prefix else field)
-                tensors[key] = tensor
-                persistent[key] = field not in module._non_persistent_buffers_set
-    for number, (key, tensor) in enumerate(tensors.items()):
-        kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
-        parameter = Parameter(tuple(names[key]), kind, tensor.requires_grad, persistent[key])
-        type_ = TensorType(tensor.dtype, tuple(tensor.shape))
-        yield Node(first + number, PARAMETER, {}, (type_,), parameter=parameter), tensor.detach().clone()
-
-
-def _storage(tensor: torch.Tensor) -> tuple[object, ...]:
-    if tensor.is_meta or tensor.numel() == 0:
-        return (id(tensor),)
-    layout = (tensor.shape, tensor.stride(), tensor.dtype, isinstance(tensor, nn.Parameter))
-    return (tensor.data_ptr(), *layout)
 
 
 def _tree(spec: pytree.TreeSpec, leaves: Iterator[Constant | int]) -> Leaf:

@@ -7,8 +7,10 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from archir.ir.recurrent import any_length
+from frontends.dynamic import DynamicAxis
 from frontends.examples import Example
 from frontends.exported import attention_dropout
 
@@ -34,11 +38,33 @@ _OUT_OF_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
 _WITH_FLAG = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, F.rrelu)
 
 
-ANY_BATCH = "the first axis of every tensor"
-"""Says that the first axis of every tensor is dynamic."""
+class Batch(Enum):
+    """Which first axes of tensors are to be dynamic.
 
-ONE_BATCH = "the first axis of all tensors together"
-"""Says that the first axes of all tensors that have as many rows are dynamic, and one size."""
+    Attributes:
+        NONE: none of them.
+        EACH: that of every tensor.
+        ONE: that of every tensor, those that have as many rows as one size.
+    """
+
+    NONE = "none"
+    EACH = "each"
+    ONE = "one"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which axes of the inputs of a model are to be dynamic.
+
+    Attributes:
+        batch: which first axes.
+        axes: which others; those of one name are one size.
+        shapes: all of them as `torch.export.export` is told, in place of the above.
+    """
+
+    batch: Batch
+    axes: tuple[DynamicAxis, ...] = ()
+    shapes: Any = None
 
 
 class _OutOfPlace(TorchFunctionMode):
@@ -58,13 +84,13 @@ class _OutOfPlace(TorchFunctionMode):
         return func(*args, **given)
 
 
-def export(model: nn.Module, example: Example, axes: Any, *, oblivious: bool) -> ExportedProgram:
+def export(model: nn.Module, example: Example, wanted: Wanted, *, oblivious: bool) -> ExportedProgram:
     """Return the exported program of a model in evaluation mode.
 
     Args:
         model: the model; it is left as it was.
         example: what it is called with.
-        axes: which axes are dynamic, as for `torch.export.export`, or `ANY_BATCH`, or `ONE_BATCH`.
+        wanted: which axes are dynamic.
         oblivious: do not care for sizes of 1, which tells what the model itself asks about them; the other way
             assumes that there are none.
 
@@ -72,21 +98,59 @@ def export(model: nn.Module, example: Example, axes: Any, *, oblivious: bool) ->
         Exception: whatever the model or the export raises.
     """
     asking = symbolic_config.patch(backed_size_oblivious=oblivious)  # type: ignore[attr-defined]
-    with mode(model, training=False), _quiet(), asking, _OutOfPlace(), _named_keywords(model, example):
-        shapes = _first_axes(model, example, axes) if axes in (ANY_BATCH, ONE_BATCH) else axes
+    with (
+        mode(model, training=False),
+        _quiet(),
+        asking,
+        _OutOfPlace(),
+        any_length(),
+        _named_keywords(model, example),
+        _one_size(model, wanted.axes),
+    ):
+        shapes = wanted.shapes if wanted.shapes is not None else _shapes(model, example, wanted)
         return torch.export.export(model, example.args, dict(example.kwargs), dynamic_shapes=shapes, strict=False)
 
 
-def _first_axes(model: nn.Module, example: Example, together: object) -> Any:
+def _shapes(model: nn.Module, example: Example, wanted: Wanted) -> Any:
+    """Return which axes are dynamic as `torch.export.export` wants to be told, None if none is."""
+    if wanted.batch is Batch.NONE and not wanted.axes:
+        return None
     shared = {size: Dim(f"rows_{size}") for size in {t.shape[0] for t in example.tensors if t.dim()}}
+    numbers = {id(tensor): i for i, tensor in enumerate(example.tensors)}
+    named: dict[int, dict[int, Any]] = {}
+    for axis in wanted.axes:
+        named.setdefault(axis.tensor, {})[axis.axis] = axis.hint
 
     def axes(leaf: object) -> object:
         if not isinstance(leaf, torch.Tensor) or not leaf.dim():
             return None
-        return _Axes({0: shared[leaf.shape[0]] if together is ONE_BATCH else Dim.AUTO})
+        first = shared[leaf.shape[0]] if wanted.batch is Batch.ONE else Dim.AUTO
+        return _Axes(({} if wanted.batch is Batch.NONE else {0: first}) | named.get(numbers[id(leaf)], {}))
 
     bound = inspect.signature(model.forward).bind(*example.args, **example.kwargs).arguments
     return {name: _like_lists(pytree.tree_map(axes, argument)) for name, argument in bound.items()}
+
+
+@contextmanager
+def _one_size(model: nn.Module, axes: Sequence[DynamicAxis]) -> Iterator[None]:
+    """Let a model ask first of all that the axes of one name are one size."""
+    groups: dict[str, list[DynamicAxis]] = {}
+    for axis in axes:
+        groups.setdefault(axis.name, []).append(axis)
+    same = [(first, other) for name, (first, *others) in groups.items() if name for other in others]
+
+    def ask(_: nn.Module, args: Any, kwargs: Any) -> None:
+        tensors = Example(args, kwargs).tensors
+        for first, other in same:
+            one, two = tensors[first.tensor].shape[first.axis], tensors[other.tensor].shape[other.axis]
+            torch._check(one == two)  # type: ignore[no-untyped-call]
+
+    hook = model.register_forward_pre_hook(ask, with_kwargs=True, prepend=True) if same else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 class _Axes(dict[int, Any]):
@@ -137,7 +201,7 @@ def training_dropout(program: ExportedProgram, model: nn.Module, example: Exampl
     if found and not any(found):
         try:
             copied = copy.deepcopy(model)
-            with mode(copied, training=True), _quiet():
+            with mode(copied, training=True), _quiet(), any_length():
                 found = attention_dropout(torch.export.export(copied, example.args, dict(example.kwargs), strict=False))
         except Exception:
             return found  # a model that does not train on this input keeps what eval mode tells

@@ -11,12 +11,14 @@ from traceback import FrameSummary
 import sympy
 import torch
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from archir.errors import CaptureError
 from archir.ir.guards import Guard, fault
 from archir.ir.types import as_size, symbol, symbols_of
+from frontends.dynamic import DynamicAxis
 from frontends.locations import TORCH
 from frontends.sizes import plain, reduced
 
@@ -34,8 +36,37 @@ def shape_env(program: ExportedProgram) -> ShapeEnv | None:
     return None
 
 
-def fixed_at(program: ExportedProgram) -> str:
-    """Return the line that gave a size of an input, meant to be dynamic, a single value; nothing if it is not known."""
+def _given(program: ExportedProgram) -> list[torch.Tensor]:
+    """Return the tensors among the inputs of a program that a user gives, without data."""
+    specs, nodes = program.graph_signature.input_specs, program.graph.find_nodes(op="placeholder")
+    users = [node for spec, node in zip(specs, nodes, strict=True) if spec.kind is InputKind.USER_INPUT]
+    return [node.meta["val"] for node in users if isinstance(node.meta.get("val"), torch.Tensor)]
+
+
+def has_batch(program: ExportedProgram) -> bool:
+    """Say whether the first axis of any input has a size that may vary."""
+    firsts = (tensor.shape[0] for tensor in _given(program) if tensor.dim())
+    return any(isinstance(size, torch.SymInt) and bool(size.node.expr.free_symbols) for size in firsts)
+
+
+def fixed_axes(program: ExportedProgram, axes: Sequence[DynamicAxis]) -> list[DynamicAxis]:
+    """Return those of some axes that have to be dynamic and are not."""
+    tensors = _given(program)
+
+    def is_fixed(axis: DynamicAxis) -> bool:
+        size = tensors[axis.tensor].shape[axis.axis]
+        return not (isinstance(size, torch.SymInt) and size.node.expr.free_symbols)
+
+    return [axis for axis in axes if axis.required and is_fixed(axis)]
+
+
+def fixed_at(program: ExportedProgram, size: int | None = None) -> str:
+    """Return the line that gave a size of an input, meant to be dynamic, a single value; nothing if it is not known.
+
+    Args:
+        program: the program.
+        size: that value, if it is known.
+    """
     modes = (node.meta["val"].fake_mode for node in program.graph.nodes if hasattr(node.meta.get("val"), "fake_mode"))
     env = next((mode.shape_env for mode in modes if mode.shape_env is not None), None)
     if env is None:
@@ -46,10 +77,11 @@ def fixed_at(program: ExportedProgram) -> str:
         if len(named) == 1:
             with contextlib.suppress(CaptureError):
                 alone.add(_renamed(relation, named))
-        if single_value(alone.guards()):
+        single = single_value(alone.guards())
+        if single is not None and size in (None, single.right):
             return line_of(guard.sloc.framework_loc)
-    lines = (env.replacements_slocs[s] for s, value in env.replacements.items() if value.is_Integer)
-    return next((line_of(found.framework_loc) for found in lines), "")
+    replaced = {s: value for s, value in env.replacements.items() if value.is_Integer and size in (None, int(value))}
+    return next((line_of(env.replacements_slocs[s].framework_loc) for s in replaced if s in env.replacements_slocs), "")
 
 
 def single_value(guards: Sequence[Guard]) -> Guard | None:
@@ -148,7 +180,7 @@ def guards_of(assumed: tuple[Assumption, ...], without: tuple[str, ...] = ()) ->
     for assumption in assumed:
         if assumption.doubtful is None or assumption.doubtful not in without:
             found.add(assumption.relation, assumption.where)
-    return found.guards()
+    return found.divided().guards()
 
 
 def _renamed(relation: sympy.Basic, names: Mapping[sympy.Symbol, sympy.Symbol]) -> sympy.Basic:
@@ -194,6 +226,25 @@ class Conjunction:
                 raise _unsayable(relation, where)
             self._add(relation.lhs - relation.rhs, kind, where)  # type: ignore[attr-defined]
 
+    def divided(self) -> Conjunction:
+        """Return the same with quotients of what is divided without rest for what they are."""
+        exact: dict[sympy.Expr, sympy.Expr] = {}
+        without_rest = [g for g in self.others if (g.relation, g.right) == ("==", 0) and isinstance(g.left, sympy.Mod)]
+        for size, by in (sympy.sympify(guard.left).args for guard in without_rest):
+            for part in sympy.divisors(by)[1:] if by.is_Integer else ():
+                exact |= {sympy.floor(size / part): size / part, sympy.Mod(size, part): sympy.Integer(0)}
+        if not exact:
+            return self
+        found = Conjunction(dict(self.low), dict(self.high))
+        for guard in self.others:
+            left, right = sympy.sympify(guard.left), sympy.sympify(guard.right)
+            other = sympy.expand((left - right).xreplace(exact))
+            if guard in without_rest or other == left - right or other.has(sympy.floor):
+                found.others.append(guard)
+            else:
+                found._add(other, guard.relation, "")
+        return found
+
     def guards(self) -> tuple[Guard, ...]:
         """Return all of it."""
         found: list[Guard] = []
@@ -218,7 +269,7 @@ class Conjunction:
         }
         gap = sympy.expand((sympy.sympify(guard.left) - guard.right).xreplace(above))
         holds = {">": gap.is_positive, ">=": gap.is_nonnegative, "<": gap.is_negative, "<=": gap.is_nonpositive}
-        if holds.get(guard.relation):
+        if holds.get(guard.relation) or (guard.relation == "!=" and (gap.is_positive or gap.is_negative)):
             return True
         if guard.relation != "!=" or not isinstance(guard.left, sympy.Symbol) or not isinstance(guard.right, int):
             return False
@@ -231,6 +282,10 @@ class Conjunction:
     def _add(self, difference: sympy.Expr, kind: str, where: str) -> None:
         """Add that a difference has a relation to zero."""
         plainer = reduced(difference)
+        if kind == "==" and (rests := _rests(difference)):
+            for rest in rests:
+                self._add(rest, "==", where)
+            return
         for extreme, among, beyond in ((sympy.Min, sympy.Le, sympy.Gt), (sympy.Max, sympy.Ge, sympy.Lt)):
             for part in plainer.atoms(extreme) if kind in ("==", "!=") else ():
                 for one in part.args:
@@ -276,6 +331,27 @@ class Conjunction:
         if problem:
             raise _unsayable(guard, where, problem)
         self.others.append(guard)
+
+
+def _rests(difference: sympy.Expr) -> list[sympy.Expr]:
+    """Return the rests that have to be zero for a difference such as `a*b - 4*floor(a/2)*floor(b/2)` to be zero.
+
+    A size is never less than a quotient of it, rounded down, times what it was divided by; so products of several are
+    the same only where there are no rests. There are none if the difference is no such one.
+    """
+    terms = sympy.Add.make_args(difference)
+    quotients = sorted(difference.atoms(sympy.floor), key=str)
+    if len(terms) != 2 or len(quotients) < 2:
+        return []
+    rests: list[sympy.Expr] = []
+    for part in quotients:
+        above, under = sympy.fraction(sympy.together(part.args[0]))
+        if not (above.is_Symbol and under.is_Integer):
+            return []
+        rests.append(sympy.Mod(above, under))
+    gap = difference.xreplace({part: part.args[0] for part in quotients})
+    one_side = any(not term.has(sympy.floor) for term in terms)
+    return rests if one_side and sympy.expand(gap) == 0 else []
 
 
 def _unsayable(relation: object, where: str, why: str = "") -> CaptureError:

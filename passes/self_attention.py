@@ -11,8 +11,9 @@ import torch
 
 from archir.ir.edit import Edit
 from archir.ir.graph import Graph, Patch
+from archir.ir.input_checks import example_symbols
 from archir.ir.node import Node, Value
-from archir.ir.types import Size, TensorType
+from archir.ir.types import Size, TensorType, evaluate, symbols_of
 from archir.rewrite.insertion import Insertion, Start, splice
 from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
@@ -34,7 +35,7 @@ class Tokens:
     """
 
     around: Surroundings
-    sizes: tuple[int, ...]
+    sizes: tuple[Size, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class SelfAttention(Morphism[Tokens]):
         causal = self.causal or has_causal_mask(graph)
         for value, around in layer_ends(graph):
             tokens = _tokens(graph, value, around)
-            if not isinstance(tokens, Miss) and 1 < math.prod(tokens) <= self.limit:
+            count = 0 if isinstance(tokens, Miss) else _usual_count(graph, tokens)
+            if not isinstance(tokens, Miss) and 1 < count <= self.limit:
                 yield replace(self, after=refer(graph, value), causal=causal and len(tokens) == 1, limit=LIMIT)
 
     def match(self, graph: Graph) -> Tokens | Miss:
@@ -91,7 +93,7 @@ class SelfAttention(Morphism[Tokens]):
         value = find_value(graph, self.after)
         return splice(graph, value, lambda e: self._build(e, value, found.around, found.sizes), by=format_spec(self))
 
-    def _build(self, e: Edit, value: Value, around: Surroundings, tokens: tuple[int, ...]) -> Value:
+    def _build(self, e: Edit, value: Value, around: Surroundings, tokens: tuple[Size, ...]) -> Value:
         new = Insertion(e, value, "attention", "SelfAttention")
         size = max(around.features // self.heads, 1)
         x = value
@@ -112,11 +114,23 @@ class SelfAttention(Morphism[Tokens]):
         if around.spatial:
             y = new.call("aten.transpose.int", y, 1, 2)
         if len(tokens) > 1:
-            y = new.call("aten.unflatten.int", y, 2 if around.spatial else 1, tokens)
+            first = 2 if around.spatial else 1
+            sizes = [
+                size if isinstance(size, int) else new.call("aten.sym_size.int", value, axis)
+                for axis, size in enumerate(tokens, first)
+            ]
+            y = new.call("aten.unflatten.int", y, first, tuple(sizes))
         return new.call("aten.add.Tensor", value, y)
 
 
-def _tokens(graph: Graph, value: Value, around: Surroundings) -> tuple[int, ...] | Miss:
+def _usual_count(graph: Graph, tokens: tuple[Size, ...]) -> int:
+    """Return how many tokens there usually are, 0 if that is not known."""
+    sizes = dict(graph.signature.sizes)
+    known = all(symbols_of(size) <= sizes.keys() for size in tokens)
+    return math.prod(evaluate(size, sizes, floored=True) for size in tokens) if known else 0
+
+
+def _tokens(graph: Graph, value: Value, around: Surroundings) -> tuple[Size, ...] | Miss:
     """Return the sizes of the axes along which the tokens of a value lie."""
     type_ = graph.type_of(value)
     assert isinstance(type_, TensorType)
@@ -129,8 +143,9 @@ def _tokens(graph: Graph, value: Value, around: Surroundings) -> tuple[int, ...]
         return Miss("it holds the heads of another attention", (value.node,))
     if not sizes:
         return Miss("it has no axis of tokens", (value.node,))
-    known = tuple(size for size in sizes if isinstance(size, int))
-    return known if len(known) == len(sizes) else Miss("the number of tokens is known only at run time", (value.node,))
+    if any(symbols_of(size) & example_symbols(graph) for size in sizes):
+        return Miss("the number of tokens is that of the examples, known only at run time", (value.node,))
+    return sizes
 
 
 def has_causal_mask(graph: Graph) -> bool:

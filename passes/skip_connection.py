@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+import sympy
+import torch
+
 from archir.ir.edit import Edit
 from archir.ir.graph import Graph, Patch
+from archir.ir.input_checks import example_symbols
+from archir.ir.inputs import symbol_sizes
 from archir.ir.node import Value
-from archir.ir.types import TensorType
+from archir.ir.ops import same_types
+from archir.ir.types import Size, TensorType, as_size, evaluate, symbols_of
 from archir.rewrite.insertion import Insertion, Start, splice
 from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
@@ -136,14 +142,35 @@ def _stride(
         return Miss("the two values have different element types", nodes)
     if len(old.shape) != len(new.shape) or its.spatial != around.spatial:
         return Miss("one of the two values is an image and the other is not, or their ranks differ", nodes)
-    if old.shape[: its.axis] != new.shape[: around.axis]:
+    before, behind = old.shape[: its.axis], new.shape[: around.axis]
+    if not _are_same(graph, before, behind):
         return Miss("the two values differ in the batch or the number of tokens", nodes)
     strides: list[int] = []
     for large, small in zip(old.shape[its.axis + 1 :], new.shape[around.axis + 1 :], strict=True):
-        if not isinstance(large, int) or not isinstance(small, int):
-            return Miss("the size of an image is known only at run time", nodes)
-        stride = -(-large // small)
-        if (large - 1) // stride + 1 != small:
+        if (symbols_of(large) | symbols_of(small)) & example_symbols(graph):
+            return Miss("the size of an image is that of the batch, known only at run time", nodes)
+        first, second = (_example(graph, size) for size in (large, small))
+        stride = -(-first // max(second, 1))
+        if not _are_same(graph, (_strided(large, stride),), (small,)):
             return Miss(f"no stride takes a size of {large} to {small}", nodes)
         strides.append(stride)
     return tuple(strides)
+
+
+_LARGE = 64
+"""Sizes that are known at run time only are at least as large where a stride is looked for."""
+
+
+def _example(graph: Graph, size: Size) -> int:
+    """Return a size as it is for large inputs."""
+    return size if isinstance(size, int) else evaluate(size, symbol_sizes(graph, _LARGE), floored=True)
+
+
+def _strided(size: Size, stride: int) -> Size:
+    return (size - 1) // stride + 1 if isinstance(size, int) else as_size(sympy.floor((size - 1) / stride) + 1)
+
+
+def _are_same(graph: Graph, one: tuple[Size, ...], other: tuple[Size, ...]) -> bool:
+    """Say whether sizes are the same wherever the guards of a graph hold."""
+    left, right = (TensorType(torch.float32, sizes) for sizes in (one, other))
+    return same_types((left,), (right,), graph.signature.guards)

@@ -59,6 +59,21 @@ def test_the_loop_of_the_page_on_loops_runs(
     assert "predicted" in capsys.readouterr().out
 
 
+def test_the_page_on_inputs_of_any_size_prints_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "dynamic.md").read_text()
+    (code,), (printed, _) = blocks("python", page), blocks("text", page)
+    module = ModuleType("dynamic")
+    monkeypatch.setitem(sys.modules, "dynamic", module)
+    exec(compile(code, "dynamic.md", "exec", dont_inherit=True), vars(module))
+    out = capsys.readouterr().out
+    assert out.startswith(printed)
+    assert out.splitlines()[-1] == "i64[B, T]"
+    assert (tmp_path / "out" / "net.py").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from itertools import chain
+from itertools import accumulate, chain, islice
 from operator import attrgetter
 from weakref import WeakKeyDictionary
 
+import sympy
 import torch
+from sympy import nextprime
 
 from archir.axes.rules import (
     attention,
@@ -27,11 +30,12 @@ from archir.axes.rules import (
 )
 from archir.axes.rules.context import Context, Room, Rule, Speller, Unknown
 from archir.axes.rules.movement import data_movement
-from archir.axes.terms import Atom, Term, add_role, freeze, resolve
+from archir.axes.terms import Atom, Term, add_role, freeze, leaves, resolve
 from archir.axes.value_axes import Axes
 from archir.axes.widths import Analysis, Place, Width, Widths
 from archir.ir.graph import Graph
-from archir.ir.node import Node, Value
+from archir.ir.input_checks import example_symbols
+from archir.ir.node import INPUT, Node, Value
 from archir.ir.registry import operator_of
 from archir.ir.structure import Structure
 from archir.ir.types import ScalarType, Size, TensorType, evaluate, symbols_of
@@ -56,7 +60,7 @@ RULES: Mapping[str, Rule] = {
 }
 """The rule of each operator; other pointwise operators are found in the table of operators."""
 
-_PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039, 1_000_081, 1_000_099)
+_BEFORE_PRIMES = 1_000_000
 """Run-time sizes are given large primes, so that a reshape that mixes them with channels is still unambiguous."""
 
 _NAMES_OF_AXES = frozenset({"dim", "dims", "dimension"})
@@ -104,7 +108,24 @@ def analyse(graph: Graph) -> Analysis:
     for value in graph.output.values:
         _boundary(axes[value.node][value.index] or (), "an axis of an output")
     free, frozen = _collect(graph, axes)
-    return Analysis(free, frozen, Axes(axes), spellers)
+    run_time, examples = _run_time(graph, axes)
+    return Analysis(free, frozen, Axes(axes), spellers, run_time, examples)
+
+
+def _run_time(
+    graph: Graph, axes: Mapping[int, Sequence[tuple[Term, ...] | None]]
+) -> tuple[frozenset[Atom], frozenset[Atom]]:
+    """Return the atoms whose sizes are known at run time only, and those of them that examples lie along."""
+    batch = example_symbols(graph)
+    open_, fixed, examples = set[Atom](), set[Atom](), set[Atom]()
+    for node in graph.nodes:
+        for type_, terms in zip(node.results, axes.get(node.id, ()), strict=False):
+            for size, term in zip(type_.shape, terms or (), strict=False) if isinstance(type_, TensorType) else ():
+                found = leaves(term)
+                (fixed if isinstance(size, int) else open_).update(found)
+                if node.op == INPUT and symbols_of(size) & batch:
+                    examples.update(found)
+    return frozenset(open_ - fixed), frozenset(examples - fixed)
 
 
 def _boundary(axes: tuple[Term, ...], reason: str) -> tuple[Term, ...]:
@@ -115,12 +136,18 @@ def _boundary(axes: tuple[Term, ...], reason: str) -> tuple[Term, ...]:
 
 
 class _Sizes(dict[Size, int]):
-    """Sizes as integers, run-time ones replaced by large primes."""
+    """Sizes as integers, run-time ones replaced by large primes, times what the guards say divides them."""
 
     def __init__(self, graph: Graph) -> None:
         types = [t for n in graph.inputs for t in n.results if isinstance(t, TensorType)]
         names = sorted({name for t in types for size in t.shape for name in symbols_of(size)})
-        self._symbols = {name: _PRIMES[i % len(_PRIMES)] for i, name in enumerate(names)}
+        primes, divisors = (
+            accumulate(names, lambda prime, _: nextprime(prime), initial=_BEFORE_PRIMES),
+            _divisors(graph),
+        )
+        self._symbols = {
+            name: prime * divisors.get(name, 1) for name, prime in zip(names, islice(primes, 1, None), strict=False)
+        }
 
     def __missing__(self, size: Size) -> int:
         number = self[size] = evaluate(size, {s: self._symbols.get(s, _OTHER) for s in symbols_of(size)}, floored=True)
@@ -130,6 +157,16 @@ class _Sizes(dict[Size, int]):
         """Return the sizes of each result; none for a number."""
         number = self.__getitem__
         return [tuple(map(number, t.shape)) if isinstance(t, TensorType) else () for t in node.results]
+
+
+def _divisors(graph: Graph) -> dict[str, int]:
+    """Return by what the guards say that a symbol can be divided."""
+    found: dict[str, int] = {}
+    for guard in graph.signature.guards:
+        match guard.left:
+            case sympy.Mod(args=(sympy.Symbol(name=name), sympy.Integer() as by)) if str(guard).endswith("== 0"):
+                found[name] = math.lcm(found.get(name, 1), int(by))
+    return found
 
 
 def _infer_call(c: Context) -> Sequence[tuple[Term, ...] | None]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from types import MappingProxyType
 
 import torch
 
-from archir.axes.terms import Atom, Product, Sum, Term
+from archir.axes.terms import Atom, Product, Sum, Term, leaves
 
 
 def size_of(term: Term, sizes: Mapping[Atom, int]) -> int:
@@ -17,6 +17,45 @@ def size_of(term: Term, sizes: Mapping[Atom, int]) -> int:
         return sizes.get(term, term.size)
     parts = [size_of(p, sizes) for p in term.parts]
     return math.prod(parts) if isinstance(term, Product) else sum(parts)
+
+
+def run_time_sizes(
+    terms: Sequence[Term],
+    shape: Sequence[int],
+    run_time: Set[Atom],
+    known: Mapping[Atom, int] = MappingProxyType({}),
+    *,
+    last: bool = False,
+) -> dict[Atom, int]:
+    """Return the sizes of atoms known at run time only, as the shape of a tensor tells them.
+
+    Where it tells no more than the product of several, the first of them is taken to be all of it, or the last.
+
+    Args:
+        terms: the resolved terms of all axes of the tensor.
+        shape: its shape.
+        run_time: the atoms whose sizes are known at run time only.
+        known: the sizes of some of them.
+        last: which one is all of a product.
+    """
+    found = dict(known)
+    axes = [(term, size) for term, size in zip(terms, shape, strict=True) if not run_time.isdisjoint(leaves(term))]
+    while axes:
+        waiting = [(term, size, _unknown(term, run_time, found)) for term, size in axes]
+        waiting = [entry for entry in waiting if entry[2]]
+        if not waiting:
+            break
+        term, size, atoms = min(waiting, key=lambda entry: len(entry[2]))
+        whole = atoms[-1] if last else atoms[0]
+        found |= dict.fromkeys(atoms, 1)
+        none = size_of(term, {**found, whole: 0})
+        each = size_of(term, found) - none
+        found[whole] = (size - none) // each if each else size
+    return found
+
+
+def _unknown(term: Term, run_time: Set[Atom], known: Mapping[Atom, int]) -> list[Atom]:
+    return [atom for atom in dict.fromkeys(leaves(term)) if atom in run_time and atom not in known]
 
 
 def contains(term: Term, atom: Atom) -> bool:

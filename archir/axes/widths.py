@@ -80,6 +80,8 @@ class Analysis:
         frozen: widths that may not, each with its reason.
         axes: the axes of every tensor value.
         spellers: for the calls whose arguments follow from axis sizes, how.
+        run_time: atoms whose sizes are known at run time only.
+        examples: those among them that the examples of a batch lie along.
         values: the values in which a width stands, by its atom, once they were asked for.
     """
 
@@ -87,6 +89,8 @@ class Analysis:
     frozen: tuple[Width, ...]
     axes: Axes
     spellers: Mapping[int, Speller]
+    run_time: frozenset[Atom] = frozenset()
+    examples: frozenset[Atom] = frozenset()
     values: dict[Atom, tuple[Value, ...]] = field(default_factory=dict)
 
     @cached_property

@@ -49,6 +49,13 @@ def trace(
         str | None, typer.Option(help="file.py:function that returns the example inputs, a tuple or a dictionary.")
     ] = None,
     arguments: Annotated[str, typer.Option(help="Arguments of the factory, as JSON.")] = "{}",
+    dynamic: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT:AXIS=NAME",
+            help="An axis that may have any size, and what that is called: x:1=T; may be repeated.",
+        ),
+    ] = None,
     static_batch: Annotated[
         bool, typer.Option("--static-batch", help="Capture for the batch size of the example inputs only.")
     ] = False,
@@ -60,8 +67,8 @@ def trace(
 ) -> None:
     """Capture a PyTorch model, or read an ONNX file, as a graph."""
     if model.lower().endswith(".onnx"):
-        if input or inputs or arguments != "{}" or static_batch:
-            told = "--input, --inputs, --arguments and --static-batch are of PyTorch models"
+        if input or inputs or arguments != "{}" or dynamic or static_batch:
+            told = "--input, --inputs, --arguments, --dynamic and --static-batch are of PyTorch models"
             raise typer.BadParameter("an ONNX file says what its inputs are", param_hint=told)
         graphs.read_onnx(Path(model), output, sizes=size or [])
         return
@@ -75,6 +82,7 @@ def trace(
         shapes=input or [],
         inputs=inputs,
         arguments=arguments,
+        dynamic=dynamic or [],
         static_batch=static_batch,
         seed=seed,
     )

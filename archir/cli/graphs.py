@@ -23,6 +23,7 @@ from archir.errors import GrowError, ParseError
 from archir.growing.importing import call_object
 from archir.growing.model import load_model
 from archir.growing.records import from_json
+from archir.ir.axis_names import parse_dynamic
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from archir.ir.room import too_large
@@ -42,6 +43,7 @@ def trace_model(
     shapes: Sequence[str],
     inputs: str | None,
     arguments: str,
+    dynamic: Sequence[str],
     static_batch: bool,
     seed: int,
 ) -> None:
@@ -51,11 +53,13 @@ def trace_model(
         CaptureError: the model cannot be captured.
         FileError: the file of the model is missing, or the graph cannot be written.
         GrowError: there is no such model, or it cannot be made.
-        ParseError: an input or the arguments are not written right.
+        ParseError: an input, an axis or the arguments are not written right.
     """
     torch.manual_seed(seed)
+    axes = parse_dynamic(dynamic)
     args, kwargs = _call_inputs(inputs) if inputs else _make_inputs(shapes)
-    _write(trace(load_model(model, _json_object(arguments)), args, kwargs, static_batch=static_batch), output)
+    module = load_model(model, _json_object(arguments))
+    _write(trace(module, args, kwargs, dynamic=axes or None, static_batch=static_batch), output)
 
 
 def read_onnx(file: Path, output: Path, *, sizes: Sequence[str]) -> None:

@@ -42,6 +42,7 @@ from archir.growing.report_tables import (
 )
 from archir.growing.run import RunDirectory, open_run
 from archir.growing.training import evaluate
+from archir.ir.axis_names import parse_dynamic
 from archir.ir.graph import Graph
 from archir.kinds import COMPRESSING, morphisms
 from archir.plugins import find_passes
@@ -211,7 +212,6 @@ def seed_and_data(config: RunConfig) -> tuple[Graph, Dataset]:
 
     Raises:
         CaptureError: the model cannot be captured on the examples, or nodes of an ONNX file cannot be read.
-        CaptureError: nodes of an ONNX file cannot be read.
         FileError: a file is missing or damaged.
         GrowError: there is no such model, or it cannot be made; or the source of the data makes no sense.
         ScoreError: examples that are mappings have no entry of targets.
@@ -223,7 +223,7 @@ def seed_and_data(config: RunConfig) -> tuple[Graph, Dataset]:
     torch.manual_seed(config.options.seed)
     model = load_model(source.factory or "", source.arguments, base=config.base)
     dataset = config.load_data(input_types(model).keywords)
-    return trace_on(model, dataset.train), dataset
+    return trace_on(model, dataset.train, parse_dynamic(source.dynamic)), dataset
 
 
 def start(

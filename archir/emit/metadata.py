@@ -53,4 +53,5 @@ def _note(model: onnx.ModelProto, notes: Mapping[str, str]) -> None:
 def _sizes(graph: Graph) -> dict[str, int]:
     """Return the size of each dynamic axis that `cost` takes it to have."""
     types = [type_ for node in graph.inputs for type_ in node.results if isinstance(type_, TensorType)]
-    return {name: EXAMPLES for type_ in types for size in type_.shape for name in sorted(symbols_of(size))}
+    names = [name for type_ in types for size in type_.shape for name in sorted(symbols_of(size))]
+    return dict.fromkeys(names, EXAMPLES) | dict(graph.signature.sizes)

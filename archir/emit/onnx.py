@@ -29,6 +29,7 @@ from archir.errors import EmitError, FileError
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from archir.ir.node import Value
+from archir.ir.recurrent import any_length
 from archir.ir.types import TensorType, Type, symbols_of
 
 TOLERANCE = 1e-4
@@ -202,6 +203,7 @@ def _export(graph: Graph, opset: int | None, optimize: bool, norms: BatchNorm) -
             "an operator has no ONNX form, or depends on the batch size in a way ONNX cannot say",
         ),
         quiet(),
+        any_length(),
         torch.no_grad(),
         # A batch of one is a batch like others: a graph may be for no more than two.
         symbolic_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
@@ -293,19 +295,27 @@ def _dynamic(type_: Type) -> dict[int, _DimHint]:
 
 
 def _name_axes(graph: Graph, model: onnx.ModelProto) -> None:
-    """Give the dynamic axes of a file the names they have in the graph."""
-    shapes = {name: n.results[0] for name, n in zip(_names(graph)[0], graph.inputs, strict=True)}
+    """Give the dynamic axes of a file the names they have in the graph.
+
+    The exporter calls one that its recurrent layers run along by the size it was exported with.
+    """
+    inputs, outputs = _names(graph)
+    types = dict(zip(inputs, (node.results[0] for node in graph.inputs), strict=True))
+    made = dict(zip(outputs, map(graph.type_of, results(graph)), strict=True))
     new: dict[str, str] = {}
-    for value in model.graph.input:
-        type_ = shapes.get(value.name)
+    for value in [*model.graph.input, *model.graph.output]:
+        type_ = types.get(value.name, made.get(value.name))
         if isinstance(type_, TensorType):
             for dim, size in zip(value.type.tensor_type.shape.dim, type_.shape, strict=False):
-                if dim.dim_param and str(size).isidentifier():
-                    new[dim.dim_param] = str(size)
+                if not isinstance(size, int) and str(size).isidentifier():
+                    if dim.dim_param and value.name in types:
+                        new[dim.dim_param] = str(size)
+                    dim.dim_param = str(size)
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = re.sub(r"[A-Za-z_]\w*", lambda m: new.get(m[0], m[0]), dim.dim_param)
+            if dim.dim_param and dim.dim_param not in new.values():
+                whole = re.sub(r"[A-Za-z_]\w*", lambda m: new.get(m[0], m[0]), dim.dim_param)
+                dim.dim_param = new.get(dim.dim_param, whole)
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -19,6 +19,7 @@ from archir.growing.device import CPU, sent, within_memory
 from archir.growing.examples import Examples, Inputs, Split
 from archir.growing.given_batches import GivenBatches
 from archir.growing.iterated import Iterated
+from archir.growing.ragged import Ragged
 from archir.growing.training_loss import Mixed
 from archir.ir.seeds import derived_seed
 from archir.scoring.processes import ALONE, WHOLE, Around, Processes
@@ -117,7 +118,8 @@ class Batches:
 
     Attributes:
         split: the examples; every one is used once.
-        size: the largest batch size; batches differ by at most one, so that no small one is left at the end.
+        size: the largest batch size; batches differ by at most one, so that no small one is left at the end. Examples
+            of several shapes are batches of one shape after the other.
         seed: seed of the order, of the augmentation, and of what is random when examples are read; in the order of
             the split if not given.
         augmentation: change of the inputs.
@@ -145,7 +147,12 @@ class Batches:
             raise GrowError("only shuffled images can be augmented", hint="give a seed, or turn the augmentation off")
 
     def __len__(self) -> int:
-        return math.ceil(len(self.split) / self.size)
+        return sum(map(len, self._of_pieces)) or math.ceil(len(self.split) / self.size)
+
+    @property
+    def _of_pieces(self) -> list[Batches]:
+        """The batches of the examples of each shape, none where all have one."""
+        return [replace(self, split=piece) for piece in self.split.pieces] if isinstance(self.split, Ragged) else []
 
     def _check_shares(self, examples: int) -> None:
         """Check that a batch has an example for every process."""
@@ -161,6 +168,8 @@ class Batches:
         """The numbers of examples of the batches, those of all processes together."""
         if self.split.count is None:
             return _Alike(self.size)
+        if several := self._of_pieces:
+            return [size for batches in several for size in batches.sizes]
         most, larger = divmod(len(self.split), len(self))
         return [most + (i < larger) for i in range(len(self))]
 
@@ -191,6 +200,10 @@ class Batches:
                 yield from self._one_pass(self.split, first)
             else:
                 yield from self.following(most)
+            return
+        if several := self._of_pieces:
+            last = None if most is None else first + most
+            yield from islice((batch for batches in several for batch in batches), first, last)
             return
         generator = torch.Generator().manual_seed(self.seed or 0)
         count = len(self.split)

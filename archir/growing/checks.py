@@ -17,10 +17,10 @@ from archir.errors import FileError, GrowError, ScoreError
 from archir.growing.batches import Batches
 from archir.growing.device import device_of, sent
 from archir.growing.examples import AT_ONCE, Examples, Split, looked_at
-from archir.growing.iterables import joined
 from archir.growing.iterated import Iterated
 from archir.growing.options import GrowOptions
 from archir.growing.precision import half_type
+from archir.growing.ragged import Ragged, joined, together
 from archir.growing.training import call, differentiating, evaluating, outputs_in
 from archir.scoring.losses import LOSSES, NO_LABEL, Loss, check_probabilities, class_axis, is_unknown, labels_of
 from archir.scoring.processes import ALONE, Processes
@@ -35,6 +35,10 @@ def labelled(split: Examples, loss: Loss) -> torch.Tensor:
         if labels is None
         else (labels != NO_LABEL).reshape(len(split), -1).any(1).nonzero()[:, 0]
     )
+
+
+Held = Examples | Ragged
+"""Examples in memory, of one shape or of several."""
 
 
 def first_labelled(split: Split, loss: Loss, most: int, order: torch.Tensor | None = None) -> Examples | None:
@@ -80,11 +84,18 @@ def _first_iterated(split: Iterated, loss: Loss, most: int) -> Examples | None:
                 count += len(kept)
             if count >= most:
                 break
-        found = joined(parts) if parts else None
+        if split.varies and parts:
+            return _of_one_shape(joined(parts), most)
+        found = together(parts) if parts else None
     return found and found.take(slice(most))
 
 
-def held_out(validation: Split, loss: Loss, most: int, seed: int) -> tuple[Examples, Examples]:
+def _of_one_shape(found: Examples | Ragged, most: int) -> Examples:
+    """Return some examples of the first shape there is."""
+    return (found if isinstance(found, Examples) else found.pieces[0]).take(slice(most))
+
+
+def held_out(validation: Split, loss: Loss, most: int, seed: int) -> tuple[Held, Held]:
     """Return two disjoint parts of the validation split, of labelled examples: to select on, and to check on.
 
     Both are in memory, whether the split is or not. Of what can only be iterated all of a pass is read for them.
@@ -101,6 +112,7 @@ def held_out(validation: Split, loss: Loss, most: int, seed: int) -> tuple[Examp
         ScoreError: its examples are neither pairs nor mappings with targets.
     """
     generator = torch.Generator().manual_seed(seed)
+    found: Held | None
     if isinstance(validation, Iterated):
         found = _drawn(validation, loss, 2 * most, generator)
     else:
@@ -109,25 +121,33 @@ def held_out(validation: Split, loss: Loss, most: int, seed: int) -> tuple[Examp
     size = len(found) // 2 if found else 0
     if found is None or size < 1:
         raise GrowError("the validation split is too small to select on one part and check on another")
+    if isinstance(found, Ragged):
+        order = torch.randperm(len(found), generator=generator)  # of every shape some for each
+        return found.part(order[:size].sort().values), found.part(order[size : 2 * size].sort().values)
     return found.take(slice(0, size)), found.take(slice(size, 2 * size))
 
 
-def _drawn(split: Iterated, loss: Loss, most: int, generator: torch.Generator) -> Examples | None:
+def _drawn(split: Iterated, loss: Loss, most: int, generator: torch.Generator) -> Held | None:
     """Return some labelled examples of a pass, each as likely as any other: those with the least of random keys.
 
     Source: Efraimidis and Spirakis, Weighted random sampling with a reservoir (2006), with all weights alike.
     """
-    held, keys = list[Examples](), torch.empty(0, dtype=torch.float64)
+    held, bound = list[tuple[Examples, torch.Tensor]](), torch.inf
     for batch in split.one_pass(LOOKED_FOR):
         kept = labelled(batch, loss)
         fresh = torch.rand(len(kept), generator=generator, dtype=torch.float64)
-        low = fresh < keys.max() if len(keys) == most else torch.ones(len(kept), dtype=torch.bool)
+        low = fresh < bound
         if not bool(low.any()):
             continue
-        keys = torch.cat((keys, fresh[low]))
-        least = keys.argsort()[:most]
-        held, keys = [joined([*held, batch.take(kept[low])]).take(least)], keys[least]
-    return held[0] if held else None
+        held.append((batch.take(kept[low]), fresh[low]))
+        keys = torch.cat([own for _, own in held])
+        if len(keys) >= most:
+            bound = float(keys.sort().values[most - 1])
+            held = [(part.take(own <= bound), own[own <= bound]) for part, own in held if bool((own <= bound).any())]
+    if not held:
+        return None
+    found = (joined if split.varies else together)([part for part, _ in held])
+    return found.take(torch.cat([own for _, own in held]).argsort()) if isinstance(found, Examples) else found
 
 
 def check_examples(

@@ -7,6 +7,7 @@
     [model]
     factory = "mine.py:seed"          # or "package.module:function"; or graph = "net.archir", "net.onnx"
     arguments = { width = 8 }
+    dynamic = ["x:1=T"]               # axis 1 of the input x may have any size, called T
 
     [data]
     source = "digits"                 # or "mine.py:function", which may return a DataLoader; see archir.load_data
@@ -33,12 +34,13 @@ from typing import Annotated, Any, Self
 import pydantic
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
-from archir.errors import ArchirError, FileError, GrowError
+from archir.errors import ArchirError, FileError, GrowError, ParseError
 from archir.growing.batches import Augmentation
 from archir.growing.data import Dataset, load_data
 from archir.growing.importing import load_object
 from archir.growing.optimisers import OptimiserOptions
 from archir.growing.options import Growing, GrowOptions, Training
+from archir.ir.axis_names import parse_dynamic
 from archir.scoring.budget import Budget, Prices
 from archir.scoring.losses import Loss, find_loss
 from archir.scoring.ranges import CLOSED, Count, Seed, Text, Truth, Whole, checked, problem, problems_of
@@ -57,14 +59,16 @@ class ModelSource:
     Attributes:
         factory: `package.module:name` or `file.py:name` of a function that makes an nn.Module.
         arguments: keyword arguments of the function.
+        dynamic: the axes of its inputs that are dynamic besides the batch, `x:1=T`.
         graph: an `.archir` or an ONNX file.
 
     Raises:
-        GrowError: there is neither or both, or a graph with arguments.
+        GrowError: there is neither or both, or a graph with arguments; or an axis is not written right.
     """
 
     factory: Text | None = None
     arguments: Mapping[str, Any] = Field(default_factory=dict)
+    dynamic: tuple[Text, ...] = ()
     graph: Text | None = None
 
     @model_validator(mode="after")
@@ -73,6 +77,13 @@ class ModelSource:
             raise problem("the model needs one of factory and graph")
         if self.arguments and self.graph is not None:
             raise problem("arguments are those of a factory, a graph takes none")
+        if self.dynamic and self.graph is not None:
+            raise problem("a graph says itself which axes are dynamic")
+        try:
+            parse_dynamic(self.dynamic)
+        except ParseError as error:
+            told = "; ".join(line.strip() for line in error.where.splitlines())
+            raise problem(f"dynamic: {told}; {error.hint}") from error
         return self
 
 

@@ -22,6 +22,7 @@ from archir.growing.engine import Engine
 from archir.growing.examples import Split
 from archir.growing.fingerprint import differences, fingerprint
 from archir.growing.input_types import input_types
+from archir.growing.iterated import of_any_size
 from archir.growing.lock import lock_run
 from archir.growing.log import Listener, Log
 from archir.growing.options import GrowOptions
@@ -32,6 +33,7 @@ from archir.growing.sharding import check_sharding, shards
 from archir.growing.start import expand
 from archir.growing.trainer import live_module
 from archir.ir.graph import Graph
+from archir.ir.input_checks import any_sizes
 from archir.rewrite.morphism import Morphism
 from archir.scoring.budget import Budget
 from archir.scoring.losses import Loss, find_loss
@@ -169,6 +171,8 @@ def carry_out(
     given, graph = graph.device, moved(graph, device)
     types = input_types(graph)
     train, validation = train.changed(types), validation.changed(types)
+    if any_sizes(graph):
+        train, validation = of_any_size(train), of_any_size(validation)
 
     @cache
     def decided() -> Mapping[str, Any]:

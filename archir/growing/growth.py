@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from archir.cost import Cost, cost
-from archir.growing.examples import Examples, Split
+from archir.growing.examples import Split
 from archir.growing.mending import mend
 from archir.growing.options import GrowOptions
 from archir.growing.ranks import check_same_graph
@@ -106,8 +106,8 @@ def grow_once(
     graph: Graph,
     *,
     train: Split,
-    selection: Examples,
-    check: Examples,
+    selection: Split,
+    check: Split,
     loss: Loss,
     budget: Budget,
     options: GrowOptions,

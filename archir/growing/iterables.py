@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from archir.errors import FileError, GrowError
 from archir.growing.collation import as_tensor, collated
 from archir.growing.examples import AT_ONCE, LOOKED_AT, Examples
+from archir.growing.ragged import differ_in_size, together
 from archir.growing.reading import as_in_a_process_of_its_own, explained, seed_all
 from archir.ir.seeds import derived_seed
 from archir.scoring.pairs import pair_of
@@ -47,23 +48,25 @@ class Reiterable:
     _last: list[Callable[[], Any]] = field(default_factory=list, repr=False)
 
     @cached_property
-    def first(self) -> tuple[Examples, tuple[int, ...]]:
-        """The first examples of the first pass, and the sizes of the batches that they come in.
+    def first(self) -> tuple[Examples, tuple[int, ...], bool]:
+        """The first examples of the first pass, the sizes of the batches that they come in, and whether others follow.
 
-        They are `LOOKED_AT` if there are as many.
+        They are `LOOKED_AT` if there are as many of the shape of the first ones.
 
         Raises:
             FileError: there are none, or they are no batches, hold no numbers, or differ in shape.
             GrowError: code of the user's that gives them fails.
             ScoreError: a batch is neither a pair nor a mapping with targets.
         """
-        parts, found = list[Examples](), 0
+        parts, found, more = list[Examples](), 0, False
         for batch in self.begin(0, 0):
+            if more := bool(parts) and differ_in_size(parts[0], batch):
+                break
             parts.append(batch)
             found += len(batch)
-            if found >= LOOKED_AT:
+            if more := found >= LOOKED_AT:
                 break
-        return joined(parts).take(slice(LOOKED_AT)), tuple(map(len, parts))
+        return together(parts).take(slice(LOOKED_AT)), tuple(map(len, parts)), more
 
     def begin(self, number: int, seed: int, skipped: int = 0) -> Iterator[Examples]:
         """Yield the batches of a pass; examples that come one by one are made batches of a few.
@@ -150,37 +153,6 @@ def _known(iterator: Iterator[Any]) -> Callable[[], Any]:
         return weakref.ref(iterator)
     except TypeError:  # one of those of Python itself
         return lambda: iterator
-
-
-def joined(parts: list[Examples]) -> Examples:
-    """Return examples one after the other, as one; a single part is returned as it is.
-
-    Raises:
-        FileError: they differ in shape, or in what they hold.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    try:
-        inputs, targets = (_joined([getattr(part, name) for part in parts]) for name in ("inputs", "targets"))
-    except (RuntimeError, TypeError, ValueError, LookupError) as error:
-        raise FileError(
-            "batches do not fit together",
-            where=f"{parts[0].where}, and those after it",
-            why=f"{type(error).__name__}: {error}",
-            hint="bring all batches to one shape: a network is for one, and they are cut and joined to its batch_size",
-        ) from error
-    return Examples(inputs, targets, parts[0].where)
-
-
-def _joined(parts: list[Any]) -> Any:
-    first = parts[0]
-    if isinstance(first, Mapping):
-        if any(part.keys() != first.keys() for part in parts):
-            raise ValueError("their entries have other names")
-        return {key: _joined([part[key] for part in parts]) for key in first}
-    if isinstance(first, tuple):
-        return tuple(_joined(list(some)) for some in zip(*parts, strict=True))
-    return torch.cat(parts)
 
 
 def _tensors(value: Any, name: str) -> Any:

@@ -11,7 +11,8 @@ import torch
 
 from archir.errors import GrowError, UnnumberedError
 from archir.growing.examples import LOOKED_AT, Change, Examples, Part, Split
-from archir.growing.iterables import Reiterable, joined
+from archir.growing.iterables import Reiterable
+from archir.growing.ragged import are_alike, together
 from archir.growing.reading import check_finite
 
 Position = tuple[int, int, int]
@@ -26,8 +27,10 @@ LONGEST = 2**24
 class _Reading:
     """Examples from a position on, in batches; it holds those that were read and not given yet."""
 
-    def __init__(self, parts: Iterator[tuple[Position, Examples]], position: Position, *, endless: bool) -> None:
-        self._parts, self._endless = parts, endless
+    def __init__(
+        self, parts: Iterator[tuple[Position, Examples]], position: Position, *, endless: bool, varies: bool
+    ) -> None:
+        self._parts, self._endless, self._varies = parts, endless, varies
         self._held = deque[tuple[Position, Examples]]()
         self._count, self._after = 0, position
 
@@ -39,6 +42,8 @@ class _Reading:
     def next(self, size: int) -> Examples | None:
         """Return so many examples; at the end, the last two batches differ by one at most. None if there are no more.
 
+        Where sizes vary there are fewer if the next are of others.
+
         Raises:
             ArchirError: they cannot be read, or do not fit together.
         """
@@ -49,17 +54,17 @@ class _Reading:
         if not self._count:
             return None
         wanted = size if self._count >= least else self._count if self._count <= size else -(-self._count // 2)
-        self._count -= wanted
         pieces = list[Examples]()
-        while wanted:
+        while wanted and not (pieces and self._varies and not are_alike(pieces[0], self._held[0][1])):
             (number, batch, example), part = self._held.popleft()
             if len(part) > wanted:
                 self._held.appendleft(((number, batch, example + wanted), part.take(slice(wanted, None))))
                 part = part.take(slice(wanted))
             pieces.append(part)
             wanted -= len(part)
+            self._count -= len(part)
             self._after = number, batch + 1, 0
-        return joined(pieces)
+        return together(pieces)
 
 
 @dataclass
@@ -90,11 +95,14 @@ class Iterated(Split):
         source: what is iterated.
         where: what it is, for errors.
         changes: what is done to every batch of the user's in turn.
+        varies: whether batches may have different sizes, such as sequences of several lengths. A batch then has those
+            of one size, and fewer examples than are asked for where the next ones are of another.
     """
 
     source: Reiterable
     where: str
     changes: tuple[Change, ...] = ()
+    varies: bool = False
     _place: _Place = field(default_factory=_Place, repr=False)
 
     def __repr__(self) -> str:
@@ -142,6 +150,8 @@ class Iterated(Split):
     def take(self, examples: torch.Tensor | slice) -> Examples:
         """Return some of the first pass, counted from its beginning, in memory; those before them are read, too.
 
+        They are of one size: those before the first of another, where sizes vary.
+
         Raises:
             FileError: they are no batches, hold no finite numbers, or differ in shape.
             GrowError: code of the user's that gives them fails.
@@ -151,16 +161,18 @@ class Iterated(Split):
         most = examples.stop if isinstance(examples, slice) else int(examples.max()) + 1
         if most is None or most < 0:
             raise self._unnumbered("no length")
-        # Where there are fewer first ones than there may be, they are all.
-        if most <= len(self.first) or len(self.first) < LOOKED_AT:
+        if most <= len(self.first) or self.varies or not self.source.first[2]:
             return self.first.take(examples)
         parts, found = list[Examples](), 0
-        for batch in self.one_pass(LOOKED_AT):
+        self.go_to(self.position, self._place.seed)
+        for batch in replace(self, varies=True, _place=_Place()).one_pass(LOOKED_AT):
+            if parts and not are_alike(parts[0], batch):
+                break
             parts.append(batch)
             found += len(batch)
             if found >= most:
                 break
-        return joined(parts).take(examples)
+        return together(parts).take(examples)
 
     @property
     def position(self) -> Position:
@@ -193,7 +205,7 @@ class Iterated(Split):
         while most is None or given < most:
             if place.reading is None:
                 parts = _parts(self.source, self.changes, place.position, place.seed, endless=True)
-                place.reading = _Reading(parts, place.position, endless=True)
+                place.reading = _Reading(parts, place.position, endless=True, varies=self.varies)
             position = place.reading.position
             try:
                 batch = place.reading.next(size)
@@ -214,7 +226,7 @@ class Iterated(Split):
         """
         self.go_to(self.position, self._place.seed)
         parts = _parts(self.source, self.changes, START, 0, endless=False)
-        reading, given = _Reading(parts, START, endless=False), 0
+        reading, given = _Reading(parts, START, endless=False, varies=self.varies), 0
         while (batch := reading.next(size)) is not None:
             given += len(batch)
             if given > LONGEST:
@@ -256,6 +268,11 @@ def _changed(batch: Examples, changes: Sequence[Change]) -> Examples:
         batch = change(batch)
     check_finite(batch, range(len(batch)))
     return batch
+
+
+def of_any_size(split: Split) -> Split:
+    """Return a split whose batches may have different sizes, if it can only be iterated; others as they are."""
+    return replace(split, varies=True, _place=_Place()) if isinstance(split, Iterated) else split
 
 
 def position_of(split: Split) -> Position | None:

@@ -10,7 +10,7 @@ import torch
 
 from archir.errors import GrowError, ScoreError
 from archir.growing.batches import Batches, Drawn
-from archir.growing.examples import Examples, Split
+from archir.growing.examples import Split
 from archir.growing.given_batches import GivenBatches, unbound
 from archir.growing.reading import each_batch
 from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches, cut_up, no_batches
@@ -54,8 +54,8 @@ class SplitBatches(StepBatches):
     """
 
     train: Split
-    selection: Examples
-    check: Examples
+    selection: Split
+    check: Split
     size: int
 
     def learned_on(self, seed: int, device: torch.device, processes: Processes) -> Batches:
@@ -71,7 +71,7 @@ class SplitBatches(StepBatches):
         return Batches(self.check, self.size, None, None, device, processes)
 
     @property
-    def timed_on(self) -> Examples:
+    def timed_on(self) -> Split:
         """Where the example is taken from whose forward pass is timed."""
         return self.check
 

@@ -70,6 +70,29 @@ def sources(types: Sequence[Type]) -> dict[str, Source]:
     return found
 
 
+def example_symbols(graph: GraphData) -> frozenset[str]:
+    """Return the symbols that the examples of a batch lie along: those of the first axes of the inputs.
+
+    One that some input has on another axis, as the length of a sequence, is none of them. Where the outputs begin with
+    none of these, it is those that they begin with.
+    """
+    shapes, made = (
+        [t.shape for t in types if isinstance(t, TensorType) and t.shape]
+        for types in ([n.results[0] for n in graph.inputs], map(graph.type_of, graph.output.values))
+    )
+    first = frozenset().union(*(symbols_of(shape[0]) for shape in shapes))
+    known = frozenset().union(*(symbols_of(size) for shape in shapes for size in shape))
+    begun = known.intersection(*(symbols_of(shape[0]) for shape in made)) if made else frozenset()
+    found = first - frozenset().union(*(symbols_of(size) for shape in shapes for size in shape[1:])) or first
+    return found if found & begun or not begun else begun
+
+
+def any_sizes(graph: GraphData) -> frozenset[str]:
+    """Return the symbols of sizes that may be any, such as the length of a sequence; those of the examples left out."""
+    known = frozenset().union(*(symbols_of(size) for _, _, size in _sizes([n.results[0] for n in graph.inputs])))
+    return known - example_symbols(graph)
+
+
 def _sizes(types: Sequence[Type]) -> list[tuple[int, int | None, Size]]:
     """Return every size the inputs have: number of the input, axis, size."""
     found: list[tuple[int, int | None, Size]] = []
@@ -82,15 +105,23 @@ def _sizes(types: Sequence[Type]) -> list[tuple[int, int | None, Size]]:
 
 
 def faults(graph: GraphData) -> list[str]:
-    """Return what is wrong with the guards of a graph: symbols that no input tells, or that no sizes satisfy them."""
+    """Return what is wrong with the guards of a graph: symbols that no input tells, or that no sizes satisfy them.
+
+    The sizes it was captured for are to be those of some input, and to satisfy the guards that are about them alone.
+    """
     known = sources([n.results[0] for n in graph.inputs])
-    problems: list[str] = []
+    sizes = dict(graph.signature.sizes)
+    problems = [f"{name} = {size}: no input has the size {name}" for name, size in sizes.items() if name not in known]
     guards = graph.signature.guards
     for guard in guards:
         unknown = sorted(guard.symbols - known.keys())
         why = fault(guard) or (f"no input has the size {', '.join(unknown)}" if unknown else "")
         problems += [f"the guard {guard}: {why}"] if why else []
     if not problems:
+        for guard in guards:
+            if guard.symbols and guard.symbols <= sizes.keys() and not _holds(guard, sizes):
+                told = ", ".join(f"{name} = {sizes[name]}" for name in sorted(guard.symbols))
+                problems.append(f"the guard {guard} does not hold for {told}")
         try:
             choose(guards, {name: 2 for guard in guards for name in guard.symbols})
         except GraphError as error:

@@ -9,6 +9,7 @@ import torch
 
 from archir.ir.graph import Graph
 from archir.ir.guards import choose
+from archir.ir.input_checks import example_symbols
 from archir.ir.node import Node, Value, build
 from archir.ir.registry import operator_of
 from archir.ir.types import Size, TensorType, Type, evaluate, symbols_of
@@ -28,7 +29,7 @@ def random_inputs(
 
     Args:
         graph: the program.
-        batch: size of the first dynamic axis; one close to it where the guards of the graph do not hold for it.
+        batch: number of examples; one close to it where the guards of the graph do not hold for it.
         seed: seed of the generator.
         sizes: sizes of other dynamic axes, by symbol; `batch + 1`, `batch + 2`, ... if not given.
     """
@@ -39,13 +40,13 @@ def random_inputs(
 
 
 def symbol_sizes(graph: Graph, batch: int, avoid: Sequence[Mapping[str, int]] = ()) -> dict[str, int]:
-    """Return a size for every symbol in the input types: `batch` for the first, others a little larger.
+    """Return a size for every symbol in the input types: `batch` for that of the examples, others a little larger.
 
     Where the guards of the graph do not hold for these, sizes close to them are taken.
 
     Args:
         graph: the program.
-        batch: size of the first dynamic axis.
+        batch: number of examples.
         avoid: sizes that are not to be returned again, where there are others.
 
     Raises:
@@ -53,7 +54,8 @@ def symbol_sizes(graph: Graph, batch: int, avoid: Sequence[Mapping[str, int]] = 
     """
     sizes = [size for node in graph.inputs for type_ in node.results for size in _sizes(type_)]
     names = dict.fromkeys(name for size in sizes for name in sorted(symbols_of(size)))
-    ordered = sorted(names, key=lambda name: name != "B")
+    examples = example_symbols(graph)
+    ordered = sorted(names, key=lambda name: name not in examples)
     return choose(graph.signature.guards, {name: batch + i for i, name in enumerate(ordered)}, avoid)
 
 

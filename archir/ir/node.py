@@ -340,10 +340,12 @@ class Signature:
         guards: what the sizes of the inputs have to satisfy.
         mode_changes: paths of the modules that are not in the mode of the one they stand in, when a module is made of
             the graph; the outermost one, `""`, is among them where it is in evaluation mode.
+        sizes: what the dynamic sizes besides the batch usually are, by symbol: those of the example the graph was
+            captured on. Costs are told for them.
 
     Raises:
         GraphError: no keyword argument or module can be called that, a key or a constant among the arguments is no
-            plain text, or there are too many guards.
+            plain text, there are too many guards, or a size is none, or is given twice.
     """
 
     args: Tree
@@ -351,10 +353,15 @@ class Signature:
     result: Leaf
     guards: tuple[Guard, ...] = ()
     mode_changes: frozenset[str] = frozenset()
+    sizes: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         for path in filter(None, self.mode_changes):
             check_path(path, "the path of a module")
+        wrong = [f"{name} = {size}" for name, size in self.sizes if type(size) is not int or not 0 < size < 2**63]
+        if wrong or len(dict(self.sizes)) < len(self.sizes):
+            told = ", ".join(wrong) or "one of them is given twice"
+            raise GraphError("the sizes a graph was captured for are positive, one each", where=told[:200])
         for name in self.kwargs.keys:
             check_keyword(name)
         if len(self.guards) > MOST_GUARDS:

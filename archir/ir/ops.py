@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, TypeVar
 
 import sympy
@@ -18,12 +17,13 @@ import torch
 
 from archir.errors import GraphError, suggest
 from archir.ir.constants import check_constants
-from archir.ir.guards import Guard, choose
+from archir.ir.fitting import CLOSE, Fitting, points_of, sizes_in
+from archir.ir.guards import Guard
 from archir.ir.limits import RESULTS, Room, Watch, check_numbers
 from archir.ir.limits import NotInferable as NotInferable
 from archir.ir.recurrent import all_steps, one_step
 from archir.ir.registry import function as function
-from archir.ir.types import ScalarType, Size, TensorType, Type, as_size, evaluate, symbol, symbols_of
+from archir.ir.types import ScalarType, TensorType, Type, evaluate, symbol, symbols_of
 
 _T = TypeVar("_T")
 
@@ -112,7 +112,8 @@ def infer_types(
     """Return the types of the results of an operator.
 
     Sizes are found by running the operator on meta tensors for several values of the symbols for which the guards
-    hold and fitting `c0 + Σ ci·si`, checked at further points.
+    hold and fitting `c0 + Σ ci·si`, checked at further points; where that does not do, what else sizes are made of
+    (see `archir.ir.fitting`).
 
     Args:
         op: operator name.
@@ -122,7 +123,7 @@ def infer_types(
 
     Raises:
         GraphError: the operator takes no such constants, or rejects its operands.
-        NotInferable: it has no meta kernel, or a result size is not linear in the symbols.
+        NotInferable: it has no meta kernel, or a result size follows from those of the operands in no known way.
     """
     check_constants(op, arguments, (TensorType, ScalarType))
     known = tuple(guards) if any(map(_argument_symbols, arguments.values())) else ()
@@ -145,45 +146,22 @@ def same_types(left: Sequence[Type], right: Sequence[Type], guards: Sequence[Gua
     """
     if tuple(left) == tuple(right):
         return True
-    if [_without_sizes(t) for t in left] != [_without_sizes(t) for t in right]:
+    if [_withoutsizes_in(t) for t in left] != [_withoutsizes_in(t) for t in right]:
         return False
-    pairs = [pair for a, b in zip(left, right, strict=True) for pair in zip(_sizes(a), _sizes(b), strict=True)]
+    pairs = [pair for a, b in zip(left, right, strict=True) for pair in zip(sizes_in(a), sizes_in(b), strict=True)]
     unlike = [(a, b) for a, b in pairs if a != b]
     if any(a is None or b is None for a, b in unlike):
         return False
     gaps = [sympy.sympify(a) - b for a, b in unlike if a is not None and b is not None]
     names = sorted({s.name for gap in gaps for s in gap.free_symbols})
-    values = [{symbol(n): sympy.Integer(v) for n, v in p.items()} for p in _points(tuple(names), tuple(guards), _CLOSE)]
+    values = [
+        {symbol(n): sympy.Integer(v) for n, v in p.items()} for p in points_of(tuple(names), tuple(guards), CLOSE)
+    ]
     return all(gap.xreplace(value).is_zero for gap in gaps for value in values)
 
 
-def _without_sizes(type_: Type) -> object:
+def _withoutsizes_in(type_: Type) -> object:
     return (type_.dtype, len(type_.shape)) if isinstance(type_, TensorType) else type_.kind
-
-
-def _sizes(type_: Type) -> tuple[Size | None, ...]:
-    return type_.shape if isinstance(type_, TensorType) else (type_.value,)
-
-
-_CLOSE = (25, 26, 27, 29)
-"""How far beyond the first sizes those are that sizes rounded down, and remainders, are told apart at."""
-
-
-@lru_cache(maxsize=4096)
-def _points(names: tuple[str, ...], guards: tuple[Guard, ...], further: tuple[int, ...]) -> list[dict[str, int]]:
-    """Return sizes for which all guards hold: a first choice, each one changed alone, and all of them changed."""
-    every = [*names, *sorted({n for g in guards for n in g.symbols} - set(names))]
-    first = {n: 6 + 2 * i for i, n in enumerate(every)}
-    wanted = [
-        first,
-        *({**first, n: first[n] + 12} for n in names),
-        *({n: v + f for n, v in first.items()} for f in further),
-    ]
-    found: list[dict[str, int]] = []
-    for sizes in wanted:
-        chosen = choose(guards, sizes, found) if guards else sizes
-        found += [] if chosen in found else [chosen]
-    return [{n: sizes[n] for n in names} for sizes in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,36 +195,44 @@ def _classes(argument: object) -> object:
 def _infer_types(op: str, items: tuple[tuple[str, object], ...], guards: tuple[Guard, ...]) -> tuple[Type, ...]:
     arguments = dict(items)
     names = sorted({s for a in arguments.values() for s in _argument_symbols(a)})
-    points = _points(tuple(names), guards, (24,)) if names else [{}]
+    points = points_of(tuple(names), guards, (24,)) if names else [{}]
     runs = [_run_meta(op, arguments, p) for p in points]
     # Further checks off the grid of even sizes, where `B // 2` and the like show; not every operator takes them.
-    for point in _points(tuple(names), guards, _CLOSE if _is_rounded(arguments) else _CLOSE[:1]) if names else ():
+    for point in points_of(tuple(names), guards, CLOSE if _is_rounded(arguments) else CLOSE[:1]) if names else ():
         if point not in points:
             with contextlib.suppress(GraphError):
                 runs.append(_run_meta(op, arguments, point))
                 points = [*points, point]
     if len({len(run) for run in runs}) > 1:
         raise NotInferable(f"the number of results of {op} depends on {', '.join(names)}")
+    fitting = Fitting(op, arguments, guards, points, lambda point: _run_meta(op, arguments, point))
     results: list[Type] = []
-    for outs in zip(*runs, strict=True):
+    for number, outs in enumerate(zip(*runs, strict=True)):
         if not isinstance(outs[0], torch.Tensor | bool | int | float):
             raise NotInferable(f"a result of {op} is a {type(outs[0]).__name__}")
         if not isinstance(outs[0], torch.Tensor):
             kind = "bool" if isinstance(outs[0], bool) else "float" if isinstance(outs[0], float) else "int"
-            results.append(ScalarType(kind, _fit(op, [int(o) for o in outs], points) if kind == "int" else None))
+            value = fitting.size([int(o) for o in outs], partial(_read, number, None)) if kind == "int" else None
+            results.append(ScalarType(kind, value))
             continue
         if len({o.dim() for o in outs}) != 1:
             raise NotInferable(f"the rank of a result of {op} depends on {', '.join(names)}")
-        shape = tuple(_fit(op, [o.shape[d] for o in outs], points) for d in range(outs[0].dim()))
+        axes = range(outs[0].dim())
+        shape = tuple(fitting.size([o.shape[d] for o in outs], partial(_read, number, d)) for d in axes)
         results.append(TensorType(outs[0].dtype, shape))
     return tuple(results)
+
+
+def _read(result: int, axis: int | None, run: Sequence[Any]) -> int:
+    """Return the size of an axis of a result of a run, or a result that is a number."""
+    return int(run[result] if axis is None else run[result].shape[axis])
 
 
 def _is_rounded(argument: object) -> bool:
     """Say whether a size in some arguments is no polynomial."""
     if isinstance(argument, Mapping | tuple):
         return any(map(_is_rounded, argument.values() if isinstance(argument, Mapping) else argument))
-    sizes = _sizes(argument) if isinstance(argument, TensorType | ScalarType) else ()
+    sizes = sizes_in(argument) if isinstance(argument, TensorType | ScalarType) else ()
     return any(not isinstance(size, int | None) and not size.is_polynomial() for size in sizes)
 
 
@@ -319,38 +305,3 @@ def positional(op: str, values: Mapping[str, object]) -> list[object]:
     given = [i for i, n in enumerate(names.names[: names.keyword_from]) if n in values]
     last = given[-1] + 1 if given else 0
     return [values[n] if n in values else names.defaults[n] for n in names.names[:last]]
-
-
-def _fit(op: str, values: Sequence[int], points: Sequence[Mapping[str, int]]) -> Size:
-    if len(set(values)) == 1:
-        return int(values[0])
-    base = points[0]
-    rows = [[Fraction(p[n] - base[n]) for n in base] for p in points[1:]]
-    slopes = _solve(rows, [Fraction(value - values[0]) for value in values[1:]])
-    if slopes is None:
-        raise NotInferable(f"a size of the result of {op} is not linear in {', '.join(base)}")
-    terms = (sympy.Rational(c) * (symbol(n) - base[n]) for n, c in zip(base, slopes, strict=True))
-    return as_size(sympy.expand(sympy.Integer(values[0]) + sum(terms)))
-
-
-def _solve(rows: list[list[Fraction]], values: list[Fraction]) -> list[Fraction] | None:
-    """Return a solution of linear equations, zero where they leave it open; None if there is none."""
-    table = [[*row, value] for row, value in zip(rows, values, strict=True)]
-    pivots: list[int] = []
-    for column in range(len(rows[0])):
-        done = len(pivots)
-        first = next((i for i in range(done, len(table)) if table[i][column]), None)
-        if first is None:
-            continue
-        table[done], table[first] = table[first], table[done]
-        table[done] = [entry / table[done][column] for entry in table[done]]
-        for i, other in enumerate(table):
-            if i != done and other[column]:
-                table[i] = [a - other[column] * b for a, b in zip(other, table[done], strict=True)]
-        pivots.append(column)
-    if any(row[-1] for row in table[len(pivots) :]):
-        return None
-    found = [Fraction(0)] * len(rows[0])
-    for row, column in zip(table, pivots, strict=False):
-        found[column] = row[-1]
-    return found

@@ -79,6 +79,7 @@ class _Parser:
         scanner.expect("graph", "`graph`")
         name = self._reader.name("the name of the graph")
         self._header()
+        self._usual = self._reader.usual_sizes()
         self._guards = self._reader.guards()
         history = self._reader.history_note()
         form: tuple[Tree, Tree] | None = None
@@ -104,7 +105,8 @@ class _Parser:
             raise scanner.unexpected("nothing after the graph")
         with scanner.blaming(called):
             signature = plain_signature(len(self._inputs), result) if form is None else Signature(*form, result)
-            signature = replace(signature, guards=self._guards, mode_changes=modes or frozenset())
+            modes = modes or frozenset()
+            signature = replace(signature, guards=self._guards, mode_changes=modes, sizes=self._usual)
         return self._finish(name, signature, history)
 
     def _finish(self, name: str, signature: Signature, history: tuple[str, ...]) -> Graph:

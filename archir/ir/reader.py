@@ -205,6 +205,25 @@ class Reader:
             raise self.scanner.error(piece, f"{piece.text!r} is not a size", why=bounds)
         return size
 
+    def usual_sizes(self) -> tuple[tuple[str, int], ...]:
+        """Read what sizes usually are, `at T = 128, H = 32`; there may be none.
+
+        Raises:
+            ParseError: one of them is not written so, or there are too many.
+        """
+        found: list[tuple[str, int]] = []
+        while self.scanner.accept("," if found else "at"):
+            name = self.scanner.peek()
+            size = self._converted(name, parse_size)
+            self.scanner.next()
+            self.scanner.expect("=")
+            number = self._converted(self.scanner.peek(), parse_size)
+            if isinstance(size, int) or not size.is_Symbol or not isinstance(number, int) or len(found) == MOST_GUARDS:
+                raise self.scanner.error(name, "sizes are written T = 128, each once")
+            self.scanner.next()
+            found.append((size.name, number))
+        return tuple(found)
+
     def guards(self) -> tuple[Guard, ...]:
         """Read what the sizes of the inputs have to satisfy, `where B >= 3, B % 2 == 0`, up to the opening bracket.
 

@@ -43,14 +43,14 @@ _WIDEST = 16
 """The most sizes of which one takes the largest or smallest."""
 
 _SHOWN = 300
-_FUNCTIONS: Mapping[str, type[sympy.Expr]] = {
+FUNCTIONS: Mapping[str, type[sympy.Expr]] = {
     "floor": sympy.floor,
     "Mod": sympy.Mod,
     "Max": sympy.Max,
     "Min": sympy.Min,
 }
 _COUNTS = {"floor": (1, 1), "Mod": (2, 2), "Max": (1, _WIDEST), "Min": (1, _WIDEST)}
-_KINDS = (sympy.Symbol, sympy.Rational, sympy.Add, sympy.Mul, sympy.Pow, *_FUNCTIONS.values())
+_KINDS = (sympy.Symbol, sympy.Rational, sympy.Add, sympy.Mul, sympy.Pow, *FUNCTIONS.values())
 
 
 @lru_cache(maxsize=4096)
@@ -163,7 +163,7 @@ def _parsed(text: str) -> sympy.Expr:
         tree = ast.parse(text, mode="eval").body
         if next(itertools.islice(ast.walk(tree), 3 * _PARTS, None), None) is not None:
             raise ValueError(f"it has more than {_PARTS:,} parts")
-        if len({part.id for part in ast.walk(tree) if isinstance(part, ast.Name)} - _FUNCTIONS.keys()) > _SYMBOLS:
+        if len({part.id for part in ast.walk(tree) if isinstance(part, ast.Name)} - FUNCTIONS.keys()) > _SYMBOLS:
             raise ValueError(f"it has more than {_SYMBOLS} symbols")
         _judge(tree, 0)
         found = _expression(tree)
@@ -243,7 +243,7 @@ def _expression(tree: ast.expr) -> sympy.Expr:
             found = _applied("Mod", _expression(left), _expression(right))
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             found = _power(_expression(left), _expression(right))
-        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
             fewest, most = _COUNTS[name]
             if not fewest <= len(arguments) <= most:
                 raise ValueError(f"{name} takes {fewest} to {most} sizes")
@@ -260,7 +260,7 @@ def _applied(name: str, *arguments: sympy.Expr) -> sympy.Expr:
     """Return a function of sizes as it stands: to simplify it can take for ever."""
     if name == "Mod" and arguments[1].is_zero:
         raise ValueError("it is divided by zero")
-    return _FUNCTIONS[name](*arguments, evaluate=all(part.is_Number for part in arguments))
+    return FUNCTIONS[name](*arguments, evaluate=all(part.is_Number for part in arguments))
 
 
 def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:

@@ -8,7 +8,8 @@
       return %1
     }
 
-What the sizes of the inputs have to satisfy stands behind them, `graph net(x: f32[B, 3]) where B >= 3, B % 2 == 0 {`.
+What the sizes of the inputs have to satisfy stands behind them, `graph net(x: f32[B, 3]) where B >= 3, B % 2 == 0 {`,
+after what sizes besides the batch usually are, `graph net(x: f32[B, T]) at T = 128 where T <= 512 {`.
 A stored tensor is introduced where it is first used, `@name[shape]`, with its element type if that is not
 f32 (`@name: f64[shape]`) and words before it if it is no ordinary parameter (`buffer @name[shape]`). Those
 with several names and those that nothing uses are declared before the body.
@@ -99,7 +100,9 @@ class _Printer:
     def _header(self) -> list[str]:
         graph = self._graph
         inputs = [f"{show_name(n.name)}: {self._type(n, 0)}" for n in graph.inputs]
-        where = f" where {', '.join(map(str, graph.signature.guards))}" if graph.signature.guards else ""
+        sizes = ", ".join(f"{name} = {size}" for name, size in graph.signature.sizes)
+        where = f" at {sizes}" if sizes else ""
+        where += f" where {', '.join(map(str, graph.signature.guards))}" if graph.signature.guards else ""
         if not self._full or not inputs:
             return [f"graph {show_name(graph.name)}({', '.join(inputs)}){where} {{"]
         rows = [f"  {text},{self._note(n)}" for text, n in zip(inputs, graph.inputs, strict=True)]

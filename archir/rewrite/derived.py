@@ -21,6 +21,7 @@ from archir.errors import PassError
 from archir.ir.execute import Call, compile_call
 from archir.ir.graph import Patch
 from archir.ir.node import OUTPUT, PARAMETER, Argument, Node, Use, Value, map_values
+from archir.ir.ops import same_types
 from archir.rewrite.miss import Miss
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.subgraph import Values, members_of
@@ -132,7 +133,7 @@ def derive_perturbation(patch: Patch) -> DerivedPerturbation | Miss:
     widths = infer_widths(before)
     edges: dict[Edge, Members] = {}
     for edge, (old, new) in changes.items():
-        if before.type_of(old) != after.type_of(new):
+        if not same_types((before.type_of(old),), (after.type_of(new),), before.signature.guards):
             return Miss("a value has another shape after it", (old.node,))
         members = members_of(widths, old, None)
         if members is None:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from archir.axes.terms import Term
+from archir.axes.terms import Atom, Term
 from archir.ir.node import Use, Value
 from archir.rewrite.theta import Theta
 
@@ -22,10 +22,14 @@ class Members:
 
     Attributes:
         axis: the axis of the perturbed tensor along which the members lie.
-        index: the member of each position along it, -1 for none; `[size of the axis]`.
+        index: the member of each position along it, -1 for none; `[size of the axis]`. Empty where its size is known
+            at run time only: positions then belong to the units of `unit`, or all to the one member there is.
         example_axis: the axis along which the examples of a batch lie.
         example_term: the axis term of that axis; the batch itself is `batch_atom` in it.
         batch_atom: the term of the batch.
+        terms: the terms of all axes.
+        run_time: the atoms in them whose sizes are known at run time only, the batch among them.
+        unit: the width whose units are the members.
     """
 
     axis: int
@@ -33,6 +37,9 @@ class Members:
     example_axis: int
     example_term: Term
     batch_atom: Term
+    terms: tuple[Term, ...] = ()
+    run_time: frozenset[Atom] = frozenset()
+    unit: Atom | None = None
 
 
 class Perturbation(Protocol):

@@ -10,7 +10,7 @@ from archir.axes.infer import infer_widths
 from archir.axes.positions import size_of
 from archir.axes.terms import Atom, Term, leaves
 from archir.axes.widths import Widths
-from archir.cost import Cost, cost, cost_change, memory, node_cost
+from archir.cost import Cost, Sizes, cost, cost_change, memory, node_cost
 from archir.ir.graph import Graph, Patch
 from archir.ir.node import Value
 from archir.ir.structure import Structure
@@ -19,8 +19,8 @@ from archir.rewrite.morphism import Morphism, Site, WidthMorphism
 from archir.rewrite.pipeline import follow_widths, merged_changes, rewrite_together
 from archir.rewrite.reindex import plan_reindexing, reindex, resized_type
 
-_known: WeakKeyDictionary[Structure, dict[tuple[int, frozenset[tuple[Atom, int]]], Cost]] = WeakKeyDictionary()
-"""What calls and stored tensors cost, by their node and the new sizes of the widths in them."""
+_known: WeakKeyDictionary[Structure, dict[tuple[int, frozenset[tuple[Atom, int]], Sizes], Cost]] = WeakKeyDictionary()
+"""What calls and stored tensors cost, by their node, the new sizes of the widths in them, and other sizes."""
 
 _effects_of: WeakKeyDictionary[Structure, dict[WidthMorphism, list[tuple[Atom, frozenset[int], int]]]] = (
     WeakKeyDictionary()
@@ -172,9 +172,9 @@ def _resized_calls(widths: Widths, sizes: Mapping[Atom, int]) -> tuple[Cost, Map
     for id_, atoms in near.items():
         counts = []
         for new in ({}, {a: sizes[a] for a in atoms}):
-            key = id_, frozenset(new.items())
+            key = id_, frozenset(new.items()), graph.signature.sizes
             if key not in known:
-                known[key] = node_cost(_Resized(widths, new), graph.node(id_))
+                known[key] = node_cost(_Resized(widths, new), graph.node(id_), sizes=graph.signature.sizes)
             counts.append(known[key])
         was, now = counts
         parameters, flops = parameters + now.parameters - was.parameters, flops + now.flops - was.flops

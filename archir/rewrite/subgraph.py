@@ -15,7 +15,7 @@ from archir.axes.widths import Width, Widths
 from archir.ir.execute import Call, compile_call
 from archir.ir.node import Node, Use, Value
 from archir.ir.registry import operator_of
-from archir.ir.types import TensorType, Type
+from archir.ir.types import Type
 from archir.rewrite.miss import Miss
 from archir.rewrite.multiplicity import relate
 from archir.rewrite.perturbation import Edge, Members
@@ -166,26 +166,19 @@ def _makes_units(widths: Widths, value: Value, ended: set[tuple[int, Value]]) ->
     return trainable and any((u.node, value) not in ended for u in widths.graph.uses(value))
 
 
-def batch_atoms(widths: Widths) -> frozenset[Atom]:
-    """Return the atoms of the run-time axes of the inputs: the axis of the examples."""
-    found: set[Atom] = set()
-    for node in widths.graph.inputs:
-        shape = node.results[0].shape if isinstance(node.results[0], TensorType) else ()
-        terms = widths.axes.get(Value(node.id), ())
-        found |= {a for t, s in zip(terms, shape, strict=True) if not isinstance(s, int) for a in leaves(t)}
-    return frozenset(found)
-
-
 def members_of(widths: Widths, value: Value, atom: Atom | None) -> Members | None:
     """Return how units of an atom, or one member if it is None, lie in a value; None if it has no batch axis."""
-    terms = widths.axes[value]
-    batch = batch_atoms(widths)
-    examples = [(i, leaf) for i, t in enumerate(terms) for leaf in leaves(t) if leaf in batch]
+    terms, analysis = widths.axes[value], widths.analysis
+    examples = [(i, leaf) for i, t in enumerate(terms) for leaf in leaves(t) if leaf in analysis.examples]
     if not examples:
         return None
     number, leaf = examples[0]
-    if atom is None:
-        axis = next((i for i in range(len(terms)) if i != number), number)
-        return Members(axis, torch.zeros(terms[axis].size, dtype=torch.long), number, terms[number], leaf)
-    axis = next(i for i, t in enumerate(terms) if occurrences(t, atom))
-    return Members(axis, unit_index(terms[axis], atom), number, terms[number], leaf)
+    axis = next((i for i in range(len(terms)) if i != number), number)
+    if atom is not None:
+        axis = next(i for i, t in enumerate(terms) if occurrences(t, atom))
+    index = torch.empty(0, dtype=torch.long)
+    if analysis.run_time.isdisjoint(leaves(terms[axis])):
+        size = terms[axis].size
+        index = torch.zeros(size, dtype=torch.long) if atom is None else unit_index(terms[axis], atom)
+    run_time = frozenset(leaf for term in terms for leaf in leaves(term) if leaf in analysis.run_time)
+    return Members(axis, index, number, terms[number], leaf, terms, run_time, atom)

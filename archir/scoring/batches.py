@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from archir.errors import ScoreError
+from archir.ir.input_checks import example_symbols
 from archir.ir.node import Value
-from archir.ir.types import TensorType
+from archir.ir.types import Size, TensorType, Type, symbols_of
 from archir.scoring.objective import Objective
 from archir.scoring.pairs import keywords, tensor_pair
 from archir.scoring.processes import WHOLE, Around
@@ -122,12 +123,17 @@ def cut_up(program: Program, batch: BoundBatch, count: int) -> list[BoundBatch]:
 
 def of_examples(program: Program, batch: BoundBatch) -> frozenset[Value] | None:
     """Return the inputs whose first axis runs over the examples, None where a batch cannot be taken apart."""
-    cut = frozenset(v for v in batch.inputs if _depends_on_the_batch(program, v))
-    tensors = (batch.inputs[v] for v in cut)
-    whole = any(not isinstance(t, torch.Tensor) or t.shape[:1] != (batch.examples,) for t in tensors)
-    return None if whole else cut
+    symbols = example_symbols(program.graph)
+    shapes = {v: _sizes(program.graph.type_of(v)) for v in batch.inputs}
+    cut = frozenset(v for v, shape in shapes.items() if any(symbols_of(size) & symbols for size in shape))
+    for value in cut:
+        tensor, axes = batch.inputs[value], [i for i, n in enumerate(shapes[value]) if symbols_of(n) & symbols]
+        if not isinstance(tensor, torch.Tensor) or axes != [0] or tensor.shape[0] != batch.examples:
+            return None
+    return cut
 
 
-def _depends_on_the_batch(program: Program, value: Value) -> bool:
-    type_ = program.graph.type_of(value)
-    return not isinstance(type_, TensorType) or any(not isinstance(size, int) for size in type_.shape)
+def _sizes(type_: Type) -> tuple[Size, ...]:
+    if isinstance(type_, TensorType):
+        return type_.shape
+    return () if type_.value is None else (type_.value,)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from archir.axes.positions import size_of, unit_index
-from archir.axes.terms import Atom
+from archir.axes.positions import run_time_sizes, size_of, unit_index
+from archir.axes.terms import Atom, Term
 from archir.errors import ScoreError
 from archir.ir.tensor_map import along
 from archir.rewrite.perturbation import Members
@@ -35,7 +35,7 @@ class Reduction:
         self._axis, self._example_axis = members.axis % len(shape), members.example_axis % len(shape)
         self._rank = len(shape)
         self._others = tuple(d for d in range(len(shape)) if d not in (self._axis, self._example_axis))
-        example, member = _example_index(members, shape[self._example_axis], examples), members.index
+        example, member = _shared_out(members, shape, examples)
         if len(member) != shape[self._axis]:
             raise ScoreError(f"{len(member)} positions are shared out among members, the axis has {shape[self._axis]}")
         self._direct = self._axis != self._example_axis and _counts(example, examples) and _counts(member, count)
@@ -80,18 +80,32 @@ class Reduction:
         return along(self._axis, inside[self._member], self._rank)
 
 
-def _example_index(members: Members, size: int, examples: int) -> torch.Tensor:
-    """Return the example each position along the example axis belongs to; `[size]`."""
-    atom = members.batch_atom
+def _shared_out(members: Members, shape: Sequence[int], examples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the example and the member that each position along their axes belongs to."""
+    atom, size = members.batch_atom, shape[members.example_axis]
     if not isinstance(atom, Atom):
         raise ScoreError("the axis of the examples is itself composed of axes")
-    sizes = {atom: examples}
+    terms, shape = (members.terms, shape) if members.terms else ((members.example_term,), (size,))
+    known = {atom: examples}
+    sizes, other = (run_time_sizes(terms, shape, members.run_time, known, last=last) for last in (False, True))
     if size_of(members.example_term, sizes) != size:
         raise ScoreError(
             f"an axis of {size} positions does not belong to {examples} examples",
             hint="give batches whose targets have one entry for each example",
         )
-    return unit_index(members.example_term, atom, sizes=sizes)
+
+    def index(axis: int, term: Term, atom: Atom) -> torch.Tensor:
+        found = unit_index(term, atom, sizes=sizes)
+        if sizes != other and not torch.equal(found, unit_index(term, atom, sizes=other)):
+            raise ScoreError(f"an axis of {shape[axis]} positions is made of several sizes that are not known")
+        return found
+
+    example = index(members.example_axis if members.terms else 0, members.example_term, atom)
+    if len(members.index):
+        return example, members.index
+    if members.unit is None:
+        return example, torch.zeros(shape[members.axis], dtype=torch.long)
+    return example, index(members.axis, members.terms[members.axis], members.unit)
 
 
 def _counts(index: torch.Tensor, count: int) -> bool:

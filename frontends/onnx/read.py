@@ -37,7 +37,8 @@ SUFFIX = ".onnx"
 def from_onnx(path: str | os.PathLike[str], *, sizes: Mapping[str, int] | None = None) -> Graph:
     """Read an ONNX file as a graph, whose stored tensors train.
 
-    The first axis with a name is the batch size `B`; other axes with names are `B1`, `B2`, ... and stay dynamic.
+    The first axis with a name is the batch size `B`; other axes with names stay dynamic and keep them, or are called
+    `B1`, `B2`, ... where a size cannot be called so.
     Initialisers of floating-point numbers are parameters, statistics of batch normalisation buffers; names are kept
     where they are not numbers an exporter gave, and so is the history that archir notes in files it writes.
 

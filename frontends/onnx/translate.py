@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 
 import onnx_ir as ir
 import torch
 
 from archir.errors import ArchirError, CaptureError
+from archir.ir.axis_names import BATCH, name_fault
 from archir.ir.builder import GraphBuilder
 from archir.ir.graph import Graph
 from archir.ir.node import PARAMETER, Node, Value
@@ -118,8 +120,13 @@ class _Work:
             return self._sizes[name]
         number = len(self._symbols)
         # An axis without a name is as large as no other.
-        called = self._symbols.setdefault(name or f" {number}", f"B{number or ''}")
-        return symbol(called)
+        key = name or f" {number}"
+        if key not in self._symbols:
+            taken = set(self._symbols.values())
+            numbered = next(f"B{i}" for i in count(max(number, 1)) if f"B{i}" not in taken)
+            free = number and name not in taken and not name_fault(name)
+            self._symbols[key] = (name if free else numbered) if number else BATCH
+        return symbol(self._symbols[key])
 
     def _initialisers(self, graph: ir.Graph, kinds: Mapping[str, str]) -> None:
         for name, value in graph.initializers.items():

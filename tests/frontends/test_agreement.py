@@ -101,7 +101,7 @@ def test_models_that_cannot_be_run_are_not_compared() -> None:
 
 
 def test_trace_refuses_a_graph_that_computes_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pytorch, "_with_any_batch", lambda model, example: _other("aten.gelu.default"))
+    monkeypatch.setattr(pytorch, "_with_any_batch", lambda model, example, axes: _other("aten.gelu.default"))
     with pytest.raises(CaptureError, match="the graph of Layer computes something else than the model") as caught:
         trace(Layer(), X)
     assert "result 0 is off by" in caught.value.why
@@ -109,7 +109,7 @@ def test_trace_refuses_a_graph_that_computes_something_else(monkeypatch: pytest.
 
 def test_trace_tells_what_differs_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Layer(kind=lambda: nn.Dropout(0.5))  # type: ignore[arg-type]
-    monkeypatch.setattr(pytorch, "_with_any_batch", lambda model, example: _other("aten.relu.default"))
+    monkeypatch.setattr(pytorch, "_with_any_batch", lambda model, example, axes: _other("aten.relu.default"))
     with pytest.warns(CaptureWarning, match="result 0 is off by .* in training"):
         trace(model, X)
 

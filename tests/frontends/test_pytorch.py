@@ -153,7 +153,8 @@ def test_a_model_for_one_batch_size_is_captured_for_that_size_where_asked() -> N
 def test_dynamic_shapes_are_the_users_to_choose() -> None:
     dim = torch.export.Dim("length", min=2, max=64)
     graph = trace(nn.Linear(8, 3), (torch.randn(2, 5, 8),), dynamic_shapes=({1: dim},))
-    assert str(graph.inputs[0].results[0]) == "f32[2, B, 8]"
+    assert str(graph.inputs[0].results[0]) == "f32[2, length, 8]"
+    assert list(map(str, graph.signature.guards)) == ["length <= 64"]
 
 
 def test_nested_arguments_and_results() -> None:

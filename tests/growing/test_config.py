@@ -207,6 +207,12 @@ flops = "much"
         ('factory = "models.py:seed"', 'factory = "a:b"\narguments = [1]', "model.arguments is [1], not a table"),
         ('factory = "models.py:seed"', 'graph = "a.archir"\narguments = { a = 1 }', "a graph takes none"),
         (
+            'factory = "models.py:seed"',
+            'factory = "a:b"\ndynamic = ["x1=T", "x:0=T"]',
+            "model: dynamic: 'x1=T' is not an axis of an input with a name; 'x:0=T': axis 0 is the batch",
+        ),
+        ('factory = "models.py:seed"', 'graph = "a.archir"\ndynamic = ["x:1=T"]', "a graph says itself which axes"),
+        (
             'source = "digits"',
             'source = "digits"\nvalidation = 1.5',
             "not a finite number above 0 and below 1",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from archir.errors import GraphError, ParseError
+from archir.errors import ArchirError, GraphError, ParseError
 from archir.ir.graph import Graph
 from archir.ir.guards import choose, parse_guard
 from archir.ir.inputs import symbol_sizes
@@ -82,3 +82,28 @@ def test_a_module_tells_all_that_is_wrong_with_its_inputs() -> None:
     with pytest.raises(GraphError, match=r"x is i64\[4, 5\], the graph takes f32\[B, 5\]"):
         module(torch.zeros(4, 5, dtype=torch.int64), torch.zeros(8, 5))
     module(torch.zeros(4, 5, dtype=torch.float64), torch.zeros(8, 5))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        (" at T = 8", ""),
+        ("", ""),
+        (" at S = 8", "no input has the size S"),
+        (" at T = 7", r"the guard T % 2 == 0 does not hold for T = 7"),
+        (" at T = 0", "positive, one each"),
+        (" at T = 8, T = 8", "positive, one each"),
+        (" at T = x", "sizes are written T = 128"),
+        (" at 3 = 3", "sizes are written T = 128"),
+        (" at T", "expected '='"),
+    ],
+)
+def test_sizes_a_graph_was_captured_for_stand_before_its_guards(sizes: str, told: str) -> None:
+    text = f"graph net(x: f32[B, T]){sizes} where T % 2 == 0 {{\n  %0 = aten.relu(x) : f32[B, T]\n  return %0\n}}"
+    if told:
+        with pytest.raises(ArchirError, match=told):
+            parse_graph(text)
+        return
+    graph = parse_graph(text)
+    assert str(graph) == text
+    assert graph.signature.sizes == ((("T", 8),) if sizes else ())

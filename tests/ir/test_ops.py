@@ -48,8 +48,47 @@ def test_an_index_may_be_told_to_be_the_smaller_one() -> None:
 
 
 def test_sizes_that_are_rounded_are_told_from_linear_ones() -> None:
-    with pytest.raises(NotInferable, match="is not linear in B"):
-        infer_types("aten.reshape.default", reshaped(("floor(B/3)", "3"), -1), EVEN)
+    found = infer_types("aten.reshape.default", reshaped(("floor(B/3)", "3"), -1), EVEN)
+    assert found == (tensor("3*floor(B/3)"),)
+    with pytest.raises(NotInferable, match="is no known function of B"):
+        infer_types("aten.triu_indices.default", {"row": ScalarType("int", parse_size("B")), "col": 9})
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments", "made"),
+    [
+        ("aten.reshape.default", reshaped(("B", "T", "8"), -1, 8), ("B*T", "8")),
+        ("aten.flatten.using_ints", {"self": tensor("B", "3", "H", "W"), "start_dim": 2}, ("B", "3", "H*W")),
+        ("aten.linear.default", {"input": tensor("B*T", "8"), "weight": tensor("5", "8")}, ("B*T", "5")),
+        ("aten.cat.default", {"tensors": (tensor("floor(T/2)"), tensor("floor(T/3)"))}, ("floor(T/3) + floor(T/2)",)),
+        (
+            "aten.conv2d.default",
+            {"input": tensor("B", "3", "floor(H/2)", "W"), "weight": tensor("5", "3", "3", "3"), "stride": (2, 2)},
+            ("B", "5", "floor(H/4 - 1/2)", "floor(W/2 - 1/2)"),
+        ),
+        (
+            "aten.max_pool2d.default",
+            {"self": tensor("B", "3", "H", "W"), "kernel_size": (3, 3), "stride": (2, 2), "ceil_mode": True},
+            ("B", "3", "floor(H/2)", "floor(W/2)"),
+        ),
+    ],
+)
+def test_sizes_of_several_symbols(op: str, arguments: dict[str, object], made: tuple[str, ...]) -> None:
+    assert infer_types(op, arguments) == (tensor(*made),)
+
+
+def test_arithmetic_of_sizes_is_exact() -> None:
+    def number(text: str) -> ScalarType:
+        return ScalarType("int", parse_size(text))
+
+    for op, other, made in (
+        ("operator.mod", 2, "Mod(T, 2)"),
+        ("operator.floordiv", 3, "floor(T/3)"),
+        ("operator.mul", number("B"), "B*T"),
+        ("torch.sym_max", number("B"), "Max(B, T)"),
+        ("torch.sym_min", 40, "Min(40, T)"),
+    ):
+        assert infer_types(op, {"a": number("T"), "b": other}) == (number(made),), op
 
 
 def test_types_are_the_same_where_they_are_equal_for_all_sizes_in_question() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archir.axes.rules.context import Context, Rule, SizeOf, Spelling, Unknown
-from archir.axes.terms import Atom, Product, Term, freeze, regroup, unit
+from archir.axes.terms import Atom, Product, Term, freeze, leaves, regroup, unit
 from archir.ir.node import Argument, Node, Value
 
 
@@ -73,15 +73,17 @@ def _spell_sizes(c: Context, name: str, axes: Sequence[Term], first: int = 0) ->
     """Let the constant entries of a list of sizes follow the axes from `first` on.
 
     -1 stays, and so does a run-time size unless a width in it changes: then it becomes -1. There is only one -1, so
-    of several entries that may need it all but one are frozen.
+    of several entries that may need it all are frozen.
     """
     given = c.node.arguments.get(name)
     if not isinstance(given, tuple):
         return
     shape = c.node.tensor_type().shape[first:]
     entries = list(zip(given, axes[first:], shape, strict=False))
-    open_ended = [axis for argument, axis, size in entries if isinstance(argument, Value) or not isinstance(size, int)]
-    for axis in open_ended if len(open_ended) > 1 else ():
+    run_time = [(argument, axis) for argument, axis, n in entries if isinstance(argument, Value) or type(n) is not int]
+    changing = [axis for argument, axis in run_time if not all(atom.reason for atom in leaves(axis))]
+    open_ended = {id(axis) for axis in changing} | {id(axis) for argument, axis in run_time if argument == -1}
+    for axis in changing if len(open_ended) > 1 else ():
         freeze(axis, "one of two sizes of a reshape that are only known at run time")
 
     def spell(size: SizeOf) -> Spelling:
