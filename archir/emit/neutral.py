@@ -37,7 +37,7 @@ def neutral(graph: Graph) -> Graph:
     args = Tree("tuple", tuple(range(len(graph.inputs))))
     outputs = list(graph.output.arguments.values())
     result = Tree("tuple", tuple(outputs.index(value) for value in _made(graph)))
-    signature = Signature(args, Tree("dict"), result, graph.signature.guards, graph.signature.sizes)
+    signature = Signature(args, Tree("dict"), result, graph.signature.guards, sizes=graph.signature.sizes)
     inputs = {node.id: f"x{i}" for i, node in enumerate(graph.inputs)}
     tensors = {node.id: f"t{i}" for i, node in enumerate(graph.parameters)}
 
