@@ -17,10 +17,8 @@ from archir.ir.graph import Graph
 from archir.ir.guards import fold
 from archir.ir.input_checks import Source, sources
 from archir.ir.node import Value
+from archir.ir.notes import CHECK
 from archir.ir.types import Size
-
-_STEM = "archir_check"
-"""What the names of everything added begin with; more is added to it where a name of the model begins so."""
 
 _OPERATORS = {"+": "Add", "*": "Mul", "%": "Mod", "max": "Max", "min": "Min"}
 _RELATIONS = {"==": "Equal", "!=": "Equal", "<=": "LessOrEqual", ">=": "GreaterOrEqual", "<": "Less", ">": "Greater"}
@@ -79,7 +77,8 @@ def assert_sizes(graph: Graph, model: onnx.ModelProto, names: Sequence[str]) -> 
 
 
 def _stem(names: Iterable[str]) -> str:
-    stem, taken = _STEM, tuple(names)
+    """Return how the names of all that is added begin: longer than usual where a name of the model begins so."""
+    stem, taken = CHECK, tuple(names)
     while any(name.startswith(stem) for name in taken):
         stem += "_"
     return stem

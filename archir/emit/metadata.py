@@ -20,7 +20,7 @@ import onnx
 
 from archir.cost import cost
 from archir.ir.graph import Graph
-from archir.ir.notes import HISTORY, program_checksum, version_of, write_history
+from archir.ir.notes import GUARDS, HISTORY, program_checksum, version_of, write_texts
 from archir.ir.types import TensorType, symbols_of
 
 EXAMPLES = 1
@@ -36,7 +36,8 @@ def describe(graph: Graph, model: onnx.ModelProto) -> None:
         "archir.parameters": str(price.parameters),
         "archir.flops": str(price.flops),
         "archir.sizes": json.dumps(_sizes(graph)),
-        HISTORY: write_history(graph.history),
+        HISTORY: write_texts(graph.history),
+        GUARDS: write_texts(map(str, graph.signature.guards)),
     }
     _note(model, notes)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from archir.errors import GraphError, ParseError
 from archir.ir import ops
 from archir.ir.graph import Graph
+from archir.ir.guards import Guard
 from archir.ir.literals import USUAL
 from archir.ir.node import INPUT, OUTPUT, PARAMETER, Argument, Leaf, Location, Node, Parameter, Signature, Tree, Value
 from archir.ir.random_tensors import sample
@@ -27,6 +30,7 @@ class GraphBuilder:
     Attributes:
         location: the place in the user's program that the calls which follow belong to.
         born: the pass that makes the calls which follow.
+        guards: what the sizes of the inputs satisfy, for the calls which follow and in the graph.
     """
 
     def __init__(self, name: str = "net", step: int = 1) -> None:
@@ -42,6 +46,7 @@ class GraphBuilder:
         self._tensors: dict[int, torch.Tensor] = {}
         self.location: Location | None = None
         self.born = ""
+        self.guards: tuple[Guard, ...] = ()
 
     def input(self, name: str, type_: Type | str) -> Value:
         """Add an input.
@@ -107,7 +112,7 @@ class GraphBuilder:
             GraphError: the operator is unknown or rejects its operands, or a value is not one of this builder's.
         """
         arguments = ops.normalise(op, args, kwargs)
-        results = ops.infer_types(op, {name: self._typed(argument) for name, argument in arguments.items()})
+        results = ops.infer_types(op, {n: self._typed(argument) for n, argument in arguments.items()}, self.guards)
         return self._add(Node(self._next, op, arguments, results, location=self.location, born=self.born))
 
     def type_of(self, value: Value) -> Type:
@@ -148,7 +153,8 @@ class GraphBuilder:
             result = 0 if len(outputs) == 1 else Tree("tuple", tuple(range(len(outputs))))
         self._add(Node(self._next, OUTPUT, {str(i): value for i, value in enumerate(outputs)}))
         inputs = sum(node.op == INPUT for node in self._nodes)
-        found = Graph(self._name, self._nodes, self._tensors, signature or plain_signature(inputs, result), history)
+        signature = signature or replace(plain_signature(inputs, result), guards=self.guards)
+        found = Graph(self._name, self._nodes, self._tensors, signature, history)
         verify(found)
         return found
 

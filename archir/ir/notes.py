@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Iterable
 
 from archir.errors import ParseError
 from archir.ir.data import GraphData
@@ -12,6 +13,12 @@ from archir.ir.text import print_graph
 
 HISTORY = "archir.history"
 """The name of the note of the passes that led to a program."""
+
+GUARDS = "archir.guards"
+"""The name of the note of what the sizes of its inputs have to satisfy."""
+
+CHECK = "archir_check"
+"""How the names of what checks this in an ONNX file begin."""
 
 
 def version_of(package: str) -> str:
@@ -27,23 +34,23 @@ def program_checksum(graph: GraphData) -> str:
     return hashlib.sha256(print_graph(graph).encode(errors="surrogatepass")).hexdigest()
 
 
-def write_history(history: tuple[str, ...]) -> str:
-    """Return the passes that led to a program as JSON, which `read_history` reads."""
-    return json.dumps(history)
+def write_texts(texts: Iterable[str]) -> str:
+    """Return texts as JSON, which `read_texts` reads."""
+    return json.dumps(list(texts))
 
 
-def read_history(text: str) -> tuple[str, ...]:
-    """Return the passes that a note tells.
+def read_texts(note: str) -> tuple[str, ...]:
+    """Return the texts of a note: the passes that led to a program, or its guards.
 
     Raises:
         ParseError: it is no list of texts in JSON.
     """
     try:
-        found = json.loads(text)
+        found = json.loads(note)
     except (ValueError, RecursionError) as error:
-        raise ParseError("this note is not a history", why=str(error)) from error
-    if not isinstance(found, list) or not all(isinstance(spec, str) and _is_whole(spec) for spec in found):
-        raise ParseError("this note is not a history", hint='it is a list of texts: ["spec", "spec"]')
+        raise ParseError("this note is no list of texts", why=str(error)) from error
+    if not isinstance(found, list) or not all(isinstance(text, str) and _is_whole(text) for text in found):
+        raise ParseError("this note is no list of texts", hint='it looks like ["text", "text"]')
     return tuple(found)
 
 

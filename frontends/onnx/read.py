@@ -19,7 +19,9 @@ from onnx_ir.passes.common import InlinePass
 
 from archir.errors import CaptureError, FileError, ParseError
 from archir.ir.graph import Graph
-from archir.ir.notes import HISTORY, read_history
+from archir.ir.guards import parse_guard
+from archir.ir.node import MOST_GUARDS
+from archir.ir.notes import GUARDS, HISTORY, read_texts
 from archir.ir.room import too_large
 from frontends.onnx.operators.table import OPERATORS
 from frontends.onnx.translate import CONTROL, DOMAINS, translate
@@ -40,7 +42,8 @@ def from_onnx(path: str | os.PathLike[str], *, sizes: Mapping[str, int] | None =
     The first axis with a name is the batch size `B`; other axes with names stay dynamic and keep them, or are called
     `B1`, `B2`, ... where a size cannot be called so.
     Initialisers of floating-point numbers are parameters, statistics of batch normalisation buffers; names are kept
-    where they are not numbers an exporter gave, and so is the history that archir notes in files it writes.
+    where they are not numbers an exporter gave, and so is what archir notes in files it writes: the
+    history, and what the sizes of the inputs have to satisfy.
 
     Args:
         path: the file; tensors that it keeps elsewhere are read from the folder it is in, and from nowhere else.
@@ -67,17 +70,21 @@ def from_onnx(path: str | os.PathLike[str], *, sizes: Mapping[str, int] | None =
     _inline(path, model)
     name = re.sub(r"\W", "_", model.graph.name or "")
     stem = re.sub(r"\W", "_", path.stem)[:100] or "net"
-    graph = translate(model, stem if name in _UNNAMED else name[:100], sizes or {})
-    return graph.with_history(*_history(path, proto))
+    history, guards = (_noted(path, proto, key) for key in (HISTORY, GUARDS))
+    try:
+        known = tuple(map(parse_guard, guards[:MOST_GUARDS]))
+    except ParseError as error:
+        raise FileError(f"{path} is damaged", where=f"metadata {GUARDS}", why=str(error)) from error
+    return translate(model, stem if name in _UNNAMED else name[:100], sizes or {}, known).with_history(*history)
 
 
-def _history(path: Path, proto: onnx.ModelProto) -> tuple[str, ...]:
-    """Return the passes that archir has noted in a file it wrote; none if it did not."""
+def _noted(path: Path, proto: onnx.ModelProto, key: str) -> tuple[str, ...]:
+    """Return the texts that archir has noted in a file it wrote; none if it did not."""
     notes = {entry.key: entry.value for entry in proto.metadata_props}
     try:
-        return read_history(notes.get(HISTORY, "[]"))
+        return read_texts(notes.get(key, "[]"))
     except ParseError as error:
-        raise FileError(f"{path} is damaged", where=f"metadata {HISTORY}", why=error.why or error.hint) from error
+        raise FileError(f"{path} is damaged", where=f"metadata {key}", why=error.why or error.hint) from error
 
 
 _UNNAMED = ("", "main_graph", "main", "torch_jit", "torch_jit_export")

@@ -13,7 +13,9 @@ from archir.errors import ArchirError, CaptureError
 from archir.ir.axis_names import BATCH, name_fault
 from archir.ir.builder import GraphBuilder
 from archir.ir.graph import Graph
+from archir.ir.guards import Guard
 from archir.ir.node import PARAMETER, Node, Value
+from archir.ir.notes import CHECK
 from archir.ir.types import Size, TensorType, symbol
 from archir.ir.verify import verify
 from frontends.onnx import control
@@ -37,18 +39,19 @@ CONTROL = {"If": control.branch, "Loop": control.loop}
 """The operators that hold graphs."""
 
 
-def translate(model: ir.Model, name: str, sizes: Mapping[str, int]) -> Graph:
+def translate(model: ir.Model, name: str, sizes: Mapping[str, int], guards: tuple[Guard, ...] = ()) -> Graph:
     """Return the graph of an ONNX model.
 
     Args:
         model: the model, functions inlined.
         name: name of the graph.
         sizes: numbers for axes that have a name in the file.
+        guards: what the sizes of its inputs have to satisfy, which the file checks.
 
     Raises:
         CaptureError: nodes cannot be read; all of them are named.
     """
-    work = _Work(model, name, sizes)
+    work = _Work(model, name, sizes, guards)
     work.nodes(model.graph)
     results = [work.result(output) for output in model.graph.outputs]
     if work.problems:
@@ -64,18 +67,23 @@ def translate(model: ir.Model, name: str, sizes: Mapping[str, int]) -> Graph:
 class _Work:
     """An ONNX model on its way to being a graph."""
 
-    def __init__(self, model: ir.Model, name: str, sizes: Mapping[str, int]) -> None:
+    def __init__(self, model: ir.Model, name: str, sizes: Mapping[str, int], guards: tuple[Guard, ...]) -> None:
         self.graph = Translation(GraphBuilder(name))
         self.problems: list[str] = []
         self._opset = next((v for d, v in model.graph.opset_imports.items() if d in DOMAINS), 0)
         self._sizes = sizes
         self._symbols: dict[str, str] = {}
         self._inputs(model.graph)
+        if all(guard.symbols <= set(self._symbols.values()) for guard in guards):
+            self.graph.builder.guards = guards
         self._initialisers(model.graph, state_kinds(model.graph))
 
     def nodes(self, graph: ir.Graph) -> None:
         """Translate the nodes of a graph."""
         for node in graph:
+            if self.graph.builder.guards and (node.outputs[0].name or "").startswith(CHECK):
+                self._check(node)
+                continue
             if node in self.graph.absorbed:
                 self._keep(node, self.graph.absorbed[node])
                 continue
@@ -86,6 +94,11 @@ class _Work:
             except _SENSELESS as error:  # numbers that ONNX does not check: lists of other lengths, strides of 0
                 told = (str(error).splitlines() or [type(error).__name__])[0]
                 self.problems.append(f"{_shown(node)}: its attributes or shapes make no sense: {told}")
+
+    def _check(self, node: ir.Node) -> None:
+        """Leave out what checks the guards of the graph: an input comes out of it as it was."""
+        if node.op_type == "Reshape" and node.inputs[0] in self.graph.values:
+            self.graph.values[node.outputs[0]] = self.graph.values[node.inputs[0]]
 
     def result(self, output: ir.Value) -> Operand | None:
         """Return an output of the model, None if it could not be read."""

@@ -255,7 +255,7 @@ class Translation:
         arguments = ops.normalise(op, args, kwargs)
         typed = {name: _mapped(argument, self.type_of) for name, argument in arguments.items()}
         try:
-            made = ops.infer_types(op, typed)
+            made = ops.infer_types(op, typed, self.builder.guards)
         except ops.NotInferable:
             made = ()  # its size depends on the elements, of which it has no more
         size = sum(math.prod(t.at({})) * t.dtype.itemsize for t in made if isinstance(t, TensorType))

@@ -19,9 +19,6 @@ from frontends.onnx.read import from_onnx
 from frontends.pytorch import trace
 from tests.models.any_size import MODELS, AnySize
 
-_WITHOUT_GUARDS = ("recurrent", "fully_convolutional")
-"""Graphs that are right for all sizes; ONNX files of others assert theirs, which is not read back."""
-
 
 def captured(name: str) -> tuple[AnySize, Graph]:
     torch.manual_seed(0)
@@ -52,7 +49,7 @@ def test_source_runs_at_every_size(name: str, tmp_path: Path) -> None:
             torch.testing.assert_close(net(x), module(x), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["recurrent", "unet", "fully_convolutional"])
+@pytest.mark.parametrize("name", ["recurrent", "unet", "windows"])
 def test_onnx_runs_at_every_size_and_names_the_axes(name: str, tmp_path: Path) -> None:
     model, graph = captured(name)
     file = to_onnx(graph, tmp_path / "net.onnx").path
@@ -66,10 +63,10 @@ def test_onnx_runs_at_every_size_and_names_the_axes(name: str, tmp_path: Path) -
     (given,) = onnx.load(str(file)).graph.input
     dims = [dim.dim_param for dim in given.type.tensor_type.shape.dim if dim.dim_param]
     assert dims == shown(model.dynamic, x.dim())
-    if name in _WITHOUT_GUARDS:
-        again = from_onnx(file)
-        assert str(again.inputs[0].results[0]) == str(graph.inputs[0].results[0])
-        for sizes in model.sizes:
-            x = model.inputs(2, sizes)
-            with torch.no_grad():
-                torch.testing.assert_close(again.module().eval()(x), module(x), rtol=1e-4, atol=1e-5)
+    again = from_onnx(file)
+    assert again.signature.guards == graph.signature.guards
+    assert str(again.inputs[0].results[0]) == str(graph.inputs[0].results[0])
+    for sizes in model.sizes:
+        x = model.inputs(2, sizes)
+        with torch.no_grad():
+            torch.testing.assert_close(again.module().eval()(x), module(x), rtol=1e-4, atol=1e-5)

@@ -15,7 +15,7 @@ from archir.api import apply
 from archir.cost import cost
 from archir.emit.onnx import to_onnx
 from archir.errors import FileError, ParseError
-from archir.ir.notes import HISTORY, program_checksum, read_history, write_history
+from archir.ir.notes import HISTORY, program_checksum, read_texts, write_texts
 from frontends.onnx.read import from_onnx
 from frontends.pytorch import trace
 from tests.models.captured import graph_of
@@ -89,13 +89,13 @@ def test_what_led_to_a_network_is_read_back_and_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("history", [(), ("a", 'b"\n', "α\x1b"), ("\udcff",)])
 def test_histories_are_text_that_is_read_back(history: tuple[str, ...]) -> None:
-    text = write_history(history)
+    text = write_texts(history)
     assert text.isascii()
     if history == ("\udcff",):
         with pytest.raises(ParseError):
-            read_history(text)
+            read_texts(text)
     else:
-        assert read_history(text) == history
+        assert read_texts(text) == history
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def small_file(folder: Path) -> Path:
     model = onnx.helper.make_model(
         onnx.helper.make_graph([node], "net", ends[:1], ends[1:]), opset_imports=[onnx.helper.make_opsetid("", 18)]
     )
-    onnx.helper.set_model_props(model, {HISTORY: write_history(SPECS), "other": "x"})
+    onnx.helper.set_model_props(model, {HISTORY: write_texts(SPECS), "other": "x"})
     onnx.save(model, str(folder / "net.onnx"))
     assert from_onnx(folder / "net.onnx").history == SPECS
     return folder / "net.onnx"
