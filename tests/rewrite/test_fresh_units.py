@@ -323,8 +323,8 @@ class Parts(nn.Module):
         return self.middle(self, x)
 
 
-def _bare(x: Tensor, *more: Tensor | None) -> Tensor:
-    return nn.functional.layer_norm(x, (6,), *more)
+def _bare(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    return nn.functional.layer_norm(x, (6,), weight, bias)
 
 
 def _square(x: Tensor) -> Tensor:
