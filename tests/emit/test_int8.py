@@ -107,7 +107,8 @@ class Chosen(nn.Module):
         self.layer = nn.Linear(8, 4000)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x).argmax(1)
+        found: torch.Tensor = self.layer(x).argmax(1)
+        return found
 
 
 def test_whole_numbers_are_counted_where_nothing_else_is_compared(tmp_path: Path) -> None:
@@ -137,7 +138,8 @@ class Named(nn.Module):
 
     def forward(self, x: torch.Tensor, x_scale: torch.Tensor) -> torch.Tensor:
         y = x @ self.weight * self.weight_scale + self.weight_zero_point
-        return y @ self.weight_quantized + x_scale
+        found: torch.Tensor = y @ self.weight_quantized + x_scale
+        return found
 
 
 def test_stored_tensors_keep_their_names_and_values(tmp_path: Path) -> None:
