@@ -14,6 +14,7 @@ from archir.axes.widths import Width
 from archir.cost import Cost, cost
 from archir.ir.graph import Graph
 from archir.ir.node import Node
+from archir.ir.text import print_function
 
 Spot = tuple[str, int, int]
 """A stored tensor, an axis of it, and which of the atoms of that axis."""
@@ -130,7 +131,7 @@ def compare(one: Graph, other: Graph) -> Difference:
         before=cost(one),
         after=cost(other),
         history=(one.history, other.history),
-        same_program=str(one) == str(other),
+        same_program=print_function(one) == print_function(other),
     )
 
 

@@ -141,7 +141,9 @@ def _apart(widths: Widths, width: Width, candidate: Widen) -> WidenPerturbation 
     graph, atom, count = widths.graph, width.atom, candidate.count
     ends = [graph.node(use.node) for use, _ in subgraph.ends]
     touched = [term for node in (*subgraph.nodes, *ends) for term in _terms(widths, node)]
-    if any(mixes(term, atom) for term in touched) or not all(map(makes_linearly, ends)):
+    made = {node.id for node in ends}
+    reads_ends = any(value.node in made for node in subgraph.nodes for value in node.values)
+    if any(mixes(term, atom) for term in touched) or not all(map(makes_linearly, ends)) or reads_ends:
         return None
     edges: dict[Edge, Members] = {}
     for node in ends:

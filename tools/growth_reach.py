@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -88,9 +89,14 @@ def _reach(widths: Widths, kept: Callable[[UnitMorphism], str]) -> GrowthReach:
         for i, reason in enumerate((*why, scored)):
             counts[i] += not reason
         if why[0] or scored:
-            reasons[width.name] = why[0] or f"not scored: {scored}"
+            reasons[width.name] = without_files(why[0] or f"not scored: {scored}")
     one, tenth, doubled, scores = counts
     return GrowthReach(len(tuple(widths)), one, tenth, doubled, scores, reasons)
+
+
+def without_files(reason: str) -> str:
+    """Return a reason without the files it names, which are others on other machines."""
+    return re.sub(r" /\S+:\d+", "", reason)
 
 
 def _ways(width: Width) -> Iterator[tuple[UnitMorphism, ...]]:

@@ -23,7 +23,7 @@ from archir.growing.options import GrowOptions
 from archir.growing.records import from_json, to_json
 from archir.ir.graph import Graph
 from archir.ir.notes import version_of
-from archir.ir.text import print_graph
+from archir.ir.text import print_function
 from archir.rewrite.morphism import Morphism
 from archir.rewrite.spec import format_spec
 from archir.scoring.budget import Budget
@@ -57,7 +57,7 @@ def fingerprint(
         "version.archir": version_of("archir"),
         "version.torch": torch.__version__,
         "seed.parameters": graph.parameter_count,
-        "seed.graph": print_graph(graph),
+        "seed.graph": print_function(graph),
         "seed.tensors": _checksum({n.names[0]: graph.tensors[n.id] for n in graph.parameters}),
         **_items(budget, "budget"),
         **{name: value for name, value in _items(options, "options").items() if name not in ELSEWHERE},

@@ -39,8 +39,10 @@ class Origin:
         """Return the tensor with every place as what it comes from: undivided, and new places like the old ones."""
 
         def plain(by: TensorMap) -> TensorMap:
-            axes = (replace(a, divisions=(), other=None) for a in by.axes)
-            return TensorMap(tuple(replace(a, fresh=a.fresh and replace(a.fresh, present=None)) for a in axes))
+            axes = (replace(a, divisions=(), other=None, scale=1.0) for a in by.axes)
+            return TensorMap(
+                tuple(replace(a, fresh=a.fresh and replace(a.fresh, present=None, shares=None)) for a in axes)
+            )
 
         return plain(self.by).weight(self.tensor)
 

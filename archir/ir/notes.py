@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from archir.errors import ParseError
 from archir.ir.data import GraphData
-from archir.ir.text import print_graph
+from archir.ir.text import print_function
 
 HISTORY = "archir.history"
 """The name of the note of the passes that led to a program."""
@@ -31,7 +31,7 @@ def version_of(package: str) -> str:
 
 def program_checksum(graph: GraphData) -> str:
     """Return the SHA-256 of the text form of a graph: two of one program have the same, whatever their weights are."""
-    return hashlib.sha256(print_graph(graph).encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(print_function(graph).encode(errors="surrogatepass")).hexdigest()
 
 
 def write_texts(texts: Iterable[str]) -> str:

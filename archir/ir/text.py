@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 
 import torch
@@ -56,6 +57,12 @@ def print_graph(
             tensors are then declared, in order.
     """
     return "\n".join(_Printer(graph, names or {}, comments or {}, locations).lines())
+
+
+def print_function(graph: GraphData) -> str:
+    """Return the text form of what a graph computes, the same for graphs that differ in how their modules begin."""
+    signature = replace(graph.signature, mode_changes=frozenset())
+    return print_graph(GraphData(graph.name, graph.structure, graph.tensors, signature))
 
 
 def plain_signature(inputs: int, result: Leaf) -> Signature:

@@ -15,6 +15,7 @@ from archir.axes.widths import Width, Widths
 from archir.ir.node import INPUT, PARAMETER, Node, Value
 from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
+from archir.ir.types import is_float
 from archir.rewrite.miss import Miss
 from archir.rewrite.relations import convolution, movement
 from archir.rewrite.relations.convolution import counts_groups
@@ -40,7 +41,7 @@ def stored_means(widths: Widths, width: Width, place: Place) -> frozenset[Place]
         node, term = graph.node(value.node), widths.axes[value][axis]
         if occurrences(term, width.atom) != 1 or mixes(term, width.atom):
             return Miss("what a layer norm runs over is concatenated somewhere on its way", (node.id,))
-        if node.op == PARAMETER:
+        if node.op == PARAMETER and is_float(graph.type_of(value)):
             found.add((value, axis))
             continue
         makers = None if node.op == INPUT else MAKERS.get(node.op.rpartition(".")[0].removeprefix("aten."))
@@ -87,7 +88,8 @@ def _sum(step: _Step) -> Iterator[Place]:
 def _scale(step: _Step) -> Iterator[Place]:
     """`mul`, `div`: by what is the same for all units."""
     found = step.aligned("self", "other")
-    if len(found) == 1:
+    divided = "div" not in step.node.op or step.aligned("self") == found
+    if len(found) == 1 and divided and step.node.arguments.get("rounding_mode") is None:
         yield from found
 
 
@@ -95,7 +97,7 @@ def _move(step: _Step) -> Iterator[Place]:
     """What moves units, or treats each like the others and linearly."""
     first = next(v for v in step.node.values if v in step.widths.axes)
     found = step.places(first)
-    if len(found) == 1:
+    if len(found) == 1 and is_float(step.widths.graph.type_of(step.made)):
         yield from found
 
 

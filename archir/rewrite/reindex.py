@@ -241,7 +241,8 @@ def _number(node: Node, argument: str) -> float:
     if isinstance(given, int | float):
         return float(given)
     assert given is None and argument == "eps" and isinstance(type_, TensorType)
-    return torch.finfo(type_.dtype).eps
+    wide = torch.promote_types(type_.dtype, torch.float32)  # torch computes halves in single precision
+    return torch.finfo(wide).eps
 
 
 def part_kept(width: Width, change: Change) -> float:

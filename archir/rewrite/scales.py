@@ -16,7 +16,9 @@ from fractions import Fraction
 
 from archir.ir.graph import Graph
 from archir.ir.node import Node, Use, Value
+from archir.ir.operators.operator import Movement
 from archir.ir.registry import operator_of
+from archir.ir.types import is_float
 from archir.rewrite.miss import Miss
 
 HALF = Fraction(1, 2)
@@ -63,9 +65,12 @@ class _Powers:
         return self.values.get(found, Fraction(0)) if isinstance(found, Value) else Fraction(0)
 
     def take(self, node: Node, name: str, power: Fraction) -> bool:
-        """Let a stored tensor be multiplied by a power for its use here; say whether the argument is one."""
+        """Let a stored tensor be multiplied by a power for its use here; say whether the argument is one that can."""
         found = node.arguments.get(name)
         if not isinstance(found, Value) or self.graph.node(found.node).parameter is None:
+            return False
+        tensor = self.graph.tensors[found.node]
+        if not tensor.dim() or not tensor.is_floating_point():
             return False
         self.stored.setdefault(found, {})[Use(node.id, name)] = power
         return True
@@ -89,14 +94,14 @@ def find_scales(graph: Graph, norms: Iterable[int], means: Iterable[int]) -> Sca
         if node.id in norms:
             powers.numbers[node.id, "eps"] = Fraction(1)
             if not powers.take(node, "weight", HALF):
+                if node.arguments.get("bias") is not None:
+                    return _unmended(node)
                 powers.give(Value(node.id), -HALF)
         if any(value in powers.values for value in node.values):
             follow = FOLLOWED.get(node.op.rpartition(".")[0].removeprefix("aten."))
-            moves = node.is_call and operator_of(node.op).moves is not None and node.values[0] in powers.values
-            follow = follow or (_keep if moves else None)
+            follow = follow or (_move if node.is_call and operator_of(node.op).moves else None)
             if node.id in norms or node.id in means or follow is None or not follow(powers, node):
-                what = node.op.removesuffix(".default")
-                return Miss(f"{what} depends on the number of its units, and nothing makes up for that", (node.id,))
+                return _unmended(node)
     stored: dict[int, Fraction] = {}
     for tensor, wanted in powers.stored.items():
         of_all = {wanted.get(Use(use.node, use.argument)) for use in graph.uses(tensor)}
@@ -107,12 +112,33 @@ def find_scales(graph: Graph, norms: Iterable[int], means: Iterable[int]) -> Sca
     return Scales(stored, powers.numbers)
 
 
+def _unmended(node: Node) -> Miss:
+    what = node.op.removesuffix(".default")
+    return Miss(f"{what} depends on the number of its units, and nothing makes up for that", (node.id,))
+
+
 Follow = Callable[[_Powers, Node], bool]
 """Says what power the result of a call comes with; False if it is not known."""
 
 
 def _keep(powers: _Powers, node: Node) -> bool:
     return all([powers.give(made, powers.values[node.values[0]]) for made in node.made])
+
+
+def _move(powers: _Powers, node: Node) -> bool:
+    """What moves elements: all that are in the result have to come with one power."""
+    match operator_of(node.op).moves:
+        case Movement.FILL:
+            return True
+        case Movement.CAST if not is_float(node.results[0]):
+            return False
+        case Movement.JOIN if len({powers.values.get(value) for value in node.values}) > 1:
+            return False
+        case Movement.PAD if node.arguments.get("value") not in (None, 0):
+            return False
+        case Movement.WRITE:
+            return False
+    return node.values[0] in powers.values and _keep(powers, node)
 
 
 def _power(by: Fraction) -> Follow:
@@ -154,7 +180,9 @@ def _divide(powers: _Powers, node: Node) -> bool:
 
 def _apply(powers: _Powers, node: Node) -> bool:
     """A layer: its weight makes up for what it is given."""
-    return powers.take(node, "weight", -powers.of(node, "input"))
+    given = powers.of(node, "input")
+    alone = not powers.of(node, "weight") and not powers.of(node, "bias")
+    return bool(given) and alone and powers.take(node, "weight", -given)
 
 
 FOLLOWED: Mapping[str, Follow] = {

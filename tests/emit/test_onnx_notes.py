@@ -49,6 +49,7 @@ def test_a_file_says_what_network_it_holds(options: dict[str, object], tmp_path:
         "archir.flops": str(price.flops),
         "archir.sizes": '{"B": 1}',
         "archir.history": json.dumps(graph.history),
+        "archir.guards": "[]",
     }
 
 

@@ -25,7 +25,9 @@ from torch.optim import swa_utils
 from torch.utils import _pytree as pytree
 
 from archir import apply
+from archir.comparison import compare
 from archir.ir.layers import KINDS
+from archir.ir.notes import program_checksum
 from archir.ir.parse import parse_graph
 from frontends.pytorch import trace
 from tests.models.captured import graph_of
@@ -136,6 +138,14 @@ def test_modules_are_in_the_modes_of_the_model(evaluated: tuple[str, ...]) -> No
     found = graph.module()(x)
     torch.manual_seed(2)
     torch.testing.assert_close(found, model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_how_modules_begin_is_no_part_of_what_a_program_is() -> None:
+    model, _, x = made()
+    one, other = trace(model.train(), x), trace(model.eval(), x)
+    assert str(one) != str(other)
+    assert program_checksum(one) == program_checksum(other)
+    assert compare(one, other).same_program
 
 
 def test_hooks_on_blocks_and_layers_run_and_may_change_what_goes_through() -> None:

@@ -15,8 +15,10 @@ from archir.axes.widths import Width
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from archir.rewrite.changes import Change
+from archir.rewrite.fresh_perturbation import FreshPerturbation
 from archir.rewrite.fresh_units import solve_fresh
 from archir.rewrite.miss import Miss
+from archir.rewrite.morphism import Site
 from archir.rewrite.reindex import plan_reindexing, reindex
 from archir.testing import randomise, relative_difference
 from passes.widen import Widen
@@ -304,3 +306,83 @@ def test_what_cannot_be_says_why(middle: Callable[[nn.Module, Tensor], Tensor], 
     where = str(graph.node(found.nodes[0]).location or "")
     assert found.reason == reason.replace("<root> (Net) {file}", where)
     assert Widen(width.name).match(graph) == found
+
+
+class Parts(nn.Module):
+    """Parts for a forward that is given."""
+
+    def __init__(self, middle: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.middle = middle
+        self.stem, self.other, self.head, self.wide = (nn.Linear(*n) for n in ((4, 6), (4, 6), (6, 2), (12, 2)))
+        self.norm, self.gate = nn.LayerNorm(6), nn.Linear(6, 1)
+        self.p, self.one = nn.Parameter(torch.randn(1, 6)), nn.Parameter(torch.tensor(1.3))
+        self.register_buffer("whole", torch.tensor([1, 2, 3, 4, 5, 7]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.middle(self, x)
+
+
+def _bare(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    return nn.functional.layer_norm(x, (6,), weight, bias)
+
+
+def _square(x: Tensor) -> Tensor:
+    return x.pow(2).mean(-1, keepdim=True)
+
+
+HARD: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "a bias without a weight": lambda n, x: n.head(_bare(n.stem(x), None, n.p[0])),
+    "a weight that is computed": lambda n, x: n.head(_bare(n.stem(x), 1 + n.p[0], n.norm.bias)),
+    "a computed weight alone": lambda n, x: n.head(_bare(n.stem(x), 1 + n.p[0])),
+    "concatenated with others": lambda n, x: n.wide(torch.cat([_bare(n.stem(x)), n.other(x)], -1)),
+    "stored ones beside": lambda n, x: n.head(torch.cat([_bare(n.stem(x)), n.p], 0)),
+    "stacked": lambda n, x: n.head(torch.stack([_bare(n.stem(x)), n.other(x)])),
+    "padded": lambda n, x: n.head(nn.functional.pad(_bare(n.stem(x)), (0, 0, 1, 0), value=1.0)),
+    "ones like it": lambda n, x: n.head(torch.ones_like(_bare(n.stem(x))) + n.other(x)),
+    "ones like a mean": lambda n, x: torch.ones_like(_square(n.stem(x))) * n.head(n.other(x)),
+    "written into": lambda n, x: n.head(_bare(n.stem(x)).slice_scatter(n.p, 0, 0, 1)),
+    "rounded": lambda n, x: n.head(n.other(x)) + (_square(n.stem(x)) * 10).to(torch.int32).to(x.dtype),
+    "a bias of a layer": lambda n, x: n.head(
+        nn.functional.linear(x, n.other.weight, nn.functional.rms_norm(n.p[0], (6,)))
+    ),
+    "divided and rounded down": lambda n, x: n.head(n.norm(torch.div(n.stem(x), 0.3, rounding_mode="floor"))),
+    "divided by": lambda n, x: n.head(n.norm(x[:, :1] / n.stem(x))),
+    "made whole": lambda n, x: n.head(n.norm((n.stem(x) * 5).to(torch.int32).to(x.dtype))),
+    "whole numbers on the stream": lambda n, x: n.head(n.norm(n.stem(x) + n.whole)),
+    "a scale without axes": lambda n, x: n.head(n.one * nn.functional.rms_norm(n.stem(x), (6,))),
+    "scaled by whole numbers": lambda n, x: n.head(_bare(n.stem(x)) * n.whole),
+    "gated by itself": lambda n, x: n.head(n.stem(x) * n.gate(n.stem(x))),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_what_is_not_refused_keeps_the_function(name: str) -> None:
+    graph = _graph(Parts(HARD[name]), torch.randn(3, 4))
+    args, _ = random_inputs(graph, 3)
+    wanted, tried = _outputs(graph, args), 0
+    for width in infer_widths(graph):
+        tried += 1
+        for count in (1, 3):
+            candidate = Widen(width.name, count)
+            if not isinstance(candidate.match(graph), Miss):
+                assert relative_difference(_outputs(candidate.apply(graph), args), wanted) < EXACT, width.name
+    assert tried
+
+
+def test_an_rms_norm_without_epsilon_takes_that_of_what_it_computes_in() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.RMSNorm(6), nn.Linear(6, 2))
+    for dtype in (torch.float32, torch.bfloat16):
+        wide = apply(trace(net, torch.randn(3, 4)).to(dtype), "widen{width=w0, count=2}")
+        (norm,) = [n for n in wide.calls if "rms_norm" in n.op]
+        assert norm.argument("eps") == pytest.approx(0.75 * torch.finfo(torch.float32).eps, rel=1e-12)
+
+
+def test_a_gate_that_reads_what_it_gates_is_seen_as_it_is() -> None:
+    """What fresh units do is exact where a call of theirs reads what they are summed into."""
+    graph = _graph(Parts(lambda n, x: n.head((h := n.stem(x)) * n.gate(h))), torch.randn(3, 4))
+    widths = infer_widths(graph)
+    width = next(w for w in widths if any(p.parameter == "stem.weight" for p in w.places))
+    found = Widen().perturbation(graph, Site(width.name, (Widen(width.name),), widths))
+    assert isinstance(found, FreshPerturbation)
