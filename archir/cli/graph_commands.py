@@ -207,6 +207,8 @@ def export(
         raise typer.BadParameter("this is an option of ONNX files, give one", param_hint=", ".join(given))
     if int8_tolerance is not None and not int8:
         raise typer.BadParameter("this is an option of --int8", param_hint="--int8-tolerance")
+    if int8 and not optimize:
+        raise typer.BadParameter("leave optimize on for --int8", param_hint="--no-optimize")
     how: dict[str, Any] = {"opset": opset, "optimize": optimize, "batch_norm": batch_norm}
     how |= {"external_data": external_data, "quantise": "int8" if int8 else None}
     how |= {} if int8_tolerance is None else {"int8_tolerance": int8_tolerance}

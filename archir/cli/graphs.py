@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,10 @@ def export(net: Path, *, python: Path | None, onnx: Path | None, name: str, how:
     """
     graph = load_net(net)
     done = []
-    if onnx is not None:  # first: what it is asked for may be refused
+    if onnx is not None:
+        if python is not None:  # what either is asked for may be refused: the source is tried before there is a file
+            with tempfile.TemporaryDirectory() as scratch:
+                to_python(graph, scratch, name=name)
         done.append(to_onnx(graph, onnx, **how))
     if python is not None:
         done.insert(0, to_python(graph, python, name=name))

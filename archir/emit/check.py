@@ -59,22 +59,27 @@ class Quantised:
     Attributes:
         operators: how many operators of each kind compute with 8-bit integers; products of `Gemm` count as `MatMul`.
         relative: largest difference of an element from the file in floating point, over the largest element of that
-            output.
+            output; None if no output is of floating point.
         alike: part of the rows of the outputs whose largest element is at the same place, as the class of an image or
             the next token is; along axis 1 of outputs with four axes and more, along the last of others. None if no
             output has such rows.
+        equal: part of the elements of outputs that are whole numbers or truth values that are the same; None if there
+            are none.
     """
 
     operators: Mapping[str, int]
-    relative: float
+    relative: float | None
     alike: float | None
+    equal: float | None = None
 
     @property
     def verdict(self) -> str:
         """What was quantised and what that does, in a line."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.operators.items())
-        told = f"int8: {kinds}; off by at most {self.relative:.3g} of the largest output"
-        return told if self.alike is None else f"{told}, {self.alike:.1%} of the largest elements at the same place"
+        told = [] if self.relative is None else [f"off by at most {self.relative:.3g} of the largest output"]
+        told += [] if self.alike is None else [f"{self.alike:.1%} of the largest elements at the same place"]
+        told += [] if self.equal is None else [f"{self.equal:.1%} of the whole numbers and truth values the same"]
+        return f"int8: {kinds}; {', '.join(told) or 'nothing to compare'}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,9 @@ class Emitted:
         if self.quantised is None:
             found = f"largest difference from the graph {self.difference:.3g}"
         else:
-            found = f"{self.quantised.verdict}; largest difference from floating point {self.difference:.3g}"
+            found = self.quantised.verdict
+            if self.quantised.relative is not None:
+                found = f"{found}; largest difference from floating point {self.difference:.3g}"
         return f"{found}; {self.undefined} output elements not compared: {self.why}" if self.undefined else found
 
 

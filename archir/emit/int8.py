@@ -10,9 +10,12 @@ Source: ours, on top of `onnxruntime.quantization`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +28,7 @@ from torch import Tensor
 
 from archir.emit.check import Quantised, Run, agree, tensors_in
 from archir.emit.foreign import as_error, quiet
+from archir.emit.neutral import free, graphs_in, rename, value_names
 from archir.emit.undefined import gap
 from archir.errors import EmitError
 from archir.ir.graph import Graph
@@ -43,14 +47,32 @@ _PREPARED = onnx.StringStringEntryProto(key="onnx.quant.pre_process", value="onn
 """Tells onnxruntime that a model is optimised and its shapes are known, as far as they can be."""
 
 
-def refuse_quantising(graph: Graph, quantise: str | None) -> None:
-    """Refuse a way to quantise that there is not, and graphs that onnxruntime cannot quantise.
+def refuse_quantising(graph: Graph, quantise: str | None, tolerance: float | None, *, optimize: bool) -> None:
+    """Refuse a way to quantise that there is not, graphs that onnxruntime cannot quantise, and tolerances of nothing.
+
+    Args:
+        graph: the graph.
+        quantise: how to quantise, if at all.
+        tolerance: the tolerance that is asked for, None if none is.
+        optimize: whether the file in floating point is optimised.
 
     Raises:
-        EmitError: it is not `"int8"`, or the graph is not in single precision.
+        EmitError: it is not `"int8"`, the graph is not in single precision, the file is not optimised, or the tolerance
+            is no number from 0 or is given for a file in floating point.
     """
     if quantise not in (None, "int8"):
         raise EmitError(f"there is no quantisation {quantise!r}", hint='give "int8", or None')
+    if tolerance is not None and quantise is None:
+        raise EmitError("int8_tolerance is for quantised files only", hint='give quantise="int8", too')
+    number = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
+    if tolerance is not None and not (number and tolerance >= 0):
+        raise EmitError(f"{tolerance!r} is no tolerance", hint="give a part of the largest output, such as 0.1")
+    if quantise and not optimize:
+        raise EmitError(
+            f"{graph.name} cannot be quantised without optimize",
+            why="weights that are transposed when the file runs would stay in floating point",
+            hint="leave optimize on",
+        )
     kinds = {t.dtype for t in graph.tensors.values() if t.is_floating_point()} - {torch.float32}
     if quantise and kinds:
         raise EmitError(
@@ -79,6 +101,7 @@ def quantised(model: onnx.ModelProto, file: Path, folder: Path) -> onnx.ModelPro
             ("products.onnx", _SIGNED, QuantType.QInt8, True),
         ):
             source, goal = folder / f"float_{name}", folder / name
+            mark, names = _set_names_apart(prepared)
             onnx.save(prepared, str(source), save_as_external_data=True, location=f"{source.name}.data")
             quantize_dynamic(
                 source,
@@ -90,6 +113,7 @@ def quantised(model: onnx.ModelProto, file: Path, folder: Path) -> onnx.ModelPro
                 use_external_data_format=True,
             )
             prepared = onnx.load(str(goal))
+            _give_names_back(prepared, mark, names)
     del prepared.metadata_props[:]
     prepared.metadata_props.extend(model.metadata_props)
     prepared.doc_string = model.doc_string
@@ -100,6 +124,37 @@ def quantised(model: onnx.ModelProto, file: Path, folder: Path) -> onnx.ModelPro
             hint="write it in floating point",
         )
     return prepared
+
+
+def _set_names_apart(model: onnx.ModelProto) -> tuple[str, list[str]]:
+    """Give all values of a model names that no name onnxruntime makes of others, `<weight>_scale`, can be equal to.
+
+    Returns:
+        A character that none of the names had; and the names, which are now that character, their index, and a colon.
+    """
+    names = list(dict.fromkeys(value_names(model.graph)))
+    used = set("".join([*names, *(node.name for part in graphs_in(model.graph) for node in part.node)]))
+    mark = next(letter for letter in map(chr, count(ord("A"))) if letter not in used)
+    rename(model, {name: f"{mark}{i}:" for i, name in enumerate(names)})
+    return mark, names
+
+
+def _give_names_back(model: onnx.ModelProto, mark: str, names: Sequence[str]) -> None:
+    """Give values the names they had; what onnxruntime has named for them is named for those, and gives way to them."""
+
+    def told(name: str) -> str:
+        return re.sub(rf"{mark}(\d+):", lambda found: names[int(found[1])], name)
+
+    new = {f"{mark}{i}:": name for i, name in enumerate(names)}
+    taken = set(names)
+    for name in dict.fromkeys(value_names(model.graph)):
+        if name not in new and mark in name:
+            new[name] = free(told(name), taken)
+            taken.add(new[name])
+    rename(model, new)
+    for part in graphs_in(model.graph):
+        for node in part.node:
+            node.name = told(node.name)
 
 
 def bytes_of(model: onnx.ModelProto) -> int:
@@ -145,7 +200,8 @@ def compare_quantised(
 
     agree(graph, run, np.inf, what)
     alike = found.same / found.rows if found.rows else None
-    return found.difference, Quantised(MappingProxyType(dict(kinds)), found.relative, alike)
+    equal = found.equal / found.decided if found.decided else None
+    return found.difference, Quantised(MappingProxyType(dict(kinds)), found.relative, alike, equal)
 
 
 @dataclass
@@ -155,15 +211,20 @@ class _Comparison:
     tolerance: float
     what: str
     difference: float = field(default=0.0, init=False)
-    relative: float = field(default=0.0, init=False)
+    relative: float | None = field(default=None, init=False)
     same: int = field(default=0, init=False)
     rows: int = field(default=0, init=False)
+    equal: int = field(default=0, init=False)
+    decided: int = field(default=0, init=False)
 
     def add(self, wanted: list[Tensor], found: list[Tensor]) -> None:
         for i, (one, other) in enumerate(zip(wanted, found, strict=True)):
             if one.shape != other.shape:
                 raise EmitError(f"{self.what} returns shape {list(other.shape)} instead of {list(one.shape)}")
-            if not one.numel() or not one.is_floating_point():
+            if not one.numel():
+                continue
+            if not one.is_floating_point() and not one.is_complex():
+                self.equal, self.decided = self.equal + int((one == other).sum()), self.decided + one.numel()
                 continue
             most = float(gap(one, other).max())
             finite = one[torch.isfinite(one)]
@@ -175,8 +236,9 @@ class _Comparison:
                     why=f"output {i} differs by {relative:.3g} of its largest, and {self.tolerance:.3g} is allowed",
                     hint="allow more, or write it in floating point",
                 )
-            self.difference, self.relative = max(self.difference, most), max(self.relative, relative)
-            self._rank(one, other)
+            self.difference, self.relative = max(self.difference, most), max(self.relative or 0.0, relative)
+            if one.is_floating_point():
+                self._rank(one, other)
 
     def _rank(self, wanted: Tensor, found: Tensor) -> None:
         axis = 1 if wanted.dim() >= 4 else -1

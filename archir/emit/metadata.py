@@ -14,14 +14,18 @@ All of it follows from the graph: the same graph gives the same file, whenever a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
 from archir.cost import cost
+from archir.emit.check import BATCHES, LARGE
+from archir.errors import GraphError
 from archir.ir.graph import Graph
+from archir.ir.input_checks import sources
+from archir.ir.inputs import symbol_sizes
 from archir.ir.notes import GUARDS, HISTORY, program_checksum, version_of, write_texts
-from archir.ir.types import TensorType, symbols_of
+from archir.ir.types import Size, TensorType, evaluate, symbols_of
 
 EXAMPLES = 1
 """The batch size that FLOPs are told for."""
@@ -29,13 +33,14 @@ EXAMPLES = 1
 
 def describe(graph: Graph, model: onnx.ModelProto) -> None:
     """Note in a model, which is changed in place, what network it is: the graph it was made from."""
-    price = cost(graph, EXAMPLES)
+    sizes = _sizes(graph)
+    price = cost(graph, EXAMPLES, sizes)
     notes = {
         "archir.version": version_of("archir"),
         "archir.program": program_checksum(graph),
         "archir.parameters": str(price.parameters),
         "archir.flops": str(price.flops),
-        "archir.sizes": json.dumps(_sizes(graph)),
+        "archir.sizes": json.dumps(sizes),
         HISTORY: write_texts(graph.history),
         GUARDS: write_texts(map(str, graph.signature.guards)),
     }
@@ -52,7 +57,39 @@ def _note(model: onnx.ModelProto, notes: Mapping[str, str]) -> None:
 
 
 def _sizes(graph: Graph) -> dict[str, int]:
-    """Return the size of each dynamic axis that `cost` takes it to have."""
-    types = [type_ for node in graph.inputs for type_ in node.results if isinstance(type_, TensorType)]
-    names = [name for type_ in types for size in type_.shape for name in sorted(symbols_of(size))]
-    return dict.fromkeys(names, EXAMPLES) | dict(graph.signature.sizes)
+    """Return the size of each dynamic axis that FLOPs are told for: the least that the network takes of those tried.
+
+    They are those it was captured for and a batch of one, where its guards allow these and every size in the graph is
+    positive for them, and else those that it is checked on.
+    """
+    known = sources([node.results[0] for node in graph.inputs])
+    captured = dict(graph.signature.sizes)
+
+    def tried() -> Iterator[dict[str, int]]:
+        yield dict.fromkeys(symbol_sizes(graph, EXAMPLES), EXAMPLES) | captured
+        for batch in (EXAMPLES, *BATCHES, *LARGE):
+            sizes = symbol_sizes(graph, batch)
+            yield from (sizes | captured, sizes)
+
+    found = [{name: size for name, size in sizes.items() if name in known} for sizes in tried()]
+    allowed = [sizes for sizes in found if _allowed(graph, sizes)] or found[-1:]
+    shapes = {
+        size for node in graph.nodes for type_ in node.results if isinstance(type_, TensorType) for size in type_.shape
+    }
+    return next((sizes for sizes in allowed if all(_positive(size, sizes) for size in shapes)), allowed[0])
+
+
+def _allowed(graph: Graph, sizes: Mapping[str, int]) -> bool:
+    return all(guard.holds(_filled(guard.symbols, sizes)) for guard in graph.signature.guards)
+
+
+def _positive(size: Size, sizes: Mapping[str, int]) -> bool:
+    try:
+        return isinstance(size, int) or evaluate(size, _filled(symbols_of(size), sizes), floored=True) > 0
+    except GraphError:
+        return False
+
+
+def _filled(names: Iterable[str], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return sizes with those that are read off no input, which `cost` takes to be the batch."""
+    return dict.fromkeys(names, EXAMPLES) | dict(sizes)

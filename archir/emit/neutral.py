@@ -84,7 +84,7 @@ def rename(model: ModelProto, names: Mapping[str, str]) -> None:
     for name in sorted((present - new.keys()) & set(new.values())):
         new[name] = free(name, taken)
         taken.add(new[name])
-    for part in _graphs(model.graph):
+    for part in graphs_in(model.graph):
         for value in (*part.input, *part.output, *part.value_info, *part.initializer):
             value.name = new.get(value.name, value.name)
         for node in part.node:
@@ -103,14 +103,15 @@ def free(name: str, taken: Collection[str]) -> str:
 
 def value_names(graph: GraphProto) -> Iterator[str]:
     """Yield the names of all values of an ONNX graph and of the graphs in it, some of them several times."""
-    for part in _graphs(graph):
+    for part in graphs_in(graph):
         yield from (value.name for value in (*part.input, *part.output, *part.value_info, *part.initializer))
         yield from (name for node in part.node for name in (*node.input, *node.output) if name)
 
 
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+def graphs_in(graph: GraphProto) -> Iterator[GraphProto]:
+    """Yield an ONNX graph and the graphs in it."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _graphs(inner)
+                yield from graphs_in(inner)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import onnx
 import onnxruntime
 import torch
+from google.protobuf.message import DecodeError
 from torch.export import Dim, ExportedProgram
 from torch.export.dynamic_shapes import _DimHint
 from torch.fx.experimental import _config as symbolic_config
@@ -53,7 +54,7 @@ def to_onnx(
     external_data: bool = False,
     quantise: Literal["int8"] | None = None,
     tolerance: float = TOLERANCE,
-    int8_tolerance: float = INT8_TOLERANCE,
+    int8_tolerance: float | None = None,
 ) -> Emitted:
     """Write a graph as an ONNX file, in eval mode, and check it with onnxruntime.
 
@@ -75,7 +76,7 @@ def to_onnx(
         tolerance: largest difference from the graph allowed, relative to the largest output where that exceeds 1;
             at least 8 roundings for outputs that half precision leads to.
         int8_tolerance: largest difference of a quantised file from the one in floating point allowed, relative to the
-            largest element of each output.
+            largest element of each output; `INT8_TOLERANCE` if not given.
 
     Returns:
         The file, the largest absolute difference found on random inputs, what could not be compared, and what was
@@ -87,7 +88,7 @@ def to_onnx(
         FileError: the file cannot be written.
     """
     refuse(opset)
-    refuse_quantising(graph, quantise)
+    refuse_quantising(graph, quantise, int8_tolerance, optimize=optimize)
     norms = chosen_batch_norm(batch_norm, optimize=optimize)
     target = Path(path)
     model = _export(graph, opset, optimize, norms)
@@ -110,9 +111,13 @@ def to_onnx(
                 _save(rounded, file, beside=external_data or bytes_of(rounded) > LARGEST)
                 _read_back(file, opset)
                 runs = _runner(graph, exact), _runner(graph, file)
-                difference, about = compare_quantised(graph, *runs, int8_tolerance, target.name, kinds)
+                limit = INT8_TOLERANCE if int8_tolerance is None else int8_tolerance
+                difference, about = compare_quantised(graph, *runs, limit, target.name, kinds)
                 found = replace(found, difference=difference, quantised=about)
+            stale = None if file.with_name(f"{target.name}.data").exists() else _stored_beside(target)
             place(sorted(file.parent.iterdir(), key=lambda p: p.name == target.name), target.parent)
+            if stale is not None:
+                stale.unlink(missing_ok=True)
     except OSError as error:
         raise FileError(f"cannot write {target}", why=str(error), hint="give a path that can be written") from error
     return found
@@ -257,6 +262,17 @@ def _save(model: onnx.ModelProto, file: Path, *, beside: bool) -> None:
     """Write a model, with its tensors in a second file if asked."""
     with as_error(f"{file.name} cannot be written as ONNX"):
         onnx.save(model, str(file), save_as_external_data=beside, location=f"{file.name}.data" if beside else None)
+
+
+def _stored_beside(file: Path) -> Path | None:
+    """Return the second file of an ONNX file that is there, if it stores tensors in one of the name written here."""
+    try:
+        stored = onnx.load(str(file), load_external_data=False).graph.initializer
+    except (OSError, DecodeError):
+        return None
+    beside = f"{file.name}.data"
+    places = {entry.value for tensor in stored for entry in tensor.external_data if entry.key == "location"}
+    return file.with_name(beside) if beside in places else None
 
 
 def _read_back(file: Path, opset: int) -> None:

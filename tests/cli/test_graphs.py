@@ -210,7 +210,12 @@ def test_export_takes_the_options_of_onnx_files(tmp_path: Path, models: Path) ->
         (("--batch-norm", "fold", "--no-optimize"), "not optimised"),
     ):
         assert why in refused("export", net, "--onnx", file, "--python", tmp_path / "out", *options)
+    for more in (("--name", "not a name"), ("--name", "class")):
+        fresh = tmp_path / "fresh.onnx"
+        refused("export", net, "--onnx", fresh, "--python", tmp_path / "out", *more)
+        assert not fresh.exists()
     assert file.read_bytes() == before and not (tmp_path / "out").exists()
+    assert "leave optimize on" in archir("export", net, "--onnx", file, "--int8", "--no-optimize").err
     done = archir("export", net, "--python", tmp_path / "out", "--int8", "--opset", "17")
     assert done.code == 2 and "--opset, --int8" in done.err
     assert archir("export", net, "--onnx", file, "--int8-tolerance", "0.2").code == 2

@@ -67,9 +67,7 @@ def test_what_is_reported_is_what_the_files_do(
     assert floats(emitted.path) < 0.3 * floats(plain.path)
 
 
-@pytest.mark.parametrize(
-    "options", [{"opset": 13, "external_data": True}, {"opset": 25, "batch_norm": "keep"}, {"optimize": False}]
-)
+@pytest.mark.parametrize("options", [{"opset": 13, "external_data": True}, {"opset": 25, "batch_norm": "keep"}])
 def test_other_options_hold_for_quantised_files_too(options: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 8))
@@ -77,8 +75,7 @@ def test_other_options_hold_for_quantised_files_too(options: dict[str, Any], tmp
     written = onnx.load(emitted.path)
     assert emitted.quantised is not None and emitted.quantised.operators == {"MatMul": 2}
     assert options.get("opset") in (None, written.opset_import[0].version)
-    kept = "batch_norm" in options or "optimize" in options
-    assert ("BatchNormalization" in {n.op_type for n in written.graph.node}) == kept
+    assert ("BatchNormalization" in {n.op_type for n in written.graph.node}) == ("batch_norm" in options)
     assert (tmp_path / "net.onnx.data").exists() == ("external_data" in options)
 
 
@@ -97,7 +94,65 @@ class Decided(nn.Module):
 def test_what_is_decided_by_a_hair_may_be_decided_otherwise(tmp_path: Path) -> None:
     torch.manual_seed(0)
     emitted = to_onnx(trace(Decided(), torch.randn(2, 8)), tmp_path / "net.onnx", quantise="int8")
-    assert emitted.quantised is not None and 0 < emitted.quantised.relative < 0.05
+    found = emitted.quantised
+    assert found is not None and found.relative is not None and 0 < found.relative < 0.05
+    assert found.equal is not None and 0.9 < found.equal <= 1.0 and "whole numbers and truth values" in emitted.verdict
+
+
+class Chosen(nn.Module):
+    """Returns the place of its largest output only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4000)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(x).argmax(1)
+        return found
+
+
+def test_whole_numbers_are_counted_where_nothing_else_is_compared(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    graph = trace(Chosen(), torch.randn(2, 8))
+    plain = to_onnx(graph, tmp_path / "plain.onnx")
+    emitted = to_onnx(graph, tmp_path / "net.onnx", quantise="int8")
+    found, same = emitted.quantised, []
+    for batch in (2, 3):
+        args, _ = random_inputs(graph, sizes=symbol_sizes(graph, batch))
+        (wanted,), (other,) = run(plain.path, *args), run(emitted.path, *args)
+        same += (wanted == other).tolist()
+    assert found is not None and found.relative is None and found.alike is None
+    assert found.equal == sum(same) / len(same)
+    assert "off by" not in emitted.verdict and "largest difference" not in emitted.verdict
+
+
+class Named(nn.Module):
+    """Has stored tensors, and inputs, with the names onnxruntime gives to what it makes of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+        self.weight_scale = nn.Parameter(torch.full((8,), 0.02))
+        self.weight_zero_point = nn.Parameter(torch.randn(8))
+        self.weight_quantized = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x: torch.Tensor, x_scale: torch.Tensor) -> torch.Tensor:
+        y = x @ self.weight * self.weight_scale + self.weight_zero_point
+        found: torch.Tensor = y @ self.weight_quantized + x_scale
+        return found
+
+
+def test_stored_tensors_keep_their_names_and_values(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Named()
+    emitted = to_onnx(trace(model, (torch.randn(2, 8), torch.randn(2, 8))), tmp_path / "net.onnx", quantise="int8")
+    graph = onnx.load(emitted.path).graph
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    assert len(stored) == len(graph.initializer) and [i.name for i in graph.input] == ["x", "x_scale"]
+    assert np.array_equal(stored["weight_scale"], model.weight_scale.detach().numpy())
+    assert np.array_equal(stored["weight_zero_point"], model.weight_zero_point.detach().numpy())
+    assert {"weight_quantized_quantized", "weight_scale_2"} <= stored.keys()
+    assert emitted.quantised is not None and emitted.quantised.operators == {"MatMul": 2}
 
 
 def test_a_file_that_is_too_far_off_is_not_written(tmp_path: Path) -> None:
@@ -128,6 +183,13 @@ def test_what_cannot_be_quantised_is_told_and_leaves_nothing(tmp_path: Path, mon
         to_onnx(trace(nn.Tanh(), torch.randn(2, 3)), tmp_path / "net.onnx", quantise="int8")
     with pytest.raises(EmitError, match=r"there are f16\n.*graph\.to\(torch\.float32\)"):
         to_onnx(half(), tmp_path / "net.onnx", quantise="int8")
+    with pytest.raises(EmitError, match=r"cannot be quantised without optimize\n.*\n.*leave optimize on"):
+        to_onnx(graph_of("mlp"), tmp_path / "net.onnx", quantise="int8", optimize=False)
+    for wrong in (float("nan"), -1.0, "a", True):
+        with pytest.raises(EmitError, match=f"{wrong!r} is no tolerance"):
+            to_onnx(graph_of("mlp"), tmp_path / "net.onnx", quantise="int8", int8_tolerance=wrong)  # type: ignore[arg-type]
+    with pytest.raises(EmitError, match="int8_tolerance is for quantised files only"):
+        to_onnx(graph_of("mlp"), tmp_path / "net.onnx", int8_tolerance=0.2)
     with pytest.raises(EmitError, match="no quantisation 'int4'"):
         to_onnx(graph_of("mlp"), tmp_path / "net.onnx", quantise="int4")  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -13,8 +14,11 @@ from torch import nn
 
 from archir.api import apply
 from archir.cost import cost
+from archir.emit.metadata import describe
 from archir.emit.onnx import to_onnx
 from archir.errors import FileError, ParseError
+from archir.ir.graph import Graph
+from archir.ir.guards import parse_guard
 from archir.ir.notes import HISTORY, program_checksum, read_texts, write_texts
 from frontends.onnx.read import from_onnx
 from frontends.pytorch import trace
@@ -64,6 +68,21 @@ class Two(nn.Module):
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.one(x) + self.two(y)
         return found
+
+
+@pytest.mark.parametrize(("stride", "guard"), [(1, ""), (2, "T >= 9")])
+def test_costs_are_told_for_sizes_that_the_network_takes(stride: int, guard: str) -> None:
+    """A file of which nobody knows what it was captured for: one step is less than its kernel."""
+    graph = trace(nn.Conv1d(4, 8, 5, stride=stride), torch.randn(2, 4, 32), dynamic={"input": {2: "T"}})
+    guards = (parse_guard(guard),) if guard else ()
+    graph = Graph(graph.name, graph.nodes, graph.tensors, replace(graph.signature, sizes=(), guards=guards))
+    model = onnx.ModelProto()
+    describe(graph, model)
+    found = {entry.key: entry.value for entry in model.metadata_props}
+    sizes = json.loads(found["archir.sizes"])
+    assert sizes["T"] >= (9 if guard else 5)
+    length = (sizes["T"] - 5) // stride + 1
+    assert int(found["archir.flops"]) == 2 * 4 * 5 * 8 * length * sizes["B"]
 
 
 def test_the_same_graph_gives_the_same_file_anywhere(tmp_path: Path) -> None:
@@ -124,3 +143,14 @@ def small_file(folder: Path) -> Path:
     onnx.save(model, str(folder / "net.onnx"))
     assert from_onnx(folder / "net.onnx").history == SPECS
     return folder / "net.onnx"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_second_file_goes_with_the_file_it_belonged_to(own: bool, tmp_path: Path) -> None:
+    graph, file = trace(nn.Linear(32, 32), torch.randn(2, 32)), tmp_path / "net.onnx"
+    to_onnx(graph, file, external_data=own)
+    if not own:
+        (tmp_path / "net.onnx.data").write_bytes(b"of something else")
+    to_onnx(graph, file)
+    assert (tmp_path / "net.onnx.data").exists() != own
+    onnx.checker.check_model(str(file))

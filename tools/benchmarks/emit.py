@@ -151,11 +151,12 @@ def _quantised() -> Mapping[str, object]:
         assert quantised is not None
         found.append(quantised)
         verdicts[name] = quantised.verdict
+    off = [one.relative for one in found if one.relative is not None]
     return {
         "models": len(ZOO),
         "quantised": len(found),
-        "largest_relative": max(one.relative for one in found),
-        "median_relative": statistics.median(one.relative for one in found),
+        "largest_relative": max(off),
+        "median_relative": statistics.median(off),
         "smallest_alike": min(one.alike for one in found if one.alike is not None),
         "int8": verdicts,
     }
