@@ -144,9 +144,11 @@ class Engine:
 
     def run(self, checkpoint: Checkpoint | None) -> Outcome:
         """Train and grow to the end, from the beginning or from a checkpoint, to which a diverging loss leads back."""
-        seed = self._seed_module()
         examples, size = self.train, self.options.batch_size
-        self.recovery.most = first_for_all(self.processes, lambda: largest_loss(seed, examples, self.loss, size))
+        # The network is made within, so that it is let go of, and on the first process alone.
+        self.recovery.most = first_for_all(
+            self.processes, lambda: largest_loss(self._seed_module(), examples, self.loss, size)
+        )
         while True:
             try:
                 return self._run(checkpoint)

@@ -31,14 +31,15 @@ def check_sharding(graph: Graph, options: GrowOptions, processes: Processes, dev
     """Check that the weights of a network can be held in shards, if they are to be.
 
     Raises:
-        GrowError: they cannot: some are numbers by themselves, complex, or of several element types; or the device is
-            not the current one of its kind. All of it at once.
+        GrowError: they cannot: some are numbers by themselves, empty, complex, or of several element types; or the
+            device is not the current one of its kind. All of it at once.
     """
     if shards(options, processes) == 1:
         return
     trained = [node for node in graph.parameters if node.is_trainable]
     types = {node.tensor_type().dtype: node for node in trained}
     wrong = [f"@{node.names[0]} is a number, which has no shards" for node in trained if not node.tensor_type().shape]
+    wrong += [f"@{node.names[0]} is empty" for node in trained if 0 in node.tensor_type().shape]
     wrong += [f"@{node.names[0]} is {dtype}" for dtype, node in types.items() if len(types) > 1 or dtype.is_complex]
     if device.type != "cpu" and device.index != torch.accelerator.current_device_index():
         wrong.append(f"shards are on the current device, {device.type}:{torch.accelerator.current_device_index()}")
@@ -46,8 +47,9 @@ def check_sharding(graph: Graph, options: GrowOptions, processes: Processes, dev
         raise GrowError(
             "the weights cannot be shared out among the processes",
             where="; ".join(wrong[:10]),
-            why="shards are rows of tensors that are real and of one element type, on the current device",
-            hint="store a number as a tensor of shape [1], use one element type, or leave out sharded = true",
+            why="shards are rows of tensors that are not empty, real and of one element type, on the current device",
+            hint="store a number as a tensor of shape [1], freeze what is empty, use one element type, "
+            "or leave out sharded = true",
         )
 
 
@@ -76,14 +78,14 @@ def shared_out(module: nn.Module, graph: Graph, processes: Processes, device: to
     for buffer, first in zip(buffers, processes.told([buffer.cpu() for buffer in buffers]), strict=True):
         buffer.copy_(first)
     # Those that are trained were checked.
-    numbers = {parameter for parameter in module.parameters() if not parameter.dim()}
+    whole = {parameter for parameter in module.parameters() if not parameter.dim() or not parameter.numel()}
     for parameter in module.parameters():
-        parameter.data = parameter.data.to(device) if parameter in numbers else parameter.data.contiguous()
+        parameter.data = parameter.data.to(device) if parameter in whole else parameter.data.contiguous()
     mesh = DeviceMesh.from_group(processes.group, device.type)
     with exchanging():
         for part in parts(module, self_contained(graph), most=_size(module) // processes.size):
             # Of the outermost one, too: the optimiser and the average look for shards after an evaluation.
-            fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=numbers)
+            fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
     return module
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +143,25 @@ def test_all_steps_that_came_to_nothing_are_counted(even: bool) -> None:
         engine.recovery.diverged = 1
         last = engine.recovery.last
         assert last is not None and last.state["training_flops"] == training_flops(_graph(), spent * size)
+
+
+def test_the_network_whose_loss_is_compared_with_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[weakref.ref[nn.Module]] = []
+    made = Engine._seed_module
+
+    def kept(engine: Engine) -> nn.Module:
+        module = made(engine)
+        seeds.append(weakref.ref(module))
+        return module
+
+    def look(_: Event) -> None:
+        gc.collect()
+        alive.append([seed() is not None for seed in seeds])
+
+    alive: list[list[bool]] = []
+    monkeypatch.setattr(Engine, "_seed_module", kept)
+    _run(_options(0.5 * EDGE, steps=10), on_event=look)
+    assert len(alive) > 2 and all(each == [False] for each in alive)
 
 
 def test_inputs_that_are_far_off_are_told() -> None:

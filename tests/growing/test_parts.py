@@ -79,20 +79,23 @@ def test_what_has_no_shards_is_refused() -> None:
             self.linear = nn.Linear(3, 2)
             self.scale = nn.Parameter(torch.tensor(1.0))
             self.shift = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+            self.none = nn.Parameter(torch.zeros(3, 0))
 
         def forward(self, x: Tensor) -> Tensor:
-            found: Tensor = (self.linear(x) * self.scale).double() + self.shift
+            found: Tensor = (self.linear(x) * self.scale).double() + self.shift + (x @ self.none).sum()
             return found
 
     graph, cpu = trace(Odd(), (torch.randn(2, 3),)), torch.device("cpu")
     with pytest.raises(GrowError, match="cannot be shared out among the processes") as caught:
         check_sharding(graph, SHARDED, TWO, cpu)
     assert "@scale is a number" in caught.value.where and "@shift is torch.float64" in caught.value.where
+    assert "@none is empty" in caught.value.where
     check_sharding(graph, GrowOptions(), TWO, cpu)
     check_sharding(graph, SHARDED, ALONE, cpu)
     frozen = Odd()
     frozen.scale.requires_grad_(False)
     frozen.shift.requires_grad_(False)
+    frozen.none.requires_grad_(False)
     check_sharding(trace(frozen, (torch.randn(2, 3),)), SHARDED, TWO, cpu)
 
 

@@ -68,11 +68,12 @@ class Attending(nn.Module):
         super().__init__()
         self.token = nn.Parameter(torch.randn(1, 1, 8))
         self.scale = nn.Parameter(torch.tensor(2.0), requires_grad=False)
+        self.none = nn.Parameter(torch.zeros(3, 0), requires_grad=False)
         self.encoder = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
         self.head = nn.Linear(8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.head(self.encoder(x.reshape(-1, 3, 8) + self.token)[:, 0]) * self.scale
+        found: Tensor = self.head(self.encoder(x.reshape(-1, 3, 8) + self.token)[:, 0]) * self.scale + self.none.sum()
         return found
 
 
