@@ -30,7 +30,9 @@ class Fresh:
         """Return the numbers for the new places along an axis of a tensor, in a given shape."""
         content = tensor.new_zeros(tuple(shape))
         if self.shares is not None and tensor.is_floating_point():
-            content = (tensor.movedim(axis, -1) @ self.shares.to(tensor).T).movedim(-1, axis)
+            moved = tensor.movedim(axis, -1)
+            means = moved.reshape(-1, moved.shape[-1]) @ self.shares.to(tensor).T
+            content = means.reshape(*moved.shape[:-1], -1).movedim(-1, axis)
         if self.values is not None:
             where = tuple(along(d, i.to(tensor.device), tensor.dim()) for d, i in enumerate(self.within))
             content[where] = self.values.to(tensor)

@@ -236,9 +236,21 @@ def solve(q: Equations, stored: set[Value]) -> dict[Variable, int] | Miss:
 
 
 def propagate(
-    q: Equations, by_variable: Mapping[Variable, list[int]], known: dict[Variable, int], rows: Sequence[int] | range
+    q: Equations,
+    by_variable: Mapping[Variable, list[int]],
+    known: dict[Variable, int],
+    rows: Sequence[int] | range,
+    found: list[Variable] | None = None,
 ) -> int | None:
-    """Fill in every variable that is determined; return a row that cannot hold, or None."""
+    """Fill in every variable that is determined; return a row that cannot hold, or None.
+
+    Args:
+        q: the equations.
+        by_variable: the rows that each variable stands in.
+        known: what is determined so far; filled in.
+        rows: the rows to begin with.
+        found: where the variables that are filled in are noted.
+    """
     queue = deque(rows)
     while queue:
         row = queue.popleft()
@@ -252,6 +264,8 @@ def propagate(
             if rest % coefficient:
                 return row
             known[variable] = rest // coefficient
+            if found is not None:
+                found.append(variable)
             queue.extend(by_variable[variable])
     return None
 

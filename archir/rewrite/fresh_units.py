@@ -12,7 +12,7 @@ Source: Wang et al. 2024 (LEMON) for units that carry the mean; zeros, and that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -75,19 +75,15 @@ def solve_fresh(widths: Widths, width: Width) -> FreshUnits | Miss:
     if isinstance(known, Miss):
         return known
     zeros = frozenset(v for v, zero in known.items() if zero and v[0] in stored)
-    means = set[Place]()
-    for id_ in equations.norms:
-        node = graph.node(id_)
-        if not node.op.startswith("aten.rms_norm"):
-            x = equations.operand(node, "input")
-            found = stored_means(widths, width, (x, equations.rank(x) - 1))
-            if isinstance(found, Miss):
-                return found
-            means |= found
+    centred = [node for id_ in equations.norms if not (node := graph.node(id_)).op.startswith("aten.rms_norm")]
+    normalised = [equations.operand(node, "input") for node in centred]
+    means = stored_means(widths, width, [(x, equations.rank(x) - 1) for x in normalised])
+    if isinstance(means, Miss):
+        return means
     scales = find_scales(graph, equations.norms, equations.means)
     if isinstance(scales, Miss):
         return scales
-    return FreshUnits(zeros, frozenset(means), scales)
+    return FreshUnits(zeros, means, scales)
 
 
 def _zeros(q: Equations, stored: set[Value]) -> dict[Variable, int] | Miss:
@@ -100,65 +96,76 @@ def _zeros(q: Equations, stored: set[Value]) -> dict[Variable, int] | Miss:
     for i, (terms, _, _) in enumerate(q.rows):
         for variable, _ in terms:
             by_variable.setdefault(variable, []).append(i)
-    every = {*by_variable, *(v for made, factors, _ in q.any_of for v in (made, *factors) if v is not None)}
-
-    def settle(known: dict[Variable, int], rows: list[int]) -> int | None:
-        """Fill in what is determined; return a node that cannot be satisfied, or None."""
-        while True:
-            failed = propagate(q, by_variable, known, rows)
-            if failed is not None:
-                return q.rows[failed][2]
-            found, wrong = _products(q, known)
-            if wrong is not None or not found:
-                return wrong
-            known |= found
-            rows = [row for variable in found for row in by_variable.get(variable, ())]
-
+    by_factor: dict[Variable, list[int]] = {}
+    for i, (made, factors, _) in enumerate(q.any_of):
+        for variable in filter(None, (made, *factors)):
+            by_factor.setdefault(variable, []).append(i)
     known: dict[Variable, int] = {}
-    failed = settle(known, list(range(len(q.rows))))
+
+    def settle(rows: Sequence[int], products: Iterable[int]) -> tuple[list[Variable], int | None]:
+        """Fill in what is determined; return what was, and a node that cannot be satisfied, or None."""
+        new: list[Variable] = []
+        while rows or products:
+            found: list[Variable] = []
+            failed = propagate(q, by_variable, known, rows, found)
+            new += found
+            if failed is not None:
+                return new, q.rows[failed][2]
+            touched = sorted({*products, *(i for v in found for i in by_factor.get(v, ()))})
+            rows, products = [], []
+            for i in touched:
+                determined = _product(*q.any_of[i][:2], known)
+                if determined is None:
+                    return new, q.any_of[i][2]
+                for variable, zero in determined.items():
+                    known[variable] = zero
+                    new.append(variable)
+                    rows += by_variable.get(variable, ())
+                    products += by_factor.get(variable, ())
+        return new, None
+
+    def assume(variable: Variable, zero: int) -> int | None:
+        """Take a variable for zero or not; take it back, and return the node, where that cannot be."""
+        known[variable] = zero
+        new, failed = settle(by_variable.get(variable, ()), by_factor.get(variable, ()))
+        if failed is not None:
+            for each in (variable, *new):
+                del known[each]
+        return failed
+
+    _, failed = settle(range(len(q.rows)), range(len(q.any_of)))
     if failed is not None:
         return _contradiction(q, failed)
     for made, factors, id_ in q.any_of:
-        open_ = [v for v in factors if v not in known]
         if made is not None or any(known.get(v) for v in factors):
             continue
-        for choice in sorted(open_, key=lambda v: (v[0].node not in q.norms, v[0] not in stored)):
-            trial = {**known, choice: 1}
-            if settle(trial, list(by_variable.get(choice, ()))) is None:
-                known = trial
-                break
-        else:
+        choices = sorted(
+            (v for v in factors if v not in known), key=lambda v: (v[0].node not in q.norms, v[0] not in stored)
+        )
+        if all(assume(choice, 1) is not None for choice in choices):
             return _contradiction(q, id_)
-    for variable in sorted(every):
+    for variable in sorted({*by_variable, *by_factor}):
         if variable not in known:
-            known[variable] = 0
-            failed = settle(known, list(by_variable.get(variable, ())))
+            failed = assume(variable, 0)
             if failed is not None:
                 return _contradiction(q, failed)
     return known
 
 
-def _products(q: Equations, known: Mapping[Variable, int]) -> tuple[dict[Variable, int], int | None]:
-    """Return what products determine, and the node of one that cannot be satisfied."""
-    found: dict[Variable, int] = {}
-    for made, factors, id_ in q.any_of:
-        wanted = 1 if made is None else known.get(made)
-        open_ = [v for v in factors if v not in known]
-        if any(known.get(v) for v in factors):
-            if wanted == 0:
-                return {}, id_
-            if made is not None and wanted is None:
-                found[made] = 1
-        elif not open_:
-            if wanted == 1:
-                return {}, id_
-            if made is not None and wanted is None:
-                found[made] = 0
-        elif wanted == 0:
-            found |= dict.fromkeys(open_, 0)
-        elif wanted == 1 and len(open_) == 1:
-            found[open_[0]] = 1
-    return found, None
+def _product(
+    made: Variable | None, factors: Sequence[Variable], known: Mapping[Variable, int]
+) -> dict[Variable, int] | None:
+    """Return what a product determines; None if it cannot be satisfied."""
+    wanted = 1 if made is None else known.get(made)
+    open_ = [v for v in factors if v not in known]
+    zero = any(known.get(v) for v in factors)
+    if (zero and wanted == 0) or (not zero and not open_ and wanted == 1):
+        return None
+    if wanted is None and made is not None and (zero or not open_):
+        return {made: int(zero)}
+    if wanted == 0:
+        return dict.fromkeys(open_, 0)
+    return {open_[0]: 1} if wanted == 1 and not zero and len(open_) == 1 else {}
 
 
 def _contradiction(q: Equations, id_: int) -> Miss:

@@ -8,7 +8,7 @@ Source: ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from archir.axes.positions import mixes, occurrences
 from archir.axes.widths import Width, Widths
@@ -24,18 +24,19 @@ Place = tuple[Value, int]
 """A value and one of its axes."""
 
 
-def stored_means(widths: Widths, width: Width, place: Place) -> frozenset[Place] | Miss:
-    """Return the axes of stored tensors that have to hold the mean of the units of a width for a value to do so.
+def stored_means(widths: Widths, width: Width, places: Iterable[Place]) -> frozenset[Place] | Miss:
+    """Return the axes of stored tensors that have to hold the mean of the units of a width for some values to do so.
 
     Args:
         widths: the widths of the graph.
         width: the width.
-        place: the value, and the axis along which the width stands in it.
+        places: the values, and the axis along which the width stands in each.
 
     Returns:
-        The axes, or what makes the value and does not make means of means.
+        The axes, or what makes one of the values and does not make means of means.
     """
-    graph, found, seen, waiting = widths.graph, set[Place](), {place}, [place]
+    graph, found, waiting = widths.graph, set[Place](), list(places)
+    seen = set(waiting)
     while waiting:
         value, axis = waiting.pop()
         node, term = graph.node(value.node), widths.axes[value][axis]

@@ -88,6 +88,8 @@ def find_scales(graph: Graph, norms: Iterable[int], means: Iterable[int]) -> Sca
         The powers of r, or what they run into.
     """
     powers, norms, means = _Powers(graph), set(norms), set(means)
+    if not norms and not means:
+        return Scales({}, {})
     for node in graph.nodes:
         if node.id in means:
             powers.give(Value(node.id), Fraction(1))

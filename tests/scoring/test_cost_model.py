@@ -7,8 +7,12 @@ import random
 import pytest
 import torch
 
+from archir.axes.infer import infer_widths
+from archir.axes.terms import leaves
 from archir.cost import cost
-from archir.rewrite.morphism import Morphism
+from archir.ir.graph import Graph
+from archir.ir.node import Value
+from archir.rewrite.morphism import Morphism, UnitMorphism
 from archir.rewrite.set_cost import cost_of_set
 from archir.scoring.budget import Budget
 from archir.scoring.combination import Combination
@@ -57,6 +61,14 @@ def drawn(model: CostModel, candidates: list[Candidate], combination: Combinatio
     return chosen
 
 
+def _three_in_one(graph: Graph, chosen: list[Candidate]) -> bool:
+    """Say whether a stored tensor has three widths that change, whose product no quadratic is."""
+    widths = infer_widths(graph)
+    changed = {widths[m.morphism.width].atom for m in chosen if isinstance(m.morphism, UnitMorphism)}
+    stored = [widths.axes[Value(node.id)] for node in graph.parameters]
+    return any(len(changed & {atom for term in terms for atom in leaves(term)}) > 2 for terms in stored)
+
+
 @pytest.mark.parametrize("name", ["resnet", "mobilenet", "mlp", "gpt", "unet"])
 def test_sets_of_changes_of_widths_cost_what_the_model_says(name: str) -> None:
     graph = graph_of(name)
@@ -68,7 +80,11 @@ def test_sets_of_changes_of_widths_cost_what_the_model_says(name: str) -> None:
         chosen = drawn(model, candidates, Combination(graph), dice)
         exact = cost_of_set(graph, [candidates[c].morphism for c in chosen])
         assert used(model, chosen) == pytest.approx(model.used(exact), rel=1e-3)
-        assert used(model, chosen)[0] == pytest.approx(model.used(exact)[0], rel=1e-12)
+        while _three_in_one(graph, [candidates[c] for c in chosen]):
+            left_out = candidates[chosen[0]].family.site.label
+            chosen = [c for c in chosen if candidates[c].family.site.label != left_out]
+        exact = cost_of_set(graph, [candidates[c].morphism for c in chosen])
+        assert chosen and used(model, chosen)[0] == pytest.approx(model.used(exact)[0], rel=1e-12)
 
 
 def test_other_rewrites_cost_what_they_cost_alone() -> None:
