@@ -16,10 +16,8 @@ from archir.emit.onnx import to_onnx
 from archir.emit.python import to_python
 from archir.errors import ArchirError
 from archir.ir.graph import Graph
-from frontends.pytorch import trace
-from tests.models.wide.catalog import WIDE_ZOO
-from tests.models.zoo import ZOO
 from tools.limited import limited
+from tools.zoo_models import captured
 
 LIMIT = 300.0
 """Seconds a model may take, tracing included."""
@@ -69,14 +67,11 @@ def emit(name: str, seconds: float = LIMIT) -> dict[str, Verdict]:
 
 def emit_here(name: str, forms: Sequence[str]) -> dict[str, Verdict]:
     """Do the same in this process, for some forms, without a limit."""
-    family, _, short = name.partition("/")
-    example = ZOO[short] if family == "own" else WIDE_ZOO[name]
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            graph = trace(example.build(), example.inputs(), example.kwargs(), static_batch=example.static_batch)
+            graph, _ = captured(name)
         except Exception as error:
             return dict.fromkeys(forms, _failed(error))
         return {form: _written(graph, form) for form in forms}

@@ -16,11 +16,9 @@ from archir.errors import ArchirError
 from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Site, UnitMorphism
 from archir.testing import Evaluation, evaluate, leaves_of, outputs, randomise, relative_difference
-from frontends.pytorch import trace
 from passes.split import Split
 from passes.widen import Widen
-from tests.models.wide.catalog import WIDE_ZOO
-from tests.models.zoo import ZOO
+from tools.zoo_models import captured
 
 KEPT = 1e-9
 """The largest relative difference of the outputs, in float64, of a function that is kept."""
@@ -53,14 +51,11 @@ def growth_reach(name: str) -> GrowthReach | str:
     Args:
         name: of the model, by family and name.
     """
-    family, _, short = name.partition("/")
-    example = ZOO[short] if family == "own" else WIDE_ZOO[name]
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            traced = trace(example.build(), example.inputs(), example.kwargs(), static_batch=example.static_batch)
+            traced, example = captured(name)
         except ArchirError as error:
             return error.what
         graph = randomise(traced.to(torch.float64), 0)

@@ -90,6 +90,14 @@ class Equations:
         chosen = range(len(terms)) if axis is None else [axis % len(terms)] if terms else []
         return [(value, d, i) for d in chosen for i in range(occurrences(terms[d], self.width.atom))]
 
+    def by_variable(self) -> dict[Variable, list[int]]:
+        """Return the rows that each variable stands in."""
+        found: dict[Variable, list[int]] = {}
+        for i, (terms, _, _) in enumerate(self.rows):
+            for variable, _ in terms:
+                found.setdefault(variable, []).append(i)
+        return found
+
     def add(self, node: Node, constant: int, *terms: tuple[Variable, int]) -> None:
         """Add one equation on behalf of a node."""
         self.rows.append((list(terms), constant, node.id))
@@ -203,11 +211,7 @@ Relation = Callable[[Equations, Node], None]
 
 def solve(q: Equations, stored: set[Value]) -> dict[Variable, int] | Miss:
     """Solve by propagation: determined variables first, then one choice a contraction, then zeros."""
-    by_variable: dict[Variable, list[int]] = {}
-    for i, (terms, _, _) in enumerate(q.rows):
-        for variable, _ in terms:
-            by_variable.setdefault(variable, []).append(i)
-    known: dict[Variable, int] = {}
+    by_variable, known = q.by_variable(), dict[Variable, int]()
     failed = propagate(q, by_variable, known, range(len(q.rows)))
     if failed is not None:
         return _contradiction(q, failed)

@@ -1,4 +1,4 @@
-"""What fresh units do to the activations where a normalisation runs over them: the network is evaluated with them."""
+"""What fresh units do to the activations where they cannot be evaluated apart: all calls that see them are."""
 
 from __future__ import annotations
 

@@ -51,8 +51,10 @@ class FreshUnits:
 
     @cached_property
     def _zeros(self) -> Mapping[Place, frozenset[int]]:
-        places = {(value, axis) for value, axis, _ in self.zeros}
-        return {place: frozenset(i for *at, i in self.zeros if tuple(at) == place) for place in places}
+        found: dict[Place, set[int]] = {}
+        for value, axis, occurrence in self.zeros:
+            found.setdefault((value, axis), set()).add(occurrence)
+        return {place: frozenset(occurrences) for place, occurrences in found.items()}
 
 
 @remembered
@@ -92,15 +94,10 @@ def _zeros(q: Equations, stored: set[Value]) -> dict[Variable, int] | Miss:
     What is determined comes first; then, for each sum over the width that sees fresh units still, what comes out of a
     normalisation, a stored tensor, or another factor is made zero, in this order; all else need not be.
     """
-    by_variable: dict[Variable, list[int]] = {}
-    for i, (terms, _, _) in enumerate(q.rows):
-        for variable, _ in terms:
-            by_variable.setdefault(variable, []).append(i)
-    by_factor: dict[Variable, list[int]] = {}
+    by_variable, by_factor, known = q.by_variable(), dict[Variable, list[int]](), dict[Variable, int]()
     for i, (made, factors, _) in enumerate(q.any_of):
         for variable in filter(None, (made, *factors)):
             by_factor.setdefault(variable, []).append(i)
-    known: dict[Variable, int] = {}
 
     def settle(rows: Sequence[int], products: Iterable[int]) -> tuple[list[Variable], int | None]:
         """Fill in what is determined; return what was, and a node that cannot be satisfied, or None."""

@@ -105,7 +105,7 @@ class Reindexing:
         Those that are means come last: they are means of what the others have brought, too.
         """
         sizes: dict[Atom, int] = {}
-        means = {name for name, found in self.fresh.items() if any(v.node == node for v, _ in found.means)}
+        means = self._means.get(node, ())
         for width, change in sorted(self._touching(node), key=lambda pair: pair[0].name in means):
             if not change.fresh:
                 continue
@@ -174,19 +174,31 @@ class Reindexing:
             yield AxisMap(0, torch.arange(size), scale=scale)
 
     @cached_property
-    def scaled(self) -> Sequence[int]:
-        """The nodes besides those in which a changed width stands that make up for fresh units."""
-        scales = [found.scales for found in self.fresh.values()]
-        return [*(i for s in scales for i in s.stored), *(i for s in scales for i, _ in s.numbers)]
+    def _means(self) -> Mapping[int, set[str]]:
+        """By stored tensor, the widths whose fresh units hold means in it."""
+        found: dict[int, set[str]] = {}
+        for name, fresh in self.fresh.items():
+            for value, _ in fresh.means:
+                found.setdefault(value.node, set()).add(name)
+        return found
 
-    def numbers(self, node: Node) -> Mapping[str, float]:
-        """Return the numbers among the arguments of a call that make up for fresh units, as they become."""
-        found: dict[str, float] = {}
+    @property
+    def scaled(self) -> Iterator[int]:
+        """The nodes, besides those in which a changed width stands, that make up for fresh units."""
+        for fresh in self.fresh.values():
+            yield from fresh.scales.stored
+        yield from self.numbers
+
+    @cached_property
+    def numbers(self) -> Mapping[int, Mapping[str, float]]:
+        """By call, the numbers among its arguments that make up for fresh units, as they become."""
+        found: dict[int, dict[str, float]] = {}
         for name, fresh in self.fresh.items():
             part = part_kept(self.widths[name], self.changes[name])
             for (id_, argument), power in fresh.scales.numbers.items():
-                if id_ == node.id:
-                    found[argument] = found.get(argument, _number(node, argument)) * part ** float(power)
+                numbers = found.setdefault(id_, {})
+                given = numbers.get(argument, _number(self.widths.graph.node(id_), argument))
+                numbers[argument] = given * part ** float(power)
         return found
 
     def _average(self, node: int) -> Iterator[AxisMap]:
@@ -327,7 +339,7 @@ def reindex(plan: Reindexing, *, by: str) -> Patch:
                 how = plan.map(id_)
                 e.remap(id_, how, plan.theta(id_, how))
             elif node.is_call:
-                _respell(e, widths, id_, sizes, plan.numbers(node))
+                _respell(e, widths, id_, sizes, plan.numbers.get(id_, {}))
         _remove_unused_numbers(e, {v.node for id_ in near for v in graph.node(id_).values})
     return e.patch
 

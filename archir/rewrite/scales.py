@@ -69,8 +69,8 @@ class _Powers:
         found = node.arguments.get(name)
         if not isinstance(found, Value) or self.graph.node(found.node).parameter is None:
             return False
-        tensor = self.graph.tensors[found.node]
-        if not tensor.dim() or not tensor.is_floating_point():
+        type_ = self.graph.type_of(found)
+        if not is_float(type_) or not type_.shape:
             return False
         self.stored.setdefault(found, {})[Use(node.id, name)] = power
         return True
