@@ -6,6 +6,7 @@
     archir.flops        floating-point operations of its forward pass, for these sizes:
     archir.sizes        JSON: the size that each dynamic axis is taken to have
     archir.history      JSON: the passes that led to the graph
+    archir.guards       JSON: what the sizes of its inputs have to satisfy
     archir.quantised    JSON: how many operators of each kind compute with 8-bit integers, if any do
 
 All of it follows from the graph: the same graph gives the same file, whenever and wherever it is written.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,11 +22,10 @@ class Ragged(Split):
     """
 
     pieces: tuple[Examples, ...]
+    where: str = field(init=False)
 
-    @property
-    def where(self) -> str:  # type: ignore[override]
-        """Where they come from, for errors."""
-        return self.pieces[0].where
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "where", self.pieces[0].where)
 
     def __len__(self) -> int:
         return sum(map(len, self.pieces))
