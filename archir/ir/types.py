@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 
@@ -134,6 +135,6 @@ class ScalarType:
 Type = TensorType | ScalarType
 
 
-def is_float(type_: Type) -> bool:
+def is_float(type_: Type) -> TypeGuard[TensorType]:
     """Say whether a type is a tensor of real floating-point numbers."""
     return isinstance(type_, TensorType) and type_.dtype.is_floating_point
