@@ -217,5 +217,5 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path("demo"),
     quiet: Quiet = False,
 ) -> None:
-    """Grow a small network on scikit-learn's digits, and compare it with networks that did not grow."""
+    """Grow a small U-Net on canvases of scikit-learn's digits, and compare it with networks that did not grow."""
     demonstration.demo(out, quiet=quiet)

@@ -310,9 +310,8 @@ def test_report_needs_a_run(tmp_path: Path) -> None:
 def test_demo_runs_from_end_to_end_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = demonstration.TEXT
     for old, new in (
-        ("steps = 3000", "steps = 40"),
-        ("warmup = 30", "warmup = 4"),
-        ("first_growth = 0.05", "growth_steps = 2\nfirst_growth = 0.05"),
+        ("steps = 2500", "steps = 40"),
+        ("score_examples = 100", "score_examples = 100\ngrowth_steps = 2"),
     ):
         assert old in text
         text = text.replace(old, new)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from archir.axes.infer import infer_widths
+from archir.cli.canvases import CLASSES
 from archir.cost import cost
 from archir.errors import GrowError
 from archir.growing.batches import Batches
@@ -40,7 +41,7 @@ from tools.growth.arms import find_arm
 from tools.growth.criteria import CRITERIA, predictions, wide_network
 from tools.growth.figures import figures
 from tools.growth.records import Key, Record, Records
-from tools.growth.segmentation import CLASSES, SIDE
+from tools.growth.segmentation import SIDE
 from tools.growth.subjects import find_task
 from tools.growth.table import NOISE, made, perceptron
 from tools.growth.tasks import Task
