@@ -104,11 +104,13 @@ def test_sizes_beyond_those_of_the_example_are_other_than_its_own(tmp_path: Path
     """What a model divides by more than its example is long is no constant, in types, source and files."""
     torch.manual_seed(0)
     segments = trace(Segments(), torch.randn(2, 12, 4), dynamic={"x": {1: "T"}})
-    assert str(segments.type_of(next(iter(segments.output.values)))) == "f32[B, floor(T/64 + 63/64), 5]"  # type: ignore[arg-type]
+    assert str(segments.type_of(next(iter(segments.output.values)))) == "f32[B, floor(T/64 + 63/64), 5]"
     patches = trace(Patches().eval(), torch.randn(2, 3, 70, 130), dynamic={"x": {2: "H", 3: "W"}})
     assert str(patches).splitlines()[0] == "graph Patches(x: f32[B, 3, H, W]) at H = 70, W = 130 {"
-    inputs = {"segments": (segments, [(3, n, 4) for n in (1, 63, 65, 200)])}
-    inputs["patches"] = (patches, [(2, 3, h, w) for h, w in ((33, 64), (129, 257))])
+    inputs: dict[str, tuple[Graph, list[tuple[int, ...]]]] = {
+        "segments": (segments, [(3, n, 4) for n in (1, 63, 65, 200)]),
+        "patches": (patches, [(2, 3, h, w) for h, w in ((33, 64), (129, 257))]),
+    }
     for name, (graph, shapes) in inputs.items():
         net, module = _loaded(to_python(graph, tmp_path / name).path), graph.module().eval()
         for shape in shapes:
@@ -116,4 +118,4 @@ def test_sizes_beyond_those_of_the_example_are_other_than_its_own(tmp_path: Path
             with torch.no_grad():
                 torch.testing.assert_close(net(x), module(x), rtol=1e-6, atol=1e-6)
     again = from_onnx(to_onnx(patches, tmp_path / "patches.onnx").path)
-    assert [again.type_of(v) for v in again.output.values] == [patches.type_of(v) for v in patches.output.values]  # type: ignore[arg-type]
+    assert [again.type_of(v) for v in again.output.values] == [patches.type_of(v) for v in patches.output.values]
