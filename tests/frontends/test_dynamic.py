@@ -229,6 +229,20 @@ def test_pooling_along_one_axis_fixes_no_length() -> None:
     assert not torch.ops.aten.max_pool1d.default.py_kernels  # it is as it was
 
 
+class Scaled(nn.Module):
+    """Scales to seven tenths of the length."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = nn.functional.interpolate(x, scale_factor=0.7)
+        return found
+
+
+def test_what_no_size_can_say_is_told_with_the_line() -> None:
+    with pytest.raises(CaptureError, match=r"floor\(0\.7\*T\) is not a size") as caught:
+        trace(Scaled(), torch.randn(2, 3, 12), dynamic={"x": {2: "T"}})
+    assert "test_dynamic.py:" in caught.value.where
+
+
 def test_static_batches_may_have_dynamic_axes() -> None:
     graph = trace(Encoder().eval(), tokens(3, 7), dynamic={"x": {1: "T"}}, static_batch=True)
     assert header(graph) == "graph Encoder(x: i64[3, T]) at T = 7"
