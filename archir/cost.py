@@ -94,12 +94,14 @@ def sizes_of(graph: Graph, sizes: Mapping[str, int] | None = None) -> Sizes:
     """Return the sizes that costs of a graph are told for: given ones, and those it was captured for.
 
     Raises:
-        GraphError: no input has a size of that name, or it is not positive.
+        GraphError: no input has a size of that name, it is not positive, or they are no mapping.
     """
     if not sizes:
         return graph.signature.sizes
     known = sources([node.results[0] for node in graph.inputs])
-    wrong = [f"no input has the size {name}: {suggest(name, known)}" for name in sizes if name not in known]
+    if not isinstance(sizes, Mapping):
+        raise GraphError("sizes are a mapping", why=f"{sizes!r:.100} is none", hint='give sizes={"T": 512}')
+    wrong = [f"no input has the size {name}: {suggest(str(name), known)}" for name in sizes if name not in known]
     wrong += [f"{name} is {size!r}" for name, size in sizes.items() if type(size) is not int or size < 1]
     if wrong:
         raise GraphError("costs cannot be told for these sizes", where="\n         ".join(wrong))

@@ -217,7 +217,9 @@ class _Conversion:
             return
         op = ops.op_name(node.target)
         keywords = {k: self._argument(a) for k, a in node.kwargs.items()}
+        several = isinstance(value := node.meta["val"], list | tuple)
         try:
+            declared = tuple(map(self._type, value if several else (value,)))
             arguments = ops.normalise(op, self._argument(node.args), keywords)  # type: ignore[arg-type]
             check_constants(op, arguments, (Value,))
         except GraphError as error:
@@ -236,9 +238,7 @@ class _Conversion:
         }
         if op == ATTENTION:
             arguments = self._attention(node, arguments)
-        value = node.meta["val"]
-        several = isinstance(value, list | tuple)
-        results = self._agreed(node, op, arguments, tuple(map(self._type, value if several else (value,))))
+        results = self._agreed(node, op, arguments, declared)
         made = Node(len(self._nodes), op, arguments, results, name=node.name, location=location(node))
         self._nodes.append(made)
         self._values[node] = tuple(Value(made.id, i) for i in range(len(results))) if several else Value(made.id)

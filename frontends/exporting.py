@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from archir.ir.recurrent import any_length
+from archir.ir.any_length import any_length
 from frontends.dynamic import DynamicAxis
 from frontends.examples import Example
 from frontends.exported import attention_dropout

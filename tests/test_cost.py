@@ -279,3 +279,17 @@ def _doubles(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _doubles(v) for k, v in value.items()}
     return type(value)(map(_doubles, value)) if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ({"Q": 3}, "no input has the size Q: known: B"),
+        ({3: 1}, "no input has the size 3: known: B"),
+        ({"B": 0}, "B is 0"),
+        ([3], "sizes are a mapping"),
+    ],
+)
+def test_sizes_that_no_input_has_are_refused(sizes: Any, told: str) -> None:
+    with pytest.raises(GraphError, match=told):
+        cost(graph_of("mlp"), sizes=sizes)

@@ -17,8 +17,10 @@ from archir.ir.graph import Graph
 from archir.ir.guards import fold
 from archir.ir.input_checks import Source, sources
 from archir.ir.node import Value
-from archir.ir.notes import CHECK
 from archir.ir.types import Size
+
+_STEM = "archir_check"
+"""How the names of what is added begin."""
 
 _OPERATORS = {"+": "Add", "*": "Mul", "%": "Mod", "max": "Max", "min": "Min"}
 _RELATIONS = {"==": "Equal", "!=": "Equal", "<=": "LessOrEqual", ">=": "GreaterOrEqual", "<": "Less", ">": "Greater"}
@@ -78,7 +80,7 @@ def assert_sizes(graph: Graph, model: onnx.ModelProto, names: Sequence[str]) -> 
 
 def _stem(names: Iterable[str]) -> str:
     """Return how the names of all that is added begin: longer than usual where a name of the model begins so."""
-    stem, taken = CHECK, tuple(names)
+    stem, taken = _STEM, tuple(names)
     while any(name.startswith(stem) for name in taken):
         stem += "_"
     return stem

@@ -27,10 +27,10 @@ from archir.emit.neutral import free, neutral, rename, restore_outputs, results
 from archir.emit.opset import NATIVE, lower, opset_of, refuse
 from archir.emit.optimising import BatchNorm, chosen_batch_norm, optimise
 from archir.errors import EmitError, FileError
+from archir.ir.any_length import any_length
 from archir.ir.graph import Graph
 from archir.ir.inputs import random_inputs
 from archir.ir.node import Value
-from archir.ir.recurrent import any_length
 from archir.ir.types import TensorType, Type, symbols_of
 
 TOLERANCE = 1e-4

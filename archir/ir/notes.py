@@ -17,9 +17,6 @@ HISTORY = "archir.history"
 GUARDS = "archir.guards"
 """The name of the note of what the sizes of its inputs have to satisfy."""
 
-CHECK = "archir_check"
-"""How the names of what checks this in an ONNX file begin."""
-
 
 def version_of(package: str) -> str:
     """Return the version of a package, `not installed` if it runs from its source."""

@@ -17,7 +17,7 @@ import torch
 
 from archir.errors import GraphError, suggest
 from archir.ir.constants import check_constants
-from archir.ir.fitting import CLOSE, Fitting, points_of, sizes_in
+from archir.ir.fitting import CLOSE, LARGE, STARTS, Fitting, points_of, sizes_in
 from archir.ir.guards import Guard
 from archir.ir.limits import RESULTS, Room, Watch, check_numbers
 from archir.ir.limits import NotInferable as NotInferable
@@ -155,7 +155,8 @@ def same_types(left: Sequence[Type], right: Sequence[Type], guards: Sequence[Gua
     gaps = [sympy.sympify(a) - b for a, b in unlike if a is not None and b is not None]
     names = sorted({s.name for gap in gaps for s in gap.free_symbols})
     values = [
-        {symbol(n): sympy.Integer(v) for n, v in p.items()} for p in points_of(tuple(names), tuple(guards), CLOSE)
+        {symbol(n): sympy.Integer(v) for n, v in p.items()}
+        for p in points_of(tuple(names), tuple(guards), (*CLOSE, *LARGE))
     ]
     return all(gap.xreplace(value).is_zero for gap in gaps for value in values)
 
@@ -195,8 +196,7 @@ def _classes(argument: object) -> object:
 def _infer_types(op: str, items: tuple[tuple[str, object], ...], guards: tuple[Guard, ...]) -> tuple[Type, ...]:
     arguments = dict(items)
     names = sorted({s for a in arguments.values() for s in _argument_symbols(a)})
-    points = points_of(tuple(names), guards, (24,)) if names else [{}]
-    runs = [_run_meta(op, arguments, p) for p in points]
+    points, runs = _first_runs(op, arguments, tuple(names), guards) if names else ([{}], [_run_meta(op, arguments, {})])
     # Further checks off the grid of even sizes, where `B // 2` and the like show; not every operator takes them.
     for point in points_of(tuple(names), guards, CLOSE if _is_rounded(arguments) else CLOSE[:1]) if names else ():
         if point not in points:
@@ -205,7 +205,7 @@ def _infer_types(op: str, items: tuple[tuple[str, object], ...], guards: tuple[G
                 points = [*points, point]
     if len({len(run) for run in runs}) > 1:
         raise NotInferable(f"the number of results of {op} depends on {', '.join(names)}")
-    fitting = Fitting(op, arguments, guards, points, lambda point: _run_meta(op, arguments, point))
+    fitting = Fitting(op, arguments, guards, points, runs[0], partial(_run_meta, op))
     results: list[Type] = []
     for number, outs in enumerate(zip(*runs, strict=True)):
         if not isinstance(outs[0], torch.Tensor | bool | int | float):
@@ -221,6 +221,23 @@ def _infer_types(op: str, items: tuple[tuple[str, object], ...], guards: tuple[G
         shape = tuple(fitting.size([o.shape[d] for o in outs], partial(_read, number, d)) for d in axes)
         results.append(TensorType(outs[0].dtype, shape))
     return tuple(results)
+
+
+def _first_runs(
+    op: str, arguments: Mapping[str, object], names: tuple[str, ...], guards: tuple[Guard, ...]
+) -> tuple[list[dict[str, int]], list[list[Any]]]:
+    """Return sizes that an operator takes, small ones if it takes such, and what it makes of them."""
+    refusal: GraphError | None = None
+    for start in STARTS:
+        points = points_of(names, guards, (24,), start)
+        try:
+            return points, [_run_meta(op, arguments, point) for point in points]
+        except NotInferable:
+            raise
+        except GraphError as error:
+            refusal = refusal or error
+    assert refusal is not None
+    raise refusal
 
 
 def _read(result: int, axis: int | None, run: Sequence[Any]) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch._decomp import decomposition_table
 
 from archir.ir.operators.operator import Kind
 from archir.ir.registry import operator_of
@@ -46,43 +44,6 @@ def all_steps(results: Sequence[torch.Tensor], length: int, values: Mapping[str,
     shape = list(outputs.shape)
     shape[_axis(values)] = length
     return [outputs.expand(shape), *states]
-
-
-@contextmanager
-def any_length() -> Iterator[None]:
-    """Let recurrent layers be captured without running their cells, which would fix the length of the sequence."""
-    before = {op: dict(op.py_kernels) for op in _LAYERS}
-    tables = {op: decomposition_table[op] for op in _LAYERS if op in decomposition_table}
-    for op in _LAYERS:
-        _replace(op, dict.fromkeys(_KEYS, _made))
-    decomposition_table.update(dict.fromkeys(tables, _made))
-    try:
-        yield
-    finally:
-        decomposition_table.update(tables)
-        for op, kernels in before.items():
-            _replace(op, {key: kernels.get(key) for key in _KEYS})
-
-
-def _replace(op: torch._ops.OpOverload[..., Any], kernels: Mapping[torch._C.DispatchKey, Any]) -> None:
-    for key, kernel in kernels.items():
-        if kernel is None:
-            op.py_kernels.pop(key, None)
-        else:
-            op.py_kernels[key] = kernel
-    op._dispatch_cache.clear()
-
-
-def _made(x: torch.Tensor, hx: Any, *others: Any) -> tuple[torch.Tensor, ...]:
-    """Return results of a recurrent layer that are not computed: outputs of all steps, and the last states."""
-    states, (*_, bidirectional, batch_first) = hx if isinstance(hx, list | tuple) else [hx], others
-    torch._check(states[0].shape[1] == x.shape[0 if batch_first else 1])  # type: ignore[no-untyped-call]
-    outputs = x.new_empty([*x.shape[:2], states[0].shape[2] * (2 if bidirectional else 1)])
-    return outputs, *(state.new_empty(state.shape) for state in states)
-
-
-_LAYERS = tuple(getattr(torch.ops.aten, name).input for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"))
-_KEYS = (torch._C.DispatchKey.Autograd, torch._C.DispatchKey.CompositeImplicitAutograd)
 
 
 def _axis(values: Mapping[str, Any]) -> int:

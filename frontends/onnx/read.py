@@ -39,11 +39,11 @@ SUFFIX = ".onnx"
 def from_onnx(path: str | os.PathLike[str], *, sizes: Mapping[str, int] | None = None) -> Graph:
     """Read an ONNX file as a graph, whose stored tensors train.
 
-    The first axis with a name is the batch size `B`; other axes with names stay dynamic and keep them, or are called
-    `B1`, `B2`, ... where a size cannot be called so.
+    The first dynamic axis that an input begins with is the batch size `B`; other axes with names stay dynamic and keep
+    them, or are called `B1`, `B2`, ... where a size cannot be called so.
     Initialisers of floating-point numbers are parameters, statistics of batch normalisation buffers; names are kept
-    where they are not numbers an exporter gave, and so is what archir notes in files it writes: the
-    history, and what the sizes of the inputs have to satisfy.
+    where they are not numbers an exporter gave, and so is the history that archir notes in files it writes. What the
+    file checks of the sizes of its inputs, as those do that archir writes, guards the graph.
 
     Args:
         path: the file; tensors that it keeps elsewhere are read from the folder it is in, and from nowhere else.

@@ -14,11 +14,11 @@ from archir.ir.axis_names import BATCH, name_fault
 from archir.ir.builder import GraphBuilder
 from archir.ir.graph import Graph
 from archir.ir.guards import Guard
-from archir.ir.node import PARAMETER, Node, Value
-from archir.ir.notes import CHECK
+from archir.ir.node import MOST_GUARDS, PARAMETER, Node, Value
 from archir.ir.types import Size, TensorType, symbol
 from archir.ir.verify import verify
 from frontends.onnx import control
+from frontends.onnx.asserted import Asserted, asserted
 from frontends.onnx.call import Call, Results, as_tensor, torch_type
 from frontends.onnx.names import argument_names, is_anonymous, location, state_kinds
 from frontends.onnx.operands import Known, Operand, Refusal, Series, Sizes
@@ -46,7 +46,7 @@ def translate(model: ir.Model, name: str, sizes: Mapping[str, int], guards: tupl
         model: the model, functions inlined.
         name: name of the graph.
         sizes: numbers for axes that have a name in the file.
-        guards: what the sizes of its inputs have to satisfy, which the file checks.
+        guards: what is noted of the sizes of its inputs; what holds is what the file checks.
 
     Raises:
         CaptureError: nodes cannot be read; all of them are named.
@@ -73,16 +73,18 @@ class _Work:
         self._opset = next((v for d, v in model.graph.opset_imports.items() if d in DOMAINS), 0)
         self._sizes = sizes
         self._symbols: dict[str, str] = {}
+        self._batch = _first_axis(model.graph)
         self._inputs(model.graph)
-        if all(guard.symbols <= set(self._symbols.values()) for guard in guards):
-            self.graph.builder.guards = guards
+        self._asserted = self._guarded(model.graph, guards)
         self._initialisers(model.graph, state_kinds(model.graph))
 
     def nodes(self, graph: ir.Graph) -> None:
         """Translate the nodes of a graph."""
         for node in graph:
-            if self.graph.builder.guards and (node.outputs[0].name or "").startswith(CHECK):
-                self._check(node)
+            if node in self._asserted.nodes:
+                continue
+            if node in self._asserted.inputs:
+                self.graph.values[node.outputs[0]] = self.graph.values[self._asserted.inputs[node]]
                 continue
             if node in self.graph.absorbed:
                 self._keep(node, self.graph.absorbed[node])
@@ -95,10 +97,16 @@ class _Work:
                 told = (str(error).splitlines() or [type(error).__name__])[0]
                 self.problems.append(f"{_shown(node)}: its attributes or shapes make no sense: {told}")
 
-    def _check(self, node: ir.Node) -> None:
-        """Leave out what checks the guards of the graph: an input comes out of it as it was."""
-        if node.op_type == "Reshape" and node.inputs[0] in self.graph.values:
-            self.graph.values[node.outputs[0]] = self.graph.values[node.inputs[0]]
+    def _guarded(self, graph: ir.Graph, noted: Sequence[Guard]) -> Asserted:
+        """Guard the graph by what the file checks of its sizes."""
+        types = {v: self.graph.type_of(o) for v, o in self.graph.values.items() if isinstance(o, Value)}
+        kept = {new for old, new in self._symbols.items() if old == new or new == BATCH}
+        found = asserted(graph, types, [guard for guard in noted if guard.symbols <= kept])
+        self.problems += [f"the file is not for these sizes: {name}" for name in found.wrong]
+        if len(found.guards) > MOST_GUARDS:
+            self.problems.append(f"the file checks its sizes in more than {MOST_GUARDS} ways")
+        self.graph.builder.guards = tuple(found.guards[:MOST_GUARDS])
+        return found
 
     def result(self, output: ir.Value) -> Operand | None:
         """Return an output of the model, None if it could not be read."""
@@ -123,22 +131,22 @@ class _Work:
             raise Refusal(f"it is a {type(value.type).__name__}, and graphs have tensors")
         if value.shape is None:
             raise Refusal("the file does not say how many axes it has")
-        return TensorType(torch_type(value.dtype), tuple(self._size(dim) for dim in value.shape.dims))
+        return TensorType(torch_type(value.dtype), tuple(self._size(*dim) for dim in enumerate(value.shape.dims)))
 
-    def _size(self, dim: int | ir.SymbolicDim) -> Size:
+    def _size(self, axis: int, dim: int | ir.SymbolicDim) -> Size:
         if isinstance(dim, int) and dim >= 0:
             return dim
         name = "" if isinstance(dim, int) else dim.value or ""
         if name in self._sizes:
             return self._sizes[name]
-        number = len(self._symbols)
         # An axis without a name is as large as no other.
-        key = name or f" {number}"
+        key = name or f" {len(self._symbols)}"
         if key not in self._symbols:
             taken = set(self._symbols.values())
-            numbered = next(f"B{i}" for i in count(max(number, 1)) if f"B{i}" not in taken)
-            free = number and name not in taken and not name_fault(name)
-            self._symbols[key] = (name if free else numbered) if number else BATCH
+            first = BATCH not in taken and (name == self._batch if self._batch else axis == 0)
+            numbered = next(f"B{i}" for i in count(max(len(taken), 1)) if f"B{i}" not in taken)
+            free = name not in taken and not name_fault(name)
+            self._symbols[key] = BATCH if first else name if free else numbered
         return symbol(self._symbols[key])
 
     def _initialisers(self, graph: ir.Graph, kinds: Mapping[str, str]) -> None:
@@ -190,6 +198,12 @@ class _Work:
         if any(isinstance(part, Series) for part in found):
             raise Refusal("it makes a sequence")
         return [part for part in found if not isinstance(part, Series)]
+
+
+def _first_axis(graph: ir.Graph) -> str:
+    """Return the name of the first axis of the first input whose first axis is dynamic; nothing if it has none."""
+    given = (v.shape.dims[0] for v in graph.inputs if v.name not in graph.initializers and v.shape)
+    return next(("" if isinstance(d, int) else d.value or "" for d in given if not isinstance(d, int) or d < 0), "")
 
 
 def _initialiser(name: str, value: ir.Value, kinds: Mapping[str, str]) -> Known:

@@ -206,6 +206,43 @@ def test_a_dim_gives_its_name_and_its_guards_are_kept() -> None:
     assert header(graph).startswith("graph Divided(x: f32[2, 4*B, 8])")
 
 
+class Pooled(nn.Module):
+    """Pools along one axis, down and up again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.pool = nn.Conv1d(3, 4, 3, padding=1), nn.MaxPool1d(3, stride=2, padding=1, dilation=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = nn.functional.interpolate(self.pool(self.inner(x)), size=x.shape[2]) + self.inner(x)
+        return found
+
+
+def test_pooling_along_one_axis_fixes_no_length() -> None:
+    model = Pooled().eval()
+    graph = trace(model, torch.randn(2, 3, 12), dynamic={"x": {2: "T"}})
+    assert header(graph) == "graph Pooled(x: f32[B, 3, T]) at T = 12"
+    assert [node.op for node in graph.calls].count("aten.max_pool1d.default") == 1
+    for length in (1, 2, 7, 40):
+        x = torch.randn(3, 3, length)
+        torch.testing.assert_close(graph.module().eval()(x), model(x))
+    assert not torch.ops.aten.max_pool1d.default.py_kernels  # it is as it was
+
+
+class Scaled(nn.Module):
+    """Scales to seven tenths of the length."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = nn.functional.interpolate(x, scale_factor=0.7)
+        return found
+
+
+def test_what_no_size_can_say_is_told_with_the_line() -> None:
+    with pytest.raises(CaptureError, match=r"floor\(0\.7\*T\) is not a size") as caught:
+        trace(Scaled(), torch.randn(2, 3, 12), dynamic={"x": {2: "T"}})
+    assert "test_dynamic.py:" in caught.value.where
+
+
 def test_static_batches_may_have_dynamic_axes() -> None:
     graph = trace(Encoder().eval(), tokens(3, 7), dynamic={"x": {1: "T"}}, static_batch=True)
     assert header(graph) == "graph Encoder(x: i64[3, T]) at T = 7"
