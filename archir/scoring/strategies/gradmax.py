@@ -18,10 +18,10 @@ from archir.rewrite.miss import Miss
 from archir.rewrite.subgraph import Subgraph, call_for, weighted_subgraph_of
 from archir.rewrite.theta import by_node
 from archir.scoring.families import Family
-from archir.scoring.screen import backward, tapped_program
 from archir.scoring.strategies.context import ScoringContext, only
 from archir.scoring.strategies.result import FamilyResult, StrategyResult
 from archir.scoring.strategies.unit_vectors import UnitVectors, unit_vectors
+from archir.scoring.tapped import backward, tapped_program
 
 CHUNK = 64
 """Number of outgoing directions whose gradients are found at once."""
