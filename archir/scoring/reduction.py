@@ -42,7 +42,7 @@ class Reduction:
             raise ScoreError(
                 f"{len(member)} positions are shared out among members, the axis has {shape[members.axis]}"
             )
-        self._along = members.axis, len(shape)
+        self._along = members.axis % max(len(shape), 1), len(shape)
         if members.example_axis is None:  # `[examples, *shape]`; a number has one position for each of them
             member = member if shape else member.expand(examples)
             self._axis, self._example_axis, shape = members.axis + bool(shape), 0, (examples, *shape)
