@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import archir
 from archir.ir.graph import Graph
 from archir.rewrite.fresh_perturbation import FreshPerturbation
 from archir.rewrite.perturbation import Perturbation
@@ -116,9 +117,36 @@ def test_all_estimators_are_their_dense_twins(kind: str) -> None:
     assert torch.allclose(torch.cat([s.curvature for s in screened]), gram.diagonal(), rtol=1e-9, atol=1e-12)
     joint = screen_jointly(case.objective, case.perturbations, case.thetas, case.batches, curvature=exact)
     assert torch.allclose(joint.gram, gram, rtol=1e-9, atol=1e-12)
+    groups = [case.places[start::3] for start in range(3)]
+    sets = screen_jointly(case.objective, case.perturbations, case.thetas, case.batches, curvature=exact, groups=groups)
+    united = torch.stack([u[start::3].sum(0) for start in range(3)])
+    assert torch.allclose(sets.gram, torch.einsum("cno,dno->cd", united, united) * 2 / count / EXAMPLES, rtol=1e-9)
     some = list(range(0, len(u), 3))
     changed = case.loss(case.output + u[some].sum(0).reshape(case.output.shape)) - case.loss(case.output)
     assert found.linearised(some) == pytest.approx(changed, rel=1e-9)
+
+
+def contrast(outputs: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs, targets)
+
+
+def test_examples_that_are_coupled_make_one_unit() -> None:
+    case = Case("paired")
+    u, targets = case.moved().flatten(1), torch.arange(EXAMPLES)
+    at = case.output.flatten()
+
+    def loss(outputs: Tensor) -> Tensor:
+        return contrast(outputs.reshape(EXAMPLES, -1), targets)
+
+    first, gram = u @ torch.func.grad(loss)(at), u @ torch.func.hessian(loss)(at) @ u.mT
+    objective, batches = make_objective(case.graph, archir.coupled(contrast)), [(case.inputs, targets)]
+    exact = Curvature.EXACT
+    screened = screen(objective, case.perturbations, case.thetas, batches, curvature=exact)
+    assert torch.allclose(torch.cat([s.first_order for s in screened]), first, rtol=1e-9, atol=1e-12)
+    joint = screen_jointly(objective, case.perturbations, case.thetas, batches, curvature=exact)
+    refined = refine(objective, case.perturbations, case.thetas, singly(case.places), batches)
+    assert torch.allclose(joint.gram, gram, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(refined.gram, gram, rtol=1e-9, atol=1e-12)
 
 
 def born(perturbation: Perturbation) -> dict[Key, Tensor]:
