@@ -22,6 +22,7 @@ from archir.scoring.losses import find_loss
 from archir.scoring.objective import Curvature, make_objective
 from archir.scoring.options import ScoreOptions
 from archir.scoring.refine import refine
+from archir.scoring.score import score
 from archir.scoring.screen import screen
 from archir.testing import evaluate, randomise
 from frontends.pytorch import trace
@@ -228,3 +229,12 @@ def test_gradients_of_few_examples_at_once_are_the_same(monkeypatch: pytest.Monk
         for left, right in zip(found, expected, strict=True):
             assert torch.allclose(left.predicted, right.predicted, rtol=1e-9, atol=1e-12)
             assert torch.allclose(left.stderr, right.stderr, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "paired"])
+def test_gradmax_says_where_no_layer_sums_over_a_width(kind: str) -> None:
+    case = Case(kind)
+    options = ScoreOptions(steps=1)
+    scores = score(case.objective, case.batches, morphisms=[Widen()], strategy="gradmax", options=options)
+    assert {s.candidate.morphism.label for s in scores} == ({"w1"} if kind == "dynamic" else {"w0", "w2"})
+    assert any("which is no layer with weights" in miss.reason for _, miss in scores.misses) == (kind == "paired")
