@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -48,7 +50,7 @@ class Biased(nn.Module):
         bias = self.outer(torch.tanh(self.inner(self.table)))
         h = torch.tanh(self.first(x) * bias)
         h = torch.tanh(nn.functional.linear(h, self.up @ self.down) + torch.sigmoid(bias))
-        return torch.as_tensor(self.last(h.mean(1)))
+        return cast(Tensor, self.last(h.mean(1)))
 
 
 class Paired(nn.Module):
@@ -60,7 +62,7 @@ class Paired(nn.Module):
         self.right = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.left(x) @ self.right(y).mT
+        return cast(Tensor, self.left(x) @ self.right(y).mT)
 
 
 def setting(kind: str) -> tuple[Graph, tuple[Tensor, ...]]:
