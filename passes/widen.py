@@ -147,10 +147,7 @@ def _apart(widths: Widths, width: Width, candidate: Widen) -> WidenPerturbation 
         return None
     edges: dict[Edge, Members] = {}
     for node in ends:
-        found = members_of(widths, Value(node.id), None)
-        if found is None:
-            return None
-        edges[Value(node.id)] = found
+        edges[Value(node.id)] = members_of(widths, Value(node.id), None)
     fixed = _born(widths, width, candidate)
     learned = _learned(graph, fixed)
     calls = {n.id: compile_call(call_for(widths, n, atom, count, bias=True)) for n in subgraph.nodes}

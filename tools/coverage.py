@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "coverage.md"
 EMISSION = ("source", "ONNX")
 """Columns that `write_emission` writes, and `write_tables` keeps."""
+GROWN = ["model", "free", "by one", "by a tenth", "doubled", "scored", "nothing to score"]
+"""Columns of the table of widths that grow."""
 
 
 def write_tables(comparisons: Mapping[str, Comparison], published: Mapping[str, Timing]) -> None:
@@ -49,7 +51,7 @@ def write_growth_reach(found: Mapping[str, GrowthReach | str]) -> None:
         found: by model; why it is not known of one.
     """
     rows = [[name, *_grown(reach)] for name, reach in found.items()]
-    replace_table(PAGE, "growth-table", markdown(["model", "free", "by one", "by a tenth", "doubled", "scored"], rows))
+    replace_table(PAGE, "growth-table", markdown(GROWN, rows))
     reasons = [
         [name, width, reason.replace("|", "\\|")]
         for name, reach in found.items()
@@ -61,8 +63,8 @@ def write_growth_reach(found: Mapping[str, GrowthReach | str]) -> None:
 
 def _grown(reach: GrowthReach | str) -> list[str]:
     if isinstance(reach, str):
-        return [reach, *[""] * 4]
-    return [str(n) for n in (reach.free, reach.one, reach.tenth, reach.doubled, reach.scored)]
+        return [reach, *[""] * 5]
+    return [str(n) for n in (reach.free, reach.one, reach.tenth, reach.doubled, reach.scored, reach.nothing)]
 
 
 def emitted_by_family(cells: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:

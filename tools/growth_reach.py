@@ -13,6 +13,7 @@ import torch
 from archir.axes.infer import infer_widths
 from archir.axes.widths import Width, Widths
 from archir.errors import ArchirError
+from archir.ir.graph import Graph
 from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Site, UnitMorphism
 from archir.testing import Evaluation, evaluate, leaves_of, outputs, randomise, relative_difference
@@ -34,6 +35,7 @@ class GrowthReach:
         tenth: those that grow by a tenth, rounded up.
         doubled: those that grow to their double.
         scored: those for which some of this is scored, unit by unit or as one.
+        nothing: those with nothing to score: no output depends on their units, or these are in no trained tensor.
         reasons: why one does not grow by one unit or is not scored, by width.
     """
 
@@ -42,6 +44,7 @@ class GrowthReach:
     tenth: int
     doubled: int
     scored: int
+    nothing: int
     reasons: dict[str, str] = field(default_factory=dict)
 
 
@@ -77,16 +80,39 @@ def growth_reach(name: str) -> GrowthReach | str:
 
 
 def _reach(widths: Widths, kept: Callable[[UnitMorphism], str]) -> GrowthReach:
-    counts, reasons = [0, 0, 0, 0], dict[str, str]()
+    counts, reasons = [0, 0, 0, 0, 0], dict[str, str]()
+    needed = _needed(widths.graph)
     for width in widths:
         why = [_first(kept, candidates) for candidates in _ways(width)]
-        scored = _scored(widths, width)
-        for i, reason in enumerate((*why, scored)):
+        nothing = _nothing(widths.graph, width, needed)
+        scored = nothing or _scored(widths, width)
+        for i, reason in enumerate((*why, scored, "" if nothing else "something")):
             counts[i] += not reason
         if why[0] or scored:
-            reasons[width.name] = without_files(why[0] or f"not scored: {scored}")
-    one, tenth, doubled, scores = counts
-    return GrowthReach(len(tuple(widths)), one, tenth, doubled, scores, reasons)
+            reasons[width.name] = without_files(why[0] or (nothing or f"not scored: {scored}"))
+    one, tenth, doubled, scores, none = counts
+    return GrowthReach(len(tuple(widths)), one, tenth, doubled, scores, none, reasons)
+
+
+def _needed(graph: Graph) -> frozenset[int]:
+    """Return the nodes that some output depends on."""
+    needed = {graph.output.id}
+    for node in reversed(graph.nodes):
+        if node.id in needed:
+            needed.update(value.node for value in node.values)
+    return frozenset(needed)
+
+
+def _nothing(graph: Graph, width: Width, needed: frozenset[int]) -> str:
+    """Return why there is nothing to score about more units of a width, empty if there is something.
+
+    The effect of units no output depends on is zero whatever they hold. Where they stand in no trained tensor they
+    learn nothing, and the function stays as it is.
+    """
+    places = [graph.node(place.node) for place in width.places]
+    if not any(node.id in needed for node in places):
+        return "nothing to score: no output depends on it"
+    return "" if any(node.is_trainable for node in places) else "nothing to score: it is in no trained tensor"
 
 
 def without_files(reason: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import accumulate, chain, islice
 from operator import attrgetter
@@ -115,7 +115,11 @@ def analyse(graph: Graph) -> Analysis:
 def _run_time(
     graph: Graph, axes: Mapping[int, Sequence[tuple[Term, ...] | None]]
 ) -> tuple[frozenset[Atom], frozenset[Atom]]:
-    """Return the atoms whose sizes are known at run time only, and those of them that examples lie along."""
+    """Return the atoms whose sizes are known at run time only, and those that examples lie along.
+
+    Examples lie along the first axes of the outputs that have a size of the batch; along those of inputs where there is
+    none. In a graph for one batch size they lie along the axis that all outputs and some input begin with.
+    """
     batch = example_symbols(graph)
     open_, fixed, examples = set[Atom](), set[Atom](), set[Atom]()
     for node in graph.nodes:
@@ -125,7 +129,26 @@ def _run_time(
                 (fixed if isinstance(size, int) else open_).update(found)
                 if node.op == INPUT and symbols_of(size) & batch:
                     examples.update(found)
-    return frozenset(open_ - fixed), frozenset(examples - fixed)
+    begun = _first_axes(graph, axes, graph.output.values)
+    if batch:
+        first = {term for term, size in begun if isinstance(term, Atom) and symbols_of(size) & batch}
+        return frozenset(open_ - fixed), frozenset((first or examples) - fixed)
+    stored = {leaf for n in graph.parameters for terms in axes[n.id] for term in terms or () for leaf in leaves(term)}
+    given = {term for term, _ in _first_axes(graph, axes, [Value(n.id) for n in graph.inputs])} - stored
+    same = len({term for term, _ in begun}) == 1
+    return frozenset(open_ - fixed), frozenset(t for t, _ in begun if isinstance(t, Atom) and same and t in given)
+
+
+def _first_axes(
+    graph: Graph, axes: Mapping[int, Sequence[tuple[Term, ...] | None]], values: Iterable[Value]
+) -> list[tuple[Term, Size]]:
+    """Return the first axes of the tensors among some values that have one, and their sizes."""
+    found: list[tuple[Term, Size]] = []
+    for value in values:
+        type_, terms = graph.type_of(value), axes[value.node][value.index]
+        if isinstance(type_, TensorType) and terms:
+            found.append((resolve(terms[0]), type_.shape[0]))
+    return found
 
 
 def _boundary(axes: tuple[Term, ...], reason: str) -> tuple[Term, ...]:

@@ -81,7 +81,7 @@ class Analysis:
         axes: the axes of every tensor value.
         spellers: for the calls whose arguments follow from axis sizes, how.
         run_time: atoms whose sizes are known at run time only.
-        examples: those among them that the examples of a batch lie along.
+        examples: the atoms that the examples of a batch lie along.
         values: the values in which a width stands, by its atom, once they were asked for.
     """
 

@@ -22,6 +22,7 @@ from archir.ir.execute import Call, compile_call
 from archir.ir.graph import Patch
 from archir.ir.node import OUTPUT, PARAMETER, Argument, Node, Use, Value, map_values
 from archir.ir.ops import same_types
+from archir.ir.types import is_float
 from archir.rewrite.miss import Miss
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.subgraph import Values, members_of
@@ -135,10 +136,11 @@ def derive_perturbation(patch: Patch) -> DerivedPerturbation | Miss:
     for edge, (old, new) in changes.items():
         if not same_types((before.type_of(old),), (after.type_of(new),), before.signature.guards):
             return Miss("a value has another shape after it", (old.node,))
-        members = members_of(widths, old, None)
-        if members is None:
-            return Miss("a value it changes does not depend on the examples of a batch", (old.node,))
-        edges[edge] = members
+        if not is_float(before.type_of(old)):
+            return Miss("a value it changes holds no real numbers", (old.node,))
+        if before.node(old.node).parameter:
+            return Miss("an output it changes is a stored tensor, which no example has a part in", (old.node,))
+        edges[edge] = members_of(widths, old, None)
     added = _added_tensors(patch)
     theta: dict[Key, torch.Tensor] = {Added(i): _measure(after.tensors[id_]) for i, id_ in enumerate(added)}
     masks: dict[Key, torch.Tensor] = {}

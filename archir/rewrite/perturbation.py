@@ -24,8 +24,9 @@ class Members:
         axis: the axis of the perturbed tensor along which the members lie.
         index: the member of each position along it, -1 for none; `[size of the axis]`. Empty where its size is known
             at run time only: positions then belong to the units of `unit`, or all to the one member there is.
-        example_axis: the axis along which the examples of a batch lie.
-        example_term: the axis term of that axis; the batch itself is `batch_atom` in it.
+        example_axis: the axis along which the examples of a batch lie; None where no axis tells them apart: what is
+            there is the same for all of them, or stands for all of them together.
+        example_term: the axis term of that axis, if there is one; the batch itself is `batch_atom` in it.
         batch_atom: the term of the batch.
         terms: the terms of all axes.
         run_time: the atoms in them whose sizes are known at run time only, the batch among them.
@@ -34,9 +35,9 @@ class Members:
 
     axis: int
     index: torch.Tensor
-    example_axis: int
-    example_term: Term
-    batch_atom: Term
+    example_axis: int | None
+    example_term: Term | None = None
+    batch_atom: Term | None = None
     terms: tuple[Term, ...] = ()
     run_time: frozenset[Atom] = frozenset()
     unit: Atom | None = None

@@ -106,12 +106,9 @@ def subgraph_of(widths: Widths, width: Width) -> Subgraph | Miss:
             matched = Miss("two activations are multiplied along it", (id_,))
             continue
         use = next(u for u, v in graph.node(id_).operands() if v == value)
-        found = members_of(widths, value, width.atom)
-        if found is None:
-            return Miss("the value it is summed over in does not depend on the examples of a batch", (id_,))
         ends.append((use, value))
         seen.add(id_)
-        members[use] = found
+        members[use] = members_of(widths, value, width.atom)
     if not ends:
         return Miss("it is nowhere summed over against an activation")
     weights = tuple(
@@ -166,19 +163,17 @@ def _makes_units(widths: Widths, value: Value, ended: set[tuple[int, Value]]) ->
     return trainable and any((u.node, value) not in ended for u in widths.graph.uses(value))
 
 
-def members_of(widths: Widths, value: Value, atom: Atom | None) -> Members | None:
-    """Return how units of an atom, or one member if it is None, lie in a value; None if it has no batch axis."""
+def members_of(widths: Widths, value: Value, atom: Atom | None) -> Members:
+    """Return how units of an atom, or one member if it is None, lie in a value."""
     terms, analysis = widths.axes[value], widths.analysis
     examples = [(i, leaf) for i, t in enumerate(terms) for leaf in leaves(t) if leaf in analysis.examples]
-    if not examples:
-        return None
-    number, leaf = examples[0]
-    axis = next((i for i in range(len(terms)) if i != number), number)
+    number, leaf = examples[0] if examples else (None, None)
+    axis = next((i for i in range(len(terms)) if i != number), 0)
     if atom is not None:
         axis = next(i for i, t in enumerate(terms) if occurrences(t, atom))
     index = torch.empty(0, dtype=torch.long)
-    if analysis.run_time.isdisjoint(leaves(terms[axis])):
+    if terms and analysis.run_time.isdisjoint(leaves(terms[axis])):
         size = terms[axis].size
         index = torch.zeros(size, dtype=torch.long) if atom is None else unit_index(terms[axis], atom)
     run_time = frozenset(leaf for term in terms for leaf in leaves(term) if leaf in analysis.run_time)
-    return Members(axis, index, number, terms[number], leaf, terms, run_time, atom)
+    return Members(axis, index, number, None if number is None else terms[number], leaf, terms, run_time, atom)

@@ -122,8 +122,13 @@ def cut_up(program: Program, batch: BoundBatch, count: int) -> list[BoundBatch]:
 
 
 def of_examples(program: Program, batch: BoundBatch) -> frozenset[Value] | None:
-    """Return the inputs whose first axis runs over the examples, None where a batch cannot be taken apart."""
+    """Return the inputs whose first axis runs over the examples, None where a batch cannot be taken apart.
+
+    Nor can one of a program that is for one batch size alone.
+    """
     symbols = example_symbols(program.graph)
+    if not symbols:
+        return None
     shapes = {v: _sizes(program.graph.type_of(v)) for v in batch.inputs}
     cut = frozenset(v for v, shape in shapes.items() if any(symbols_of(size) & symbols for size in shape))
     for value in cut:

@@ -13,7 +13,7 @@ from archir.rewrite.perturbation import Edge, Perturbation
 from archir.rewrite.theta import Theta
 from archir.scoring.forward import Tangents, Values
 from archir.scoring.program import Program
-from archir.scoring.screen import Reductions
+from archir.scoring.reduction import Reductions
 
 R = TypeVar("R")
 

@@ -21,7 +21,8 @@ from archir.scoring.objective import Objective
 from archir.scoring.options import ScoreOptions
 from archir.scoring.parts import Parts
 from archir.scoring.program import Program
-from archir.scoring.screen import Gradient, Reductions, backward, tapped_program
+from archir.scoring.reduction import Reductions
+from archir.scoring.tapped import Gradient, TappedProgram, backward, tapped_program
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Learner:
         used = range(len(perturbations)) if self._set is None else list(self._set)
         self._learnable = [i for i in used if perturbations[i].theta]
         tapped = self._learnable if self._set is None else used
-        self._program: Program = tapped_program(objective.program, [perturbations[i] for i in tapped])
+        self._program: TappedProgram = tapped_program(objective.program, [perturbations[i] for i in tapped])
         self._generator = torch.Generator().manual_seed(objective.processes.seed(options.seed))
         self._parts, self._reductions = Parts(objective, self._generator), Reductions()
         stored = {Value(i): t for i, t in objective.program.graph.tensors.items()}
@@ -230,8 +231,8 @@ class Learner:
             if edge not in batch.first or not delta.requires_grad:
                 continue
             cotangent = batch.first[edge]
-            value += _inner(delta, cotangent)
             reduction = self._reductions.find(i, p, edge, delta, batch.examples)
+            value += _inner(delta, reduction.onto(cotangent))
             for (left, right), (s, t) in zip(batch.pairs, sums, strict=True):
                 if left is right:
                     cotangent = torch.addcmul(cotangent, left[edge], reduction.spread(s))
@@ -241,7 +242,7 @@ class Learner:
             if self._set is not None:
                 cotangent = cotangent * reduction.spread(self._set[i].mT)
             ends.append(delta)
-            cotangents.append(cotangent)
+            cotangents.append(reduction.onto(cotangent))
         if ends:
             found = torch.autograd.grad(ends, list(theta.values()), cotangents, allow_unused=True)
             for tensor, gradient in zip(theta.values(), found, strict=True):

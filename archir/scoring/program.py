@@ -54,7 +54,7 @@ class _Step:
     dropped: tuple[Value, ...]
 
 
-def _tap(operand: torch.Tensor) -> torch.Tensor:
+def make_tap(operand: torch.Tensor) -> torch.Tensor:
     """Return the same tensor as one of its own, at which a gradient can be taken."""
     return operand.view_as(operand) if operand.requires_grad else operand.detach().requires_grad_()
 
@@ -122,7 +122,7 @@ class Program:
                 taps[value] = live[value] = live[value].detach().requires_grad_()
             for step in self._steps:
                 for use, value, alias in step.aliases:
-                    taps[use] = live[alias] = _tap(live[value])
+                    taps[use] = live[alias] = make_tap(live[value])
                 try:
                     results = step.call(live.__getitem__)
                 except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -137,7 +137,7 @@ class Program:
                     del live[value]
             outputs = tuple(live[v] for v in self._results)
             for i, use in self._tapped_results.items():
-                taps[use] = tap = _tap(outputs[i])
+                taps[use] = tap = make_tap(outputs[i])
                 outputs = (*outputs[:i], tap, *outputs[i + 1 :])
         kept = {v: live[v].detach() if isinstance(live[v], torch.Tensor) else live[v] for v in self.keep}
         return Evaluation(outputs, kept, taps)

@@ -14,12 +14,8 @@ from archir.scoring.batches import AnyBatch, BoundBatch, bind_batches
 from archir.scoring.objective import Curvature, Objective, Pair
 from archir.scoring.parts import Parts
 from archir.scoring.processes import Processes
-from archir.scoring.program import Evaluation, Program, number_of_examples
-from archir.scoring.reduction import Reduction
-from archir.scoring.targets import Targets
-
-Gradient = dict[Edge, torch.Tensor]
-"""Gradients on edges; an edge the loss does not depend on is left out."""
+from archir.scoring.reduction import Reductions
+from archir.scoring.tapped import Gradient, TappedEvaluation, backward, tapped_program
 
 
 @dataclass(frozen=True)
@@ -78,105 +74,6 @@ class Moments:
         spread = (square - 2 * mean * weighted + mean**2 * weights).clamp(min=0)
         correction = units / (units - 1) if units > 1 else math.nan
         return Estimate(first, second, (correction * spread).sqrt() / n)
-
-
-def tapped_program(program: Program, perturbations: Sequence[Perturbation]) -> Program:
-    """Return a program with taps on the edges of some families, which keeps the values they need."""
-    edges = [e for p in perturbations for e in p.edges]
-    needs = frozenset(v for p in perturbations for v in p.needs)
-    return program.tapped(edges, keep=needs)
-
-
-def backward(
-    objective: Objective,
-    evaluation: Evaluation,
-    targets: Targets,
-    vectors: Sequence[Pair] = (),
-    *,
-    settled: bool = False,
-) -> tuple[Gradient, Iterator[tuple[Gradient, Gradient]]]:
-    """Return the gradients of every example's loss on all tapped edges, then those of the curvature's vectors.
-
-    Args:
-        objective: the loss.
-        evaluation: what a program with taps has made of a batch.
-        targets: the targets of the batch.
-        vectors: those of the curvature at the outputs, see `Objective.pairs`.
-        settled: whether the loss counts as flat: its gradients are then none, and are not asked for.
-
-    Raises:
-        ScoreError: the loss is not finite, or does not fit.
-    """
-    examples = number_of_examples(targets)
-    chosen = objective.real(evaluation.outputs, examples)
-    wanted = [i for i in chosen if evaluation.outputs[i].requires_grad]
-    edges, taps = list(evaluation.taps), list(evaluation.taps.values())
-
-    def pull(vector: torch.Tensor, *, last: bool) -> Gradient:
-        if not wanted:
-            return {}
-        parts = objective.split(vector, evaluation.outputs)
-        found = torch.autograd.grad(
-            [evaluation.outputs[i] for i in wanted],
-            taps,
-            [parts[i] for i in wanted],
-            retain_graph=not last,
-            allow_unused=True,
-        )
-        return {e: g for e, g in zip(edges, found, strict=True) if g is not None}
-
-    first = {} if settled else pull(objective.gradient(evaluation.outputs, targets)[1], last=False)
-
-    def second() -> Iterator[tuple[Gradient, Gradient]]:
-        for i, (left, right) in enumerate(vectors):
-            last = i == len(vectors) - 1
-            if left is right:
-                found = pull(left, last=last)
-                yield found, found
-            else:
-                yield pull(left, last=False), pull(right, last=last)
-
-    return first, second()
-
-
-class Reductions:
-    """The reductions of families on their edges, made when first needed for a shape."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[int, Edge, torch.Size, int], Reduction] = {}
-
-    def find(
-        self, family: int, perturbation: Perturbation, edge: Edge, delta: torch.Tensor, examples: int
-    ) -> Reduction:
-        """Return the reduction of family number `family` on an edge.
-
-        Raises:
-            ScoreError: the axis of the examples does not fit the batch.
-        """
-        key = family, edge, delta.shape, examples
-        if key not in self._made:
-            members = perturbation.edges[edge]
-            self._made[key] = Reduction(members, perturbation.members, delta.shape, examples, delta.device)
-        return self._made[key]
-
-    def total(
-        self,
-        family: int,
-        perturbation: Perturbation,
-        gradient: Gradient,
-        deltas: Mapping[Edge, torch.Tensor],
-        examples: int,
-    ) -> torch.Tensor:
-        """Return `Σ g·Δ` over all edges and positions, for each example and member; `[examples, members]`."""
-        found = [
-            self.find(family, perturbation, edge, delta, examples)(gradient[edge], delta)
-            for edge, delta in deltas.items()
-            if edge in gradient
-        ]
-        if not found:
-            any_delta = next(iter(deltas.values()))
-            return any_delta.new_zeros(examples, perturbation.members)
-        return torch.stack(found).sum(0) if len(found) > 1 else found[0]
 
 
 def in_turn(perturbations: Mapping[int, Perturbation]) -> Iterator[tuple[int, frozenset[Edge]]]:
@@ -309,7 +206,7 @@ def every_part(
 
 def _terms(
     objective: Objective,
-    evaluation: Evaluation,
+    evaluation: TappedEvaluation,
     part: BoundBatch,
     perturbations: Sequence[Perturbation],
     thetas: Sequence[Theta],

@@ -16,7 +16,8 @@ from archir.scoring.losses import find_loss
 from archir.scoring.objective import Curvature, Objective, make_objective
 from archir.scoring.options import ScoreOptions
 from archir.scoring.reduction import Reduction
-from archir.scoring.screen import backward, screen, tapped_program
+from archir.scoring.screen import screen
+from archir.scoring.tapped import backward, tapped_program
 from archir.testing import randomise
 from passes.prune import Prune
 from passes.split import Split
@@ -50,7 +51,7 @@ def slopes(
     used = [i for i, p in enumerate(perturbations) if p.theta] if together is None else sorted({f for f, _ in together})
     program = tapped_program(objective.program, [perturbations[i] for i in used])
     inputs, targets = batch
-    evaluation = program(program.bind(inputs))
+    evaluation = program(program.program.bind(inputs))
     generator = torch.Generator().manual_seed(7)
     vectors = list(objective.pairs(evaluation.outputs, targets, Curvature.SAMPLED, generator))
     first, pairs = backward(objective, evaluation, targets, vectors)

@@ -47,6 +47,7 @@ def test_sums_run_over_everything_but_example_and_member(shape: tuple[int, ...],
     a, b = torch.randn(*shape, dtype=torch.float64), torch.randn(*shape, dtype=torch.float64)
     reduction = Reduction(shared, count, shape, EXAMPLES)
     expected, owner = torch.zeros(EXAMPLES, count, dtype=torch.float64), {}
+    assert shared.example_axis is not None and shared.example_term is not None
     examples = example_of(shared.example_term, shape[shared.example_axis])
     for position in torch.cartesian_prod(*(torch.arange(n) for n in shape)).reshape(-1, len(shape)).tolist():
         n, m = examples[position[shared.example_axis]], int(shared.index[position[shared.axis]])
@@ -63,6 +64,30 @@ def test_sums_run_over_everything_but_example_and_member(shape: tuple[int, ...],
         assert masks[(slice(None), *where)].tolist() == [float(i == m) for i in range(count)]
     assert torch.equal(reduction.mask(range(count), a).expand(shape), masks.sum(0))
     assert not reduction.mask([], a).any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "index", "count"),
+    [((4, 2), 0, [0, 1, 2, 3], 4), ((2, 5), 1, [1, 0, -1, 0, 1], 2), ((), 0, [0], 1)],
+)
+def test_sums_where_no_axis_tells_examples_apart(
+    shape: tuple[int, ...], axis: int, index: list[int], count: int
+) -> None:
+    torch.manual_seed(0)
+    reduction = Reduction(Members(axis, torch.tensor(index), None), count, shape, EXAMPLES)
+    each, delta = torch.randn(EXAMPLES, *shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    masks = torch.stack([reduction.mask([m], delta).expand(shape) for m in range(count)])
+    expected = torch.stack([(each * delta * mask).reshape(EXAMPLES, -1).sum(1) for mask in masks], 1)
+    assert torch.allclose(reduction(each, delta), expected, rtol=1e-12)
+    assert [int(mask.sum()) for mask in masks] == [
+        index.count(m) * max(delta.numel() // len(index), 1) for m in range(count)
+    ]
+    amounts = torch.randn(EXAMPLES, count, dtype=torch.float64)
+    spread = reduction.spread(amounts).expand(EXAMPLES, *shape)
+    assert torch.allclose(
+        spread, sum(m * a.reshape(-1, *[1] * len(shape)) for m, a in zip(masks, amounts.T, strict=True))
+    )
+    assert torch.equal(reduction.onto(each), each.sum(0))
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -49,6 +49,20 @@ class Perceptron(nn.Module):
         return cast(Tensor, self.head(self.hidden(self.tokens(tokens)).tanh()))
 
 
+class Positioned(nn.Module):
+    """A model of tokens that adds what a net makes of the positions, the same for all examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(LENGTH, 3))
+        self.inner, self.outer = nn.Linear(3, 5), nn.Linear(5, 8)
+        self.tokens, self.head = nn.Embedding(CLASSES, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        bias = self.outer(self.inner(self.positions).tanh())
+        return cast(Tensor, self.head((self.tokens(tokens) + bias).tanh()))
+
+
 @dataclass(frozen=True)
 class Case:
     """A model with both heads, the families of candidates, and two batches, some positions without a label."""
@@ -84,6 +98,7 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "gpt": lambda: case_of(GPT(CLASSES), (Split(), Prune(), Widen(count=2)), streams=False),
     "tied gpt": lambda: case_of(GPT(CLASSES, tied=True), (Split(), Prune(), Widen(count=2)), streams=False),
     "perceptron": lambda: case_of(Perceptron()),
+    "positioned": lambda: case_of(Positioned(), (Split(), Prune(), Widen(count=2)), streams=False),
 }
 
 

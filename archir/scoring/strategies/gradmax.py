@@ -15,13 +15,13 @@ from archir.ir.node import PARAMETER, Node, Value
 from archir.ir.operators.normalisation import BATCH_NORM
 from archir.ir.registry import operator_of
 from archir.rewrite.miss import Miss
-from archir.rewrite.subgraph import Subgraph, call_for, weighted_subgraph_of
+from archir.rewrite.subgraph import Subgraph, call_for, makes_linearly, weighted_subgraph_of
 from archir.rewrite.theta import by_node
 from archir.scoring.families import Family
-from archir.scoring.screen import backward, tapped_program
 from archir.scoring.strategies.context import ScoringContext, only
 from archir.scoring.strategies.result import FamilyResult, StrategyResult
 from archir.scoring.strategies.unit_vectors import UnitVectors, unit_vectors
+from archir.scoring.tapped import backward, tapped_program
 
 CHUNK = 64
 """Number of outgoing directions whose gradients are found at once."""
@@ -195,6 +195,9 @@ def _prepare(context: ScoringContext, family: Family) -> _Fresh | Miss:
     subgraph = weighted_subgraph_of(widths, width)
     if isinstance(subgraph, Miss):
         return subgraph
+    other = next((use.node for use, _ in subgraph.ends if not makes_linearly(context.graph.node(use.node))), None)
+    if other is not None:
+        return Miss(f"{context.graph.node(other).op} sums over it, which is no layer with weights", (other,))
     skipped: dict[int, Value] = {}
     ones: set[int] = set()
     dead = False

@@ -10,10 +10,11 @@ from archir.axes.infer import infer_widths
 from archir.rewrite.miss import Miss
 from archir.rewrite.subgraph import weighted_subgraph_of
 from archir.scoring.families import Family
-from archir.scoring.screen import Reductions, backward, tapped_program
+from archir.scoring.reduction import Reductions
 from archir.scoring.strategies.context import ScoringContext, only
 from archir.scoring.strategies.result import FamilyResult, StrategyResult
 from archir.scoring.strategies.unit_vectors import unit_vectors
+from archir.scoring.tapped import backward, tapped_program
 
 
 @dataclass(frozen=True)

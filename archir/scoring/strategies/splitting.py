@@ -17,10 +17,10 @@ from archir.rewrite.subgraph import Subgraph, subgraph_of
 from archir.rewrite.theta import noise_like
 from archir.scoring.families import Family
 from archir.scoring.processes import ALONE, Processes
-from archir.scoring.screen import Gradient, backward, tapped_program
 from archir.scoring.strategies.context import ScoringContext, only
 from archir.scoring.strategies.result import FamilyResult, StrategyResult
 from archir.scoring.strategies.unit_vectors import UnitVectors, unit_vectors
+from archir.scoring.tapped import Gradient, backward, tapped_program
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 """Multiplies the matrix of every unit by a vector of its own; `[units, size]` to `[units, size]`."""
