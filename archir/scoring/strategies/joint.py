@@ -56,9 +56,12 @@ class LinearisedNetwork:
 
 def _refined(context: ScoringContext, model: Callable[[Refinement], SetModel]) -> StrategyResult:
     """Screen all candidates in reverse mode, and refine the best in forward mode, or all in grades."""
-    options, objective = context.options, context.streamed
-    if options.budget is not None and 0 < options.refine < ENOUGH * asked_for(context.families, options.budget):
+    options, budget = context.options, context.options.budget
+    many = budget is not None and 0 < options.refine < ENOUGH * asked_for(context.families, budget)
+    context = context.in_sizes
+    if many:
         return graded(context)
+    objective = context.streamed
     perturbations, thetas = context.perturbations, context.thetas
     estimates = screen(
         objective, perturbations, thetas, context.batches, curvature=options.curvature, seed=options.seed + 1
@@ -78,4 +81,4 @@ def _refined(context: ScoringContext, model: Callable[[Refinement], SetModel]) -
             estimates[f].curvature[m] = found.gram[number, number]
             estimates[f].stderr[m] = found.stderr[number]
     families = [screened(e, theta) for e, theta in zip(estimates, thetas, strict=True)]
-    return StrategyResult(tuple(families), joint, context.learned.estimates)
+    return StrategyResult(tuple(families), joint, context.learned.estimates, context)
