@@ -89,7 +89,7 @@ class Family:
 
     @property
     def excluded(self) -> frozenset[str]:
-        """The widths that no other rewrite of a set may give fresh units to, as its own would do something else then."""
+        """The widths that no other rewrite of a set may give fresh units to: its own would do something else then."""
         member = self.site.members[0]
         if not isinstance(member, WidthMorphism):
             return frozenset()

@@ -55,11 +55,16 @@ class LinearisedNetwork:
 
 
 def _refined(context: ScoringContext, model: Callable[[Refinement], SetModel]) -> StrategyResult:
-    """Screen all candidates in reverse mode, and refine the best in forward mode, or all in grades."""
-    options, budget = context.options, context.options.budget
-    many = budget is not None and 0 < options.refine < ENOUGH * asked_for(context.families, budget)
-    context = context.in_sizes
-    if many:
+    """Screen all candidates in reverse mode, and refine the best in forward mode, or all in grades.
+
+    They are taken in grades where the budget asks for many, and where not all can be refined and some come in sizes,
+    which differ by so much that the best alone would seldom fill a budget.
+    """
+    options, budget, asked = context.options, context.options.budget, 0
+    if budget is not None:
+        asked, given, context = ENOUGH * asked_for(context.families, budget), context, context.in_sizes
+        asked = asked if context is given else max(asked, sum(len(f.site.members) for f in context.families))
+    if 0 < options.refine < asked:
         return graded(context)
     objective = context.streamed
     perturbations, thetas = context.perturbations, context.thetas
