@@ -119,7 +119,7 @@ def _joined(width: Width, changes: Sequence[Change]) -> Theta:
     sizes = {width.atom: width.size + sum(change.fresh for change in changes)}
     places = {place.node: place for place in width.places}
     found: dict[Key, torch.Tensor] = {}
-    for node in nodes & places.keys():
+    for node in places.keys() & nodes:
         place, parts = places[node], [change.values[node] for change in changes]
         unit = unit_index(place.term, width.atom, None, sizes)
         unit = unit[positions(place.term, width.atom, torch.arange(width.size, sizes[width.atom]), sizes)]

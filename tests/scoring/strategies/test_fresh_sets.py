@@ -237,11 +237,11 @@ class Unit(Widen):
         return None
 
 
-def chosen(kinds: tuple[Morphism, ...], times: float, **given: int) -> tuple[Scores, Selection, Budget]:
+def chosen(kinds: tuple[Morphism, ...], times: float, refine: int) -> tuple[Scores, Selection, Budget]:
     """Return the set that is chosen to grow to some multiple of the parameters."""
     graph = network()
     budget = Budget(parameters=round(times * cost(graph).parameters))
-    options = ScoreOptions(steps=40, budget=budget, **given)
+    options = ScoreOptions(steps=40, budget=budget, refine=refine)
     objective = make_objective(graph, "cross_entropy")
     found = score(objective, drawn(4, 1), morphisms=kinds, learn=drawn(28, 2), options=options)
     return found, found.select(budget, fill=True), budget
