@@ -33,7 +33,7 @@ from passes.deepen import Deepen
 from passes.prune import Prune
 from passes.split import Split
 from passes.widen import MANY, Widen, adds_up
-from tests.scoring.strategies.test_graded import drawn, network
+from tests.scoring.strategies.nets import drawn, network
 
 EXACT = 1e-12
 
