@@ -92,7 +92,7 @@ def drawn_theta(family: Family, seed: int) -> Theta:
     """Return θ of a family at random, as large as the weights."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        key: torch.randn(like.shape, generator=generator, dtype=like.dtype) * like.std().nan_to_num() + like * 0.3
+        key: torch.randn(like.shape, generator=generator, dtype=like.dtype) * like
         for key, like in family.perturbation.theta.items()
     }
 
