@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 import torch
 
-from archir.axes.positions import mixes, positions
+from archir.axes.positions import mixes, positions, unit_index
 from archir.axes.terms import Term, resolve
 from archir.axes.widths import Width, Widths
 from archir.errors import PassError
@@ -22,10 +22,23 @@ from archir.rewrite.fresh_perturbation import FreshPerturbation, FreshPlaces
 from archir.rewrite.fresh_units import solve_fresh
 from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Site, UnitMorphism
+from archir.rewrite.multiplicity import solve_exponents
 from archir.rewrite.perturbation import Edge, Members
 from archir.rewrite.reindex import plan_reindexing
-from archir.rewrite.subgraph import Values, call_for, makes_linearly, members_of, standing_twice, unmatched_subgraph_of
+from archir.rewrite.remembered import remembered
+from archir.rewrite.subgraph import (
+    Subgraph,
+    Values,
+    call_for,
+    makes_linearly,
+    members_of,
+    standing_twice,
+    unmatched_subgraph_of,
+)
 from archir.rewrite.theta import Key, Theta, by_node, noise_like
+
+MANY = 64
+"""How many fresh units a set may hold of a width that has fewer itself."""
 
 BYTES_OF_UNIT = 100
 """What a unit takes at least, whatever tensors it stands in: its number, and where that goes in each."""
@@ -36,12 +49,13 @@ class Widen(UnitMorphism):
     """Append fresh units to a width; they are random, and zero where they go out.
 
     The function is kept at θ = 0; θ = (W, V) are the incoming and outgoing weights of the fresh units, at first
-    (random, 0). Under a normalisation W is the mean of the others, or zero, and V random; see
-    `archir.rewrite.fresh_units`.
+    (random, 0). Under a normalisation W is what they hold beyond the mean of the others, at first zero, and V random;
+    see `archir.rewrite.fresh_units`.
 
     Attributes:
         width: name of the width.
         count: number of fresh units.
+        rest: as a kind of rewrite, only of widths of which no single unit can be split and scored.
 
     Source: Chen, Goodfellow, Shlens 2016 (Net2Net) for the idea; zero outgoing weights as in
         Evci et al. 2022 (GradMax).
@@ -52,10 +66,32 @@ class Widen(UnitMorphism):
     preserves: ClassVar[str] = "the function"
 
     count: int = 1
+    rest: bool = False
 
     def units_of(self, widths: Widths, width: Width) -> tuple[Self, ...]:
         """Return one candidate if the width can take fresh units."""
-        return () if self.miss(widths, width) else (replace(self, width=width.name),)
+        if self.miss(widths, width) or (self.rest and _splits(widths, width)):
+            return ()
+        return (replace(self, width=width.name, rest=False),)
+
+    def doubled(self, found: Widths) -> Self | None:
+        """Return one of twice as many units, None where these are more than the width has, and many."""
+        count = 2 * self.count
+        return replace(self, count=count) if count <= max(found[self.width].size, MANY) else None
+
+    def part_of(self, found: Widths, larger: Self, theta: Theta) -> Theta | None:
+        """Return θ of the first of the fresh units of one of more of them, None if it has fewer."""
+        if larger.count < self.count:
+            return None
+        width = found[self.width]
+        size, sizes = width.size + self.count, {width.atom: width.size + larger.count}
+        fresh, part = torch.arange(width.size, width.size + larger.count), dict[Key, torch.Tensor]()
+        places = {place.node: place for place in width.places}
+        for node, tensor in by_node(theta).items():
+            place = places[node]
+            units = unit_index(place.term, width.atom, None, sizes)[positions(place.term, width.atom, fresh, sizes)]
+            part[node] = tensor.index_select(place.axis, (units < size).nonzero()[:, 0].to(tensor.device))
+        return part
 
     def miss(self, widths: Widths, width: Width) -> Miss | None:
         """Say why the width cannot take fresh units, or None if it can."""
@@ -70,8 +106,13 @@ class Widen(UnitMorphism):
         found = solve_fresh(widths, width)
         if isinstance(found, Miss):
             return found
-        apart = None if found.acts_on_others else _apart(widths, width, candidate)
-        return apart or _among_others(widths, width, candidate)
+        apart = ends_apart(widths, width)
+        return _among_others(widths, width, candidate) if apart is None else _apart(widths, width, candidate, apart)
+
+    def changes(self, widths: Widths, theta: Theta | None = None) -> Mapping[str, Change]:
+        """Return the units of the width and the fresh ones, and whether these add up with others."""
+        width = widths[self.width]
+        return {self.width: replace(self.change(width, theta), adds_up=adds_up(widths, width))}
 
     def change(self, width: Width, theta: Theta | None = None) -> Change:
         """Return the units of the width and the fresh ones.
@@ -133,18 +174,45 @@ class WidenPerturbation:
         return {Value(id_): new[Value(id_)] for id_ in self.results}
 
 
-def _apart(widths: Widths, width: Width, candidate: Widen) -> WidenPerturbation | None:
-    """Return what fresh units do, evaluated without the others; None where that cannot be."""
-    subgraph = unmatched_subgraph_of(widths, width)
-    if isinstance(subgraph, Miss) or standing_twice(width, "fresh units"):
+@remembered
+def ends_apart(widths: Widths, width: Width) -> Subgraph | None:
+    """Return where the fresh units of a width are evaluated without the others; None where they cannot be."""
+    found, subgraph = solve_fresh(widths, width), unmatched_subgraph_of(widths, width)
+    if isinstance(found, Miss) or found.acts_on_others or isinstance(subgraph, Miss):
         return None
-    graph, atom, count = widths.graph, width.atom, candidate.count
-    ends = [graph.node(use.node) for use, _ in subgraph.ends]
+    if standing_twice(width, "fresh units"):
+        return None
+    ends = [widths.graph.node(use.node) for use, _ in subgraph.ends]
     touched = [term for node in (*subgraph.nodes, *ends) for term in _terms(widths, node)]
     made = {node.id for node in ends}
     reads_ends = any(value.node in made for node in subgraph.nodes for value in node.values)
-    if any(mixes(term, atom) for term in touched) or not all(map(makes_linearly, ends)) or reads_ends:
+    if any(mixes(term, width.atom) for term in touched) or not all(map(makes_linearly, ends)) or reads_ends:
         return None
+    return subgraph if all(members_of(widths, Value(node.id), None) for node in ends) else None
+
+
+@remembered
+def adds_up(widths: Widths, width: Width) -> bool:
+    """Say whether what fresh units of a width do is a sum over them, and the same whatever others come besides.
+
+    What is drawn for them and not learned depends on how many there are, so matrices have to be learned.
+    """
+    graph = widths.graph
+    drawn = (p for p in width.places if len(widths.axes[Value(p.node)]) > 1 and not graph.node(p.node).is_trainable)
+    return ends_apart(widths, width) is not None and not any(drawn)
+
+
+def _splits(widths: Widths, width: Width) -> bool:
+    """Say whether single units of a width can be split, and what that does can be scored."""
+    found, subgraph = solve_exponents(widths, width), unmatched_subgraph_of(widths, width)
+    alone = not isinstance(found, Miss) and found.uniform is None
+    return alone and not isinstance(subgraph, Miss) and bool(subgraph.weights)
+
+
+def _apart(widths: Widths, width: Width, candidate: Widen, subgraph: Subgraph) -> WidenPerturbation:
+    """Return what fresh units do, evaluated without the others."""
+    graph, atom, count = widths.graph, width.atom, candidate.count
+    ends = [graph.node(use.node) for use, _ in subgraph.ends]
     edges: dict[Edge, Members] = {}
     for node in ends:
         edges[Value(node.id)] = members_of(widths, Value(node.id), None)
@@ -178,10 +246,15 @@ def _among_others(widths: Widths, width: Width, candidate: Widen) -> FreshPertur
         return derived
     fresh, sizes = torch.arange(width.size, width.size + candidate.count), {width.atom: width.size + candidate.count}
     places: dict[int, FreshPlaces] = {}
+    units = solve_fresh(widths, width)
+    assert not isinstance(units, Miss)
     for place in width.places:
         tensor = patch.after.tensors[place.node]
         index = positions(place.term, width.atom, fresh, sizes).to(tensor.device)
-        places[place.node] = FreshPlaces(place.axis, index, tensor.shape, tensor.index_select(place.axis, index))
+        born = tensor.index_select(place.axis, index)
+        if (Value(place.node), place.axis) in units.means:
+            born = torch.zeros_like(born)
+        places[place.node] = FreshPlaces(place.axis, index, tensor.shape, born)
     learned = _learned(widths.graph, {id_: found.born for id_, found in places.items()})
     return FreshPerturbation(derived, places, learned) if learned else Miss("no trainable weight makes its units")
 

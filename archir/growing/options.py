@@ -292,8 +292,12 @@ class GrowOptions(Training, Growing):
         """The kinds of rewrite unless others are asked for.
 
         A network that is only contracted is pruned; one that begins with the seed, or exchanges units, is split, too.
+        By the default rule one that begins with the seed is also widened where no single unit can be split: streams
+        under normalisations, sizes of heads.
         """
-        return "prune" if self.factor > 1 and not self.exchanges else "split; prune"
+        if self.factor > 1:
+            return "split; prune" if self.exchanges else "prune"
+        return "split; prune; widen{rest=true}" if self.rule in (None, DEFAULT) else "split; prune"
 
     @property
     def factor(self) -> float:

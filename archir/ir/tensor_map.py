@@ -13,7 +13,8 @@ class Fresh:
     """What the new places of an axis hold in a weight: given numbers, or random ones like those of the tensor.
 
     Attributes:
-        values: given numbers, for some of the new places, the others being zero, or means; None to draw all.
+        values: given numbers, for some of the new places, the others being zero; added to means where there are
+            such; None to draw all.
         seed: of the numbers drawn: normal, with the standard deviation of the tensor; for a vector its mean.
         present: zero where a new place holds zero all the same, one elsewhere; `[new places]`.
         shares: where new places hold means of old ones: what of each each holds; `[new places, old places]`.
@@ -35,7 +36,7 @@ class Fresh:
             content = means.reshape(*moved.shape[:-1], -1).movedim(-1, axis)
         if self.values is not None:
             where = tuple(along(d, i.to(tensor.device), tensor.dim()) for d, i in enumerate(self.within))
-            content[where] = self.values.to(tensor)
+            content[where] += self.values.to(tensor)
         if self.values is not None or self.shares is not None or not tensor.is_floating_point():
             return content
         if tensor.dim() > 1:

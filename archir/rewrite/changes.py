@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from archir.axes.positions import positions, unit_index
 from archir.axes.widths import Width
 from archir.errors import PassError
-from archir.rewrite.theta import Theta
+from archir.rewrite.theta import Key, Theta
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class Change:
         sign: for each new unit, the sign with which `theta` is added to it; all zero if empty.
         theta: by parameter node, a tensor of the parameter's shape to add to the units with a sign.
         values: by parameter node, what the fresh units hold: the parameter's shape with its positions along the
-            width replaced by those of the fresh units. Where not given: zero in every place where a repeated unit
-            would be divided, random like the other units elsewhere.
+            width replaced by those of the fresh units. Where they hold means it is added to these. Where not given:
+            zero in every place where a repeated unit would be divided, random like the other units elsewhere.
+        adds_up: whether what fresh units do is the same whatever other fresh units the width is given besides.
         merged: pairs of old units that become one, which holds the mean of what they held, doubled where a repeated
             unit would be divided. `source` has the first of each pair and not the second.
     """
@@ -33,6 +35,7 @@ class Change:
     sign: tuple[int, ...] = ()
     theta: Theta = field(default_factory=dict)
     values: Theta = field(default_factory=dict)
+    adds_up: bool = False
     merged: tuple[tuple[int, int], ...] = ()
 
     def multiplicity(self, size: int) -> torch.Tensor:
@@ -54,8 +57,8 @@ def merge(width: Width, changes: Sequence[Change]) -> Change:
     appended in order.
 
     Raises:
-        PassError: a unit is both removed and copied, or merged and changed otherwise, or two changes bring fresh units
-            or different θ.
+        PassError: a unit is both removed and copied, or merged and changed otherwise; or two changes bring different θ,
+            or fresh units that do not do the same besides others.
     """
     if len(changes) == 1:
         return changes[0]
@@ -63,7 +66,10 @@ def merge(width: Width, changes: Sequence[Change]) -> Change:
     merged: list[tuple[int, int]] = []
     appended: list[tuple[int, int]] = []
     sign: dict[int, int] = {}
-    fresh: Change | None = None
+    fresh = [change for change in changes if change.fresh]
+    if len(fresh) > 1 and not all(change.adds_up for change in fresh):
+        raise PassError(f"width {width.name} is given fresh units twice in one set")
+    brought = 0
     theta: dict[object, object] = {}
     for change in changes:
         kept = [u for u in change.source if u < width.size]
@@ -72,15 +78,14 @@ def merge(width: Width, changes: Sequence[Change]) -> Change:
         seen: set[int] = set()
         signs = change.sign or (0,) * len(change.source)
         for unit, s in zip(change.source, signs, strict=True):
-            if unit in seen or unit >= width.size:
+            if unit >= width.size:
+                appended.append((unit + brought, s))
+            elif unit in seen:
                 appended.append((unit, s))
             elif s:
                 sign[unit] = s
             seen.add(unit)
-        if change.fresh:
-            if fresh is not None:
-                raise PassError(f"width {width.name} is given fresh units twice in one set")
-            fresh = change
+        brought += change.fresh
         for node, tensor in change.theta.items():
             if node in theta and theta[node] is not tensor:
                 raise PassError(f"two changes of width {width.name} disagree about θ")
@@ -91,12 +96,39 @@ def merge(width: Width, changes: Sequence[Change]) -> Change:
     first = next((c for c in changes if c.theta), changes[0])
     return Change(
         source=tuple(u for u, _ in source),
-        fresh=fresh.fresh if fresh else 0,
+        fresh=brought,
         sign=tuple(s for _, s in source) if any(s for _, s in source) else (),
         theta=first.theta,
-        values=fresh.values if fresh else {},
+        values=_joined(width, fresh),
+        adds_up=bool(fresh) and all(change.adds_up for change in fresh),
         merged=tuple(merged),
     )
+
+
+def _joined(width: Width, changes: Sequence[Change]) -> Theta:
+    """Return what the fresh units of several changes of a width hold, those of one after those of another.
+
+    Raises:
+        PassError: some of them say what theirs hold, and others do not.
+    """
+    if len(changes) < 2:
+        return changes[0].values if changes else {}
+    nodes = changes[0].values.keys()
+    if any(change.values.keys() != nodes for change in changes):
+        raise PassError(f"two changes of width {width.name} disagree about what fresh units hold")
+    sizes = {width.atom: width.size + sum(change.fresh for change in changes)}
+    places = {place.node: place for place in width.places}
+    found: dict[Key, torch.Tensor] = {}
+    for node in places.keys() & nodes:
+        place, parts = places[node], [change.values[node] for change in changes]
+        unit = unit_index(place.term, width.atom, None, sizes)
+        unit = unit[positions(place.term, width.atom, torch.arange(width.size, sizes[width.atom]), sizes)]
+        which = torch.bucketize(unit - width.size, torch.tensor([c.fresh for c in changes]).cumsum(0), right=True)
+        joined = torch.cat(parts, place.axis)
+        found[node] = torch.empty_like(joined).index_copy(
+            place.axis, which.argsort(stable=True).to(joined.device), joined
+        )
+    return found
 
 
 def _check_apart(width: Width, removed: set[int], copied: set[int], paired: Sequence[int]) -> None:

@@ -16,13 +16,14 @@ from archir.rewrite.theta import Key, Theta, by_node, noise_like
 
 @dataclass(frozen=True)
 class FreshPlaces:
-    """Where the fresh units of a width stand in a stored tensor, and what they hold there as they are born.
+    """Where the fresh units of a width stand in a stored tensor, and where θ starts from there.
 
     Attributes:
         axis: the axis of the width.
         index: their places along it in the tensor with them; `[places]`.
         shape: of the tensor with them.
-        born: what they hold, the shape with its positions along the axis replaced by the places.
+        born: what θ is where they hold what they are born with: that, or zero where that is a mean, to which θ is
+            added; the shape with its positions along the axis replaced by the places.
     """
 
     axis: int
@@ -31,14 +32,16 @@ class FreshPlaces:
     born: torch.Tensor
 
     def change(self, to: torch.Tensor) -> torch.Tensor:
-        """Return how the tensor with them changes where they come to hold something else."""
+        """Return how the tensor with them changes where θ is something else."""
         change = to.new_zeros(self.shape)
         return change.index_copy(self.axis, self.index.to(to.device), to - self.born.to(to))
 
 
 @dataclass(frozen=True)
 class FreshPerturbation:
-    """`Δ(θ) = f'(θ) − f` on the results of what units are summed into; θ is what the fresh units hold.
+    """`Δ(θ) = f'(θ) − f` on the results of what units are summed into; θ is what the fresh units hold, beyond means.
+
+    At θ = 0 nothing changes: what is not a mean then is zero, and so is what would be seen of the fresh units.
 
     Attributes:
         derived: what the rewrite does, with θ added to what it stores.

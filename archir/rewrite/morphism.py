@@ -76,6 +76,24 @@ class Morphism(Pass, Generic[Found]):
         """Return one rewrite that does what some members of its family do; None if there is none, as here."""
         return None
 
+    def doubled(self, found: Found) -> Self | None:
+        """Return the same with twice as many units, for what comes in any size; None for all else, as here.
+
+        Args:
+            found: what `match` has returned for it.
+        """
+        return None
+
+    def part_of(self, found: Found, larger: Self, theta: Theta) -> Theta | None:
+        """Return what part of θ of a larger one at the same place is for what this one brings; None if none, as here.
+
+        Args:
+            found: what `match` has returned for both.
+            larger: one that `doubled` has led to.
+            theta: θ of that.
+        """
+        return None
+
     @property
     def label(self) -> str:
         """Where it is, for people: the first of its options."""

@@ -99,7 +99,7 @@ def follow_widths(
 
     Raises:
         PassError: a width is gone, may no longer change, or two of them have become one; or another rewrite changes
-            the units of one for which θ was found.
+            the units of one for which θ was found, or divides one that is given fresh units.
     """
     if spliced.after is spliced.before:
         return members
@@ -113,11 +113,31 @@ def follow_widths(
         if theta and key not in shared:
             shared[key] = {i: _carry(spliced, i, t) for i, t in theta.items() if _is_there(spliced, i)}
         moved = morphism.followed(later)
+        check_whole(widths, morphism, then, moved)
         names |= set(zip(morphism.changes(widths), moved.changes(then), strict=True))
         found.append((moved, theta and shared[key]))
     if len({new for _, new in names}) < len(names):
         raise PassError("two widths have become one by another rewrite of the set")
     return found
+
+
+def check_whole(widths: Widths, morphism: WidthMorphism, then: Widths, moved: WidthMorphism) -> None:
+    """Check that what gives a width fresh units still does so where they are summed up, after some other rewrites.
+
+    Args:
+        widths: the widths before these.
+        morphism: the change of widths.
+        then: the widths after them.
+        moved: the change as it is then.
+
+    Raises:
+        PassError: one of them has come between, so that fresh units would not be seen any more.
+    """
+    now = moved.changes(then)
+    for (name, change), new in zip(morphism.changes(widths).items(), now, strict=True):
+        held, left = ({(p.node, p.axis) for p in of.places} for of in (widths[name], then[new]))
+        if change.fresh and any(node in then.graph for node, _ in held - left):
+            raise PassError(f"another rewrite of the set divides width {name}, which is given fresh units")
 
 
 def _carry(spliced: Patch, key: Key, change: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from archir.ir.graph import Graph, Patch
 from archir.ir.patch import no_patch
 from archir.rewrite.derived import with_theta
 from archir.rewrite.morphism import WidthMorphism
-from archir.rewrite.pipeline import merged_changes
+from archir.rewrite.pipeline import check_whole, merged_changes
 from archir.rewrite.reference import Later
 from archir.rewrite.reindex import plan_reindexing
 from archir.rewrite.set_cost import cost_after
@@ -103,6 +103,10 @@ class Combination:
         now = {name: later.width(name) for name in self.on_widths}
         if len(set(now.values())) < len(now):
             raise PassError("two widths have become one by another rewrite of the set")
-        followed = [(m.followed(later), None) for name in names for m in self.on_widths[name]]
-        widths = infer_widths(self.spliced.after)
+        widths, before = infer_widths(self.spliced.after), infer_widths(self.graph)
+        followed: list[tuple[WidthMorphism, None]] = []
+        for morphism in (m for name in names for m in self.on_widths[name]):
+            moved = morphism.followed(later)
+            check_whole(before, morphism, widths, moved)
+            followed.append((moved, None))
         plan_reindexing(widths, merged_changes(widths, followed))

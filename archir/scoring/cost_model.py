@@ -128,7 +128,7 @@ def _derivatives(widths: Widths, atoms: Sequence[Atom]) -> tuple[list[Cost], dic
 
 
 def _apart(widths: Widths, candidates: Sequence[Candidate]) -> torch.Tensor:
-    """Return which candidates change the same unit, bring fresh units to one width, or claim the same call."""
+    """Return which candidates change one unit, bring fresh units to one width that do not add up, or claim one call."""
     holders: dict[object, list[int]] = {}
     for number, candidate in enumerate(candidates):
         for claim in _claims(widths, candidate):
@@ -150,6 +150,6 @@ def _claims(widths: Widths, candidate: Candidate) -> set[object]:
         uses = change.multiplicity(widths[name].size).tolist()
         found |= {(name, unit) for unit, used in enumerate(uses[: widths[name].size]) if used != 1}
         found |= {(name, unit) for pair in change.merged for unit in pair}
-        if change.fresh:
+        if change.fresh and not change.adds_up:
             found.add((name, None))
     return found

@@ -10,7 +10,7 @@ from archir.cost import Cost
 from archir.ir.graph import Graph
 from archir.rewrite.derived import DerivedPerturbation
 from archir.rewrite.miss import Miss, missed
-from archir.rewrite.morphism import Morphism, Site
+from archir.rewrite.morphism import Morphism, Site, WidthMorphism
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.set_cost import cost_of
 from archir.rewrite.spec import format_spec
@@ -77,6 +77,24 @@ class Family:
         """Return one rewrite that does what some of its members do, None if there is none."""
         few = [self.site.members[m] for m in members]
         return few[0] if len(few) == 1 else few[0].united(few)
+
+    @property
+    def doubled(self) -> Family | None:
+        """The family of twice as many units at the same place; None where there is none that can be scored."""
+        if len(self.site.members) != 1:
+            return None
+        more = self.site.members[0].doubled(self.site.found)
+        found = None if more is None else replace(self, site=replace(self.site, members=(more,)))
+        return None if found is None or found.miss is not None else found
+
+    @property
+    def excluded(self) -> frozenset[str]:
+        """The widths that no other rewrite of a set may give fresh units to: its own would do something else then."""
+        member = self.site.members[0]
+        if not isinstance(member, WidthMorphism):
+            return frozenset()
+        changes = member.changes(self.site.found)
+        return frozenset(name for name, change in changes.items() if change.fresh and not change.adds_up)
 
     @cached_property
     def _found(self) -> Perturbation | Miss:

@@ -67,6 +67,7 @@ def score_by(strategy: Strategy, context: ScoringContext) -> Scores:
     if context.objective.program.batch_statistics and strategy.running_statistics:
         raise ScoreError(f"the strategy {strategy.name} takes running statistics, not those of the batch")
     result = strategy(context)
+    context = result.context or context
     places = () if result.joint is None else result.joint.places
     refined = set(places)
     found: dict[tuple[int, tuple[int, ...]], Score] = {}

@@ -11,11 +11,15 @@ from archir.scoring.budget import Budget
 from archir.scoring.combination import Combination
 from archir.scoring.selection import Choice, Ended, Pool
 
+NEARLY = 0.98
+"""The part of a budget that is as good as all of it, where what would still lower the loss does not fit."""
+
 
 def take_spare_room(pool: Pool, budget: Budget, found: Choice, *, k: int | None = None) -> Choice:
-    """Return a choice that ended since nothing that was left lowers the loss, with more candidates while there is room.
+    """Return a choice with more candidates in the room that is left, where nothing that fits lowers the loss.
 
-    These are such as have θ, and cost something: at θ = 0 they change nothing, and a set that learns its θ together
+    Where something would lower it that does not fit, that is done if more than a small part of the budget is left.
+    They are such as have θ, and cost something: at θ = 0 they change nothing, and a set that learns its θ together
     takes them there where they would do harm. Those come first that raise the loss of the quadratic model the least,
     `a_c + G_cc/2 + Σ_s G_cs` over the members s of the choice, for what they take of the budget.
 
@@ -27,7 +31,8 @@ def take_spare_room(pool: Pool, budget: Budget, found: Choice, *, k: int | None 
 
     Source: ours.
     """
-    if found.ended is not Ended.GAINLESS or pool.model is None or not budget.scarce:
+    left = found.ended is Ended.LIMIT and budget.share(found.cost) < NEARLY
+    if not (left or found.ended is Ended.GAINLESS) or pool.model is None or not budget.scarce:
         return found
     alone, gram = pool.model.quadratic
     rises = alone + gram[:, list(found.path)].sum(1)

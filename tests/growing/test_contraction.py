@@ -121,7 +121,7 @@ def test_removals_go_no_further_than_the_budget_asks(seed_graph: Graph, rule: st
     [
         ({}, "prune"),
         ({"expansion": 1.5}, "prune"),
-        ({"expansion": 1.0}, "split; prune"),
+        ({"expansion": 1.0}, "split; prune; widen{rest=true}"),
         ({"exchanges": 2}, "split; prune"),
         ({"rule": "random"}, "split; prune"),
         ({"rule": "random", "expansion": 2.0}, "prune"),

@@ -74,7 +74,7 @@ def measure(subject: Subject, seed: int, plan: Plan) -> Iterator[Moment]:
 
 
 def _moment(subject: Subject, graph: Graph, loss: float, stage: str, seed: int, plan: Plan) -> Moment:
-    truth = _truth(graph, subject)
+    true = truth(graph, subject)
     learn = list(Batches(subject.train, subject.batch, seed))[: plan.steps]
     scored = list(Batches(subject.held[0], subject.batch))
     kinds, scores = plan.morphisms, _scores(graph, plan.morphisms, scored, learn, seed, plan)
@@ -89,10 +89,10 @@ def _moment(subject: Subject, graph: Graph, loss: float, stage: str, seed: int, 
         stage,
         loss,
         len(scores),
-        tuple(_singles(scores, kinds, scored, truth, draw, plan)),
-        tuple(_sets(scores, scored, learn, truth, draw, seed, plan)),
-        tuple(_rules(graph, scored, learn, truth, seed, plan)),
-        _committed(subject, graph, truth, seed, plan),
+        tuple(_singles(scores, kinds, scored, true, draw, plan)),
+        tuple(_sets(scores, scored, learn, true, draw, seed, plan)),
+        tuple(_rules(graph, scored, learn, true, seed, plan)),
+        _committed(subject, graph, true, seed, plan),
     )
 
 
@@ -107,7 +107,7 @@ Truth = Callable[[Graph], tuple[float, float]]
 """Gives the true change of the loss from the old graph to a new one: on the examples scored on, and on others."""
 
 
-def _truth(graph: Graph, subject: Subject) -> Truth:
+def truth(graph: Graph, subject: Subject) -> Truth:
     def losses(of: Graph) -> list[float]:
         module = of.module()
         return [evaluate(module, part, LOSS).loss for part in subject.held[:2]]

@@ -1,4 +1,4 @@
-"""The networks whose candidates are scored: a residual network of images and a language model of characters."""
+"""The networks whose candidates are scored: of images, with convolutions and with attention, and of characters."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class ResidualNet(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal attention with fused queries, keys and values."""
+    """Attention with fused queries, keys and values."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, causal: bool = True) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
@@ -62,17 +62,17 @@ class Attention(nn.Module):
         batch, length, width = x.shape
         shape = batch, length, self.heads, width // self.heads
         q, k, v = (part.reshape(shape).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return cast(Tensor, self.out(y.transpose(1, 2).reshape(batch, length, width)))
 
 
 class Block(nn.Module):
     """Attention and a multi-layer perceptron, each beside a residual stream that is normalised before them."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, causal: bool = True) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, causal=causal)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
@@ -96,3 +96,23 @@ class GPT(nn.Module):
         places = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.blocks(self.tokens(tokens) + self.positions(places))
         return cast(Tensor, self.head(self.norm(x)))
+
+
+class ViT(nn.Module):
+    """A classifier of patches of images of about 6,000 parameters, after Dosovitskiy et al. 2021."""
+
+    def __init__(
+        self, channels: int, side: int, classes: int, width: int = 16, heads: int = 2, blocks: int = 2
+    ) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(channels, width, 2, stride=2)
+        self.first = nn.Parameter(torch.randn(1, 1, width) * 0.1)
+        self.positions = nn.Parameter(torch.randn(1, 1 + (side // 2) ** 2, width) * 0.1)
+        self.blocks = nn.Sequential(*(Block(width, heads, causal=False) for _ in range(blocks)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patches(images).flatten(2).transpose(1, 2)
+        x = torch.cat([self.first.expand(x.shape[0], -1, -1), x], 1) + self.positions
+        return cast(Tensor, self.head(self.norm(self.blocks(x))[:, 0]))

@@ -18,7 +18,7 @@ from archir.growing.training import evaluate, train
 from archir.ir.graph import Graph
 from archir.scoring.losses import LOSSES
 from frontends.pytorch import trace
-from tools.fidelity.nets import GPT, ResidualNet
+from tools.fidelity.nets import GPT, ResidualNet, ViT
 
 STAGES: Mapping[str, float] = {"early": 0.05, "middle": 0.3, "late": 1.0}
 """The part of the training done at each stage."""
@@ -29,7 +29,7 @@ class Subject:
     """A network to be trained and its data.
 
     Attributes:
-        name: `images`, `text` or `dilated`.
+        name: `images`, `text`, `dilated` or `patches`.
         data: what the data are.
         build: makes the network.
         train: what weights and θ are learned on.
@@ -54,13 +54,15 @@ def subject(name: str, *, seed: int, data: str | None) -> Subject:
     """Return the subject of a name.
 
     Args:
-        name: `images`, `text` or `dilated`.
+        name: `images`, `text`, `dilated` or `patches`.
         seed: seed of which examples are held out.
         data: spec of the images, as `archir.growing.data.load_data` takes it; scikit-learn's digits if not given.
     """
     if name == "text":
         return _text(seed)
-    return _images(seed, data) if name == "images" else _dilated(seed)
+    if name == "images":
+        return _images(seed, data)
+    return _digits(name, seed, (lambda: ResidualNet(1, 10, dilation=2)) if name == "dilated" else lambda: ViT(1, 8, 10))
 
 
 def stages(subject: Subject, seed: int) -> Iterator[tuple[str, Graph, float]]:
@@ -102,13 +104,13 @@ def _images(seed: int, data: str | None) -> Subject:
     )
 
 
-def _dilated(seed: int) -> Subject:
-    """Return a residual network of dilated convolutions, on images that ship with scikit-learn."""
+def _digits(name: str, seed: int, build: Callable[[], nn.Module]) -> Subject:
+    """Return a network on images that ship with scikit-learn."""
     found = load_data("digits", validation=0.5, seed=seed)
     return Subject(
-        "dilated",
+        name,
         "scikit-learn's digits",
-        lambda: ResidualNet(1, 10, dilation=2),
+        build,
         found.train.take(slice(None)),
         _parts(found.validation, 240),
         64,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from archir.cost import cost
 from archir.ir.graph import Graph
 from archir.rewrite.miss import Miss
 from archir.rewrite.morphism import Morphism
@@ -48,6 +49,20 @@ class ScoringContext:
     def perturbations(self) -> tuple[Perturbation, ...]:
         """What each family does to the activations."""
         return tuple(f.perturbation for f in self.families)
+
+    @cached_property
+    def in_sizes(self) -> ScoringContext:
+        """The same with what comes in any size in sizes that double, as long as each alone is within the budget."""
+        budget, now = self.options.budget, cost(self.graph)
+        if budget is None:
+            return self
+        larger: list[Family] = []
+        for family in self.families:
+            more = family.doubled
+            while more is not None and budget.allows(now + more.cost):
+                larger.append(more)
+                more = more.doubled
+        return replace(self, families=(*self.families, *larger)) if larger else self
 
     @cached_property
     def streamed(self) -> Objective:

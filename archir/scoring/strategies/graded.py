@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,9 +10,10 @@ import torch
 
 from archir.cost import cost
 from archir.rewrite.morphism import WidthMorphism
+from archir.rewrite.theta import Theta
 from archir.scoring.budget import Budget
 from archir.scoring.chunks import Place
-from archir.scoring.families import Candidate
+from archir.scoring.families import Candidate, Family
 from archir.scoring.grading import grade
 from archir.scoring.joint import JointEstimate, screen_jointly
 from archir.scoring.learn import Learned, learn
@@ -64,7 +65,7 @@ def graded(context: ScoringContext) -> StrategyResult:
     if options.steps:
         proposed = proposed.learned(context.learn, _for(TOGETHER, options))
     learned = {m.candidate.family: m.theta for m in proposed.members}
-    thetas = [learned.get(f) or theta for f, theta in zip(context.families, alone.thetas, strict=True)]
+    thetas = [_shared(f, learned, theta) for f, theta in zip(context.families, alone.thetas, strict=True)]
     number = {f: i for i, f in enumerate(context.families)}
     together = [(number[m.candidate.family], i) for m in proposed.members for i in m.candidate.members]
     judge = partial(screen_jointly, objective, context.perturbations, thetas, curvature=options.curvature)
@@ -74,7 +75,8 @@ def graded(context: ScoringContext) -> StrategyResult:
     found = judge(context.batches, groups=[[(f, m) for m in members] for f, members in sets], seed=options.seed + 1)
     refinement = Refinement(context.objective, found.groups.first_order, found.gram, found.groups.stderr, (), {})
     families = tuple(screened(e, theta) for e, theta in zip(found.families, thetas, strict=True))
-    return StrategyResult(families, JointResult(tuple(sets), refinement, Joint(refinement)), alone.estimates)
+    joint = JointResult(tuple(sets), refinement, Joint(refinement))
+    return StrategyResult(families, joint, alone.estimates, context)
 
 
 def _ranked(shares: Sequence[torch.Tensor], united: Sequence[bool], most: int) -> list[list[int]]:
@@ -87,6 +89,20 @@ def _ranked(shares: Sequence[torch.Tensor], united: Sequence[bool], most: int) -
     ]
 
 
+def _shared(family: Family, learned: Mapping[Family, Theta | None], alone: Theta) -> Theta:
+    """Return θ of a family that was learned together, or its part of that of a larger one, or what it learned alone."""
+    if learned.get(family):
+        return learned[family] or alone
+    (member, *_), site = family.site.members, family.site
+    for other, theta in learned.items():
+        larger, *_ = other.site.members
+        if theta and type(larger) is type(member) and other.site.label == site.label:
+            found = member.part_of(site.found, larger, theta)
+            if found is not None:
+                return found
+    return alone
+
+
 def _for(part: float, options: ScoreOptions) -> ScoreOptions:
     """Return the options with a part of the steps, one at least if there are any."""
     return replace(options, steps=min(options.steps, max(1, round(part * options.steps))))
@@ -95,7 +111,7 @@ def _for(part: float, options: ScoreOptions) -> ScoreOptions:
 def _proposed(context: ScoringContext, estimates: Sequence[Estimate], alone: Learned) -> tuple[Member, ...]:
     """Return the candidates that are to learn together, those of a family as one where that can be.
 
-    Of rewrites that claim the same call the best is taken.
+    Of rewrites that claim the same call, or give fresh units to the same width that do not add up, the best is taken.
     """
     options, now = context.options, cost(context.graph)
     assert options.budget is not None
@@ -103,13 +119,15 @@ def _proposed(context: ScoringContext, estimates: Sequence[Estimate], alone: Lea
     worth = worth_of(context.families, estimates, options, Budget(**limits))
     parts = torch.split(worth, [len(e.first_order) for e in estimates])
     found: list[Member] = []
-    claimed: set[int] = set()
+    claimed: set[int | str] = set()
     best_first = sorted(zip(context.families, parts, alone.thetas, strict=True), key=lambda one: float(one[1].min()))
     for family, part, theta in best_first:
         members = (part < 0).nonzero().flatten().tolist() if theta else []
-        if members and not isinstance(family.morphism, WidthMorphism):
-            members = [] if claimed & family.claims else [int(part.argmin())]
-            claimed |= family.claims if members else frozenset()
+        on_width = isinstance(family.morphism, WidthMorphism)
+        claims: frozenset[int | str] = frozenset(family.excluded if on_width else family.claims)
+        if members and (claims or not on_width):
+            members = [] if claimed & claims else [int(part.argmin())]
+            claimed |= claims if members else frozenset()
         if members and family.united(members) is not None:
             found.append(Member(Candidate(family, tuple(members)), theta))
         else:

@@ -55,10 +55,18 @@ class LinearisedNetwork:
 
 
 def _refined(context: ScoringContext, model: Callable[[Refinement], SetModel]) -> StrategyResult:
-    """Screen all candidates in reverse mode, and refine the best in forward mode, or all in grades."""
-    options, objective = context.options, context.streamed
-    if options.budget is not None and 0 < options.refine < ENOUGH * asked_for(context.families, options.budget):
+    """Screen all candidates in reverse mode, and refine the best in forward mode, or all in grades.
+
+    They are taken in grades where the budget asks for many, and where not all can be refined and some come in sizes,
+    which differ by so much that the best alone would seldom fill a budget.
+    """
+    options, budget, asked = context.options, context.options.budget, 0
+    if budget is not None:
+        asked, given, context = ENOUGH * asked_for(context.families, budget), context, context.in_sizes
+        asked = asked if context is given else max(asked, sum(len(f.site.members) for f in context.families))
+    if 0 < options.refine < asked:
         return graded(context)
+    objective = context.streamed
     perturbations, thetas = context.perturbations, context.thetas
     estimates = screen(
         objective, perturbations, thetas, context.batches, curvature=options.curvature, seed=options.seed + 1
@@ -78,4 +86,4 @@ def _refined(context: ScoringContext, model: Callable[[Refinement], SetModel]) -
             estimates[f].curvature[m] = found.gram[number, number]
             estimates[f].stderr[m] = found.stderr[number]
     families = [screened(e, theta) for e, theta in zip(estimates, thetas, strict=True)]
-    return StrategyResult(tuple(families), joint, context.learned.estimates)
+    return StrategyResult(tuple(families), joint, context.learned.estimates, context)

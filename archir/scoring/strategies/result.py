@@ -11,6 +11,7 @@ from archir.rewrite.theta import Theta
 from archir.scoring.refine import Refinement
 from archir.scoring.screen import Estimate
 from archir.scoring.set_models import SetModel
+from archir.scoring.strategies.context import ScoringContext
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,13 @@ class StrategyResult:
         joint: what is said of candidates together, and of these alone can sets be made; None if the strategy scores
             each alone.
         learning: predicted change of the loss, summed over all members, at each step of learning θ; in sample.
+        context: that of these families, where it is another one than the strategy was given, such as its `in_sizes`.
     """
 
     families: tuple[FamilyResult | Miss, ...]
     joint: JointResult | None = None
     learning: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64), repr=False)
+    context: ScoringContext | None = field(default=None, repr=False)
 
 
 def screened(estimate: Estimate, theta: Theta) -> FamilyResult:

@@ -28,6 +28,7 @@ class SampledJoint:
 
     def __call__(self, context: ScoringContext) -> StrategyResult:
         """Score the candidates of a graph."""
+        context = context.in_sizes
         options, thetas = context.options, context.thetas
         joint = screen_jointly(
             context.streamed,
@@ -42,6 +43,6 @@ class SampledJoint:
         places = tuple((f, (m,)) for f, e in enumerate(joint.families) for m in range(len(e.first_order)))
         families = tuple(screened(e, theta) for e, theta in zip(joint.families, thetas, strict=True))
         if not places:
-            return StrategyResult(families, JointResult((), None, None), context.learned.estimates)
+            return StrategyResult(families, JointResult((), None, None), context.learned.estimates, context)
         found = Refinement(context.objective, joint.groups.first_order, joint.gram, joint.groups.stderr, (), {})
-        return StrategyResult(families, JointResult(places, found, Joint(found)), context.learned.estimates)
+        return StrategyResult(families, JointResult(places, found, Joint(found)), context.learned.estimates, context)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, Self
 
 import pytest
 import torch
-import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import Tensor
 
 from archir.cost import cost
-from archir.ir.graph import Graph
 from archir.rewrite.morphism import Morphism
 from archir.scoring.budget import Budget
 from archir.scoring.chunks import singly
@@ -28,54 +24,14 @@ from archir.scoring.selection import Ended
 from archir.scoring.sets import CandidateSet
 from archir.scoring.strategies.context import make_context
 from archir.scoring.strategies.worth import asked_for
-from frontends.pytorch import trace
 from passes.merge import Merge
 from passes.prune import Prune
 from passes.residual_branch import ResidualBranch
 from passes.split import Split
 from passes.widen import Widen
-from tests.scoring.strategies.nets import images
+from tests.scoring.strategies.nets import drawn, images, network
 
 Batch = tuple[Tensor, Tensor]
-
-
-class Residual(nn.Module):
-    """Two blocks on a stream, and a head: widths of 12, 10 and 14."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Linear(64, 12)
-        self.inner = nn.ModuleList([nn.Linear(12, 10), nn.Linear(12, 14)])
-        self.outer = nn.ModuleList([nn.Linear(10, 12), nn.Linear(14, 12)])
-        self.head = nn.Linear(12, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.stem(x))
-        for inner, outer in zip(self.inner, self.outer, strict=True):
-            x = x + outer(F.gelu(inner(x)))
-        logits: Tensor = self.head(x)
-        return logits
-
-
-def drawn(count: int, seed: int) -> list[Batch]:
-    """Return batches of digits."""
-    images, labels = load_digits(return_X_y=True)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    inputs, targets = torch.tensor(images / 16)[order], torch.tensor(labels)[order]
-    return [(inputs[i : i + 64], targets[i : i + 64]) for i in range(0, 64 * count, 64)]
-
-
-@cache
-def network() -> Graph:
-    """Return a network trained for a while."""
-    torch.manual_seed(0)
-    model, batches = Residual().double(), drawn(28, 0)
-    optimiser = torch.optim.Adam(model.parameters(), 0.005)
-    for x, y in batches:
-        optimiser.zero_grad()
-        torch.autograd.backward(F.cross_entropy(model(x), y))
-        optimiser.step()
-    return trace(model, (batches[0][0][:2],))
 
 
 def chosen(
