@@ -1,4 +1,4 @@
-# make demo   install, then grow a small network on scikit-learn's digits
+# make demo   install, then grow a small U-Net on scikit-learn's digits
 # make quick  install, then check the style and the types, then run the tests nearest to what changed since the main
 #             branch, the quick ones, for less than a minute
 # make test   install, third-party models and trainers included, then check the style and the types, then run the
