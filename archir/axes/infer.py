@@ -108,17 +108,18 @@ def analyse(graph: Graph) -> Analysis:
     for value in graph.output.values:
         _boundary(axes[value.node][value.index] or (), "an axis of an output")
     free, frozen = _collect(graph, axes)
-    run_time, examples = _run_time(graph, axes)
-    return Analysis(free, frozen, Axes(axes), spellers, run_time, examples)
+    run_time, examples, rows = _run_time(graph, axes)
+    return Analysis(free, frozen, Axes(axes), spellers, run_time, examples, rows)
 
 
 def _run_time(
     graph: Graph, axes: Mapping[int, Sequence[tuple[Term, ...] | None]]
-) -> tuple[frozenset[Atom], frozenset[Atom]]:
-    """Return the atoms whose sizes are known at run time only, and those that examples lie along.
+) -> tuple[frozenset[Atom], frozenset[Atom], frozenset[Atom]]:
+    """Return the atoms whose sizes are known at run time only, those that examples lie along, and those of inputs.
 
     Examples lie along the first axes of the outputs that have a size of the batch; along those of inputs where there is
-    none. In a graph for one batch size they lie along the axis that all outputs and some input begin with.
+    none, and in values that have none of the outputs'. In a graph for one batch size they lie along the axis that all
+    outputs and some input begin with.
     """
     batch = example_symbols(graph)
     open_, fixed, examples = set[Atom](), set[Atom](), set[Atom]()
@@ -132,11 +133,12 @@ def _run_time(
     begun = _first_axes(graph, axes, graph.output.values)
     if batch:
         first = {term for term, size in begun if isinstance(term, Atom) and symbols_of(size) & batch}
-        return frozenset(open_ - fixed), frozenset((first or examples) - fixed)
+        return frozenset(open_ - fixed), frozenset((first or examples) - fixed), frozenset(examples - fixed)
     stored = {leaf for n in graph.parameters for terms in axes[n.id] for term in terms or () for leaf in leaves(term)}
     given = {term for term, _ in _first_axes(graph, axes, [Value(n.id) for n in graph.inputs])} - stored
     same = len({term for term, _ in begun}) == 1
-    return frozenset(open_ - fixed), frozenset(t for t, _ in begun if isinstance(t, Atom) and same and t in given)
+    alike = frozenset(t for t, _ in begun if isinstance(t, Atom) and same and t in given)
+    return frozenset(open_ - fixed), alike, alike
 
 
 def _first_axes(

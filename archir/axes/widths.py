@@ -82,6 +82,7 @@ class Analysis:
         spellers: for the calls whose arguments follow from axis sizes, how.
         run_time: atoms whose sizes are known at run time only.
         examples: the atoms that the examples of a batch lie along.
+        rows: those that they lie along in values that have none of these: the batches of the inputs.
         values: the values in which a width stands, by its atom, once they were asked for.
     """
 
@@ -91,6 +92,7 @@ class Analysis:
     spellers: Mapping[int, Speller]
     run_time: frozenset[Atom] = frozenset()
     examples: frozenset[Atom] = frozenset()
+    rows: frozenset[Atom] = frozenset()
     values: dict[Atom, tuple[Value, ...]] = field(default_factory=dict)
 
     @cached_property

@@ -15,7 +15,7 @@ CLASSES = 11
 """Classes of a pixel: the digits, and none of them."""
 
 INK = 0.3
-"""Where a digit has more ink than this, a pixel is its."""
+"""Where a digit has more ink than this, the pixel belongs to it."""
 
 NOISE = 0.3
 """Standard deviation of the noise, where ink is 1."""
@@ -25,7 +25,7 @@ class Twice(nn.Module):
     """Two convolutions with batch normalisation."""
 
     def __init__(self, inputs: int, inner: int, outputs: int) -> None:
-        """Make the layers, from so many channels by way of so many to so many."""
+        """Make the layers, from channels to channels: `inputs`, `inner` between the two, and `outputs`."""
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, inner, 3, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(inner)

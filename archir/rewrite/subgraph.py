@@ -166,8 +166,9 @@ def _makes_units(widths: Widths, value: Value, ended: set[tuple[int, Value]]) ->
 def members_of(widths: Widths, value: Value, atom: Atom | None) -> Members:
     """Return how units of an atom, or one member if it is None, lie in a value."""
     terms, analysis = widths.axes[value], widths.analysis
-    examples = [(i, leaf) for i, t in enumerate(terms) for leaf in leaves(t) if leaf in analysis.examples]
-    number, leaf = examples[0] if examples else (None, None)
+    along = [(i, leaf) for i, t in enumerate(terms) for leaf in leaves(t)]
+    told = (place for atoms in (analysis.examples, analysis.rows) for place in along if place[1] in atoms)
+    number, leaf = next(told, (None, None))
     axis = next((i for i in range(len(terms)) if i != number), 0)
     if atom is not None:
         axis = next(i for i, t in enumerate(terms) if occurrences(t, atom))

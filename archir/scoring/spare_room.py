@@ -18,7 +18,7 @@ NEARLY = 0.98
 def take_spare_room(pool: Pool, budget: Budget, found: Choice, *, k: int | None = None) -> Choice:
     """Return a choice with more candidates in the room that is left, where nothing that fits lowers the loss.
 
-    Where something would lower it that does not fit, that is done if more than a small part of the budget is left.
+    The same is done where what would lower it does not fit and more than 2 % of the budget are left.
     They are such as have θ, and cost something: at θ = 0 they change nothing, and a set that learns its θ together
     takes them there where they would do harm. Those come first that raise the loss of the quadratic model the least,
     `a_c + G_cc/2 + Σ_s G_cs` over the members s of the choice, for what they take of the budget.

@@ -27,8 +27,8 @@ _OPERATIONS: Mapping[str, Callable[[str, str], str]] = {
     "Max": lambda a, b: f"Max({a}, {b})",
     "Min": lambda a, b: f"Min({a}, {b})",
 }
-_DEEPEST, _MOST = 200, 1000
-"""The most nodes that stand one in the other in a check, and the most checks of one input."""
+_DEEPEST, _LONGEST, _MOST = 200, 10_000, 1000
+"""The most nodes that stand one in the other in a check, characters of a size, and checks of one input."""
 
 
 class _Unlike(Exception):
@@ -43,7 +43,7 @@ class Asserted:
         inputs: reshapes that give an input its own shape, and that input.
         nodes: nodes that are there for checks alone.
         guards: what is checked, once each.
-        wrong: the names of checks that fail whatever the sizes are that may be any.
+        wrong: checks that fail for all sizes, since what they are about is fixed: their names, or what they check.
     """
 
     inputs: dict[ir.Node, ir.Value] = field(default_factory=dict)
@@ -75,7 +75,7 @@ def asserted(graph: ir.Graph, types: Mapping[ir.Value, TensorType], noted: Seque
         for name, condition in conditions:
             guard = spelled.get(_key(condition), condition)
             if not guard.symbols:
-                found.wrong += [] if guard.holds({}) else [name]
+                found.wrong += [] if guard.holds({}) else [name or str(guard)]
             elif guard not in found.guards and not _is_same(guard):
                 found.guards.append(guard)
     for node in reversed(list(graph)):
@@ -112,6 +112,7 @@ class _Reader:
     def __init__(self, types: Mapping[ir.Value, TensorType]) -> None:
         self.read: set[ir.Node] = set()
         self._types = types
+        self._spelled: dict[ir.Value, str] = {}
 
     def conditions(self, given: ir.Value | None, shape: ir.Value | None) -> list[tuple[str, Guard]]:
         """Return what is checked on the way from the shape of an input to one that it is given, and its name.
@@ -150,6 +151,13 @@ class _Reader:
 
     def _size(self, value: ir.Value, depth: int) -> str:
         """Return the text of a size, which is a tensor of one element."""
+        if value not in self._spelled:
+            self._spelled[value] = self._spell(value, depth)
+        if len(self._spelled[value]) > _LONGEST:
+            raise _Unlike
+        return self._spelled[value]
+
+    def _spell(self, value: ir.Value, depth: int) -> str:
         number = _number(value)
         if number is not None:
             return str(number) if number >= 0 else f"({number})"

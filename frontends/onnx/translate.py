@@ -100,8 +100,7 @@ class _Work:
     def _guarded(self, graph: ir.Graph, noted: Sequence[Guard]) -> Asserted:
         """Guard the graph by what the file checks of its sizes."""
         types = {v: self.graph.type_of(o) for v, o in self.graph.values.items() if isinstance(o, Value)}
-        kept = {new for old, new in self._symbols.items() if old == new or new == BATCH}
-        found = asserted(graph, types, [guard for guard in noted if guard.symbols <= kept])
+        found = asserted(graph, types, noted)
         self.problems += [f"the file is not for these sizes: {name}" for name in found.wrong]
         if len(found.guards) > MOST_GUARDS:
             self.problems.append(f"the file checks its sizes in more than {MOST_GUARDS} ways")

@@ -151,3 +151,19 @@ def test_only_a_zero_that_is_looked_up_is_a_check(table: list[int], axis: int, c
         # What is added may be seen: it is read as it stands, or not at all.
         with pytest.raises(CaptureError, match="cannot be read"):
             from_onnx(file)
+
+
+def test_a_size_that_is_added_to_itself_over_and_over_is_not_spelled_out(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Shape", ["x"], ["shape"]), helper.make_node("Gather", ["shape", "zero"], ["size0"])]
+    nodes += [helper.make_node("Add", [f"size{i}", f"size{i}"], [f"size{i + 1}"]) for i in range(40)]
+    nodes += [
+        helper.make_node("GreaterOrEqual", ["size40", "one"], ["holds"]),
+        helper.make_node("Not", ["holds"], ["fails"]),
+        helper.make_node("Cast", ["fails"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["zero", "index"], ["found"]),
+        helper.make_node("Add", ["shape", "found"], ["same"]),
+        helper.make_node("Reshape", ["x", "same"], ["given"]),
+        helper.make_node("Relu", ["given"], ["y"]),
+    ]
+    file = written(tmp_path / "net.onnx", nodes, {"zero": [0], "one": [1]}, [])
+    agree(from_onnx(file), file, X)

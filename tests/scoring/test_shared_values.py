@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import archir
+from archir.axes.infer import infer_widths
 from archir.ir.graph import Graph
+from archir.ir.types import is_float
 from archir.rewrite.fresh_perturbation import FreshPerturbation
 from archir.rewrite.perturbation import Perturbation
 from archir.rewrite.pipeline import apply_together
+from archir.rewrite.subgraph import members_of
 from archir.rewrite.theta import Key, Theta
 from archir.scoring import shared_values
 from archir.scoring.batches import bind_batches, cut_up
@@ -240,3 +243,24 @@ def test_gradmax_says_where_no_layer_sums_over_a_width(kind: str) -> None:
     scores = score(case.objective, case.batches, morphisms=[Widen()], strategy="gradmax", options=options)
     assert {s.candidate.morphism.label for s in scores} == ({"w1"} if kind == "dynamic" else {"w0", "w2"})
     assert any("which is no layer with weights" in miss.reason for _, miss in scores.misses) == (kind == "paired")
+
+
+class Sorted(nn.Module):
+    """Rows of a batch in the order of one of their features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.inner(x))
+        return cast(Tensor, self.outer(h[torch.argsort(h[:, 0])]))
+
+
+def test_what_has_the_batch_of_an_input_is_not_shared_for_an_output_in_another_order() -> None:
+    """Else each of its examples would be taken through all calls on the way by itself."""
+    graph = trace(Sorted().eval(), torch.randn(EXAMPLES, 3))
+    widths = infer_widths(graph)
+    values = [v for node in graph.calls for v in node.made if is_float(graph.type_of(v))]
+    seen = [members_of(widths, v, None).example_axis for v in values if widths.axes[v]]
+    assert len(seen) > 4 and set(seen) == {0}

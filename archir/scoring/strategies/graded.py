@@ -91,8 +91,8 @@ def _ranked(shares: Sequence[torch.Tensor], united: Sequence[bool], most: int) -
 
 def _shared(family: Family, learned: Mapping[Family, Theta | None], alone: Theta) -> Theta:
     """Return θ of a family that was learned together, or its part of that of a larger one, or what it learned alone."""
-    if learned.get(family):
-        return learned[family] or alone
+    if own := learned.get(family):
+        return own
     (member, *_), site = family.site.members, family.site
     for other, theta in learned.items():
         larger, *_ = other.site.members
