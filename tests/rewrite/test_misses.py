@@ -296,10 +296,6 @@ def test_sets_that_cannot_be_done_together() -> None:
             f"unit 2 of width {width.name} is both removed and copied in one set",
         ),
         (
-            [(Widen(width.name), None), (Widen(width.name, 2), None)],
-            f"width {width.name} is given fresh units twice in one set",
-        ),
-        (
             [(Split(width.name, (1,)), {node: one}), (Split(width.name, (2,)), {node: other})],
             f"two changes of width {width.name} disagree about θ",
         ),
@@ -308,6 +304,18 @@ def test_sets_that_cannot_be_done_together() -> None:
         with pytest.raises(PassError) as caught:
             apply_together(graph, members)  # type: ignore[arg-type]
         assert caught.value.what == what
+
+
+def test_fresh_units_are_given_twice_in_one_set_only_where_they_add_up() -> None:
+    graph = between(call("relu.default"))
+    name = width_of(graph).name
+    twice: list[tuple[Morphism, object]] = [(Widen(name), None), (Widen(name, 2), None)]
+    assert width_of(apply_together(graph, twice)).size == 9  # type: ignore[arg-type]
+    normal = between(call("layer_norm.default", (6,)))
+    assert width_of(normal).name == name
+    with pytest.raises(PassError) as caught:
+        apply_together(normal, twice)  # type: ignore[arg-type]
+    assert caught.value.what == f"width {name} is given fresh units twice in one set"
 
 
 def test_changes_of_one_width_are_merged() -> None:
