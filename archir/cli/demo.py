@@ -75,7 +75,9 @@ def demo(out: Path, *, quiet: bool, text: str = TEXT) -> None:
             run = start(config, seed, dataset, loss, out, progress, replace=_is_demo(out, text))
         limits, spent = config.budget.resolved(cost(seed)), training_flops_of(run)
         with RunProgress(quiet=quiet) as progress:
-            controls = train_controls(seed, limits, spent, dataset, loss, config.options, out, on_event=progress)
+            controls = train_controls(
+                seed, limits, spent, dataset, loss, config.options, out, unchanged=False, on_event=progress
+            )
         finish(run, dataset, loss, out, config.options, title="archir demo: a U-Net on digits", controls=controls)
     say(f"{time.monotonic() - began:.0f} seconds in all")
 

@@ -55,6 +55,7 @@ def train_controls(
     options: GrowOptions,
     directory: Path,
     *,
+    unchanged: bool = True,
     on_event: Listener | None = None,
     processes: Processes = ALONE,
 ) -> list[Control]:
@@ -72,6 +73,7 @@ def train_controls(
         loss: what is minimised.
         options: how they are trained, as the grown network was.
         directory: the directory of the run, which has finished.
+        unchanged: train the seed as it is, too.
         on_event: is told every event as it happens, with the folder of the control as `beside`.
         processes: those that train them together.
 
@@ -83,14 +85,14 @@ def train_controls(
     seed = moved(seed, find_device(options.device))
     wide = widen_uniformly(seed, budget, birth="fresh", seed=options.seed).graph
     longer = math.ceil(spent / training_flops(wide, 1) / _examples_of_a_step(dataset, options))
-    asked = [("seed, not grown", seed, options.steps), ("uniformly widened", wide, options.steps)]
-    if longer > options.steps:
-        asked.append(("the same, trained for as many FLOPs", wide, longer))
+    named = ("seed, not grown", "uniformly widened", "the same, trained for as many FLOPs")
+    asked = list(zip(CONTROLS, named, (seed, wide, wide), (options.steps, options.steps, longer), strict=True))
+    asked = asked[0 if unchanged else 1 : None if longer > options.steps else 2]
     controls: list[Control] = []
     with entered_by_first(processes, lambda: _held(directory)) as run:
         log = Log(None, on_event, processes)
         whole = Engine(seed, None, dataset.train, dataset.validation, budget, (), loss, options, run, log, processes)
-        for folder, (name, graph, steps) in zip(CONTROLS, asked, strict=False):
+        for folder, name, graph, steps in asked:
             engine = beside(replace(whole, seed=graph, options=replace(options, steps=steps)), folder)
             ended = train_beside(engine, lambda engine: (engine, latest(engine)), graph)
             trained, flops = ended.checkpoint.graph, ended.checkpoint.state["training_flops"]
