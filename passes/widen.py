@@ -213,9 +213,7 @@ def _apart(widths: Widths, width: Width, candidate: Widen, subgraph: Subgraph) -
     """Return what fresh units do, evaluated without the others."""
     graph, atom, count = widths.graph, width.atom, candidate.count
     ends = [graph.node(use.node) for use, _ in subgraph.ends]
-    edges: dict[Edge, Members] = {}
-    for node in ends:
-        edges[Value(node.id)] = members_of(widths, Value(node.id), None)
+    edges: dict[Edge, Members] = {Value(node.id): members_of(widths, Value(node.id), None) for node in ends}
     fixed = _born(widths, width, candidate)
     learned = _learned(graph, fixed)
     calls = {n.id: compile_call(call_for(widths, n, atom, count, bias=True)) for n in subgraph.nodes}

@@ -139,7 +139,7 @@ def derive_perturbation(patch: Patch) -> DerivedPerturbation | Miss:
         if not is_float(before.type_of(old)):
             return Miss("a value it changes holds no real numbers", (old.node,))
         if before.node(old.node).parameter:
-            return Miss("an output it changes is a stored tensor, which no example has a part in", (old.node,))
+            return Miss("what it changes is a stored tensor, which no example has a part in", (old.node,))
         edges[edge] = members_of(widths, old, None)
     added = _added_tensors(patch)
     theta: dict[Key, torch.Tensor] = {Added(i): _measure(after.tensors[id_]) for i, id_ in enumerate(added)}

@@ -18,9 +18,9 @@ NEARLY = 0.98
 def take_spare_room(pool: Pool, budget: Budget, found: Choice, *, k: int | None = None) -> Choice:
     """Return a choice with more candidates in the room that is left, where nothing that fits lowers the loss.
 
-    The same is done where what would lower it does not fit and more than 2 % of the budget are left.
-    They are such as have θ, and cost something: at θ = 0 they change nothing, and a set that learns its θ together
-    takes them there where they would do harm. Those come first that raise the loss of the quadratic model the least,
+    The same is done where what would lower it does not fit and more than 2 % of the budget are left. What is added has
+    θ, and costs something: at θ = 0 it changes nothing, and a set that learns its θ together takes it there where it
+    would do harm. Those come first that raise the loss of the quadratic model the least,
     `a_c + G_cc/2 + Σ_s G_cs` over the members s of the choice, for what they take of the budget.
 
     Args:
